@@ -1,0 +1,98 @@
+"""What the rest of the package sees of any dataset: clients, their samples, one array of images."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lpft.data.cache import Arrays, ArrayWriter, open_or_build
+from lpft.types import DataSpec
+
+
+@dataclass(frozen=True)
+class Client:
+    """One simulated participant.
+
+    Args:
+        name: its name, unique in the dataset.
+        train: positions of its training samples in the dataset's arrays, int64, shape ``(num_train,)``.
+        val: the same for the samples on which choices are made.
+        test: the same for the samples on which results are reported, never used for a choice.
+    """
+
+    name: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+class FederatedDataModule(LightningDataModule):
+    """Clients as slices of two memory-mapped arrays.
+
+    Images are decoded once into an array cache, which all processes map; afterwards a batch is a gather by index.
+    A dataset is a subclass with a constructor (its settings), `spec`, and `write`.
+
+    Args:
+        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
+    """
+
+    images: Tensor
+    """uint8, ``(num_samples, channels, size, size)``, memory-mapped."""
+    labels: Tensor
+    """int64, ``(num_samples,)``."""
+    clients: list[Client]
+    content_hash: str
+    """sha256 over images, labels and the split: two datasets with the same hash give the same results."""
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        super().__init__()
+        default = os.environ.get("LPFT_CACHE") or str(Path.home() / ".cache" / "lpft")
+        self.cache_dir = Path(cache_dir or default).expanduser()
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """Channels, size and number of classes; known without reading the images."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """Everything the arrays depend on, JSON-serialisable: the key of the cache.
+
+        Include the size and modification time of source files. Raise FileNotFoundError or ValueError here, with what
+        was found, what is expected and a hint, if the sources cannot be what the dataset needs.
+        """
+
+    @abstractmethod
+    def write(self, writer: ArrayWriter) -> None:
+        """Decode the sources and add every client's samples to the writer, part by part."""
+
+    def prepare_data(self) -> None:
+        """Build the array cache if it is not there yet."""
+        self._arrays()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the arrays (building them first if needed) and fill `images`, `labels`, `clients`, `content_hash`."""
+        if hasattr(self, "clients"):
+            return
+        arrays = self._arrays()
+        self.images, self.labels, self.content_hash = arrays.images, arrays.labels, arrays.content_hash
+        self.clients = [Client(name, *parts) for name, parts in arrays.clients.items()]
+
+    def _arrays(self) -> Arrays:
+        key = {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.settings()}
+        return open_or_build(self.cache_dir, key, self.spec, self.write)
+
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""
+        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(-1, 1, 1)
+        return (images.to(dtype) / 255 - mean) / std

@@ -1,0 +1,1 @@
+"""How good the personalized models are, at home and elsewhere."""

@@ -1,0 +1,1 @@
+"""Networks made of a body (feature extractor) and a head (last linear layer)."""

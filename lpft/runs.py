@@ -1,0 +1,248 @@
+"""The files of a run: where each one is, how it is written, and what a cell holds.
+
+This is the only module that knows file names. It imports neither torch nor lightning, so that `lpft status` and
+`lpft --help` answer at once.
+
+A *cell* is one client's result for one seed and method: the unit of truth, and of resuming.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+STATUSES = ("ok", "diverged", "no_train", "no_test")
+
+
+class DamagedFileError(Exception):
+    """A file of a run cannot be read or does not match its checksum: it was cut off or edited."""
+
+
+@dataclass
+class Cell:
+    """One client's result for one seed and method.
+
+    Accuracies are in percent. A figure that is not defined (the accuracy on a client without test samples, say) is
+    None.
+
+    Args:
+        seed: seed of the run.
+        method: the method's name in the configuration.
+        client: name of the client.
+        fingerprint: hash of all settings that the result depends on.
+        status: one of `STATUSES`.
+        clients: names of all clients, in the order of `accuracy`.
+        accuracy: the client's row of the accuracy matrix: its model on every client's test set.
+        local_before: the global model's accuracy on this client's test set.
+        val_before: the global model's accuracy on this client's validation set.
+        val_after: the personalized model's accuracy on this client's validation set.
+        distortion_own: mean l2 distance of the features from the global model's, over the client's own test samples.
+        distortion_all: the same over all clients' test samples.
+        distortion_relative: `distortion_own` divided by the mean norm of the global model's features there.
+        num_train: number of training samples.
+        num_val: number of validation samples.
+        num_test: number of test samples.
+        train_passes: cost of training, in forward and backward passes of single samples.
+        seconds: wall-clock time of training and evaluation, the client's share of its stack.
+        clients_per_stack: how many clients were trained as one.
+        device: device type it was computed on.
+        epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
+            ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
+    """
+
+    seed: int
+    method: str
+    client: str
+    fingerprint: str
+    status: str
+    clients: list[str]
+    accuracy: list[float | None]
+    local_before: float | None
+    val_before: float | None
+    val_after: float | None
+    distortion_own: float | None
+    distortion_all: float | None
+    distortion_relative: float | None
+    num_train: int
+    num_val: int
+    num_test: int
+    train_passes: float
+    seconds: float
+    clients_per_stack: int
+    device: str
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return the cell as JSON text, with a checksum of its content."""
+        content = asdict(self)
+        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote."""
+        try:
+            content = json.loads(text)
+            checksum = content.pop("checksum")
+            if checksum != _checksum(content) or content.keys() != {f.name for f in fields(cls)}:
+                raise DamagedFileError("its checksum does not fit its content")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DamagedFileError("it is not complete") from error
+        return cls(**content)
+
+
+class Run:
+    """The folder of one experiment.
+
+    Args:
+        root: its path; need not exist yet.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @property
+    def config(self) -> Path:
+        """The resolved experiment."""
+        return self.root / "config.yaml"
+
+    def global_file(self, seed: int, name: str) -> Path:
+        """Return a file of the global model: checkpoint.pt, history.csv, model.safetensors, settings.json."""
+        return self.root / f"seed_{seed}" / "global" / name
+
+    def global_model(self, seed: int) -> Path:
+        """Return theta_G's file; its presence means that federated training is done."""
+        return self.global_file(seed, "model.safetensors")
+
+    def method_file(self, seed: int, method: str, name: str) -> Path:
+        """Return a file of one method: accuracy.csv, clients.csv, curves.csv, settings.json."""
+        return self.root / f"seed_{seed}" / method / name
+
+    def cell(self, seed: int, method: str, client: str) -> Path:
+        """Return the file of one client's result."""
+        return self.method_file(seed, method, "cells") / f"{file_name(client)}.json"
+
+    def model(self, seed: int, method: str, client: str) -> Path:
+        """Return the file of one client's personalized model."""
+        return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
+
+    def seeds(self) -> list[int]:
+        """Return the seeds that have a folder, in order."""
+        names = (path.name.removeprefix("seed_") for path in self.root.glob("seed_*"))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def methods(self, seed: int) -> list[str]:
+        """Return the methods that have at least one cell for this seed, in alphabetical order."""
+        return sorted({path.parent.parent.name for path in self.root.glob(f"seed_{seed}/*/cells/*.json")})
+
+    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, Cell | DamagedFileError]]:
+        """Yield every cell of a method on disk, or what is wrong with it."""
+        for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
+            try:
+                yield path, read_cell(path)
+            except DamagedFileError as error:
+                yield path, error
+
+
+def read_cell(path: Path) -> Cell:
+    """Read a cell; raise `DamagedFileError` if it was cut off or edited, FileNotFoundError if it is not there."""
+    try:
+        return Cell.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DamagedFileError("it is not text") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
+
+    The content goes to a temporary name in the same folder, which is then renamed. Of two processes that write the same
+    file at once one wins.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, and rename it to `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def file_name(client: str) -> str:
+    """Turn a client's name into a file name: NFC, everything but letters, digits, ``-``, ``_`` and ``.`` percent-quoted.
+
+    >>> file_name("Ward 3/B")
+    'Ward%203%2FB'
+    """
+    quoted = quote(unicodedata.normalize("NFC", client), safe="")
+    return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted
+
+
+def check_client_names(names: Iterable[str]) -> None:
+    """Raise ValueError if two clients would share a file on some file system (names that differ in case only, say)."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = file_name(name).casefold()
+        if not name:
+            raise ValueError("A client has an empty name. HINT: give every client a name.")
+        if len(key) > 200:
+            raise ValueError(f"The client name {name[:60]!r}... is too long for a file name. HINT: shorten it.")
+        if key in seen:
+            raise ValueError(
+                f"The client names {seen[key]!r} and {name!r} would share a file on file systems that ignore case."
+                " HINT: rename one of them."
+            )
+        seen[key] = name
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash settings (JSON-serialisable) to 16 hex digits; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys whose values differ, sorted.
+
+    >>> changed_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+    ['a.c', 'd']
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
