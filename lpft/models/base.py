@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lpft.types import DataSpec
+
 
 class BodyHeadNet(nn.Module):
     """A feature extractor with a linear classifier on top.
@@ -19,3 +21,12 @@ class BodyHeadNet(nn.Module):
         """Return the logits, ``(batch, num_classes)``, of images ``(batch, channels, size, size)``."""
         logits: Tensor = self.head(self.body(x))
         return logits
+
+
+def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
+    """Raise ValueError if the data's images are too small for a network's poolings."""
+    if spec.image_size < smallest:
+        raise ValueError(
+            f"{type(net).__name__} needs images of at least {smallest}x{smallest} pixels, but the data's are"
+            f" {spec.image_size}x{spec.image_size}. HINT: raise the data's `image_size`, or use lpft.models.mlp.MLP."
+        )
