@@ -113,5 +113,7 @@ def hurt_share(local: NDArray[np.float64], local_before: NDArray[np.float64]) ->
 def _checked(accuracy: Matrix) -> Matrix:
     accuracy = np.asarray(accuracy, dtype=np.float64)
     if accuracy.ndim != 2 or accuracy.shape[0] != accuracy.shape[1] or not len(accuracy):
-        raise ValueError(f"The accuracy matrix has shape {accuracy.shape}, but needs one row and one column per client.")
+        raise ValueError(
+            f"The accuracy matrix has shape {accuracy.shape}, but needs one row and one column per client."
+        )
     return accuracy
