@@ -1,0 +1,1 @@
+"""Cells in; tables, figures, TensorBoard events and a page out. Nothing here imports lightning."""

@@ -1,0 +1,144 @@
+"""The comparison of methods, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lpft.evaluation.convergence import judge_convergence
+from lpft.reporting.results import MethodResult, methods_of, read_history
+from lpft.reporting.tables import result_rows, summary_rows
+from lpft.runs import STATUSES, Run
+
+COLUMNS = (
+    ("local", "local", "{:.1f}"),
+    ("global_all", "Global", "{:.1f}"),
+    ("global_others", "others", "{:.1f}"),
+    ("worst_row", "worst", "{:.1f}"),
+    ("average3", "average3", "{:.1f}"),
+    ("distortion_own", "distortion", "{:.2f}"),
+)
+
+WIDTH = 118
+
+
+def print_comparison(
+    run: Run, results: Sequence[MethodResult], page: Path | None = None, console: Console | None = None
+) -> None:
+    """Print the comparison table, what to know before trusting it, and where the page is.
+
+    Args:
+        run: the run.
+        results: what `write_tables` or `read_results` returned.
+        page: the report, if one was written.
+        console: where to print; standard output by default, at least `WIDTH` columns wide if that is no terminal.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, WIDTH))
+    console.print(comparison_table(results))
+    for line in remarks(run, results):
+        console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def comparison_table(results: Sequence[MethodResult]) -> Table:
+    """Return one row per method: mean and standard deviation over the seeds where it is complete."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
+    table.add_column("method", overflow="fold", max_width=24)
+    for title in (*(title for _, title, _ in COLUMNS), "hurt", "passes", "seconds", "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for method, summary in by_method(results).items():
+        table.add_row(escape(method), *_entries(summary))
+    several = max((summary["local"]["n"] for summary in by_method(results).values()), default=0) > 1
+    table.caption = "Accuracy in percent" + (", mean ± std over n seeds." if several else ".")
+    return table
+
+
+def by_method(results: Sequence[MethodResult]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return the rows of summary.csv as ``[method][metric]``, for methods that are complete for at least one seed."""
+    rows = summary_rows(result_rows(results), methods_of(results))
+    methods = dict.fromkeys(row["method"] for row in rows)
+    return {method: {row["metric"]: row for row in rows if row["method"] == method} for method in methods}
+
+
+def remarks(run: Run, results: Sequence[MethodResult]) -> list[str]:
+    """Say what keeps the comparison from being complete or fair: one line per matter, none if all is well."""
+    return [*incomplete(results), *unready(run, results), *exceptions(results)]
+
+
+def incomplete(results: Iterable[MethodResult]) -> list[str]:
+    """Name every seed and method that has no row in the table, with the reason."""
+    return [f"left out: {r.method}, seed {r.seed}: {r.problem}" for r in results if not r.complete]
+
+
+def unready(run: Run, results: Iterable[MethodResult]) -> list[str]:
+    """Name the seeds whose global model had not converged; a model that came from elsewhere is not judged."""
+    lines = []
+    for seed in sorted({result.seed for result in results}):
+        history = read_history(run.global_file(seed, "history.csv"))
+        if history:
+            verdict = judge_convergence([row.get("val_accuracy") for row in history])
+            if not verdict.converged:
+                lines.append(f"global model of seed {seed} {verdict}")
+    return lines
+
+
+def exceptions(results: Iterable[MethodResult]) -> list[str]:
+    """Name the clients whose status is not ok, once per status and set of methods and seeds."""
+    meaning = {
+        "diverged": "training diverged; the global model stands in",
+        "no_train": "no training samples; the global model stands in",
+        "no_test": "no test samples; in no mean over test sets",
+    }
+    where: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for cell in result.cells:
+            if cell.status != "ok":
+                where.setdefault((cell.status, cell.client), []).append(f"{result.method}/{result.seed}")
+    lines = []
+    for status in STATUSES:
+        clients = {client: places for (found, client), places in where.items() if found == status}
+        if clients:
+            places = len({place for places in clients.values() for place in places})
+            names = ", ".join(list(clients)[:5]) + (", ..." if len(clients) > 5 else "")
+            lines.append(f"{status}: {names} ({meaning[status]}; in {places} of the method-seed pairs)")
+    return lines
+
+
+def count(value: float) -> str:
+    """Write a large count in few characters.
+
+    >>> count(950), count(12_345), count(6_780_000)
+    ('950', '12.3k', '6.78M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def mean_and_std(summary: Mapping[str, Any], form: str) -> str:
+    """Write a row of summary.csv as ``91.2 ± 0.9``; the deviation only if there are several seeds.
+
+    >>> mean_and_std({"mean": 91.17, "std": 0.9, "n": 3}, "{:.1f}")
+    '91.2 ± 0.9'
+    """
+    if summary["mean"] is None:
+        return "-"
+    mean = form.format(summary["mean"])
+    return f"{mean} ± {form.format(summary['std'])}" if summary["n"] > 1 else mean
+
+
+def _entries(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    figures = [mean_and_std(summary[name], form) for name, _, form in COLUMNS]
+    hurt = summary["hurt_share"]["mean"]
+    cost = [count(summary[name]["mean"]) for name in ("train_passes", "seconds")]
+    return [*figures, "-" if hurt is None else f"{hurt:.0%}", *cost, str(summary["train_passes"]["n"])]

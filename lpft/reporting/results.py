@@ -1,0 +1,205 @@
+"""What a run folder holds: for every seed and method the cells that are there, missing or damaged.
+
+Everything else in `lpft.reporting` is a function of what `read_results` returns (and of config.yaml). This module
+imports the standard library and yaml only, so that `lpft status` answers at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from lpft.runs import Cell, DamagedFileError, Run, file_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger("lpft")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A cell that is on disk and cannot be used.
+
+    Args:
+        path: its file.
+        client: whose cell it should be.
+        reason: what is wrong with it, as in "it is not complete".
+    """
+
+    path: Path
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """All that is known of one method for one seed.
+
+    Args:
+        seed: seed of the run.
+        method: the method's name in the configuration.
+        clients: names of all clients that should be there; the order of rows and columns everywhere.
+        cells: usable cells, in the order of `clients`.
+        missing: clients without a cell.
+        damaged: cells that cannot be used.
+    """
+
+    seed: int
+    method: str
+    clients: list[str]
+    cells: list[Cell]
+    missing: list[str]
+    damaged: list[Damage]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the cells were computed with different settings."""
+        return len({cell.fingerprint for cell in self.cells}) > 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether every client's cell is there and all belong to the same settings; only then a mean is comparable."""
+        return bool(self.cells) and not (self.missing or self.damaged or self.mixed)
+
+    @property
+    def problem(self) -> str:
+        """What keeps the result from being complete, in words; empty if nothing does."""
+        parts = []
+        if self.missing or not self.cells:
+            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_some(self.missing)}")
+        if self.damaged:
+            parts.append(f"{len(self.damaged)} damaged{_some([damage.client for damage in self.damaged])}")
+        if self.mixed:
+            parts.append("cells of different settings")
+        return ", ".join(parts)
+
+    def count(self, status: str) -> int:
+        """Return how many cells have this status (one of `lpft.runs.STATUSES`)."""
+        return sum(cell.status == status for cell in self.cells)
+
+
+def read_results(run: Run) -> list[MethodResult]:
+    """Read every cell of a run.
+
+    Seeds and methods are those of config.yaml, and those that have cells on disk.
+
+    Returns:
+        One result per seed and method, sorted by seed, then in the order of `method_order`.
+    """
+    config = read_config(run)
+    seeds = sorted({*run.seeds(), *_planned_seeds(config)})
+    on_disk = {seed: run.methods(seed) for seed in seeds}
+    order = method_order(config, {method for methods in on_disk.values() for method in methods})
+    found = {
+        (seed, method): list(run.cells(seed, method)) if method in on_disk[seed] else []
+        for seed in seeds
+        for method in order
+    }
+    clients = _clients(config, (cell for cells in found.values() for _, cell in cells if isinstance(cell, Cell)))
+    planned = {
+        (seed, method) for seed in _planned_seeds(config) or seeds for method in _planned_methods(config) or order
+    }
+    return [_sorted_out(*key, clients, cells) for key, cells in found.items() if cells or key in planned]
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Return the resolved experiment of a run; empty, with a warning, if it is not there or cannot be read."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        log.warning("%s cannot be read: %s", run.config, " ".join(str(error).split()))
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def method_order(config: Mapping[str, Any], methods: Iterable[str]) -> list[str]:
+    """Return the methods as in config.yaml, then the others in alphabetical order.
+
+    >>> method_order({"methods": {"none": {}, "ft": {}}}, {"ft", "zebra", "ape"})
+    ['none', 'ft', 'ape', 'zebra']
+    """
+    planned = _planned_methods(config)
+    return [*planned, *sorted(set(methods) - set(planned))]
+
+
+def methods_of(results: Iterable[MethodResult]) -> list[str]:
+    """Return the methods of some results in their order, each once."""
+    return list(dict.fromkeys(result.method for result in results))
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """Read a global model's history.csv, one dictionary per round; empty if there is none.
+
+    A value that is blank, or no number since the file was cut off, is None.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def _sorted_out(
+    seed: int, method: str, clients: list[str], found: list[tuple[Path, Cell | DamagedFileError]]
+) -> MethodResult:
+    names = {file_name(client): client for client in clients}
+    cells: dict[str, Cell] = {}
+    damaged = []
+    for path, cell in found:
+        reason = str(cell) if isinstance(cell, DamagedFileError) else _misplaced(cell, path, seed, method, clients)
+        if reason:
+            damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
+        elif isinstance(cell, Cell):
+            cells[cell.client] = cell
+    absent = set(clients) - cells.keys() - {damage.client for damage in damaged}
+    return MethodResult(
+        seed=seed,
+        method=method,
+        clients=clients,
+        cells=[cells[client] for client in clients if client in cells],
+        missing=[client for client in clients if client in absent],
+        damaged=damaged,
+    )
+
+
+def _misplaced(cell: Cell, path: Path, seed: int, method: str, clients: list[str]) -> str:
+    if (cell.seed, cell.method, file_name(cell.client)) != (seed, method, path.stem):
+        return f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}"
+    if sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
+        return "it was computed for other clients"
+    return ""
+
+
+def _clients(config: Mapping[str, Any], cells: Iterator[Cell]) -> list[str]:
+    program = config.get("lpft")
+    named = program.get("clients") if isinstance(program, Mapping) else None
+    return [str(name) for name in named] if named else next((cell.clients for cell in cells), [])
+
+
+def _planned_seeds(config: Mapping[str, Any]) -> list[int]:
+    return [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+
+
+def _planned_methods(config: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in config.get("methods") or {}]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return f" ({shown})" if names else ""

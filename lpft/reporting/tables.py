@@ -1,0 +1,191 @@
+"""The tables of a run, as CSV: pure functions of the cells.
+
+Percent, full precision (the shortest text that reads back as the same float); blank where a figure is not defined. A
+method with missing or damaged cells has its own tables, but no row in results.csv: a mean over some of the clients
+cannot be compared with a mean over all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from lpft.evaluation.metrics import MATRIX_METRICS, Matrix, client_metrics, hurt_share, matrix_metrics
+from lpft.reporting.results import MethodResult, methods_of
+from lpft.runs import Cell, Run, write_atomically
+
+FIGURES = (*MATRIX_METRICS, "distortion_own", "distortion_all", "hurt_share", "train_passes", "seconds")
+RESULT_COLUMNS = ("seed", "method", *FIGURES)
+SUMMARY_COLUMNS = ("method", "metric", "mean", "std", "n")
+CLIENT_METRICS = ("local", "global_all", "global_others", "worst", "cstd")
+CLIENT_COLUMNS = (
+    *("client", "status", "num_train", "num_val", "num_test"),
+    *CLIENT_METRICS,
+    *("distortion_own", "distortion_all", "distortion_relative", "val_before", "val_after", "seconds"),
+)
+CURVES = ("local", "global_all", "distortion", "worst")
+CURVE_COLUMNS = ("epoch", "phase", "lr_head", "lr_body", "train_loss", *CURVES)
+
+Row = Mapping[str, Any]
+
+
+def write_method_tables(run: Run, result: MethodResult) -> None:
+    """Write accuracy.csv, clients.csv and, if an epoch was evaluated, curves.csv of one seed and method."""
+
+    def write(name: str, text: str) -> None:
+        write_atomically(run.method_file(result.seed, result.method, name), text)
+
+    write("accuracy.csv", accuracy_csv(result))
+    write("clients.csv", _csv(CLIENT_COLUMNS, client_rows(result)))
+    curves = curve_rows(result)
+    if any(row["local"] is not None for row in curves):
+        write("curves.csv", _csv(CURVE_COLUMNS, curves))
+    else:
+        run.method_file(result.seed, result.method, "curves.csv").unlink(missing_ok=True)
+
+
+def write_run_tables(run: Run, results: Sequence[MethodResult]) -> None:
+    """Write results.csv and summary.csv of a run."""
+    rows = result_rows(results)
+    write_atomically(run.root / "results.csv", _csv(RESULT_COLUMNS, rows))
+    write_atomically(run.root / "summary.csv", _csv(SUMMARY_COLUMNS, summary_rows(rows, methods_of(results))))
+
+
+def accuracy_matrix(result: MethodResult) -> Matrix:
+    """Put a method's cells together: ``(C, C)`` percent, row = whose model, column = whose test set.
+
+    NaN where a cell is missing or a client has no test samples.
+    """
+    position = {client: index for index, client in enumerate(result.clients)}
+    matrix = np.full((len(position), len(position)), np.nan)
+    for cell in result.cells:
+        columns = [position[client] for client in cell.clients]
+        matrix[position[cell.client], columns] = [math.nan if value is None else value for value in cell.accuracy]
+    return matrix
+
+
+def accuracy_csv(result: MethodResult) -> str:
+    """Return the accuracy matrix as CSV; client names are the header and the first column."""
+    rows = [dict(zip(result.clients, row, strict=True)) for row in accuracy_matrix(result)]
+    names = [{"": client} for client in result.clients]
+    return _csv(("", *result.clients), [{**row, **name} for row, name in zip(rows, names, strict=True)])
+
+
+def client_rows(result: MethodResult) -> list[dict[str, Any]]:
+    """Return one row per client, with status ``missing`` or ``damaged`` where there is no usable cell."""
+    if not result.clients:
+        return []
+    per_client = client_metrics(accuracy_matrix(result))
+    cells = {cell.client: cell for cell in result.cells}
+    rows = []
+    for index, client in enumerate(result.clients):
+        if cell := cells.get(client):
+            metrics = {name: float(per_client[name][index]) for name in CLIENT_METRICS}
+            rows.append({name: getattr(cell, name) for name in CLIENT_COLUMNS if hasattr(cell, name)} | metrics)
+        else:
+            rows.append({"client": client, "status": "missing" if client in result.missing else "damaged"})
+    return rows
+
+
+def curve_rows(result: MethodResult) -> list[dict[str, Any]]:
+    """Return the mean over clients per epoch.
+
+    A client that diverged or has no training samples stands at the global model in every epoch, as it does in the
+    matrix; hence the last epoch agrees with results.csv.
+    """
+    entries: dict[int, list[Row]] = {}
+    for cell in result.cells:
+        for entry in cell.epochs:
+            entries.setdefault(int(entry["epoch"]), []).append(entry)
+    return [_curve_row(epoch, entries[epoch], result.cells) for epoch in sorted(entries)]
+
+
+def _curve_row(epoch: int, entries: list[Row], cells: Iterable[Cell]) -> dict[str, Any]:
+    evaluated = any(entry.get("global_all") is not None for entry in entries)
+    states = [_entry_shown(cell, epoch) for cell in cells]
+    phases = Counter(str(entry.get("phase") or "") for entry in entries)
+    return {
+        "epoch": epoch,
+        "phase": phases.most_common(1)[0][0],
+        **{name: _mean(entry.get(name) for entry in entries) for name in ("lr_head", "lr_body", "train_loss")},
+        **{name: _mean(state.get(name) for state in states) if evaluated else None for name in CURVES},
+    }
+
+
+def _entry_shown(cell: Cell, epoch: int) -> Row:
+    """Return the epoch's entry of a cell; epoch 0's, the global model's, if that is what the client ends with."""
+    shown = 0 if cell.status in ("diverged", "no_train") else epoch
+    return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
+
+
+def result_rows(results: Iterable[MethodResult]) -> list[dict[str, Any]]:
+    """Return one row of results.csv per seed and method that is complete."""
+    return [{"seed": r.seed, "method": r.method, **figures(r)} for r in results if r.complete]
+
+
+def figures(result: MethodResult) -> dict[str, float]:
+    """Sum up a complete method and seed in the figures of `FIGURES`; NaN where one is not defined."""
+    matrix = accuracy_matrix(result)
+    before = np.array([math.nan if cell.local_before is None else cell.local_before for cell in result.cells])
+    return {
+        **matrix_metrics(matrix),
+        "distortion_own": _nan(_mean(cell.distortion_own for cell in result.cells)),
+        "distortion_all": _nan(_mean(cell.distortion_all for cell in result.cells)),
+        "hurt_share": hurt_share(np.diagonal(matrix), before),
+        "train_passes": math.fsum(cell.train_passes for cell in result.cells),
+        "seconds": math.fsum(cell.seconds for cell in result.cells),
+    }
+
+
+def summary_rows(rows: Iterable[Row], order: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return mean and standard deviation (ddof 0) over seeds for every method and figure.
+
+    Args:
+        rows: rows of results.csv.
+        order: the methods in the order to list them; others follow as they come.
+
+    >>> rows = [{"seed": seed, "method": "ft", "local": local} for seed, local in ((0, 80.0), (1, 90.0))]
+    >>> summary_rows(rows)[0]
+    {'method': 'ft', 'metric': 'local', 'mean': 85.0, 'std': 5.0, 'n': 2}
+    """
+    by_method: dict[str, list[Row]] = {method: [] for method in order}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    return [_summary_row(method, name, seeds) for method, seeds in by_method.items() if seeds for name in FIGURES]
+
+
+def _summary_row(method: str, metric: str, seeds: Iterable[Row]) -> dict[str, Any]:
+    values = [row[metric] for row in seeds if row.get(metric) is not None and not math.isnan(row[metric])]
+    std = math.sqrt(fmean((value - fmean(values)) ** 2 for value in values)) if values else None
+    return {"method": method, "metric": metric, "mean": _mean(values), "std": std, "n": len(values)}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known; None if nothing is."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return fmean(known) if known else None
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_field(row.get(column)) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def _field(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
