@@ -1,0 +1,214 @@
+"""Clients from array files and torchvision datasets that are named in the configuration."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from lpft.data.base import FederatedDataModule
+from lpft.data.cache import ArrayWriter, Split
+from lpft.data.partition import by_group, equal_parts, split_stratified, stratified_order
+from lpft.data.sources import ArrayFiles, Part, Source, fit, open_source, read_groups, source_files
+from lpft.runs import check_client_names
+from lpft.seeding import stable_seed
+from lpft.types import DataSpec
+
+CHUNK = 1024
+"""Images that are decoded and resized at once."""
+
+log = logging.getLogger("lpft")
+
+
+class Share(NamedTuple):
+    """What one client gets of one part of a source: the positions for each split."""
+
+    client: str
+    source: Source
+    split: Split
+    part: Part
+    positions: np.ndarray
+
+
+class ArrayClients(FederatedDataModule):
+    """Clients from ``.npz`` and ``.npy`` files and torchvision datasets, their images made alike.
+
+    Every source is a client of that name, or several (``name-0``, ``name-1``, ... with `num_clients`, ``name-GROUP``
+    with `group`). A source with a test part keeps it; otherwise `test_share` of a client's images is tested on. A
+    tenth of the training images is for choices. All splits are stratified by class and seeded by `seed` and the
+    client's name. An image that is, after resizing, pixel for pixel in anyone's test part is left out of all train and
+    val parts, one that is in a val part is left out of the train parts; how many is logged.
+
+    Args:
+        sources: where images come from, by name.
+        root: folder that the sources' paths start from.
+        image_size: height and width to which all images are resized (bilinear, antialiased, shape not kept).
+        channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
+        num_classes: number of classes; by default the highest label of all sources plus one.
+        train_per_client: most images that a client trains on and chooses by; a stratified draw of them.
+        val_share: share of the training images on which choices are made.
+        test_share: share of a client's images that is tested on, where the source has no test part of its own.
+        seed: of the parts and splits; not the seed of a run.
+        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
+
+    Raises:
+        ValueError: if a setting is out of range, or a source does not hold what its settings say.
+        FileNotFoundError: if a source is not there.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        root: str = ".",
+        image_size: PositiveInt = 28,
+        channels: PositiveInt = 3,
+        num_classes: PositiveInt | None = None,
+        train_per_client: PositiveInt | None = None,
+        val_share: ClosedUnitInterval = 0.1,
+        test_share: ClosedUnitInterval = 0.25,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(cache_dir)
+        if channels not in (1, 3):
+            raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
+        if not sources:
+            raise ValueError("`sources` is empty. HINT: name at least one source of images.")
+        check_client_names(sources)
+        self.sources, self.root = sources, Path(root).expanduser()
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.train_per_client, self.val_share, self.test_share = train_per_client, val_share, test_share
+        self.seed = seed
+        self.mean = self.std = (0.5,) * channels
+
+    @property
+    def spec(self) -> DataSpec:
+        """The settings; without `num_classes` the labels (not the images) of all sources are read for it."""
+        return DataSpec(self.channels, self.image_size, self.num_classes or self._num_classes_found)
+
+    @functools.cached_property
+    def _num_classes_found(self) -> int:
+        files = ArrayFiles(self.root)
+        parts = [part for name in self.sources for part in self._open(name, files) if part is not None]
+        labels = [part.labels for part in parts if len(part.labels)]
+        return max((int(each.max()) for each in labels), default=0) + 1
+
+    def settings(self) -> dict[str, object]:
+        """Return the key of the cache: the settings, and size and modification time of every file.
+
+        Raises:
+            FileNotFoundError: if a file or folder is missing; all that are missing are named.
+        """
+        files = {name: source_files(source, self.root) for name, source in self.sources.items()}
+        missing = [f"`sources.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
+                f" {str(self.root)!r}; set it with `--data.init_args.root`. Nothing is downloaded."
+            )
+        return {
+            "sources": {
+                name: {**asdict(source), "files": _stamps(files[name], self.root)}
+                for name, source in self.sources.items()
+            },
+            "num_classes": self.num_classes,
+            "train_per_client": self.train_per_client,
+            "val_share": float(self.val_share),
+            "test_share": float(self.test_share),
+            "seed": self.seed,
+        }
+
+    def write(self, writer: ArrayWriter) -> None:
+        """Share out all sources' samples, resize the images, and leave out of train and val what is tested on."""
+        files = ArrayFiles(self.root)
+        shares = [share for name in self.sources for share in self._shares(name, files)]
+        check_client_names(dict.fromkeys(share.client for share in shares))
+        held_out: set[bytes] = set()
+        splits: tuple[Split, ...] = ("test", "val", "train")
+        for split in splits:
+            written: set[bytes] = set()
+            for share in shares:
+                if share.split == split:
+                    written |= self._write_share(writer, share, held_out)
+            held_out |= written
+
+    def _write_share(self, writer: ArrayWriter, share: Share, held_out: set[bytes]) -> set[bytes]:
+        """Write one client's split but for held-out images; return the digests of what was written."""
+        digests: set[bytes] = set()
+        num_left_out = 0
+        writer.add(share.client, share.split, self._images(share, np.empty(0, np.int64)), np.empty(0, np.int64))
+        for start in range(0, len(share.positions), CHUNK):
+            positions = share.positions[start : start + CHUNK]
+            images = self._images(share, positions)
+            found = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+            keep = np.array([digest not in held_out for digest in found])
+            writer.add(share.client, share.split, images[keep], share.part.labels[positions][keep])
+            num_left_out += len(keep) - int(keep.sum())
+            digests.update(found)
+        if num_left_out:
+            log.warning(
+                "%d images of client %r were left out of %s: the same images are in a test or val part.",
+                num_left_out, share.client, share.split,
+            )  # fmt: skip
+        return digests
+
+    def _images(self, share: Share, positions: np.ndarray) -> np.ndarray:
+        """Return images as a network gets them, uint8, ``(n, channels, image_size, image_size)``."""
+        stored = share.part.images(positions) if len(positions) else []
+        if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
+            stored = np.stack(stored)
+        batches = [image[None] for image in stored] if isinstance(stored, list) else [stored]
+        fitted = [fit(batch, self.channels, self.image_size) for batch in batches]
+        images = np.concatenate(fitted) if fitted else np.empty((0, self.channels, *2 * (self.image_size,)), np.uint8)
+        return 255 - images if share.source.invert else images
+
+    def _shares(self, name: str, files: ArrayFiles) -> Iterator[Share]:
+        """Share one source out to its clients."""
+        source = self.sources[name]
+        train, test = self._open(name, files)
+        for client, mine, mine_test in self._clients(name, train, test, files):
+            rng = np.random.default_rng(stable_seed("arrays", self.seed, client))
+            labels = train.labels[mine]
+            test_share = 0.0 if test else self.test_share
+            rest, made_test = split_stratified(labels, test_share, rng)
+            if self.train_per_client is not None:
+                rest = np.sort(rest[stratified_order(labels[rest], rng)[: self.train_per_client]])
+            kept, val = split_stratified(labels[rest], self.val_share, rng)
+            yield Share(client, source, "test", test or train, mine_test if test else mine[made_test])
+            yield Share(client, source, "val", train, mine[rest[val]])
+            yield Share(client, source, "train", train, mine[rest[kept]])
+
+    def _clients(
+        self, name: str, train: Part, test: Part | None, files: ArrayFiles
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Yield every client of a source: its name and positions in the training and in the test part."""
+        source, nothing = self.sources[name], np.empty(0, np.int64)
+        if source.group:
+            groups = read_groups(source, files, f"`sources.{name}`", len(train.labels))
+            for group, positions in by_group(groups).items():
+                yield f"{name}-{group}", positions, nothing
+            return
+        rng = np.random.default_rng(stable_seed("arrays", self.seed, name, "clients", source.num_clients))
+        trains = equal_parts(train.labels, source.num_clients, rng)
+        tests = equal_parts(test.labels, source.num_clients, rng) if test else [nothing] * source.num_clients
+        names = [name] if source.num_clients == 1 else [f"{name}-{k}" for k in range(source.num_clients)]
+        yield from zip(names, trains, tests, strict=True)
+
+    def _open(self, name: str, files: ArrayFiles) -> tuple[Part, Part | None]:
+        """Open the training and the test part of a source; one with groups has no test part for them."""
+        train, test = open_source(self.sources[name], files, f"`sources.{name}`")
+        return train, None if self.sources[name].group else test
+
+
+def _stamps(paths: list[Path], root: Path) -> dict[str, list[int]]:
+    """Return size in bytes and modification time in nanoseconds of every file, by its path from the root."""
+    stats = {path: path.stat() for path in paths}
+    below = {path: path.relative_to(root) if path.is_relative_to(root) else path for path in paths}
+    return {below[path].as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
