@@ -1,0 +1,308 @@
+"""The pictures of a run, each a function of the results of complete methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lpft.evaluation.metrics import Matrix
+from lpft.reporting.results import MethodResult, methods_of
+from lpft.reporting.style import (
+    GRID,
+    INK,
+    MUTED,
+    NAMED_CLIENTS,
+    NUMBERED_CLIENTS,
+    PAPER,
+    Look,
+    looks,
+    panels,
+    render_svg,
+    short,
+    text_color,
+)
+from lpft.reporting.tables import accuracy_matrix, curve_rows, figures
+
+ByMethod = Mapping[str, Sequence[MethodResult]]
+Values = NDArray[np.float64]
+
+REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
+"""How the global model's level is drawn."""
+
+
+def draw_figures(results: Sequence[MethodResult], config: Mapping[str, Any]) -> dict[str, str]:
+    """Draw everything there is to see.
+
+    Args:
+        results: of all seeds and methods; the incomplete ones are left out.
+        config: the resolved experiment.
+
+    Returns:
+        SVG by name: ``tradeoff``, ``curves`` (if epochs were evaluated), ``clients``, ``distortion``, ``matrices``.
+    """
+    methods = methods_of(results)
+    complete = {method: [r for r in results if r.complete and r.method == method] for method in methods}
+    by_method = {method: seeds for method, seeds in complete.items() if seeds}
+    look = looks(methods, config)
+    draw = {"tradeoff": tradeoff, "curves": curves, "clients": clients, "distortion": distortion, "matrices": matrices}
+    svgs = {name: render_svg(name, partial(function, by_method, look)) for name, function in draw.items()}
+    return {name: svg for name, svg in svgs.items() if svg is not None}
+
+
+def tradeoff(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw local against global accuracy: one large point per method, one small point per seed."""
+    if not by_method:
+        return None
+    figure = Figure(figsize=(7.4, 4.5), layout="constrained")
+    axes = figure.subplots()
+    _cross(axes, by_method)
+    for method, seeds in by_method.items():
+        _tradeoff_point(axes, method, seeds, look[method])
+    axes.margins(0.12)
+    axes.set_xlabel("Global: accuracy on all clients' test sets (%), remembers more →")
+    axes.set_ylabel("Local: accuracy on the own test set (%), better at home →")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
+    return figure
+
+
+def _tradeoff_point(axes: Axes, method: str, seeds: Sequence[MethodResult], look: Look) -> None:
+    rows = [figures(result) for result in seeds]
+    x, y = (np.array([row[name] for row in rows]) for name in ("global_all", "local"))
+    if len(seeds) > 1:
+        axes.plot(x, y, look.marker, color=look.color, alpha=0.4, markersize=4, markeredgewidth=0)
+        axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.2, capsize=2.5, zorder=3)
+    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **_marker(look, method, 9))
+
+
+def _cross(axes: Axes, by_method: ByMethod) -> None:
+    """Mark the global model: at home and everywhere it has the same accuracy."""
+    level = _mean([_mean(_before(result)) for seeds in by_method.values() for result in seeds])
+    for line in (axes.axhline, axes.axvline):
+        line(level, **REFERENCE)
+    if not math.isnan(level):
+        place = axes.get_yaxis_transform()
+        axes.text(0.008, level, "global model", va="bottom", fontsize=8.5, color=MUTED, transform=place)
+
+
+def curves(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw local (dashed) and global (solid) accuracy over the epochs, one panel per method."""
+    drawn = {method: [curve_rows(result) for result in seeds] for method, seeds in by_method.items()}
+    drawn = {method: seeds for method, seeds in drawn.items() if len(_evaluated(seeds)) > 1}
+    if not drawn:
+        return None
+    columns = 2 if len(drawn) in (2, 4) else 3
+    figure, axes = panels(len(drawn), columns, (2.9, 2.2), sharex=True, sharey=True)
+    for ax, (method, seeds) in zip(axes, drawn.items(), strict=True):
+        _curve_panel(ax, seeds, look[method])
+        ax.set_title(short(method, 24))
+        ax.tick_params(labelbottom=True)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    figure.supxlabel("epoch of fine-tuning", fontsize=9.5, color=INK)
+    figure.supylabel("accuracy (%)", fontsize=9.5, color=INK)
+    styles = {"local (at home)": (0, (4, 2)), "global (all test sets)": "-", "global model": REFERENCE["linestyle"]}
+    handles = [
+        Line2D([], [], color=MUTED if name == "global model" else INK, linestyle=style, linewidth=1.6, label=name)
+        for name, style in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=2.6)
+    return figure
+
+
+def _curve_panel(axes: Axes, seeds: Sequence[Sequence[Mapping[str, Any]]], look: Look) -> None:
+    epochs = _evaluated(seeds)
+    for name, style in (("local", (0, (4, 2))), ("global_all", "-")):
+        rows = [{row["epoch"]: row[name] for row in curve} for curve in seeds]
+        values = np.array([[row[epoch] for epoch in epochs] for row in rows])
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        if epochs[0] == 0:
+            axes.axhline(mean[0], **REFERENCE)
+        axes.fill_between(epochs, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
+        axes.plot(epochs, mean, color=look.color, linestyle=style)
+    for epoch, names in _switches(seeds[0]):
+        axes.axvline(epoch, color=MUTED, linewidth=0.9)
+        axes.annotate(
+            names, (epoch, 1), (3, -2), ("data", "axes fraction"), "offset points", va="top", fontsize=8, color=MUTED
+        )
+
+
+def _evaluated(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[int]:
+    """Return the epochs that were evaluated in every seed."""
+    known = [{row["epoch"] for row in curve if row["local"] is not None} for curve in seeds]
+    return sorted(set.intersection(*known))
+
+
+def _switches(curve: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """Return the epochs after which another phase begins, with the names of both."""
+    rows = [row for row in curve if row["epoch"] > 0]
+    pairs = pairwise(rows)
+    return [(a["epoch"], f"{a['phase']} → {b['phase']}") for a, b in pairs if a["phase"] != b["phase"]]
+
+
+def clients(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw how far every client's local accuracy moved from the global model's, in points."""
+    change = {method: _over_seeds(seeds, _local_change) for method, seeds in _trained(by_method, look).items()}
+    if not change:
+        return None
+    names = next(iter(by_method.values()))[0].clients
+    named = len(names) <= NAMED_CLIENTS
+    figure = Figure(figsize=(7.4, max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2), layout="constrained")
+    axes = figure.subplots()
+    (_change_by_name if named else _change_by_rank)(axes, change, names, look)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
+    return figure
+
+
+def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
+    rows = np.arange(len(names))
+    for number, (method, values) in enumerate(change.items()):
+        nudge = 0.56 * (number / (len(change) - 1) - 0.5) if len(change) > 1 else 0.0
+        axes.plot(values, rows + nudge, linestyle="none", **_marker(look[method], method, 6.5))
+    axes.axvline(0, color=MUTED, linewidth=1.2)
+    axes.set_yticks(rows, [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    for row in rows[::2]:
+        axes.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.35, linewidth=0, zorder=0)
+    axes.set_xlabel("← hurt · change of local accuracy against the global model (points) · helped →")
+
+
+def _change_by_rank(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
+    for method, values in change.items():
+        ranked = np.sort(values[~np.isnan(values)])
+        axes.plot(np.arange(1, len(ranked) + 1), ranked, color=look[method].color, label=short(method, 24))
+    axes.axhline(0, color=MUTED, linewidth=1.2)
+    axes.set_xlabel(f"the {len(names)} clients, from the largest loss to the largest gain")
+    axes.set_ylabel("change of local accuracy (points)")
+
+
+def distortion(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw per client how far the features moved against how much global accuracy was lost."""
+    trained = _trained(by_method, look)
+    points = {
+        method: (_over_seeds(seeds, _distortion), _over_seeds(seeds, _global_drop)) for method, seeds in trained.items()
+    }
+    if not any((~np.isnan(x + y)).any() for x, y in points.values()):
+        return None
+    figure = Figure(figsize=(7.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for method, (x, y) in points.items():
+        style = _marker(look[method], method, 6.5)
+        axes.plot(x, y, linestyle="none", **{**style, "alpha": 0.8, "clip_on": False})
+    axes.axhline(0, color=MUTED, linewidth=1.2)
+    axes.set_xlabel("feature distortion: how far the client's features moved (l2)")
+    axes.set_ylabel("loss of global accuracy (points)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
+    return figure
+
+
+def matrices(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw the accuracy matrix of every method, the mean over its seeds, on one scale."""
+    if not by_method:
+        return None
+    means = {method: _over_seeds(seeds, accuracy_matrix) for method, seeds in by_method.items()}
+    names = next(iter(by_method.values()))[0].clients
+    columns = 2 if len(means) in (2, 4) else 3
+    side = max(1.5, min(3.0, 0.28 * len(names)))
+    figure, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))
+    scale = color_scale(list(means.values()))
+    for number, (ax, (method, matrix)) in enumerate(zip(axes, means.items(), strict=True)):
+        draw_matrix(ax, matrix, names, scale)
+        ax.set_title(short(method, 24))
+        ax.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(axes))
+    bar = figure.colorbar(axes[0].images[0], ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.set_label("accuracy (%); row = whose model, column = whose test set")
+    return figure
+
+
+def draw_matrix(axes: Axes, matrix: Matrix, names: Sequence[str], scale: Normalize) -> None:
+    """Draw one accuracy matrix as a heat map: framed diagonal, and numbers if there is room for them."""
+    image = axes.imshow(matrix, norm=scale, interpolation="none")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    ticks = range(len(names)) if len(names) <= NAMED_CLIENTS else []
+    size = 8.5 if len(names) <= NUMBERED_CLIENTS else 5.5
+    labels = [short(name, 12) for name in names] if ticks else []
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=size)
+    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.tick_params(length=0)
+    if len(names) <= NUMBERED_CLIENTS:
+        _write_numbers(axes, matrix, scale, image.cmap)
+    if len(names) <= NAMED_CLIENTS:
+        for place in range(len(names)):
+            axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=PAPER, linewidth=1.2))
+
+
+def color_scale(matrices: Sequence[Matrix]) -> Normalize:
+    """Return the range of colours that all these matrices fit in."""
+    values = np.concatenate([matrix.ravel() for matrix in matrices])
+    known = values[~np.isnan(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 100.0)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _write_numbers(axes: Axes, matrix: Matrix, scale: Normalize, colormap: Callable[[float], Any]) -> None:
+    for (row, column), value in np.ndenumerate(matrix):
+        if not math.isnan(value):
+            ink = text_color(*colormap(float(scale(value)))[:3])
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+
+
+def _marker(look: Look, label: str, size: float) -> dict[str, Any]:
+    return {
+        "marker": look.marker,
+        "color": look.color,
+        "markersize": size * 1.4 if look.marker == "*" else size,
+        "markeredgecolor": PAPER,
+        "markeredgewidth": 0.6,
+        "label": short(label, 24),
+    }
+
+
+def _trained(by_method: ByMethod, look: Mapping[str, Look]) -> ByMethod:
+    """Leave out the global model itself, which is what the others are compared with."""
+    return {method: seeds for method, seeds in by_method.items() if look[method].marker != "*"}
+
+
+def _over_seeds(seeds: Sequence[MethodResult], figure: Callable[[MethodResult], Values]) -> Values:
+    return np.mean([figure(result) for result in seeds], axis=0)
+
+
+def _before(result: MethodResult) -> Values:
+    """Return the global model's accuracy on every client's test set."""
+    return _array(cell.local_before for cell in result.cells)
+
+
+def _local_change(result: MethodResult) -> Values:
+    return np.diagonal(accuracy_matrix(result)) - _before(result)
+
+
+def _global_drop(result: MethodResult) -> Values:
+    rows = accuracy_matrix(result)
+    return _mean(_before(result)) - np.array([_mean(row) for row in rows])
+
+
+def _distortion(result: MethodResult) -> Values:
+    return _array(cell.distortion_own for cell in result.cells)
+
+
+def _array(values: Iterable[float | None]) -> Values:
+    return np.array([math.nan if value is None else value for value in values])
+
+
+def _mean(values: Values | Sequence[float]) -> float:
+    """Return the mean of what is known, NaN if nothing is."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

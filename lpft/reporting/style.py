@@ -1,0 +1,154 @@
+"""The look of all figures: colours, type, and SVG that comes out the same each time."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#1b2431", "#5d6877", "#dde2e8", "#fffffe"
+"""Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
+
+COLORS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f6b32"),
+    *("#7a67c7", "#44aa99", "#aa4466", "#8a941e", "#b07ae1", "#4e79a7", "#c0564e"),
+)
+"""Told apart with the common kinds of colour blindness up to seven (Okabe and Ito); markers help beyond."""
+
+MARKERS = "osD^vP<>Xphd8H"
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a client may be called $x$
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "image.cmap": "viridis",
+    "svg.fonttype": "none",
+}
+
+FONTS = "-apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+
+
+NAMED_CLIENTS = 30
+"""Up to so many clients are named in a figure."""
+NUMBERED_CLIENTS = 12
+"""Up to so many clients a matrix shows its numbers."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn in every figure.
+
+    Args:
+        color: hex colour.
+        marker: matplotlib marker.
+    """
+
+    color: str
+    marker: str
+
+
+def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
+    """Give every method its colour and marker, by its place in the list; no fine-tuning is a grey star."""
+    trained = [method for method in methods if not is_reference(method, config)]
+    return {
+        method: Look(COLORS[trained.index(method) % len(COLORS)], MARKERS[trained.index(method) % len(MARKERS)])
+        if method in trained
+        else Look("#7d8896", "*")
+        for method in methods
+    }
+
+
+def is_reference(method: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether a method is the global model itself."""
+    settings = (config.get("methods") or {}).get(method)
+    path = settings.get("class_path", "") if isinstance(settings, Mapping) else ""
+    return str(path).endswith(".NoFineTuning") or (not path and method == "none")
+
+
+def render_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
+    """Draw a figure and return it as SVG text: the same bytes for the same data, with text as text.
+
+    None if there is nothing to draw.
+    """
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": name}
+    text = io.StringIO()
+    with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's fonts will have it
+        figure = draw()
+        if figure is None:
+            return None
+        figure.savefig(text, format="svg", metadata=metadata)
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*?)?, sans-serif|'DejaVu Sans'", FONTS, text.getvalue())
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+def text_color(red: float, green: float, blue: float) -> str:
+    """Return black or white, whichever reads better on a colour given by parts from 0 to 1."""
+    return "#141414" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#f6f6f6"
+
+
+def panels(
+    number: int, columns: int, size: tuple[float, float], margin: tuple[float, float] = (0.4, 0.4), **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of equal panels, row by row; panels left over are taken away.
+
+    Args:
+        number: how many panels.
+        columns: how many of them beside each other, at most.
+        size: width and height of a panel in inches.
+        margin: what to add to the width and height of the figure.
+        options: for `Figure.subplots`.
+    """
+    columns = max(1, min(columns, number))
+    rows = -(-number // columns)
+    figsize = (columns * size[0] + margin[0], rows * size[1] + margin[1])
+    figure = Figure(figsize=figsize, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for unused in axes[number:]:
+        unused.remove()
+    return figure, axes[:number]
+
+
+def short(name: str, limit: int = 16) -> str:
+    """Cut a long name.
+
+    >>> short("a hospital with a long name")
+    'a hospital with…'
+    """
+    return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
