@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -213,6 +214,47 @@ def check_client_names(names: Iterable[str]) -> None:
                 " HINT: rename one of them."
             )
         seen[key] = name
+
+
+def check_method_names(names: Iterable[str]) -> None:
+    """Raise ValueError if a method's name cannot be the name of its folder."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name == "global":
+            raise ValueError(
+                f"`methods.{name}` is not a name for a method. HINT: use letters, digits and `_ - + = .`, but not `global`."
+            )
+
+
+def settle(run: Run, seed: int, part: str, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Make sure that what is on disk for a part of a run was made with these settings, and note them there.
+
+    Args:
+        run: the run.
+        seed: the seed.
+        part: ``global`` or the name of a method.
+        settings: all that the part's results depend on.
+        overwrite: allow other settings; results made with those are replaced one by one.
+
+    Raises:
+        ValueError: if the part was made with other settings, and is not to be overwritten; it names the keys.
+    """
+    path = run.method_file(seed, part, "settings.json")
+    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        before = None
+    except ValueError:
+        before = {}
+    if before == settings:
+        return
+    if before is not None and not overwrite:
+        keys = ", ".join(f"`{key}`" for key in changed_keys(before, settings))
+        raise ValueError(
+            f"{path.parent} was made with other settings; different are: {keys}."
+            " HINT: choose another folder with `--out`, or replace these results with `--overwrite`."
+        )
+    write_atomically(path, text)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from lpft.models.base import BodyHeadNet
 
 State = dict[str, Tensor]
 """Named tensors of one network; with a leading client dimension, of a stack of networks."""
@@ -47,7 +44,3 @@ class ClientUpdate:
     client: int
     state: State
     num_examples: int
-
-
-NetFactory = Callable[[DataSpec], "BodyHeadNet"]
-"""Builds a network for the data at hand; YAML chooses class and settings."""

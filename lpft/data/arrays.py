@@ -95,6 +95,7 @@ class ArrayClients(FederatedDataModule):
 
     @functools.cached_property
     def _num_classes_found(self) -> int:
+        self.settings()  # says what is missing
         files = ArrayFiles(self.root)
         parts = [part for name in self.sources for part in self._open(name, files) if part is not None]
         labels = [part.labels for part in parts if len(part.labels)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from lpft.data.cache import Arrays, ArrayWriter, open_or_build
 from lpft.types import DataSpec
+
+log = logging.getLogger("lpft")
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class FederatedDataModule(LightningDataModule):
         """Decode the sources and add every client's samples to the writer, part by part."""
 
     def prepare_data(self) -> None:
-        """Build the array cache if it is not there yet."""
-        self._arrays()
+        """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
+        warn_of_gaps(self._arrays(), self.spec.num_classes)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the arrays (building them first if needed) and fill `images`, `labels`, `clients`, `content_hash`."""
@@ -96,3 +99,20 @@ class FederatedDataModule(LightningDataModule):
         mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=dtype, device=images.device).view(-1, 1, 1)
         return (images.to(dtype) / 255 - mean) / std
+
+
+def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
+    """Log which clients have no training or no test samples, or do not train on every class."""
+    gaps = {
+        "have no training samples": [name for name, parts in arrays.clients.items() if not len(parts.train)],
+        "have no test samples": [name for name, parts in arrays.clients.items() if not len(parts.test)],
+        f"lack some of the {num_classes} classes in training": [
+            name
+            for name, parts in arrays.clients.items()
+            if 0 < len(parts.train) and len(arrays.labels[parts.train].unique()) < num_classes
+        ],
+    }
+    for gap, names in gaps.items():
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            log.warning("%d of %d clients %s: %s.", len(names), len(arrays.clients), gap, shown)

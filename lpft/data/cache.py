@@ -12,14 +12,14 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -242,9 +242,8 @@ def _publish(folder: Path, entry: Path) -> None:
             _open(entry)
             return
         except DamagedEntryError:
-            with _temporary_folder(entry) as aside:  # leaves with what is moved into it
-                if entry.exists():
-                    entry.replace(aside)
+            with _temporary_folder(entry) as aside, suppress(FileNotFoundError):
+                entry.rename(aside / entry.name)  # and is removed with the folder
     raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.")
 
 
@@ -254,8 +253,8 @@ def _temporary_folder(entry: Path) -> Iterator[Path]:
     with _clear_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(entry)
-        folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}.", suffix=".tmp"))
-        folder.chmod(0o755)
+        folder = entry.parent / f".{entry.name}.{uuid4().hex}.tmp"
+        folder.mkdir()
     try:
         yield folder
     finally:

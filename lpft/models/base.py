@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from lpft.types import DataSpec
 
 from lpft.types import DataSpec
 
@@ -30,3 +34,7 @@ def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
             f"{type(net).__name__} needs images of at least {smallest}x{smallest} pixels, but the data's are"
             f" {spec.image_size}x{spec.image_size}. HINT: raise the data's `image_size`, or use lpft.models.mlp.MLP."
         )
+
+
+NetFactory = Callable[[DataSpec], BodyHeadNet]
+"""Builds a network for the data at hand; YAML chooses class and settings."""

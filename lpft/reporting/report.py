@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lpft.reporting.results import MethodResult, log, read_results
+from lpft.reporting.status import check_is_run
 from lpft.reporting.tables import write_method_tables, write_run_tables
 from lpft.runs import Run
 
@@ -32,11 +33,7 @@ def results_on_disk(run: Run) -> list[MethodResult]:
     Raises:
         FileNotFoundError: if the folder is no run, or has no cells yet.
     """
-    if not run.config.is_file() and not run.seeds():
-        raise FileNotFoundError(
-            f"`{run.root}` is not the folder of a run: it has neither config.yaml nor seed_0."
-            " HINT: give the folder named by `out` in the experiment's YAML."
-        )
+    check_is_run(run)
     results = read_results(run)
     warn_of_damage(results)
     if not any(result.cells for result in results):

@@ -1,0 +1,189 @@
+"""The command table. A command's code is imported only when that command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lpft import __version__
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from lpft.experiment import Experiment
+
+USAGE = """\
+lpft - personalize a federated model for every client without forgetting the rest of the world
+
+  lpft run         -c FILE     federate -> personalize every method -> report, for every seed; does only what is missing
+  lpft federate    -c FILE     train the global model of each seed
+  lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
+  lpft prepare     -c FILE     check a dataset and convert it once into the array cache
+  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
+  lpft status      RUN         what is done, failed, missing
+
+  lpft COMMAND --help          all settings of a command
+  lpft COMMAND -c FILE --print_config
+  lpft --version
+
+Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``lpft`` with the given arguments, by default the command line's, and exit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command, args = (words[0], words[1:]) if words else ("--help", [])
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        sys.exit(0)
+    if command in ("-V", "--version"):
+        print(f"lpft {__version__}")
+        sys.exit(0)
+    if command not in COMMANDS:
+        print(f"lpft: there is no command {command!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
+    logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
+    try:
+        sys.exit(COMMANDS[command](args))
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept. Start the same command again to go on.", 130)
+    except OSError as error:  # full disk, read-only folder
+        _fail(f"{error}. What is finished is kept; start the same command again to go on.", 1)
+
+
+def run(args: list[str]) -> int:
+    """Federate, personalize, report."""
+    experiment = _load("run", args)
+    return _federate(experiment) or _personalize(experiment) or _report(experiment.run.root, show=True)
+
+
+def federate(args: list[str]) -> int:
+    """Train the global models."""
+    experiment = _load("federate", args)
+    return _federate(experiment)
+
+
+def personalize(args: list[str]) -> int:
+    """Fine-tune every client."""
+    experiment = _load("personalize", args)
+    return _personalize(experiment)
+
+
+def prepare(args: list[str]) -> int:
+    """Build the array cache and say what is in it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    experiment = _load("prepare", args)
+    data = experiment.data
+    table = Table("client", "train", "val", "test", "classes in train", title=f"{data.spec}")
+    for client in data.clients:
+        classes = len(data.labels[client.train].unique())
+        table.add_row(client.name, *map(str, map(len, (client.train, client.val, client.test))), str(classes))
+    Console().print(table)
+    return 0
+
+
+def report(args: list[str]) -> int:
+    """Rewrite what is derived from the cells."""
+    parser = _parser("report", "Tables, figures, page and TensorBoard events from what is on disk.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    return max(_report(folder, show=True) for folder in parser.parse_args(args).runs)
+
+
+def status(args: list[str]) -> int:
+    """Say what is done, failed, missing."""
+    from lpft.reporting.status import print_status, read_status
+    from lpft.runs import Run
+
+    parser = _parser("status", "What is done, failed, missing.")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(args)
+    try:
+        print_status(read_status(Run(options.run)), as_json=options.json)
+    except FileNotFoundError as error:
+        _fail(str(error), 2)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "federate": federate,
+    "personalize": personalize,
+    "prepare": prepare,
+    "report": report,
+    "status": status,
+}
+
+
+def _load(command: str, args: list[str]) -> Experiment:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a process, before torch is imported
+    from lpft import experiment
+
+    import torch
+
+    torch.set_num_threads(1)
+    return experiment.load(command, args)
+
+
+def _federate(experiment: Experiment) -> int:
+    from lpft.federated.federate import federate
+
+    return _finish(lambda: federate(experiment.global_task()))
+
+
+def _personalize(experiment: Experiment) -> int:
+    from lpft.personalization.personalize import personalize
+    from lpft.reporting.report import write_tables
+
+    code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
+    if experiment.command == "personalize":
+        try:
+            write_tables(experiment.run)
+        except FileNotFoundError:
+            pass  # nothing is there yet, as in a shard without work
+    return code
+
+
+def _finish(stage: Callable[[], list[str]]) -> int:
+    """Run a stage; print what has failed, and how to go on."""
+    import torch
+
+    try:
+        failures = stage()
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+        failures = [f"A process has ended: {error}"]
+    for text in failures:
+        print(f"lpft: failed: {text}", file=sys.stderr)
+    if failures:
+        print("lpft: what is finished is kept. Start the same command again to go on.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _report(folder: Any, show: bool) -> int:
+    from lpft.reporting.report import write_report
+    from lpft.runs import Run
+
+    try:
+        write_report(Run(folder), show=show)
+    except FileNotFoundError as error:
+        _fail(str(error), 2)
+    return 0
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    import argparse
+
+    return argparse.ArgumentParser(prog=f"lpft {command}", description=description)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"lpft: {message}", file=sys.stderr)
+    sys.exit(code)
+
+

@@ -1,0 +1,1 @@
+"""How many clients' networks are trained and evaluated as one."""

@@ -1,0 +1,114 @@
+"""Which samples a client sees in which step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from lpft.data.base import FederatedDataModule
+from lpft.seeding import generator
+
+
+def num_steps(num_samples: int, batch_size: int) -> int:
+    """Return the number of batches in one pass over a client's samples.
+
+    >>> num_steps(100, 32), num_steps(0, 32)
+    (4, 0)
+    """
+    return math.ceil(num_samples / batch_size)
+
+
+def epoch_order(num_samples: int, batch_size: int, generator: Generator) -> Tensor:
+    """Draw the order in which a client's samples are seen in one pass.
+
+    The last batch is filled up from the start of the same permutation, so that all batches have the same size.
+
+    Args:
+        num_samples: number of the client's training samples, at least 1.
+        batch_size: samples in a batch.
+        generator: source of all randomness.
+
+    Returns:
+        Positions among the client's samples, int64, shape ``(num_steps * batch_size,)``.
+
+    >>> epoch_order(3, 2, Generator().manual_seed(0)).shape
+    torch.Size([4])
+    """
+    order = torch.randperm(num_samples, generator=generator)
+    length = num_steps(num_samples, batch_size) * batch_size
+    return order.repeat(math.ceil(length / num_samples))[:length]
+
+
+@dataclass(frozen=True)
+class StackSamples:
+    """The training samples of the clients of a stack, all of which need the same number of steps per epoch.
+
+    Args:
+        names: names of the clients, K of them.
+        index: positions of their samples in the dataset's arrays, ``(K, n_max)``; rows are padded with zeros.
+        counts: how many samples each client has.
+        batch_size: samples in a batch.
+    """
+
+    names: tuple[str, ...]
+    index: Tensor
+    counts: tuple[int, ...]
+    batch_size: int
+
+    @classmethod
+    def of(cls, data: FederatedDataModule, clients: Sequence[int], batch_size: int) -> StackSamples:
+        """Collect the training samples of clients, given by their positions in the list of all clients."""
+        chosen = [data.clients[i] for i in clients]
+        counts = tuple(len(client.train) for client in chosen)
+        if len({num_steps(count, batch_size) for count in counts}) != 1:
+            raise ValueError(f"The clients of a stack need the same number of steps, but have {counts} samples.")
+        index = torch.zeros(len(chosen), max(counts), dtype=torch.int64)
+        for row, client in zip(index, chosen, strict=True):
+            row[: len(client.train)] = client.train
+        return cls(tuple(client.name for client in chosen), index, counts, batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of batches in one pass."""
+        return num_steps(self.counts[0], self.batch_size)
+
+    def epoch(self, *key: int | str) -> Tensor:
+        """Draw one pass: positions among each client's own samples, ``(steps, K, batch_size)``.
+
+        Args:
+            key: seed, stage, round or epoch. With it and the client's name alone a client's batches are determined.
+        """
+        orders = [
+            epoch_order(count, self.batch_size, generator(*key, name))
+            for name, count in zip(self.names, self.counts, strict=True)
+        ]
+        return torch.stack(orders).view(len(orders), self.num_steps, self.batch_size).transpose(0, 1)
+
+    def in_dataset(self, positions: Tensor) -> Tensor:
+        """Turn positions among each client's own samples, ``(K, n)``, into positions in the dataset's arrays."""
+        return self.index.to(positions.device).gather(1, positions)
+
+
+def stacks(clients: Sequence[int], num_samples: Sequence[int], batch_size: int, size: int) -> list[list[int]]:
+    """Cut a list of clients into stacks whose clients need the same number of steps.
+
+    Args:
+        clients: the *whole* cohort or list of clients, by position, before it is divided over devices.
+        num_samples: training samples of every client in the dataset, by position.
+        batch_size: samples in a batch.
+        size: the most clients in a stack, K.
+
+    Returns:
+        Stacks of positions; every client is in exactly one. Clients without samples come in stacks of their own.
+
+    >>> stacks([0, 1, 2, 3], num_samples=[40, 90, 50, 33], batch_size=32, size=2)
+    [[0, 2], [3], [1]]
+    """
+    groups: dict[int, list[int]] = {}
+    for client in clients:
+        groups.setdefault(num_steps(num_samples[client], batch_size), []).append(client)
+    return [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]

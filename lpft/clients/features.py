@@ -1,0 +1,66 @@
+"""The global model's features, computed once per process and client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lpft.clients.samples import DeviceSamples
+from lpft.data.base import FederatedDataModule
+from lpft.models.base import BodyHeadNet
+
+CHUNK = 256
+"""Images in one forward pass without gradients. Fixed, since the size of a batch changes rounding."""
+
+
+def chunks(index: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
+    """Cut positions into pieces of at most `size`."""
+    yield from index.split(size)
+
+
+class GlobalFeatures:
+    """theta_G's features of any samples, kept once they were computed.
+
+    Features are those of un-augmented images in evaluation mode: what a head is trained on while the body is frozen,
+    and what a probed head is tested on.
+
+    Args:
+        net: the global model.
+        data: the dataset.
+        device: where to compute and keep them.
+    """
+
+    def __init__(self, net: BodyHeadNet, data: FederatedDataModule, device: torch.device) -> None:
+        self.net = net.to(device).eval()
+        self.data = data
+        self.device = device
+        self.samples = DeviceSamples(data, device)
+        self._train: dict[int, Tensor] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the network."""
+        return self.net.head.weight.dtype
+
+    @torch.no_grad()
+    def of(self, index: Tensor) -> Tensor:
+        """Compute the features ``(n, k)`` of samples at positions ``(n,)`` of the dataset's arrays."""
+        width = self.net.head.in_features
+        parts = [self.net.body(self.images(part)) for part in chunks(index)]
+        return torch.cat(parts) if parts else torch.zeros(0, width, device=self.device, dtype=self.dtype)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Return normalized images at positions of the dataset's arrays, in the network's type, on the device."""
+        return self.samples.images(index, self.dtype)
+
+    def train(self, client: int) -> Tensor:
+        """Return the features ``(num_train, k)`` of a client's training samples."""
+        if client not in self._train:
+            self._train[client] = self.of(self.data.clients[client].train)
+        return self._train[client]
+
+    def stacked(self, clients: list[int]) -> Tensor:
+        """Return the training features of several clients, ``(K, n_max, k)``, padded with zeros."""
+        return torch.nn.utils.rnn.pad_sequence([self.train(client) for client in clients], batch_first=True)

@@ -1,0 +1,36 @@
+"""Images and labels by index, on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lpft.data.base import FederatedDataModule
+
+
+class DeviceSamples:
+    """The dataset's arrays as one device sees them.
+
+    On a GPU the uint8 images live in its memory if they take less than half of what is free; otherwise, and on the CPU,
+    they stay in the memory-mapped file, and a batch is gathered there.
+
+    Args:
+        data: the dataset; set up.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, data: FederatedDataModule, device: torch.device) -> None:
+        self.data = data
+        self.device = device
+        fits = device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        self._images = data.images.to(device) if fits else data.images
+        self._labels = data.labels.to(device)
+
+    def images(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return normalized images ``(*index.shape, channels, size, size)`` of samples at positions in the arrays."""
+        chosen = self._images[index.to(self._images.device)].to(self.device)
+        return self.data.normalize(chosen, dtype)
+
+    def labels(self, index: Tensor) -> Tensor:
+        """Return the labels, int64, of samples at positions in the arrays."""
+        return self._labels[index.to(self.device)]

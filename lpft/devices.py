@@ -1,0 +1,110 @@
+"""Which devices and processes do the work."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from typing import Literal
+
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+
+PRECISIONS = {
+    "32-true": torch.float32,
+    "64-true": torch.float64,
+    "bf16-mixed": torch.float32,
+    "bf16-true": torch.bfloat16,
+}
+"""Type of the parameters in each precision."""
+
+
+class Devices:
+    """Devices that a command may use: four of the Lightning Trainer's settings.
+
+    Args:
+        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any.
+        devices: number of devices on each node; `auto` takes all GPUs, or as many processes as this one may use cores.
+        num_nodes: number of machines; more than one under a cluster manager only.
+        precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
+    """
+
+    def __init__(
+        self,
+        accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto",
+        devices: PositiveInt | Literal["auto"] = "auto",
+        num_nodes: PositiveInt = 1,
+        precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
+    ) -> None:
+        has_gpu = torch.cuda.is_available()
+        if accelerator in ("cuda", "gpu") and not has_gpu:
+            raise ValueError(
+                f"`trainer.accelerator={accelerator}`, but torch {torch.__version__} finds no GPU on this machine."
+                " HINT: use `--trainer.accelerator cpu`."
+            )
+        self.kind = "cuda" if has_gpu and accelerator != "cpu" else "cpu"
+        available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
+        if self.kind == "cuda" and devices != "auto" and devices > available:
+            raise ValueError(f"`trainer.devices={devices}`, but there are {available} GPUs. HINT: use `auto`.")
+        self.count: int = available if devices == "auto" else devices
+        self.num_nodes: int = num_nodes
+        self.precision = precision
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def processes(self) -> int:
+        """How many processes train stacks at the same time on this machine."""
+        return self.count
+
+    def device(self, number: int = 0) -> torch.device:
+        """Return one of the devices."""
+        return torch.device(self.kind, number) if self.kind == "cuda" else torch.device("cpu")
+
+    def fabric(self) -> Fabric:
+        """Make the Fabric of federated training; with one device it starts no process."""
+        if self.launched_by_cluster:
+            strategy = "ddp"
+        elif self.count == 1:
+            strategy = "auto"
+        else:
+            strategy = "ddp_fork" if self.kind == "cpu" else "ddp_spawn"
+        plugins: list[ClusterEnvironment] = [] if self.launched_by_cluster else [LightningEnvironment()]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
+            return Fabric(
+                accelerator=self.kind,
+                devices=self.count,
+                num_nodes=self.num_nodes,
+                strategy=strategy,
+                precision=self.precision,
+                plugins=plugins,
+            )
+
+    @property
+    def launched_by_cluster(self) -> bool:
+        """Whether srun or torchrun has already started one process per device."""
+        return int(os.environ.get("SLURM_NTASKS", 1)) > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_with_parent() -> None:
+    """End this process as soon as its parent has ended, however that came about, so that nobody goes on writing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()

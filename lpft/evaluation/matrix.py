@@ -1,0 +1,140 @@
+"""Test every personalized model on every client's test data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lpft.clients.accuracy import AccuracyMatrix
+from lpft.clients.features import CHUNK, GlobalFeatures, chunks
+from lpft.clients.stack import ClientStack
+from lpft.evaluation.distortion import ClientMeans
+
+
+@dataclass(frozen=True)
+class StackEvaluation:
+    """How K personalized models do on the test sets of all C clients. NaN for test sets that are empty.
+
+    Args:
+        accuracy: percent, ``(K, C)``: K rows of the accuracy matrix.
+        distortion: mean l2 distance of the features from theta_G's over each client's test samples, ``(K, C)``.
+    """
+
+    accuracy: Tensor
+    distortion: Tensor
+
+
+class Evaluator:
+    """Tests models in inference mode; the test data are shared by all clients of a stack.
+
+    Args:
+        features: the global model and its features.
+    """
+
+    def __init__(self, features: GlobalFeatures) -> None:
+        self.global_features = features
+        self.clients = features.data.clients
+        self.index = torch.cat([client.test for client in self.clients])
+        self.owner = torch.cat([torch.full_like(client.test, i) for i, client in enumerate(self.clients)])
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        """theta_G's features of all test samples, ``(num_test, k)``."""
+        return self.global_features.of(self.index)
+
+    @cached_property
+    def global_accuracy(self) -> Tensor:
+        """theta_G's accuracy on every client's test set, percent, ``(C,)``."""
+        net = self.global_features.net
+        return self._heads(lambda features: net.head(features).unsqueeze(0), 1).squeeze(0)
+
+    @cached_property
+    def global_norms(self) -> Tensor:
+        """Mean l2 norm of theta_G's features over each client's test samples, ``(C,)``."""
+        means = ClientMeans(1, len(self.clients), self.device)
+        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.device))
+        return means.compute().squeeze(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        return self.global_features.device
+
+    @torch.inference_mode()
+    def test(self, stack: ClientStack, probed: bool = False) -> StackEvaluation:
+        """Test the models of a stack on the test sets of all clients.
+
+        Args:
+            stack: K models; left in the mode that they are in.
+            probed: their bodies are theta_G's, so that theta_G's features serve and the distortion is 0.
+        """
+        if probed:
+            accuracy = self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
+            empty = accuracy.isnan()
+            return StackEvaluation(accuracy, torch.zeros_like(accuracy).masked_fill(empty, float("nan")))
+        counts = AccuracyMatrix(stack.num_clients, len(self.clients)).to(self.device)
+        moved = ClientMeans(stack.num_clients, len(self.clients), self.device)
+        size = max(16, CHUNK // stack.num_clients)
+        with _inference(stack):
+            for index, owner, before in zip(
+                chunks(self.index, size), chunks(self.owner, size), chunks(self.test_features, size), strict=True
+            ):
+                after = stack.features(self.global_features.images(index), shared=True)
+                owner = owner.to(self.device)
+                counts.update(stack.classify(after), self._labels(index), owner)
+                moved.update((after - before).norm(dim=-1), owner)
+        return StackEvaluation(counts.compute().cpu(), moved.compute())
+
+    @torch.inference_mode()
+    def val(self, stack: ClientStack, clients: Sequence[int], probed: bool = False) -> Tensor:
+        """Return the accuracy of each of the K models on its own client's validation set, percent, ``(K,)``.
+
+        Args:
+            stack: K models.
+            clients: position of each model's client.
+            probed: their bodies are theta_G's.
+        """
+        sets = [self.clients[client].val for client in clients]
+        if not max(len(samples) for samples in sets):
+            return torch.full((len(clients),), float("nan"), dtype=torch.float64)
+        index = torch.nn.utils.rnn.pad_sequence(sets, batch_first=True)
+        inside = torch.arange(index.shape[1]) < torch.tensor([len(samples) for samples in sets]).unsqueeze(1)
+        hits = []
+        with _inference(stack):
+            for part in index.split(max(16, CHUNK // len(clients)), dim=1):
+                if probed:
+                    features = self.global_features.of(part.flatten()).unflatten(0, part.shape)
+                else:
+                    features = stack.features(self.global_features.images(part))
+                hits.append(stack.classify(features).argmax(-1) == self._labels(part))
+        correct = (torch.cat(hits, dim=1).cpu() & inside).sum(1)
+        return 100 * correct.double() / inside.sum(1).double()
+
+    @torch.inference_mode()
+    def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> Tensor:
+        counts = AccuracyMatrix(num_models, len(self.clients)).to(self.device)
+        for features, index, owner in zip(
+            chunks(self.test_features), chunks(self.index), chunks(self.owner), strict=True
+        ):
+            counts.update(classify(features), self._labels(index), owner.to(self.device))
+        return counts.compute().cpu()
+
+    def _labels(self, index: Tensor) -> Tensor:
+        return self.global_features.samples.labels(index)
+
+
+@contextmanager
+def _inference(stack: ClientStack) -> Iterator[None]:
+    """Evaluation mode for a block; afterwards the modes of all parts are as before."""
+    modes = {part: part.training for part in stack.module.modules()}
+    stack.module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,382 @@
+"""One experiment: the sections of its YAML put together, and the checks across them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import lpft
+from lpft.clients.size import clients_per_stack
+from lpft.data.base import FederatedDataModule
+from lpft.devices import Devices
+from lpft.federated.cohort import cohort_size
+from lpft.federated.federate import GlobalTask, build_network
+from lpft.federated.settings import Federation
+from lpft.methods.base import Method
+from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.models.weights import read_weights
+from lpft.personalization.personalize import PersonalTask
+from lpft.personalization.settings import Personalization
+from lpft.runs import Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
+
+NOT_IN_CONFIG = ("config", "print_config", "only", "shard", "overwrite", "lpft")
+TRAINER_HINTS = {
+    "gradient_clip_val": "use `personalization.clip_norm`, which clips every client on its own",
+    "max_epochs": "use `personalization.epochs`",
+    "logger": "`lpft report` writes TensorBoard events for every method",
+    "callbacks": "methods are written as `lpft.methods.base.Method`",
+}
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI's `data` and `trainer`, no `model`, and the sections of an experiment.
+
+    Args:
+        command: which of the experiment commands it is.
+        args: its command line, or a mapping that a former one was resolved to.
+    """
+
+    def __init__(self, command: str, args: list[str] | Mapping[str, Any]) -> None:
+        self.command = command
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                run=False,
+                args=args,  # type: ignore[arg-type]
+                parser_class=ExperimentParser,
+                datamodule_class=FederatedDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command]},
+            )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Leave out ``--seed_everything``: every draw has its own generator."""
+
+    def _set_seed(self) -> None:
+        """Leave the global generator alone."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add LightningCLI's sections, less `model`; of the Trainer's settings those that fit."""
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.add_class_arguments(Devices, "trainer")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the sections of an experiment, and the selections of a command."""
+        parser.add_argument("--name", type=str, default="experiment", help="name of the experiment")
+        parser.add_argument("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
+        parser.add_argument("--seeds", type=list[int], default=[0], help="one run each")
+        parser.add_argument("--network", type=NetFactory, required=True, sub_configs=True, help="builds the network")
+        parser.add_class_arguments(Federation, "federation", sub_configs=True)
+        parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
+        parser.add_argument("--methods", type=dict[str, Method], required=True, sub_configs=True, help="rows of the table")
+        parser.add_argument("--lpft", type=dict[str, Any] | None, default=None, help="ignored; a run's config.yaml has it")
+        parser.add_argument("--overwrite", action="store_true", help="replace results that were made with other settings")
+        if self.command in ("run", "personalize"):
+            parser.add_argument("--only", type=str | None, default=None, help="methods to run, such as lpft,ft")
+        if self.command == "personalize":
+            parser.add_argument("--shard", type=str, default="0/1", help="I/N: every N-th stack, from the I-th (from 0)")
+
+    def instantiate_classes(self) -> None:
+        """Build the experiment; what does not fit ends with exit code 2 and no traceback."""
+        try:
+            self.experiment = Experiment(self.command, self._plain_config(), self.parser.instantiate(self.config))
+        except (ValueError, OSError, ImportError) as error:
+            self.parser.error(str(error))
+
+    def _plain_config(self) -> dict[str, Any]:
+        dumped: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        return dumped
+
+
+class ExperimentParser(LightningArgumentParser):
+    """A parser whose errors are short, and end in a hint where the rule is ours."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong, and end with exit code 2."""
+        named = next((hint for key, hint in TRAINER_HINTS.items() if f"trainer.{key}" in message), None)
+        if named or ("trainer" in message and any(word in message for word in ("not expected", "nrecognized"))):
+            message += "\nHINT: `trainer` has accelerator, devices, num_nodes and precision only"
+            message += f"; {named}." if named else "."
+        sys.stderr.write(f"{self.prog}: {message}\nFor all settings: {self.prog} --help\n")
+        sys.exit(2)
+
+
+DESCRIPTIONS = {
+    "run": "Federate, personalize by every method, report, for every seed; does only what is missing.",
+    "federate": "Train the global model of each seed.",
+    "personalize": "Fine-tune every client with every method and fill the accuracy matrix.",
+    "prepare": "Check a dataset and convert it once into the array cache.",
+}
+
+
+class Experiment:
+    """The sections of an experiment, checked against each other and against what is on disk.
+
+    Args:
+        command: the command it is for.
+        config: the resolved configuration, JSON-serialisable.
+        parts: the instantiated configuration.
+
+    Raises:
+        ValueError, FileNotFoundError: if something does not fit; the message says what, and what to do.
+    """
+
+    def __init__(self, command: str, config: Mapping[str, Any], parts: Any) -> None:
+        self.command = command
+        self.overwrite: bool = parts.overwrite
+        self.config = {key: value for key, value in config.items() if key not in NOT_IN_CONFIG}
+        self.recipe = (rebuild, (command, {**self.config, "overwrite": self.overwrite}))
+        self.name: str = parts.name
+        self.run = Run(parts.out or Path("runs") / parts.name)
+        self.seeds = _checked_seeds(parts.seeds)
+        self.data: FederatedDataModule = parts.data
+        self.network: NetFactory = parts.network
+        self.federation: Federation = parts.federation
+        self.personalization: Personalization = parts.personalization
+        self.all_methods: dict[str, Method] = parts.methods
+        self.devices: Devices = parts.trainer
+        self.methods = self._selected(getattr(parts, "only", None))
+        self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
+        self._check_methods()
+        self.data.setup()
+        check_client_names(client.name for client in self.data.clients)
+        self.config["out"] = str(self.run.root)
+        self._resolve_stacks()
+
+    # Tasks
+
+    def global_task(self) -> GlobalTask:
+        """Return the federated stage."""
+        return GlobalTask(
+            self.run,
+            self.seeds,
+            self.data,
+            self.network,
+            self.federation,
+            self.devices,
+            self.config["federation"]["clients_per_stack"],
+            fingerprint(self.global_settings),
+            recipe=(rebuild_global, self.recipe[1]),
+        )
+
+    def personal_task(self) -> PersonalTask:
+        """Return the personalization stage."""
+        return PersonalTask(
+            self.run,
+            self.seeds,
+            self.data,
+            self.network,
+            self.personalization,
+            self.methods,
+            self.devices,
+            self.config["personalization"]["clients_per_stack"],
+            {name: fingerprint(self.method_settings(name)) for name in self.methods},
+            recipe=(rebuild_personal, self.recipe[1]),
+        )
+
+    # What results depend on
+
+    @cached_property
+    def global_settings(self) -> dict[str, Any]:
+        """All that the global models depend on."""
+        federation = dict(self.config["federation"])
+        if federation["init"] is not None:
+            state = read_weights(federation["init"], like=self.net.state_dict())
+            federation["init"] = hashlib.sha256(b"".join(t.numpy().tobytes() for t in state.values())).hexdigest()
+        return {
+            "data": {"content": self.data.content_hash},
+            "network": self.config["network"],
+            "federation": federation,
+            "trainer": {"precision": self.devices.precision},
+        }
+
+    def method_settings(self, name: str) -> dict[str, Any]:
+        """All that the results of one method depend on."""
+        settings = {key: value for key, value in self.config["personalization"].items() if key != "save_models"}
+        return {**self.global_settings, "personalization": settings, "method": self.config["methods"][name]}
+
+    @cached_property
+    def net(self) -> BodyHeadNet:
+        """The network, with values that do not matter."""
+        return build_network(self.network, self.data, self.devices, seed=0)
+
+    # The run folder
+
+    def settle(self) -> None:
+        """Compare the settings with those of what is on disk, then write the configuration.
+
+        Raises:
+            ValueError: if results were made with other settings, and are not to be overwritten; it names the keys.
+        """
+        for seed in self.seeds:
+            if self.command != "personalize":
+                settle(self.run, seed, "global", self.global_settings, self.overwrite)
+            if self.command != "federate":
+                for name in self.methods:
+                    settle(self.run, seed, name, self.method_settings(name), self.overwrite)
+        self._write_config()
+
+    def check_global_models(self) -> None:
+        """Raise ValueError if a global model that is to be personalized is missing, or was made otherwise."""
+        for seed in self.seeds:
+            if not self.run.global_model(seed).exists():
+                raise ValueError(
+                    f"There is no global model {self.run.global_model(seed)}."
+                    " HINT: train it first with `lpft federate`, or use `lpft run`."
+                )
+            settle(self.run, seed, "global", self.global_settings, overwrite=False)
+
+    def _write_config(self) -> None:
+        """Write config.yaml; seeds and methods of earlier commands on the same run stay in it."""
+        before = read_config(self.run)
+        config = dict(self.config)
+        config["seeds"] = sorted({*before.get("seeds", []), *self.seeds})
+        config["methods"] = {**before.get("methods", {}), **config["methods"]}
+        config["lpft"] = {**versions(), "device": self.devices.kind} | {
+            "clients": [client.name for client in self.data.clients],
+            "content_hash": self.data.content_hash,
+        }
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        if not self.run.config.exists() or self.run.config.read_text(encoding="utf-8") != text:
+            write_atomically(self.run.config, text)
+
+    def _resolve_stacks(self) -> None:
+        before = {} if self.overwrite else read_config(self.run)
+        count = sum(len(client.train) > 0 for client in self.data.clients)
+        cohorts = {"federation": cohort_size(count, self.federation.participation), "personalization": count}
+        for section, cohort in cohorts.items():
+            settings = self.config[section] = dict(self.config[section])
+            setting = settings["clients_per_stack"]
+            if setting == "auto":
+                setting = before.get(section, {}).get("clients_per_stack", "auto")
+            settings["clients_per_stack"] = clients_per_stack(
+                setting, self.net, self.data.spec, settings["batch_size"], cohort, self.devices.kind
+            )
+
+    # Checks
+
+    def _selected(self, only: str | None) -> dict[str, Method]:
+        if only is None:
+            return self.all_methods
+        names = [name.strip() for name in only.split(",") if name.strip()]
+        unknown = [name for name in names if name not in self.all_methods]
+        if unknown or not names:
+            raise ValueError(
+                f"`--only {only}` names no method {', '.join(map(repr, unknown))}."
+                f" HINT: the methods of this experiment are {', '.join(self.all_methods)}."
+            )
+        return {name: method for name, method in self.all_methods.items() if name in names}
+
+    def _check_methods(self) -> None:
+        if not self.all_methods:
+            raise ValueError("`methods` is empty. HINT: name at least one, such as {ft: {class_path: lpft.methods.ft.FT}}.")
+        check_method_names(self.all_methods)
+        for name, method in self.all_methods.items():
+            try:
+                method.phases(self.personalization.epochs)
+            except ValueError as error:
+                raise ValueError(f"Method `{name}`: {error}") from error
+
+
+def rebuild(command: str, config: Mapping[str, Any]) -> Experiment:
+    """Make an experiment from the configuration of another process."""
+    return ExperimentCLI(command, config).experiment
+
+
+def rebuild_global(command: str, config: Mapping[str, Any]) -> GlobalTask:
+    """Make the federated stage from the configuration of another process."""
+    return rebuild(command, config).global_task()
+
+
+def rebuild_personal(command: str, config: Mapping[str, Any]) -> PersonalTask:
+    """Make the personalization stage from the configuration of another process."""
+    return rebuild(command, config).personal_task()
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Return a run's configuration; empty if there is none."""
+    if not run.config.exists():
+        return {}
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{run.config} is not the configuration of a run. HINT: move it away, or choose another `--out`.")
+    return config
+
+
+def versions() -> dict[str, Any]:
+    """Return what else a result may depend on: versions of the software."""
+    return {
+        "version": lpft.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> str | None:
+    """Return commit and state of the checkout that the package is imported from; None outside of one."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+        inside = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=folder, capture_output=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if inside.returncode == 0 else None
+
+
+def _checked_seeds(seeds: list[int]) -> list[int]:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"`seeds={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
+    return seeds
+
+
+def _checked_shard(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if first.isdigit() and second.isdigit() and int(first) < int(second):
+        return int(first), int(second)
+    raise ValueError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
+
+
+def load(command: str, args: list[str]) -> Experiment:
+    """Read an experiment from the command line.
+
+    Raises:
+        SystemExit: with code 2 if it is not valid.
+    """
+    cli = ExperimentCLI(command, args)
+    try:
+        if command == "personalize":
+            cli.experiment.check_global_models()
+        if command != "prepare":
+            cli.experiment.settle()
+    except (ValueError, OSError) as error:
+        cli.parser.error(str(error))
+    return cli.experiment
+
+

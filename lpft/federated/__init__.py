@@ -1,0 +1,1 @@
+"""Train the global model: FedAvg over simulated clients."""

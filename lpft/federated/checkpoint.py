@@ -1,0 +1,75 @@
+"""Where federated training stands after a round."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lpft.runs import replacing, write_atomically
+from lpft.types import State
+
+
+@dataclass(frozen=True)
+class History:
+    """One row of ``history.csv``.
+
+    Args:
+        round: number of the round, from 1.
+        train_loss: mean over the cohort of the clients' losses in their last local epoch.
+        val_accuracy: mean over clients of the global model's accuracy on their validation sets, percent.
+        num_clients: size of the cohort.
+        seconds: wall-clock time of the round.
+    """
+
+    round: int
+    train_loss: float
+    val_accuracy: float
+    num_clients: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The server's state after a round.
+
+    Args:
+        round: number of the last finished round; 0 before the first.
+        state: the global state, a state dict of the network.
+        history: one entry per finished round.
+    """
+
+    round: int
+    state: State
+    history: list[History]
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write it atomically; only tensors and numbers, so that it loads with ``weights_only=True``."""
+        state = {name: t.cpu() for name, t in self.state.items()}
+        content = {"round": self.round, "state": state, "history": [astuple(row) for row in self.history]}
+        with replacing(path) as temporary:
+            torch.save({**content, "fingerprint": fingerprint}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Checkpoint, str]:
+        """Read a checkpoint and the fingerprint of the settings it was made with.
+
+        Raises:
+            OSError, RuntimeError, or another error of `torch.load`: if the file is not there or damaged.
+        """
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        history = [History(*row) for row in content["history"]]
+        return cls(content["round"], content["state"], history), content["fingerprint"]
+
+    def write_history(self, path: Path) -> None:
+        """Write the history as CSV; a figure that is not defined is left blank."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(History))
+        for row in self.history:
+            writer.writerow("" if value != value else value for value in astuple(row))
+        write_atomically(path, text.getvalue())

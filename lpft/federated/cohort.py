@@ -1,0 +1,69 @@
+"""Who takes part in a round, and which rank trains whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lpft.seeding import generator
+
+
+def sample_cohort(num_samples: Sequence[int], participation: float, seed: int, round_: int) -> list[int]:
+    """Draw the clients of a round, without replacement, from those that have training samples.
+
+    Args:
+        num_samples: training samples of every client.
+        participation: share of the clients that take part, in ``(0, 1]``; rounded, at least one.
+        seed: seed of the run.
+        round_: number of the round. With the seed it determines the draw.
+
+    Returns:
+        Their positions, in ascending order.
+
+    Raises:
+        ValueError: if no client has training samples.
+    """
+    eligible = [client for client, count in enumerate(num_samples) if count > 0]
+    if not eligible:
+        raise ValueError("No client has training samples. HINT: check `data` with `lpft prepare`.")
+    size = cohort_size(len(eligible), participation)
+    chosen = torch.randperm(len(eligible), generator=generator(seed, "cohort", round_))[:size]
+    return sorted(eligible[i] for i in chosen.tolist())
+
+
+def cohort_size(num_clients: int, participation: float) -> int:
+    """Return the number of clients in a round: the share of them that takes part, rounded, at least one.
+
+    >>> cohort_size(10, 0.25), cohort_size(3, 0.01)
+    (2, 1)
+    """
+    return max(1, round(num_clients * participation))
+
+
+def shard(stacks: Sequence[list[int]], cost: Sequence[int], rank: int, world_size: int) -> list[list[int]]:
+    """Choose the stacks that one rank trains, such that all ranks have about the same work.
+
+    The costliest stack goes first, each to the rank that has least so far. Whole stacks only: which clients are trained
+    together does not depend on the number of ranks.
+
+    Args:
+        stacks: all stacks of the cohort.
+        cost: cost of every client, by position: its number of training samples.
+        rank: number of this rank, from 0.
+        world_size: number of ranks.
+
+    Returns:
+        The rank's stacks; may be none.
+
+    >>> [shard([[0], [1], [2]], cost=[50, 20, 40], rank=rank, world_size=2) for rank in range(2)]
+    [[[0]], [[2], [1]]]
+    """
+    load = [0] * world_size
+    mine: list[list[int]] = []
+    for stack in sorted(stacks, key=lambda stack: (-sum(cost[client] for client in stack), stack)):
+        target = load.index(min(load))
+        load[target] += sum(cost[client] for client in stack)
+        if target == rank:
+            mine.append(stack)
+    return mine

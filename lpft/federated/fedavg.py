@@ -1,0 +1,153 @@
+"""FedAvg: the round loop, top to bottom. The collectives of the package are in this file."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from lpft.clients.accuracy import AccuracyMatrix
+from lpft.clients.batches import stacks
+from lpft.clients.features import chunks
+from lpft.clients.samples import DeviceSamples
+from lpft.data.base import FederatedDataModule
+from lpft.federated.aggregation import Aggregator, WeightedMean, usable
+from lpft.federated.checkpoint import Checkpoint, History
+from lpft.federated.cohort import sample_cohort, shard
+from lpft.federated.local import LocalTrainer
+from lpft.federated.settings import Federation
+from lpft.models.base import BodyHeadNet
+from lpft.types import ClientUpdate, State
+
+log = logging.getLogger("lpft")
+
+
+def fedavg_round(
+    fabric: Fabric,
+    global_state: State,
+    cohort: list[list[int]],
+    cost: list[int],
+    train: Callable[[list[int], State], Iterator[ClientUpdate]],
+    aggregator: Aggregator,
+) -> State:
+    """One round: train this rank's clients, sum their contributions over all ranks, average.
+
+    Args:
+        fabric: the ranks.
+        global_state: state dict of the global model, the same on every rank.
+        cohort: the clients of the round, in stacks.
+        cost: training samples of every client, by position.
+        train: trains one stack of clients from the global state.
+        aggregator: turns client updates into the next global state.
+
+    Returns:
+        The next global state, the same on every rank and for any number of ranks.
+
+    References:
+        McMahan et al., arXiv:1602.05629, Algorithm 1.
+    """
+    total = aggregator.zeros(global_state)
+    for stack in shard(cohort, cost, fabric.global_rank, fabric.world_size):
+        for update in train(stack, global_state):
+            if usable(update):
+                total += aggregator.contribution(update)
+            else:
+                log.warning("client %d has diverged in this round and is left out of the average", update.client)
+    total = fabric.all_reduce(total, reduce_op="sum")
+    return aggregator.finish(total, like=global_state)
+
+
+@dataclass
+class FedAvg:
+    """Federated training of one global model.
+
+    Args:
+        fabric: the ranks; launched already.
+        net: the network to start from, the same on every rank.
+        data: the clients.
+        settings: rounds, participation, local training.
+        clients_per_stack: the most clients trained as one.
+        seed: seed of cohorts and batches.
+    """
+
+    fabric: Fabric
+    net: BodyHeadNet
+    data: FederatedDataModule
+    settings: Federation
+    clients_per_stack: int
+    seed: int
+
+    def fit(self, start: Checkpoint | None, after_round: Callable[[Checkpoint], None]) -> Checkpoint:
+        """Train from the start, or on from a checkpoint.
+
+        Args:
+            start: the state after some round; None to begin with the network as it is.
+            after_round: called on every rank after every round.
+
+        Returns:
+            The state after the last round.
+
+        Raises:
+            FloatingPointError: if all clients of a round have diverged.
+        """
+        num_samples = [len(client.train) for client in self.data.clients]
+        trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
+        aggregator = WeightedMean(self.settings.weighting)
+        self.net = self.fabric.to_device(self.net)  # type: ignore[assignment]
+        now = start or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
+        state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
+
+        for round_ in range(now.round + 1, self.settings.rounds + 1):
+            began = time.perf_counter()
+            cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
+            parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
+
+            def train(stack: list[int], state: State, round_: int = round_) -> Iterator[ClientUpdate]:
+                return trainer.train(stack, state, round_)
+
+            try:
+                state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"In round {round_} of seed {self.seed} {error}."
+                    " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
+                ) from None
+            loss = self._mean_loss(trainer, cohort)
+            accuracy = self.val_accuracy(state, trainer.samples)
+            seconds = time.perf_counter() - began
+            now = Checkpoint(round_, state, [*now.history, History(round_, loss, accuracy, len(cohort), seconds)])
+            after_round(now)
+        return now
+
+    def _mean_loss(self, trainer: LocalTrainer, cohort: list[int]) -> float:
+        """Return the mean over the cohort of the clients' losses; every rank knows those of its own clients."""
+        losses = torch.zeros(len(cohort), dtype=torch.float64, device=self.fabric.device)
+        for place, client in enumerate(cohort):
+            losses[place] = trainer.losses.pop(client, 0.0)
+        return float(self._sum(losses).nanmean())
+
+    @torch.no_grad()
+    def val_accuracy(self, state: State, samples: DeviceSamples) -> float:
+        """Return the mean over clients of a global state's accuracy on their validation sets, percent.
+
+        NaN if no client has validation samples. The ranks share the work; its pieces do not depend on their number.
+        """
+        self.net.load_state_dict(state)
+        self.net.eval()
+        index = torch.cat([client.val for client in self.data.clients])
+        owner = torch.cat([torch.full_like(client.val, i) for i, client in enumerate(self.data.clients)])
+        counts = AccuracyMatrix(1, len(self.data.clients)).to(self.fabric.device)
+        pieces = list(zip(chunks(index), chunks(owner), strict=True)) if len(index) else []
+        for i, o in pieces[self.fabric.global_rank :: self.fabric.world_size]:
+            logits = self.net(samples.images(i, self.net.head.weight.dtype)).unsqueeze(0)
+            counts.update(logits, samples.labels(i), o.to(self.fabric.device))
+        counts.correct, counts.total = self._sum(counts.correct), self._sum(counts.total)
+        return float(counts.compute().nanmean())
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return self.fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]

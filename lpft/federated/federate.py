@@ -1,0 +1,140 @@
+"""From an experiment to the global model of each seed, on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from lpft.data.base import FederatedDataModule
+from lpft.devices import Devices, leave_with_parent
+from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.fedavg import FedAvg
+from lpft.federated.settings import Federation
+from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
+from lpft.progress import Steps
+from lpft.runs import Run
+from lpft.seeding import global_generator
+
+log = logging.getLogger("lpft")
+
+
+@dataclass
+class GlobalTask:
+    """The global models of an experiment: what is needed to train them, in any process.
+
+    Args:
+        run: where they go.
+        seeds: one global model each.
+        data: the clients.
+        network: builds the network.
+        settings: the section `federation`.
+        devices: the section `trainer`.
+        clients_per_stack: the most clients trained as one.
+        fingerprint: hash of all that the global models depend on.
+        recipe: a function and its arguments that make the task anew, for a process that shares no memory with this one.
+    """
+
+    run: Run
+    seeds: list[int]
+    data: FederatedDataModule
+    network: NetFactory
+    settings: Federation
+    devices: Devices
+    clients_per_stack: int
+    fingerprint: str
+    recipe: tuple[Callable[..., Any], tuple[Any, ...]] = field(repr=False)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.recipe
+
+
+def federate(task: GlobalTask) -> list[str]:
+    """Train the global models that are missing; go on from the last round where there is a checkpoint.
+
+    Returns:
+        What went wrong, one text per seed that has failed.
+    """
+    missing = [seed for seed in task.seeds if not is_done(task, seed)]
+    if not missing:
+        return []
+    task.data.setup()
+    fabric = task.devices.fabric()
+    return fabric.launch(_on_every_rank, task, missing)  # type: ignore[no-any-return]
+
+
+def is_done(task: GlobalTask, seed: int) -> bool:
+    """Tell whether a seed's global model is there and whole."""
+    path = task.run.global_model(seed)
+    try:
+        return load_model(path)[1] == task.fingerprint
+    except FileNotFoundError:
+        return False
+    except DamagedFileError as error:
+        log.warning("%s is damaged (%s) and is made again", path, error)
+        return False
+
+
+def build_network(network: NetFactory, data: FederatedDataModule, devices: Devices, seed: int) -> BodyHeadNet:
+    """Build the network of a seed; its initial values depend on the seed alone."""
+    with global_generator(seed, "network"):
+        return network(data.spec).to(devices.dtype)
+
+
+def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> list[str]:
+    torch.set_num_threads(1)
+    if fabric.world_size > 1 and not task.devices.launched_by_cluster:
+        leave_with_parent()
+    task.data.setup()
+    failures = []
+    for seed in seeds:
+        try:
+            _one_seed(fabric, task, seed)
+        except FloatingPointError as error:  # on all ranks at once, since all know the same sum
+            failures.append(str(error))
+    return failures
+
+
+def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> None:
+    net = build_network(task.network, task.data, task.devices, seed)
+    if task.settings.init is not None:
+        if fabric.is_global_zero:
+            state = read_weights(task.settings.init, like=net.state_dict())
+            save_model(task.run.global_model(seed), state, task.fingerprint)
+        return
+    checkpoint_file = task.run.global_file(seed, "checkpoint.pt")
+    # One rank reads, since files of a network may look different from different machines.
+    start = fabric.broadcast(_load_checkpoint(checkpoint_file, task.fingerprint) if fabric.is_global_zero else None)
+    steps = Steps(f"federate seed {seed}", task.settings.rounds, "round", fabric.is_global_zero, start.round if start else 0)
+
+    def after_round(now: Checkpoint) -> None:
+        if fabric.is_global_zero:
+            now.save(checkpoint_file, task.fingerprint)
+            now.write_history(task.run.global_file(seed, "history.csv"))
+            last = now.history[-1]
+            steps.advance(f"train loss {last.train_loss:.4f}  val accuracy {last.val_accuracy:.2f}%", last.num_clients)
+
+    with steps:
+        fedavg = FedAvg(fabric, net, task.data, task.settings, task.clients_per_stack, seed)
+        end = fedavg.fit(start, after_round)
+    if fabric.is_global_zero:
+        end.write_history(task.run.global_file(seed, "history.csv"))
+        save_model(task.run.global_model(seed), end.state, task.fingerprint)
+        checkpoint_file.unlink(missing_ok=True)
+
+
+def _load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
+    if not path.exists():
+        return None
+    try:
+        checkpoint, made_with = Checkpoint.load(path)
+    except Exception as error:  # a damaged pickle can raise anything
+        log.warning("%s is damaged (%s) and is left out: training starts at round 1", path, type(error).__name__)
+        return None
+    return checkpoint if made_with == fingerprint else None

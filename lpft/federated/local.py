@@ -1,0 +1,83 @@
+"""Train a stack of clients on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from lightning.fabric import Fabric
+
+from lpft.clients.batches import StackSamples
+from lpft.clients.samples import DeviceSamples
+from lpft.clients.stack import ClientStack, check_elementwise, client_losses
+from lpft.data.base import FederatedDataModule
+from lpft.federated.settings import Federation
+from lpft.models.base import BodyHeadNet
+from lpft.seeding import stable_seed
+from lpft.types import ClientUpdate, State
+
+
+class LocalTrainer:
+    """Trains clients from the global state; keeps one stack of networks per size, and no client's state.
+
+    Args:
+        fabric: gives device and precision. Gradients stay on this rank: no network is set up for distributed training.
+        net: the architecture.
+        data: the clients.
+        settings: batch size, local epochs and optimizer.
+        seed: seed of the run.
+    """
+
+    def __init__(
+        self, fabric: Fabric, net: BodyHeadNet, data: FederatedDataModule, settings: Federation, seed: int
+    ) -> None:
+        self.fabric = fabric
+        self.net = net
+        self.data = data
+        self.settings = settings
+        self.seed = seed
+        self.samples = DeviceSamples(data, fabric.device)
+        self.losses: dict[int, float] = {}
+        self._stacks: dict[int, ClientStack] = {}
+
+    def train(self, clients: list[int], global_state: State, round_: int) -> Iterator[ClientUpdate]:
+        """Train one stack of clients, each from the global state on its own data.
+
+        Args:
+            clients: positions of the clients; they need the same number of steps.
+            global_state: state dict every client starts from.
+            round_: number of the round; with the seed it determines the batches.
+
+        Yields:
+            One update per client. Its mean loss in the last local epoch is left in `losses`.
+        """
+        stack = self._stack(len(clients))
+        stack.load(global_state)
+        stack.train()
+        torch.manual_seed(stable_seed(self.seed, "federate", round_, clients[0]))  # for dropout
+        samples = StackSamples.of(self.data, clients, self.settings.batch_size)
+        optimizer = self.settings.optimizer(stack.parameters())
+        check_elementwise(optimizer, len(clients))
+        for epoch in range(self.settings.local_epochs):
+            losses = torch.zeros(len(clients), device=self.fabric.device)
+            for positions in samples.epoch(self.seed, "federate", round_, epoch):
+                losses += self._step(stack, optimizer, samples.in_dataset(positions))
+        self.losses.update(zip(clients, (losses.cpu() / samples.num_steps).tolist(), strict=True))
+        for client, state, count in zip(clients, stack.states(), samples.counts, strict=True):
+            yield ClientUpdate(client, state, num_examples=count)
+
+    def _step(self, stack: ClientStack, optimizer: torch.optim.Optimizer, index: torch.Tensor) -> torch.Tensor:
+        """Take one step of every client; return the losses ``(K,)`` before it."""
+        dtype = self.net.head.weight.dtype
+        with self.fabric.autocast():
+            logits = stack(self.samples.images(index, dtype))
+        losses = client_losses(logits.to(dtype), self.samples.labels(index))
+        optimizer.zero_grad()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return losses.detach()
+
+    def _stack(self, num_clients: int) -> ClientStack:
+        if num_clients not in self._stacks:
+            self._stacks[num_clients] = self.fabric.to_device(ClientStack(self.net, num_clients))  # type: ignore[assignment]
+        return self._stacks[num_clients]

@@ -1,0 +1,1 @@
+"""How a client personalizes the global model: one method per file, each written for one client."""

@@ -1,0 +1,37 @@
+"""Full fine-tuning, and the control that does nothing."""
+
+from __future__ import annotations
+
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from lpft.methods.base import Method, Phase, check_epochs
+
+
+class NoFineTuning(Method):
+    """theta_G itself: row 0 of every comparison."""
+
+    def phases(self, budget: int) -> list[Phase]:
+        """Return no phase at all."""
+        return []
+
+
+class FT(Method):
+    """Fine-tuning: update every parameter.
+
+    Args:
+        epochs: how many of the budget's epochs to spend; null spends all. FT for only the number of full epochs that
+            LP-FT spends is the control ``ft_short``.
+        lr: learning rate; null is the rate of ``personalization.optimizer``.
+
+    References:
+        Chen et al., arXiv:2511.12695, the baseline FT. Number of epochs (15) from the paper, the rest ours.
+    """
+
+    def __init__(self, epochs: PositiveInt | None = None, lr: PositiveFloat | None = None) -> None:
+        self.epochs = epochs
+        self.lr = lr
+
+    def phases(self, budget: int) -> list[Phase]:
+        """Return one phase of full fine-tuning."""
+        check_epochs("epochs", self.epochs or 0, budget)
+        return [Phase(self.epochs or budget, trains="all", lr=self.lr)]

@@ -1,0 +1,1 @@
+"""Fine-tune the global model for every client."""

@@ -1,0 +1,44 @@
+"""The section `personalization` of an experiment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from torch.optim import SGD
+
+from lpft.types import OptimizerCallable
+
+
+class Personalization:
+    """Fine-tuning of every client, by every method.
+
+    The number of epochs is the paper's; optimizer, learning rate and batch size are ours.
+
+    Args:
+        epochs: budget of every method, in passes over a client's training data.
+        batch_size: samples in a client's batch.
+        optimizer: makes the optimizer; its own learning rate is that of full fine-tuning.
+        eval_every: test the models every so many epochs, for the curves; 0 tests at the end only.
+        clip_norm: largest l2 norm of a client's gradient; null does not clip.
+        clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
+        save_models: write every personalized model.
+    """
+
+    def __init__(
+        self,
+        epochs: PositiveInt = 15,
+        batch_size: PositiveInt = 32,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-3, momentum=0.9),
+        eval_every: NonNegativeInt = 0,
+        clip_norm: PositiveFloat | None = None,
+        clients_per_stack: PositiveInt | Literal["auto"] = "auto",
+        save_models: bool = True,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.eval_every = eval_every
+        self.clip_norm = clip_norm
+        self.clients_per_stack = clients_per_stack
+        self.save_models = save_models

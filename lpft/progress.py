@@ -1,0 +1,74 @@
+"""Progress of a long step: a bar on a terminal, one line per event elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Steps:
+    """Counts the steps of a task and shows speed and time left.
+
+    Args:
+        title: what is done, such as ``federate seed 0``.
+        total: number of steps.
+        unit: name of one step, such as ``round``.
+        shown: False keeps it silent (on all ranks but the first).
+        done: steps that an earlier start has done.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, shown: bool = True, done: int = 0) -> None:
+        self.title, self.total, self.unit, self.shown, self.done = title, total, unit, shown, done
+        self.clients = 0
+        self.first = done
+        self.began = time.perf_counter()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Steps:
+        console = Console(stderr=True)
+        if self.shown and console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar = Progress(*columns, console=console)
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, text="")
+        return self
+
+    def advance(self, text: str, clients: int) -> None:
+        """Report one finished step.
+
+        Args:
+            text: what came out, in a few words.
+            clients: clients that were trained in it.
+        """
+        self.done += 1
+        self.clients += clients
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        speed = f"{self.clients / seconds:.1f} clients/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, text=f"{speed}  {text}")
+        elif self.shown:
+            left = seconds / (self.done - self.first) * (self.total - self.done)
+            line = f"{self.title}: {self.unit} {self.done}/{self.total}  {text}  {speed}  {_duration(left)} left"
+            print(line, file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
