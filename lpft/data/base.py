@@ -109,7 +109,7 @@ def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
         f"lack some of the {num_classes} classes in training": [
             name
             for name, parts in arrays.clients.items()
-            if 0 < len(parts.train) and len(arrays.labels[parts.train].unique()) < num_classes
+            if len(parts.train) > 0 and len(arrays.labels[parts.train].unique()) < num_classes
         ],
     }
     for gap, names in gaps.items():

@@ -85,7 +85,7 @@ def equal_parts(labels: np.ndarray, num_parts: int, rng: np.random.Generator) ->
         Positions of every part, sorted; disjoint, together all samples.
 
     >>> [part.tolist() for part in equal_parts(np.array([0, 0, 1, 1]), 2, np.random.default_rng(0))]
-    [[0, 3], [1, 2]]
+    [[0, 2], [1, 3]]
     """
     return [np.sort(part) for part in np.array_split(stratified_order(labels, rng), num_parts)]
 

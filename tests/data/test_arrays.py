@@ -1,0 +1,265 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from lpft.data.arrays import ArrayClients
+from lpft.data.base import FederatedDataModule
+from lpft.data.sources import Source
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+
+
+def save(path, num_train=80, num_test=20, seed=0, size=8, **more):
+    """Save random grey images of four classes."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for part, num in (("train", num_train), ("test", num_test)):
+        if num:
+            arrays[f"x_{part}"] = rng.integers(256, size=(num, size, size)).astype(np.uint8)
+            arrays[f"y_{part}"] = np.arange(num) % 4
+    np.savez(path, **{**arrays, **more})
+
+
+def make(root, sources, **settings):
+    data = ArrayClients(sources, root=str(root), cache_dir=str(root / "cache"), **{"image_size": 8, **settings})
+    data.setup()
+    return data
+
+
+def sizes(data):
+    return {c.name: (len(c.train), len(c.val), len(c.test)) for c in data.clients}
+
+
+def bytes_of(data, positions):
+    return {data.images[i].numpy().tobytes() for i in positions.tolist()}
+
+
+def test_sources_become_clients(tmp_path):
+    """Own test parts are kept, made otherwise; a source may be cut; val is a tenth of train."""
+    save(tmp_path / "a.npz")
+    save(tmp_path / "b.npz", num_test=0, seed=1)
+    save(tmp_path / "c.npz", seed=2, size=5)
+    sources = {"a": Source("a.npz"), "b": Source("b.npz"), "c": Source("c.npz", num_clients=2)}
+    data = make(tmp_path, sources)
+    expected = {"a": (72, 8, 20), "b": (54, 6, 20), "c-0": (36, 4, 10), "c-1": (36, 4, 10)}
+    assert sizes(data) == expected
+    assert data.images.shape == (280, 3, 8, 8)
+    assert data.spec.num_classes == 4
+    for client in data.clients:
+        assert torch.bincount(data.labels[client.test]).max() - torch.bincount(data.labels[client.test]).min() <= 1
+
+
+def test_images_and_labels_stay_together(tmp_path):
+    """A label can be read off the image: all its pixels are ten times the label."""
+    labels = np.random.default_rng(0).integers(4, size=50)
+    images = np.full((50, 8, 8), 10, np.uint8) * labels[:, None, None].astype(np.uint8)
+    images += np.arange(50, dtype=np.uint8)[:, None, None] // 5 % 10  # and they differ a little
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels)
+    data = make(tmp_path, {"a": Source("a.npz", num_clients=2)}, channels=1)
+    assert torch.equal(data.images[:, 0, 0, 0].long() // 10, data.labels)
+
+
+def test_groups_become_clients(tmp_path):
+    save(tmp_path / "a.npz")
+    np.savez(tmp_path / "groups.npz", site=np.repeat([7, 30], 40))
+    data = make(tmp_path, {"site": Source("a.npz", group="site", group_file="groups.npz")})
+    assert sizes(data) == {"site-7": (27, 3, 10), "site-30": (27, 3, 10)}
+    first = np.load(tmp_path / "a.npz")["x_train"][:40]
+    client = data.clients[0]
+    mine = torch.cat([client.train, client.val, client.test])
+    assert {x[0].tobytes() for x in data.images[mine].numpy()} == {x.tobytes() for x in first}
+
+
+def test_train_per_client_caps_train_and_val_together(tmp_path):
+    save(tmp_path / "a.npz")
+    save(tmp_path / "b.npz", num_train=12, seed=1)
+    data = make(tmp_path, {"a": Source("a.npz"), "b": Source("b.npz")}, train_per_client=40)
+    assert sizes(data) == {"a": (36, 4, 20), "b": (11, 1, 20)}
+    assert torch.bincount(data.labels[data.clients[0].train]).tolist() == [9, 9, 9, 9]
+
+
+def test_no_tested_image_is_trained_on(tmp_path, caplog):
+    """Client b trains on a copy of an image that client a is tested on, and on one that a chooses by."""
+    save(tmp_path / "a.npz")
+    first = make(tmp_path, {"a": Source("a.npz")}, channels=1)
+    tested, chosen_by = first.images[first.clients[0].test[0], 0], first.images[first.clients[0].val[0], 0]
+    save(tmp_path / "b.npz", seed=1)
+    arrays = dict(np.load(tmp_path / "b.npz"))
+    arrays["x_train"][5], arrays["x_train"][6] = tested, chosen_by
+    np.savez(tmp_path / "b.npz", **arrays)
+
+    with caplog.at_level(logging.WARNING, "lpft"):
+        data = make(tmp_path, {"a": Source("a.npz"), "b": Source("b.npz")}, channels=1)
+    assert "were left out of train" in caplog.text
+    assert "'b'" in caplog.text
+    tests = set().union(*(bytes_of(data, client.test) for client in data.clients))
+    vals = set().union(*(bytes_of(data, client.val) for client in data.clients))
+    trains = set().union(*(bytes_of(data, client.train) for client in data.clients))
+    assert tested.numpy().tobytes() in tests
+    assert not tests & vals
+    assert not tests & trains
+    assert not vals & trains
+
+
+def test_the_same_from_another_place(tmp_path):
+    """Neither the place of the files nor their age changes the content; the age builds the arrays anew."""
+    data = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "a.npz")
+        os.utime(tmp_path / name / "a.npz", ns=(0, 10**18))
+        data.append(make(tmp_path / name, {"a": Source("a.npz")}))
+    assert data[0].content_hash == data[1].content_hash
+    assert data[0].settings() == data[1].settings()
+    assert json.dumps(data[0].settings())
+    os.utime(tmp_path / "here" / "a.npz", ns=(0, 2 * 10**18))
+    assert data[0].settings() != data[1].settings()
+
+
+def test_seed_and_order_of_sources(tmp_path):
+    """A client's split depends on the seed and its name, not on who else is there."""
+    save(tmp_path / "a.npz", num_test=0)
+    save(tmp_path / "b.npz", num_test=0, seed=1)
+    a, b = Source("a.npz"), Source("b.npz")
+    alone, together = make(tmp_path, {"a": a}), make(tmp_path, {"b": b, "a": a})
+    assert bytes_of(alone, alone.clients[0].test) == bytes_of(together, together.clients[1].test)
+    other = make(tmp_path, {"a": a}, seed=1)
+    assert bytes_of(alone, alone.clients[0].test) != bytes_of(other, other.clients[0].test)
+
+
+def test_inverting(tmp_path):
+    save(tmp_path / "a.npz")
+    plain = make(tmp_path, {"a": Source("a.npz")})
+    negative = make(tmp_path, {"a": Source("a.npz", invert=True)})
+    assert torch.equal(plain.images, 255 - negative.images)
+
+
+def test_tiny_clients_do_not_crash_and_are_named(tmp_path, caplog):
+    save(tmp_path / "a.npz", num_train=3, num_test=0, group=np.array([0, 0, 1]))
+    data = ArrayClients({"a": Source("a.npz", group="group")}, root=str(tmp_path), cache_dir=str(tmp_path / "c"))
+    with caplog.at_level(logging.WARNING, "lpft"):
+        data.prepare_data()
+    data.setup()
+    assert sizes(data) == {"a-0": (1, 0, 1), "a-1": (1, 0, 0)}
+    assert "1 of 2 clients have no test samples: a-1." in caplog.text
+    assert "2 of 2 clients lack some of the 3 classes" in caplog.text
+
+
+def test_missing_files_are_all_named(tmp_path):
+    data = ArrayClients({"a": Source("a.npz"), "b": Source("b.npz")}, root=str(tmp_path), num_classes=4)
+    with pytest.raises(FileNotFoundError, match=r"sources.a`.*a.npz; `sources.b`.*--data.init_args.root"):
+        data.prepare_data()
+    with pytest.raises(FileNotFoundError, match=r"sources.a"):
+        _ = ArrayClients({"a": Source("a.npz")}, root=str(tmp_path)).spec
+
+
+def test_more_classes_than_said(tmp_path):
+    save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="labels go from 0 to 3, expected 0 to 1"):
+        make(tmp_path, {"a": Source("a.npz")}, num_classes=2)
+
+
+def test_settings_that_cannot_be():
+    with pytest.raises(ValueError, match="neither 1"):
+        ArrayClients({"a": Source("a.npz")}, channels=2)
+    with pytest.raises(ValueError, match="empty"):
+        ArrayClients({})
+    with pytest.raises(ValueError, match="share a file"):
+        ArrayClients({"a": Source("a.npz"), "A": Source("a.npz")})
+
+
+def parse(*arguments):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FederatedDataModule, "data")
+    return parser.instantiate(parser.parse_args(list(arguments))).data
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_parse(path):
+    assert parse(f"--data={path}").spec.num_classes == 10
+
+
+def test_yaml_and_overrides(tmp_path):
+    save(tmp_path / "a.npz", num_test=0)
+    settings = {"sources": {"a": {"path": "a.npz", "x_test": None, "y_test": None, "num_clients": 2}}}
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump({"class_path": "lpft.data.arrays.ArrayClients", "init_args": settings})
+    )
+    data = parse(
+        f"--data={tmp_path / 'data.yaml'}",
+        f"--data.init_args.root={tmp_path}",
+        f"--data.init_args.cache_dir={tmp_path / 'cache'}",
+        "--data.init_args.sources.a.num_clients=4",
+        "--data.init_args.channels=1",
+    )
+    data.setup()
+    assert isinstance(data.sources["a"], Source)
+    assert list(sizes(data)) == ["a-0", "a-1", "a-2", "a-3"]
+
+
+real = pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
+
+
+def load(name, tmp_path, *arguments):
+    root = os.environ["LPFT_TEST_DATA"]
+    config = f"--data={CONFIGS / name}.yaml"
+    data = parse(config, f"--data.init_args.root={root}", f"--data.init_args.cache_dir={tmp_path}", *arguments)
+    data.setup()
+    return data
+
+
+@pytest.mark.realdata
+@real
+def test_five_real_domains(tmp_path, caplog):
+    data = load("digit5_small", tmp_path)
+    assert sizes(data) == {
+        "mnist": (669, 74, 1500),
+        "usps": (669, 74, 1000),
+        "mnist_m": (669, 74, 800),
+        "meter": (429, 48, 203),
+        "femnist": (669, 74, 751),
+    }
+    assert "left out" not in caplog.text
+    brightness = {c.name: data.images[c.train].float().mean().item() for c in data.clients}
+    assert brightness["mnist"] < 60  # white ink on black
+    assert brightness["femnist"] > 200  # dark ink on white
+    grey = {c.name: bool((data.images[c.train][:, 0] == data.images[c.train][:, 1]).all()) for c in data.clients}
+    assert grey == {"mnist": True, "usps": True, "mnist_m": False, "meter": False, "femnist": True}
+
+
+@pytest.mark.realdata
+@real
+def test_a_line_tells_mnist_and_usps_the_same_way_up(tmp_path):
+    """The mean images of a class correlate between MNIST and USPS; mirrored or turned ones would less."""
+    data = load("digit5_small", tmp_path)
+    mnist, usps = (data.images[c.train][:, 0].float() for c in data.clients[:2])
+    labels = [data.labels[c.train] for c in data.clients[:2]]
+
+    def likeness(turn):
+        pairs = [
+            torch.stack([mnist[labels[0] == k].mean(0).flatten(), turn(usps[labels[1] == k].mean(0)).flatten()])
+            for k in (2, 4, 5, 7)
+        ]
+        return torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs]).mean()
+
+    upright = likeness(lambda image: image)
+    assert upright > likeness(lambda image: image.T)
+    assert upright > likeness(lambda image: image.flip(0))
+    assert upright > likeness(lambda image: image.flip(1))
+
+
+@pytest.mark.realdata
+@real
+def test_fifty_real_writers(tmp_path):
+    data = load("mnist_writers", tmp_path)
+    assert len(data.clients) == 50
+    assert data.images.shape == (5000, 1, 28, 28)
+    assert set(sizes(data).values()) == {(67, 8, 25)}
+    assert data.clients[0].name == "writer-0"
