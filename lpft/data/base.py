@@ -7,6 +7,7 @@ import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from lpft.data.cache import Arrays, ArrayWriter, open_or_build
 from lpft.types import DataSpec
+
+MAPPED = ("images", "labels", "clients", "content_hash")
+"""What `FederatedDataModule.setup` fills."""
 
 log = logging.getLogger("lpft")
 
@@ -89,6 +93,17 @@ class FederatedDataModule(LightningDataModule):
         arrays = self._arrays()
         self.images, self.labels, self.content_hash = arrays.images, arrays.labels, arrays.content_hash
         self.clients = [Client(name, *parts) for name, parts in arrays.clients.items()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the arrays out of what is sent to another process, which maps the same files."""
+        state = {name: value for name, value in vars(self).items() if name not in MAPPED}
+        return {**state, "mapped": "clients" in vars(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        mapped = state.pop("mapped")
+        vars(self).update(state)
+        if mapped:
+            self.setup()
 
     def _arrays(self) -> Arrays:
         key = {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.settings()}

@@ -326,7 +326,9 @@ def _map(path: Path) -> Tensor:
 
 
 def _positions(ranges: list[list[int]]) -> Tensor:
-    return torch.cat([torch.arange(start, stop) for start, stop in ranges] or [torch.empty(0, dtype=torch.int64)])
+    if len(ranges) == 1:
+        return torch.arange(*ranges[0])
+    return torch.cat([torch.empty(0, dtype=torch.int64), *(torch.arange(start, stop) for start, stop in ranges)])
 
 
 def _image_shape(spec: DataSpec) -> tuple[int, int, int]:
