@@ -38,4 +38,13 @@ class AccuracyMatrix(Metric):
 
     def compute(self) -> Tensor:
         """Return percent, float64, ``(K, C)``; NaN for clients without samples."""
-        return 100 * self.correct.double() / self.total.double()
+        return percent(self.correct, self.total)
+
+
+def percent(correct: Tensor, total: Tensor) -> Tensor:
+    """Return the share of correct predictions in percent, float64; NaN where there is none at all.
+
+    >>> percent(torch.tensor([3, 0]), torch.tensor([4, 0]))
+    tensor([75., nan], dtype=torch.float64)
+    """
+    return 100 * correct.double() / total.double()

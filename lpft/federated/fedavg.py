@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from lpft.clients.accuracy import AccuracyMatrix
+from lpft.clients.accuracy import AccuracyMatrix, percent
 from lpft.clients.batches import stacks
 from lpft.clients.features import chunks
 from lpft.clients.samples import DeviceSamples
@@ -146,8 +146,7 @@ class FedAvg:
         for i, o in pieces[self.fabric.global_rank :: self.fabric.world_size]:
             logits = self.net(samples.images(i, self.net.head.weight.dtype)).unsqueeze(0)
             counts.update(logits, samples.labels(i), o.to(self.fabric.device))
-        counts.correct, counts.total = self._sum(counts.correct), self._sum(counts.total)
-        return float(counts.compute().nanmean())
+        return float(percent(self._sum(counts.correct), self._sum(counts.total)).nanmean())
 
     def _sum(self, values: Tensor) -> Tensor:
         return self.fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]

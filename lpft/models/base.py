@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from lpft.types import DataSpec
 
-from lpft.types import DataSpec
-
 
 class BodyHeadNet(nn.Module):
     """A feature extractor with a linear classifier on top.

@@ -15,7 +15,7 @@ from lpft.types import State
 
 
 def save_model(path: Path, state: State, fingerprint: str) -> None:
-    """Write a state dict as safetensors, atomically, with a fingerprint of its settings and a checksum of its content."""
+    """Write a state dict as safetensors, atomically, with its settings' fingerprint and a checksum of its content."""
     state = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     with replacing(path) as temporary:
         save_file(state, temporary, metadata={"fingerprint": fingerprint, "checksum": checksum(state)})
@@ -50,7 +50,7 @@ def checksum(state: State) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

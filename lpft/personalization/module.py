@@ -129,6 +129,7 @@ class Personalizer(LightningModule):
         if self.current_epoch in self._starts:
             self._begin_phase()
         self._enter_phase()
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]  # the schedule steps before the epoch's end
         self._loss = torch.zeros(self.stack.num_clients, device=self.device)
 
     def _enter_phase(self) -> None:
@@ -197,9 +198,8 @@ class Personalizer(LightningModule):
             self.memory = self._hook(lambda *client: self.method.end(number, *client))
         if epoch == self.num_epochs and self.method.overrides("finish"):
             self.stack.write(self._hook(self.method.finish))
-        head, body = (group["lr"] for group in self._optimizer.param_groups)
         loss = (self._loss / self.samples.num_steps).tolist()
-        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, head, body, loss))
+        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, *self._rates, loss))
         every = self.settings.eval_every
         if self._evaluate and every and epoch % every == 0 and epoch < self.num_epochs:
             self.records[-1].evaluation = self._evaluate(self.stack, self.body_is_global)

@@ -17,7 +17,7 @@ from lpft.reporting.tables import result_rows, summary_rows
 from lpft.runs import STATUSES, Run
 
 COLUMNS = (
-    ("local", "local", "{:.1f}"),
+    ("local", "Local", "{:.1f}"),
     ("global_all", "Global", "{:.1f}"),
     ("global_others", "others", "{:.1f}"),
     ("worst_row", "worst", "{:.1f}"),
@@ -75,8 +75,16 @@ def remarks(run: Run, results: Sequence[MethodResult]) -> list[str]:
 
 
 def incomplete(results: Iterable[MethodResult]) -> list[str]:
-    """Name every seed and method that has no row in the table, with the reason."""
-    return [f"left out: {r.method}, seed {r.seed}: {r.problem}" for r in results if not r.complete]
+    """Name every method and seed that has no row in the table, with the reason."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if not result.complete:
+            seeds.setdefault((result.method, result.problem), []).append(str(result.seed))
+    return [f"left out: {method}, {_seeds(which)}: {problem}" for (method, problem), which in seeds.items()]
+
+
+def _seeds(which: Sequence[str]) -> str:
+    return f"seed{'s' if len(which) > 1 else ''} {', '.join(which)}"
 
 
 def unready(run: Run, results: Iterable[MethodResult]) -> list[str]:

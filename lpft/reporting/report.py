@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from lpft.reporting.results import MethodResult, log, read_results
+from lpft.reporting.results import MethodResult, log, read_config, read_results
 from lpft.reporting.status import check_is_run
 from lpft.reporting.tables import write_method_tables, write_run_tables
-from lpft.runs import Run
+from lpft.runs import Run, write_atomically
 
 
 def write_tables(run: Run) -> list[MethodResult]:
@@ -49,3 +51,54 @@ def warn_of_damage(results: Iterable[MethodResult]) -> None:
     for result in results:
         for damage in result.damaged:
             log.warning("%s is left out: %s; the next `lpft personalize` computes it again", damage.path, damage.reason)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `write_report` wrote.
+
+    Args:
+        results: what was found, for every seed and method.
+        page: report.html.
+        figures: the SVG files.
+    """
+
+    results: list[MethodResult]
+    page: Path
+    figures: list[Path]
+
+
+def write_report(run: Run) -> Report:
+    """Rewrite tables, figures, TensorBoard events and pages of a run from its cells.
+
+    The same cells give the same bytes, however often it is called.
+
+    Raises:
+        FileNotFoundError: if the folder is no run, or has no cells yet.
+    """
+    results = write_tables(run)
+    from lpft.reporting.figures import draw_figures  # matplotlib and TensorBoard take half a second
+    from lpft.reporting.page import make_page, to_html, to_markdown
+    from lpft.reporting.tensorboard import write_events
+
+    config = read_config(run)
+    svgs = draw_figures(results, config)
+    figures = write_figures(run, svgs)
+    write_events(run, results, config)
+    page = make_page(run, results, config, svgs)
+    write_atomically(run.root / "report.html", to_html(page))
+    write_atomically(run.root / "report.md", to_markdown(page))
+    return Report(results=results, page=run.root / "report.html", figures=figures)
+
+
+def write_figures(run: Run, svgs: Mapping[str, str]) -> list[Path]:
+    """Write the figures to RUN/figures, and take away those that this run no longer has."""
+    from lpft.reporting.page import CAPTIONS
+
+    folder = run.root / "figures"
+    for name, svg in svgs.items():
+        write_atomically(folder / f"{name}.svg", svg)
+    for path in folder.glob("*.svg"):
+        if path.stem in CAPTIONS and path.stem not in svgs:
+            path.unlink(missing_ok=True)
+    return [folder / f"{name}.svg" for name in svgs]

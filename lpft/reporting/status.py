@@ -152,7 +152,7 @@ def render_status(status: RunStatus) -> Group:
     damaged = [f"{path}: {reason}" for part in status.methods for path, reason in part.damaged.items()]
     lines = [f"damaged  {line}" for line in damaged]
     lines.append(f"report   {status.report}" if status.report else "report   not written yet")
-    return Group(table, *(Text(line, overflow="fold") for line in lines))
+    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
 
 
 def _cells(part: MethodStatus) -> str:
