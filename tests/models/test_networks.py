@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
 from lpft.models.mcmahan import McMahanCNN
@@ -87,6 +86,6 @@ def test_mlp_widths():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_build(path):
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--network", type=Callable[[DataSpec], BodyHeadNet], sub_configs=True)
+    parser.add_argument("--network", type=NetFactory, sub_configs=True)
     make = parser.instantiate(parser.parse_args([f"--network={path}"])).network
     assert make(DataSpec(3, 16, 10))(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
