@@ -154,6 +154,7 @@ class Experiment:
         self.methods = self._selected(getattr(parts, "only", None))
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
         self._check_methods()
+        self.data.prepare_data()
         self.data.setup()
         check_client_names(client.name for client in self.data.clients)
         self.config["out"] = str(self.run.root)

@@ -185,7 +185,7 @@ class ClientStack(nn.Module):
     @torch.no_grad()
     def finite(self) -> Tensor:
         """Tell, as bool ``(K,)``, which clients have finite parameters and buffers only."""
-        tensors = [t.flatten(1) for t in (*self.params().values(), *self.net_buffers().values())]
+        tensors = [t.reshape(self.num_clients, -1) for t in (*self.params().values(), *self.net_buffers().values())]
         return torch.stack([t.isfinite().all(dim=1) for t in tensors]).all(dim=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from lpft.types import State
 def save_model(path: Path, state: State, fingerprint: str) -> None:
     """Write a state dict as safetensors, atomically, with its settings' fingerprint and a checksum of its content."""
     state = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state)})  # one entry: their order is not fixed
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"fingerprint": fingerprint, "checksum": checksum(state)})
+        save_file(state, temporary, metadata={"lpft": note})
 
 
 def load_model(path: Path) -> tuple[State, str]:
@@ -35,13 +37,13 @@ def load_model(path: Path) -> tuple[State, str]:
         raise FileNotFoundError(f"There is no model {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            note = json.loads((file.metadata() or {}).get("lpft", "{}"))
         state: State = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise DamagedFileError("it is not a complete safetensors file") from error
-    if metadata.get("checksum") != checksum(state):
+    if note.get("checksum") != checksum(state):
         raise DamagedFileError("its checksum does not fit its content")
-    return state, metadata["fingerprint"]
+    return state, note["fingerprint"]
 
 
 def checksum(state: State) -> str:

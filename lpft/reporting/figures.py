@@ -214,7 +214,7 @@ def matrices(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     means = {method: _over_seeds(seeds, accuracy_matrix) for method, seeds in by_method.items()}
     names = next(iter(by_method.values()))[0].clients
     columns = 2 if len(means) in (2, 4) else 3
-    side = max(1.5, min(3.0, 0.28 * len(names)))
+    side = max(1.9, min(3.0, 0.28 * len(names)))
     figure, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))
     scale = color_scale(list(means.values()))
     for number, (ax, (method, matrix)) in enumerate(zip(axes, means.items(), strict=True)):
@@ -242,7 +242,7 @@ def draw_matrix(axes: Axes, matrix: Matrix, names: Sequence[str], scale: Normali
         _write_numbers(axes, matrix, scale, image.cmap)
     if len(names) <= NAMED_CLIENTS:
         for place in range(len(names)):
-            axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=PAPER, linewidth=1.2))
+            axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
 
 
 def color_scale(matrices: Sequence[Matrix]) -> Normalize:

@@ -1,0 +1,155 @@
+"""FedAvg against hand-worked numbers, against plain training, and against itself in other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch.optim import SGD
+
+from lpft.clients.batches import StackSamples
+from lpft.devices import Devices
+from lpft.federated.aggregation import WeightedMean
+from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.fedavg import FedAvg, fedavg_round
+from lpft.federated.federate import GlobalTask, federate
+from lpft.federated.settings import Federation
+from lpft.models.weights import load_model
+from lpft.runs import Run
+from lpft.types import ClientUpdate, State
+from tests.toy import ToyData, ToyNet, largest_difference, same_bits, toy_data, toy_net
+
+
+def settings(**changes: object) -> Federation:
+    defaults = {"rounds": 4, "batch_size": 8, "optimizer": partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)}
+    return Federation(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def fabric(precision: str = "64-true") -> Fabric:
+    return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+def fit(data: ToyData, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None) -> Checkpoint:
+    seen: list[Checkpoint] = []
+    end = FedAvg(fabric(), toy_net(norm), data, chosen, size, seed=0).fit(start, seen.append)
+    assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
+    return end
+
+
+def test_a_round_by_hand() -> None:
+    """Two clients take one gradient step from w = 1 on the loss (w - a)^2 / 2 with step 0.5.
+
+    Client 0 (a = 3, 1 sample): 1 - 0.5 * (1 - 3) = 2. Client 1 (a = -1, 3 samples): 1 - 0.5 * (1 + 1) = 0.
+    The average is (1 * 2 + 3 * 0) / 4 = 0.5.
+    """
+    targets, samples = {0: 3.0, 1: -1.0}, [1, 3]
+
+    def train(stack: list[int], state: State) -> Iterator[ClientUpdate]:
+        for client in stack:
+            yield ClientUpdate(client, {"w": state["w"] - 0.5 * (state["w"] - targets[client])}, samples[client])
+
+    state = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], samples, train, WeightedMean())
+    assert state["w"].item() == 0.5
+
+
+def test_a_diverged_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    def train(stack: list[int], state: State) -> Iterator[ClientUpdate]:
+        yield ClientUpdate(stack[0], {"w": torch.tensor([float("nan") if stack[0] else 2.0])}, 1)
+
+    state = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], [1, 1], train, WeightedMean())
+    assert state["w"].item() == 2.0
+    assert "client 1 has diverged" in caplog.text
+
+
+def test_all_diverged_is_an_error_with_a_hint() -> None:
+    with pytest.raises(FloatingPointError, match=r"round 1 of seed 0.*learning rate"):
+        fit(toy_data(), settings(optimizer=partial(SGD, lr=1e30)))
+
+
+def test_one_client_is_that_clients_own_training() -> None:
+    data, chosen = toy_data(counts=(20,)), settings(local_epochs=2)
+    net, samples = toy_net(norm=True).train(), StackSamples.of(data, [0], 8)
+    for round_ in range(1, chosen.rounds + 1):
+        optimizer = chosen.optimizer(net.parameters())
+        for epoch in range(2):
+            for positions in samples.epoch(0, "federate", round_, epoch):
+                index = samples.in_dataset(positions)[0]
+                optimizer.zero_grad()
+                logits = net(data.normalize(data.images[index], torch.float64))
+                torch.nn.functional.cross_entropy(logits, data.labels[index]).backward()
+                optimizer.step()
+    state = fit(data, chosen, norm=True).state
+    floats = [name for name, t in state.items() if t.is_floating_point()]
+    trained = dict(net.state_dict())
+    assert largest_difference({n: state[n] for n in floats}, {n: trained[n] for n in floats}) < 1e-12
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_stacked_equals_one_by_one(norm: bool) -> None:
+    data = toy_data()
+    assert largest_difference(fit(data, settings(), 1, norm).state, fit(data, settings(), 3, norm).state) < 1e-12
+
+
+def test_participation_takes_part_of_the_clients() -> None:
+    end = fit(toy_data(), settings(participation=0.4))
+    assert [row.num_clients for row in end.history] == [2, 2, 2, 2]
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    data, chosen = toy_data(), settings(participation=0.6)
+    through = fit(data, chosen, norm=True)
+    first = FedAvg(fabric(), toy_net(True), data, settings(rounds=2, participation=0.6), 1, 0).fit(None, lambda _: None)
+    first.save(tmp_path / "checkpoint.pt", "f")
+    restored, fingerprint = Checkpoint.load(tmp_path / "checkpoint.pt")
+    assert fingerprint == "f"
+    resumed = fit(data, chosen, norm=True, start=restored)
+    assert same_bits(resumed.state, through.state)
+    assert [row.val_accuracy for row in resumed.history] == [row.val_accuracy for row in through.history]
+
+
+def task(root: Path, devices: int, **changes: object) -> GlobalTask:
+    chosen = Devices("cpu", devices=devices)
+    made = settings(rounds=3, participation=0.8, **changes)
+    return GlobalTask(Run(root), [0, 1], ToyData(), partial(ToyNet, norm=True), made, chosen, 2, "f", recipe=(task, ()))
+
+
+def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) -> None:
+    """1, 2, 3, and more ranks than stacks in a cohort, bit for bit, histories included."""
+    for devices in (1, 2, 3, 6):
+        assert federate(task(tmp_path / str(devices), devices)) == []
+    runs = {devices: Run(tmp_path / str(devices)) for devices in (1, 2, 3, 6)}
+    for seed in (0, 1):
+        reference, _ = load_model(runs[1].global_model(seed))
+        history = _without_seconds(runs[1].global_file(seed, "history.csv"))
+        for devices in (2, 3, 6):
+            assert same_bits(load_model(runs[devices].global_model(seed))[0], reference)
+            assert _without_seconds(runs[devices].global_file(seed, "history.csv")) == history
+    assert not same_bits(load_model(runs[1].global_model(0))[0], load_model(runs[1].global_model(1))[0])
+
+
+def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    federate(task(tmp_path, 1))
+    path = Run(tmp_path).global_model(0)
+    whole, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    federate(task(tmp_path, 1))
+    assert path.stat().st_mtime_ns == stamp
+    path.write_bytes(whole[:-10] + b"0123456789")
+    federate(task(tmp_path, 1))
+    assert path.read_bytes() == whole
+    assert "is damaged" in caplog.text
+
+
+def test_a_finished_model_from_elsewhere_takes_the_place_of_training(tmp_path: Path) -> None:
+    with torch.no_grad():
+        net = toy_net(norm=True, dtype=torch.float32, seed=5)
+    torch.save(net.state_dict(), tmp_path / "theirs.pt")
+    assert federate(task(tmp_path, 1, init=str(tmp_path / "theirs.pt"))) == []
+    assert same_bits(load_model(Run(tmp_path).global_model(1))[0], dict(net.state_dict()))
+
+
+def _without_seconds(path: Path) -> list[str]:
+    return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
