@@ -1,0 +1,56 @@
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from fabricate import CLIENTS, make_run
+from rich.console import Console
+
+from lpft.reporting.console import print_comparison
+from lpft.reporting.report import write_tables
+from lpft.reporting.tables import result_rows, summary_rows
+from lpft.runs import Cell, Run
+
+
+def printed(run: Run, **options: object) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    print_comparison(run, write_tables(run), console=console, **options)  # type: ignore[arg-type]
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_table_has_one_row_per_method_and_fits(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    text = printed(run, page=tmp_path / "report.html")
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert max(len(line) for line in text.splitlines() if "report.html" not in line) <= 118
+    local = {r["method"]: r for r in summary_rows(result_rows(write_tables(run))) if r["metric"] == "local"}
+    for method in ("none", "ft", "ft_short", "lp", "lpft"):
+        assert f"{local[method]['mean']:.1f} ± {local[method]['std']:.1f}" in rows[method]
+    assert f"Report: {tmp_path / 'report.html'}" in text
+    assert "!" not in text
+    assert "*" not in text
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    assert "±" not in printed(make_run(tmp_path, seeds=(3,)))
+
+
+def test_matters_are_named_once(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell | None:
+        if cell.method == "ft" and cell.client == CLIENTS[0]:
+            return None
+        return replace(cell, status="no_train") if cell.client == CLIENTS[9] else cell
+
+    text = printed(make_run(tmp_path, seeds=(0, 1), edit=edit, rounds=5))
+    assert text.count("left out") == 1
+    assert f"left out: ft, seeds 0, 1: 1 of 10 cells missing ({CLIENTS[0]})" in text
+    assert "global model of seed 1 not converged: cannot be judged from 5 rounds" in text
+    assert f"no_train: {CLIENTS[9]}" in text
+
+
+def test_markup_in_names_is_text(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell:
+        return replace(cell, status="diverged")
+
+    text = printed(make_run(tmp_path, seeds=(0,), methods=("[red]x",), clients=("[bold]a", "b"), edit=edit))
+    assert "[red]x" in text
+    assert "diverged: [bold]a, b" in text

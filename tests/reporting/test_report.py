@@ -1,0 +1,191 @@
+"""The whole report: complete, self-contained, unchanged by a second call, safe against names."""
+
+import logging
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from fabricate import CLIENTS, METHODS, WEIRD, make_run
+
+from lpft.reporting.report import write_report
+from lpft.runs import Cell, Run
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and whether tags are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("run"))
+    write_report(run)
+    return run
+
+
+def test_every_figure_is_there_and_is_xml(run: Run) -> None:
+    paths = sorted((run.root / "figures").iterdir())
+    assert [path.stem for path in paths] == ["clients", "curves", "distortion", "matrices", "tradeoff"]
+    for path in paths:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_page_needs_nothing_else(run: Run) -> None:
+    page = read(run.root / "report.html")
+    assert page.tags.count("svg") == 5
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", (run.root / "report.html").read_text())
+
+
+def test_page_tells_what_was_done(run: Run) -> None:
+    text = " ".join(read(run.root / "report.html").text.split())
+    assert "10 clients share one model (SmallCNN), trained together by federated averaging for 60 rounds." in text
+    assert "with 3 seeds (0, 1, 2)" in text
+    assert "only the last layer for 5 epochs, all layers for the other 10" in text
+    assert all(name in text for name in (*METHODS, *CLIENTS))
+    assert "federation.optimizer.lr" in text
+    assert "Settings not from the paper" in text
+
+
+def test_markdown_links_the_figures_that_exist(run: Run) -> None:
+    text = (run.root / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert len(links) == 5
+    assert all((run.root / link).is_file() for link in links)
+
+
+def test_second_report_changes_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft", "lpft"))
+    write_report(run)
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write_report(run)
+    assert first == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_names_cannot_do_anything(tmp_path: Path) -> None:
+    clients = (*WEIRD, "<img src=x onerror=alert(1)>", "|*[x](javascript:y)*|", "{{ 7*7 }}")
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=clients)
+    write_report(run)
+    page = read(run.root / "report.html")
+    assert not {"script", "img"} & set(page.tags)
+    assert all(" ".join(name.split()) in page.text for name in clients)
+    markdown = (run.root / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    assert "<img" not in markdown
+    assert r"\|\*\[x\](javascript:y)\*\|" in markdown
+    for path in (run.root / "figures").iterdir():
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(path).iter()}
+        assert "script" not in tags
+
+
+def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def edit(cell: Cell) -> Cell | None:
+        if cell.method == "lp":
+            return None if cell.client == CLIENTS[0] else cell
+        return replace(cell, status="diverged") if cell.client == CLIENTS[4] and cell.method == "ft" else cell
+
+    run = make_run(tmp_path, seeds=(0,), edit=edit, rounds=12)
+    run.cell(0, "ft_short", CLIENTS[2]).write_text("{}")
+    with caplog.at_level(logging.WARNING, logger="lpft"):
+        report = write_report(run)
+    assert f"{CLIENTS[2]}.json" in caplog.text
+    assert [result.method for result in report.results if not result.complete] == ["ft_short", "lp"]
+    for name in ("report.html", "report.md"):
+        text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
+        assert f"left out: lp, seed 0: 1 of 10 cells missing ({CLIENTS[0]})" in text
+        assert f"left out: ft_short, seed 0: 1 damaged ({CLIENTS[2]})" in text
+        assert "global model of seed 0 not converged: validation accuracy changed by +" in text
+        assert f"diverged: {CLIENTS[4]}" in text
+        assert "one seed: how much chance" in text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("methods", "clients", "seeds", "eval_every", "figures"),
+    [
+        (("none",), ("only",), (0,), 0, {"tradeoff", "matrices"}),
+        (("none", "lpft"), ("only",), (0,), 5, {"tradeoff", "curves", "clients", "distortion", "matrices"}),
+        ([f"m{i}" for i in range(14)], ("a", "b"), (4,), 0, {"tradeoff", "clients", "distortion", "matrices"}),
+        (("ft",), [f"client {i}" for i in range(100)], (0,), 0, {"tradeoff", "clients", "distortion", "matrices"}),
+    ],
+)
+def test_small_and_large(
+    tmp_path: Path, methods: list[str], clients: list[str], seeds: list[int], eval_every: int, figures: set[str]
+) -> None:
+    run = make_run(tmp_path, seeds=seeds, methods=methods, clients=clients, eval_every=eval_every)
+    assert {path.stem for path in write_report(run).figures} == figures
+    read(run.root / "report.html")
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_known_about_accuracy(tmp_path: Path) -> None:
+    """No client has test samples."""
+
+    def edit(cell: Cell) -> Cell:
+        unknown = {"local_before": None, "val_before": None, "val_after": None, "distortion_own": None, "epochs": []}
+        return replace(cell, accuracy=[None] * len(cell.clients), status="no_test", distortion_all=None, **unknown)
+
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=("a", "b"), edit=edit)
+    write_report(run)
+    assert "no_test: a, b" in (run.root / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_without_any_complete_method(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell | None:
+        return None if cell.client == CLIENTS[0] else cell
+
+    run = make_run(tmp_path, seeds=(0,), edit=edit)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "tradeoff.svg").write_text("old")
+    (tmp_path / "figures" / "mine.svg").write_text("mine")
+    assert write_report(run).figures == []
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.svg"]
+    assert "No method is complete yet" in (run.root / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_imports_no_torch_and_no_lightning(run: Run) -> None:
+    code = (
+        "import sys; from lpft.reporting.report import write_report; from lpft.runs import Run;"
+        f"write_report(Run({str(run.root)!r}));"
+        "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
