@@ -95,7 +95,7 @@ class Cell:
             checksum = content.pop("checksum")
             if checksum != _checksum(content) or content.keys() != {f.name for f in fields(cls)}:
                 raise DamagedFileError("its checksum does not fit its content")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error
         return cls(**content)
 

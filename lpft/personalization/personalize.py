@@ -236,7 +236,7 @@ class Bench:
         module = Personalizer(
             self.features, list(job.clients), method, settings, job.seed, lambda *args: self.evaluator.test(*args)
         )
-        with _quietly(), torch.random.fork_rng(devices=[]):
+        with quietly(), torch.random.fork_rng(devices=[]):
             self._trainer(job, module.num_epochs).fit(module)
         module.to(self.device)
         return module.stack, module.records, module.train_passes, module.body_is_global
@@ -390,7 +390,7 @@ def _number(value: float | None) -> float | None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence what the Trainer says about the choices that are made here on purpose."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from lpft.clients.features import GlobalFeatures
+from lpft.clients.stack import ClientStack
+from lpft.evaluation.matrix import Evaluator
+from tests.toy import toy_data, toy_features, toy_net
+
+
+def stack_of(nets: list[torch.nn.Module]) -> ClientStack:
+    stack = ClientStack(nets[0], len(nets))  # type: ignore[arg-type]
+    states = [net.state_dict() for net in nets]
+    stack.write({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    return stack
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_model_on_every_client_as_scikit_learn_counts(count: int) -> None:
+    features = toy_features(norm=True)
+    nets = [toy_net(norm=True, seed=seed).eval() for seed in range(count)]
+    result = Evaluator(features).test(stack_of(nets).train())
+    data = features.data
+    for k, net in enumerate(nets):
+        for j, client in enumerate(data.clients):
+            images = data.normalize(data.images[client.test], torch.float64)
+            expected = 100 * accuracy_score(data.labels[client.test], net(images).argmax(1))
+            assert result.accuracy[k, j] == pytest.approx(expected)
+            moved = (net.body(images) - features.net.body(images)).norm(dim=1).mean().detach()
+            assert result.distortion[k, j] == pytest.approx(float(moved))
+
+
+def test_probed_heads_are_tested_on_stored_features() -> None:
+    features = toy_features()
+    evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
+    with torch.no_grad():
+        stack.params()["head.weight"].add_(torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0)))
+    stored, full = evaluator.test(stack, probed=True), evaluator.test(stack)
+    assert torch.equal(stored.accuracy, full.accuracy)
+    assert not stored.distortion.any()
+    torch.testing.assert_close(full.distortion, stored.distortion, atol=1e-14, rtol=0)
+    assert torch.equal(evaluator.val(stack, [0, 3], probed=True), evaluator.val(stack, [0, 3]))
+
+
+def test_theta_g_is_tested_like_any_model() -> None:
+    features = toy_features()
+    evaluator = Evaluator(features)
+    assert torch.equal(evaluator.test(ClientStack(features.net, 1)).accuracy[0], evaluator.global_accuracy)
+
+
+def test_validation_looks_at_the_clients_own_samples() -> None:
+    features = toy_features()
+    nets = [toy_net(seed=seed).eval() for seed in (1, 2)]
+    data = features.data
+    expected = [
+        100 * accuracy_score(data.labels[i], net(data.normalize(data.images[i], torch.float64)).argmax(1))
+        for net, i in zip(nets, (data.clients[4].val, data.clients[0].val), strict=True)
+    ]
+    assert Evaluator(features).val(stack_of(nets), [4, 0]).tolist() == pytest.approx(expected)
+
+
+def test_empty_test_sets_are_nan() -> None:
+    data = toy_data(counts=(10, 10), num_test=(5, 0))
+    evaluator = Evaluator(GlobalFeatures(toy_net(), data, torch.device("cpu")))
+    result = evaluator.test(ClientStack(evaluator.global_features.net, 1))
+    assert result.accuracy.isnan().tolist() == [[False, True]]
+    assert result.distortion.isnan().tolist() == [[False, True]]
+    assert evaluator.val(ClientStack(evaluator.global_features.net, 1), [0]).isnan().tolist() == [False]
+
+
+def test_modes_are_restored() -> None:
+    features = toy_features(norm=True)
+    stack = ClientStack(features.net, 2).train()
+    stack.freeze_body(True)
+    Evaluator(features).test(stack)
+    assert stack.module.training
+    assert not stack.module.body.training

@@ -1,0 +1,233 @@
+"""The Personalizer against plain PyTorch loops, against itself in other stacks, and across restarts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from lpft.clients.batches import StackSamples
+from lpft.clients.features import GlobalFeatures
+from lpft.methods.base import Method, Phase
+from lpft.methods.ft import FT
+from lpft.methods.lpft import LPFT
+from lpft.personalization.module import Personalizer
+from lpft.personalization.personalize import quietly
+from lpft.personalization.settings import Personalization
+from lpft.types import State
+from tests.toy import largest_difference, same_bits, toy_features
+
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
+ADAM = partial(torch.optim.Adam, lr=0.01)
+LP_LR = 0.2
+
+
+def settings(**changes: Any) -> Personalization:
+    return Personalization(**{"epochs": 6, "batch_size": 16, "optimizer": SGD, **changes})
+
+
+def fit(module: Personalizer, resume: Path | None = None, callbacks: list[Any] | None = None) -> Personalizer:
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=module.num_epochs,
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        precision="64-true" if next(module.parameters()).dtype == torch.float64 else "32-true",
+        callbacks=callbacks,
+    )
+    with quietly():
+        trainer.fit(module, ckpt_path=resume, weights_only=True if resume else None)
+    return module
+
+
+def personalize(
+    features: GlobalFeatures, clients: list[int], method: Method, chosen: Personalization | None = None
+) -> list[State]:
+    return fit(Personalizer(features, clients, method, chosen or settings(), seed=0)).stack.states()
+
+
+def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Personalization, norm: bool) -> State:
+    """LP-FT of one client as one would write it by hand: the real network, images in both phases."""
+    from tests.toy import toy_net
+
+    net, data = toy_net(norm), features.data
+    samples = StackSamples.of(data, [client], chosen.batch_size)
+    for epoch in range(chosen.epochs):
+        if epoch == 0 or epoch == lp_epochs:
+            trained = net.head if epoch < lp_epochs else net
+            optimizer = chosen.optimizer(trained.parameters())
+            if epoch < lp_epochs:
+                optimizer.param_groups[0]["lr"] = LP_LR
+        net.train()
+        net.body.train(epoch >= lp_epochs)
+        for positions in samples.epoch(0, "personalize", epoch):
+            index = samples.in_dataset(positions)[0]
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(data.normalize(data.images[index], torch.float64)), data.labels[index])
+            loss.backward()
+            optimizer.step()
+    return dict(net.state_dict())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM])
+@pytest.mark.parametrize("lp_epochs", [0, 2, 6])
+def test_one_by_one_and_stacked_equal_a_plain_loop(norm: bool, optimizer: Any, lp_epochs: int) -> None:
+    """Clients 1, 2, 3 have 33, 40 and 24 samples; 33 and 40 make three steps of 16."""
+    features, chosen = toy_features(norm), settings(optimizer=optimizer)
+    method = LPFT(lp_epochs=lp_epochs, lp_lr=LP_LR)
+    stacked = personalize(features, [1, 2], method, chosen)
+    for k, client in enumerate([1, 2]):
+        plain = plain_lpft(features, client, lp_epochs, chosen, norm)
+        (alone,) = personalize(features, [client], method, chosen)
+        # Adam divides rounding by its own size where a gradient is 0 in theory (a bias before BatchNorm).
+        tolerance = 1e-12 if optimizer is SGD or not norm else 1e-7
+        assert largest_difference(alone, plain) < tolerance
+        assert largest_difference(stacked[k], plain) < tolerance
+
+
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+def test_probing_leaves_the_body_bit_for_bit(clients: list[int]) -> None:
+    features = toy_features(norm=True)
+    before = {name: t.clone() for name, t in features.net.state_dict().items()}
+    module = fit(Personalizer(features, clients, LPFT(lp_epochs=None), settings(), seed=0))
+    assert module.body_is_global
+    for state in module.stack.states():
+        assert same_bits(_body(state), _body(before))
+        assert not torch.equal(state["head.weight"], before["head.weight"])
+    assert same_bits(dict(features.net.state_dict()), before)  # theta_G itself is left alone
+
+
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+def test_no_probing_is_ft_and_all_probing_is_lp_bit_for_bit(clients: list[int]) -> None:
+    features = toy_features(norm=True, dtype=torch.float32)
+    pairs = [(LPFT(lp_epochs=0), FT()), (LPFT(lp_epochs=6), LPFT(lp_epochs=None))]
+    for one, other in pairs:
+        for a, b in zip(personalize(features, clients, one), personalize(features, clients, other), strict=True):
+            assert same_bits(a, b)
+
+
+def test_lp_is_training_the_head_on_stored_features() -> None:
+    features, chosen = toy_features(norm=True), settings()
+    head = nn.Linear(10, 3).double()
+    head.load_state_dict(features.net.head.state_dict())
+    optimizer = SGD(head.parameters())
+    optimizer.param_groups[0]["lr"] = LP_LR
+    samples, stored = StackSamples.of(features.data, [1], 16), features.train(1)
+    labels = features.data.labels[features.data.clients[1].train]
+    for epoch in range(chosen.epochs):
+        for positions in samples.epoch(0, "personalize", epoch)[:, 0]:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(stored[positions]), labels[positions]).backward()
+            optimizer.step()
+    (state,) = personalize(features, [1], LPFT(lp_epochs=None, lp_lr=LP_LR), chosen)
+    assert largest_difference({n: state[f"head.{n}"] for n in ("weight", "bias")}, dict(head.state_dict())) < 1e-14
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM])
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_resumed_before_at_and_after_the_switch_equals_uninterrupted(optimizer: Any, stop: int, tmp_path: Path) -> None:
+    """The switch comes after two epochs."""
+    features, chosen = toy_features(norm=True, dtype=torch.float32), settings(optimizer=optimizer)
+
+    def module() -> Personalizer:
+        return Personalizer(features, [1, 2], LPFT(lp_epochs=2, lp_lr=LP_LR), chosen, seed=0)
+
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    through = fit(module(), callbacks=[keep])
+    resumed = fit(module(), resume=tmp_path / f"epoch={stop - 1}.ckpt")
+    for a, b in zip(through.stack.states(), resumed.stack.states(), strict=True):
+        assert same_bits(a, b)
+    assert [vars(r) for r in through.records] == [vars(r) for r in resumed.records]
+
+
+def test_the_records_say_what_each_epoch_was_trained_with() -> None:
+    module = fit(Personalizer(toy_features(), [1], LPFT(lp_epochs=2, lp_lr=LP_LR), settings(epochs=4), seed=0))
+    rows = [(record.epoch, record.phase, record.lr_head, record.lr_body) for record in module.records]
+    assert rows == [(1, "LP", LP_LR, 0.0), (2, "LP", LP_LR, 0.0), (3, "FT", 0.05, 0.05), (4, "FT", 0.05, 0.05)]
+
+
+def test_fine_tuning_starts_with_fresh_momentum() -> None:
+    """With a rate of 0 in the second phase, momentum of the first would still move the head."""
+    features = toy_features()
+    tuned = personalize(features, [1], LPFT(lp_epochs=2, lr=1e-30), settings(epochs=3))
+    probed = personalize(features, [1], LPFT(lp_epochs=2), settings(epochs=2))
+    assert largest_difference(tuned[0], probed[0]) < 1e-20
+
+
+def test_clients_are_clipped_each_by_its_own_norm() -> None:
+    features, chosen = toy_features(), settings(clip_norm=0.3)
+    stacked = personalize(features, [1, 2], FT(), chosen)
+    for k, client in enumerate([1, 2]):
+        assert largest_difference(stacked[k], personalize(features, [client], FT(), chosen)[0]) < 1e-12
+    assert largest_difference(stacked[0], personalize(features, [1], FT(), settings())[0]) > 1e-3
+
+
+def test_the_cost_of_training_is_counted_in_passes() -> None:
+    features = toy_features()
+
+    def passes(method: Method) -> float:
+        return Personalizer(features, [1], method, settings(epochs=6), seed=0).train_passes
+
+    assert passes(FT()) == 6
+    assert passes(LPFT(lp_epochs=None)) == pytest.approx(1 / 3)
+    assert passes(LPFT(lp_epochs=2)) == pytest.approx(4 + 1 / 3)
+
+
+class Everything(Method):
+    """Uses every hook, in a way that can be followed by hand."""
+
+    num_prepare_batches = 2
+    uniforms_per_step = 3
+
+    def phases(self, budget: int) -> list[Phase]:
+        return [Phase(1), Phase(1, restart=True)]
+
+    def prepare(self, loss: Any, params: State, images: torch.Tensor, labels: torch.Tensor) -> State:
+        assert images.shape == (2, 16, 1, 8, 8)
+        assert labels.shape == (2, 16)
+        gradient = torch.func.grad(loss)(params, images[0], labels[0])
+        return {"mask": (gradient["head.weight"].abs() > 0).to(torch.float64), "sum": torch.zeros_like(params["head.bias"])}
+
+    def begin(self, phase: int, params: State, global_params: State, memory: State) -> tuple[State, State]:
+        return {**params, "head.bias": params["head.bias"] + phase}, memory
+
+    def mix(self, params: State, global_params: State, memory: State, uniforms: torch.Tensor) -> State:
+        assert uniforms.shape == (3,)
+        return {name: p + 1e-3 * uniforms[0] for name, p in params.items()}
+
+    def penalty(self, params: State, global_params: State, memory: State) -> torch.Tensor:
+        return 0.1 * sum((params[name] - global_params[name]).pow(2).sum() for name in params)
+
+    def project(self, params: State, global_params: State, memory: State) -> State:
+        kept = torch.where(memory["mask"] > 0, params["head.weight"], global_params["head.weight"])
+        return {**params, "head.weight": kept, "body.0.weight": global_params["body.0.weight"]}
+
+    def end(self, phase: int, params: State, global_params: State, memory: State) -> State:
+        return {**memory, "sum": memory["sum"] + params["head.bias"]}
+
+    def finish(self, params: State, global_params: State, memory: State) -> State:
+        return {**params, "head.bias": memory["sum"] / 2}
+
+
+def test_every_hook_works_stacked_as_for_one_client() -> None:
+    features = toy_features(norm=True)
+    stacked = personalize(features, [1, 2], Everything())
+    for k, client in enumerate([1, 2]):
+        (alone,) = personalize(features, [client], Everything())
+        assert largest_difference(stacked[k], alone) < 1e-12
+        assert torch.equal(alone["body.0.weight"], features.net.state_dict()["body.0.weight"])
+        assert alone["body.1.num_batches_tracked"] == 3  # three steps since the restart
+
+
+def _body(state: State) -> State:
+    return {name: t for name, t in state.items() if name.startswith("body.")}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpft.runs import (
+    Cell,
+    DamagedFileError,
+    Run,
+    check_client_names,
+    check_method_names,
+    file_name,
+    fingerprint,
+    read_cell,
+    settle,
+    write_atomically,
+)
+
+CELL = Cell(
+    seed=0, method="ft", client="Klinik Süd/3", fingerprint="f", status="ok", clients=["Klinik Süd/3", "b"],
+    accuracy=[90.0, None], local_before=80.0, val_before=None, val_after=70.0, distortion_own=1.0, distortion_all=2.0,
+    distortion_relative=0.1, num_train=5, num_val=0, num_test=3, train_passes=75.0, seconds=0.1, clients_per_stack=2,
+    device="cpu", epochs=[{"epoch": 0, "phase": "start"}],
+)  # fmt: skip
+
+
+def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
+    path = Run(tmp_path).cell(0, "ft", CELL.client)
+    write_atomically(path, CELL.to_json())
+    assert read_cell(path) == CELL
+    assert [cell for _, cell in Run(tmp_path).cells(0, "ft")] == [CELL]
+    assert Run(tmp_path).methods(0) == ["ft"]
+
+
+@pytest.mark.parametrize("damage", [lambda t: t[:-20], lambda t: t.replace("90.0", "91.0"), lambda t: "", lambda t: "[]"])
+def test_an_edited_or_truncated_cell_is_detected(damage) -> None:
+    with pytest.raises(DamagedFileError):
+        Cell.from_json(damage(CELL.to_json()))
+
+
+def test_a_cell_cannot_hold_nan() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        dataclasses.replace(CELL, val_after=float("nan")).to_json()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+def test_file_names_are_safe_and_tell_clients_apart(a: str, b: str) -> None:
+    name = file_name(a)
+    assert "/" not in name and "\\" not in name and not name.startswith(".") and name.isascii()
+    try:
+        check_client_names([a, b])
+    except ValueError:
+        return
+    assert file_name(a).lower() != file_name(b).lower()
+
+
+def test_names_that_would_share_a_file_are_refused() -> None:
+    with pytest.raises(ValueError, match="'Site' and 'site'"):
+        check_client_names(["Site", "site"])
+    with pytest.raises(ValueError, match="empty"):
+        check_client_names([""])
+    with pytest.raises(ValueError, match=r"methods\.\.\./x"):
+        check_method_names(["../x"])
+    with pytest.raises(ValueError, match="global"):
+        check_method_names(["global"])
+
+
+def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
+    run, old, new = Run(tmp_path), {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}
+    settle(run, 0, "ft", old, overwrite=False)
+    settle(run, 0, "ft", old, overwrite=False)
+    with pytest.raises(ValueError, match=r"different are: `a\.c`.*--out.*--overwrite"):
+        settle(run, 0, "ft", new, overwrite=False)
+    settle(run, 0, "ft", new, overwrite=True)
+    assert json.loads(run.method_file(0, "ft", "settings.json").read_text()) == new
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
