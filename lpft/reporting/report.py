@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lpft.reporting.console import print_comparison
 from lpft.reporting.results import MethodResult, log, read_config, read_results
 from lpft.reporting.status import check_is_run
 from lpft.reporting.tables import write_method_tables, write_run_tables
@@ -68,10 +69,17 @@ class Report:
     figures: list[Path]
 
 
-def write_report(run: Run) -> Report:
+def write_report(run: Run, show: bool = False) -> Report:
     """Rewrite tables, figures, TensorBoard events and pages of a run from its cells.
 
     The same cells give the same bytes, however often it is called.
+
+    Args:
+        run: the run.
+        show: print the comparison, too.
+
+    Returns:
+        What was found and written.
 
     Raises:
         FileNotFoundError: if the folder is no run, or has no cells yet.
@@ -88,7 +96,10 @@ def write_report(run: Run) -> Report:
     page = make_page(run, results, config, svgs)
     write_atomically(run.root / "report.html", to_html(page))
     write_atomically(run.root / "report.md", to_markdown(page))
-    return Report(results=results, page=run.root / "report.html", figures=figures)
+    report = Report(results=results, page=run.root / "report.html", figures=figures)
+    if show:
+        print_comparison(run, results, page=report.page)
+    return report
 
 
 def write_figures(run: Run, svgs: Mapping[str, str]) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def methods_of(results: Iterable[MethodResult]) -> list[str]:
 def read_history(path: Path) -> list[dict[str, float | None]]:
     """Read a global model's history.csv, one dictionary per round; empty if there is none.
 
-    A value that is blank, or no number since the file was cut off, is None.
+    A value that is blank, NaN, or no number since the file was cut off, is None.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -195,9 +196,10 @@ def _planned_methods(config: Mapping[str, Any]) -> list[str]:
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        value = float(text) if text else math.nan
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _some(names: list[str], limit: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class RunStatus:
         return {**asdict(self), "root": str(self.root), "methods": methods, "report": report, "complete": self.complete}
 
 
-def status(run: Run) -> RunStatus:
+def read_status(run: Run) -> RunStatus:
     """Look at what a run has on disk.
 
     Raises:
@@ -129,6 +130,19 @@ def check_is_run(run: Run) -> None:
             f"`{run.root}` is not the folder of a run: it has neither config.yaml nor seed_0."
             " HINT: give the folder named by `out` in the experiment's YAML."
         )
+
+
+def print_status(status: RunStatus, as_json: bool = False) -> None:
+    """Print the status, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(status.to_json(), indent=1))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 60 + 18 * len(status.models)))
+    console.print(render_status(status))
 
 
 def render_status(status: RunStatus) -> Group:

@@ -189,3 +189,11 @@ def test_report_imports_no_torch_and_no_lightning(run: Run) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_comparison_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"))
+    write_report(run)
+    assert capsys.readouterr().out == ""
+    write_report(run, show=True)
+    assert "Global" in capsys.readouterr().out

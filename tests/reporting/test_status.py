@@ -9,18 +9,18 @@ import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
-from lpft.reporting.status import render_status, status
+from lpft.reporting.status import print_status, read_status, render_status
 from lpft.runs import Cell, Run
 
 
 def rendered(run: Run) -> str:
     console = Console(file=io.StringIO(), width=100)
-    console.print(render_status(status(run)))
+    console.print(render_status(read_status(run)))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_finished_run(tmp_path: Path) -> None:
-    found = status(make_run(tmp_path, seeds=(0, 1)))
+    found = read_status(make_run(tmp_path, seeds=(0, 1)))
     assert found.complete
     assert [str(model) for model in found.models] == ["done (60 rounds)"] * 2
     assert all((part.done, part.expected) == (10, 10) for part in found.methods)
@@ -36,7 +36,7 @@ def test_everything_that_can_be_wrong(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(0, 1), methods=("ft", "lp"), edit=edit)
     run.cell(0, "lp", CLIENTS[5]).write_text("")
     run.global_model(1).unlink()
-    found = status(run)
+    found = read_status(run)
     parts = {(part.seed, part.method): part for part in found.methods}
     assert (parts[0, "ft"].done, parts[0, "ft"].diverged, parts[0, "ft"].complete) == (10, 1, True)
     assert (parts[0, "lp"].done, len(parts[0, "lp"].damaged), parts[0, "lp"].missing) == (9, 1, [])
@@ -53,7 +53,7 @@ def test_planned_but_not_begun(tmp_path: Path) -> None:
     for seed in (0, 7):
         run.global_model(seed).unlink()
         run.global_file(seed, "history.csv").unlink()
-    found = status(run)
+    found = read_status(run)
     assert [str(model) for model in found.models] == ["missing", "missing"]
     assert {part.expected for part in found.methods} == {10}
     assert "report   not written yet" in rendered(run)
@@ -65,27 +65,35 @@ def test_history_that_was_cut_off(tmp_path: Path) -> None:
     run.global_file(0, "history.csv").write_text(
         "round,train_loss,val_accuracy,num_clients,seconds\n1,2.0,,10,0.3\n2,1.9"
     )
-    assert str(status(run).models[0]) == "2/60 rounds"
+    assert str(read_status(run).models[0]) == "2/60 rounds"
 
 
 def test_json_has_it_all(tmp_path: Path) -> None:
-    content = json.loads(json.dumps(status(make_run(tmp_path, seeds=(0,))).to_json()))
+    content = json.loads(json.dumps(read_status(make_run(tmp_path, seeds=(0,))).to_json()))
     assert content["complete"] is True
     assert content["methods"][0]["method"] == "none"
     assert content["models"][0] == {"seed": 0, "done": True, "rounds": 60, "planned": 60}
 
 
+def test_printed_json_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read_status(make_run(tmp_path, seeds=(0,), methods=("ft",)))
+    print_status(found, as_json=True)
+    assert json.loads(capsys.readouterr().out) == found.to_json()
+    print_status(found)
+    assert "10/10" in capsys.readouterr().out
+
+
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):
-        status(Run(tmp_path))
+        read_status(Run(tmp_path))
 
 
 def test_answers_at_once(tmp_path: Path) -> None:
     """Nothing heavy is imported, not even numpy."""
     run = make_run(tmp_path, seeds=(0,))
     code = (
-        "import sys; from lpft.reporting.status import status, render_status; from lpft.runs import Run;"
-        f"render_status(status(Run({str(run.root)!r})));"
+        "import sys; from lpft.reporting.status import read_status, render_status; from lpft.runs import Run;"
+        f"render_status(read_status(Run({str(run.root)!r})));"
         "print([n for n in ('torch', 'lightning', 'numpy', 'matplotlib', 'pandas', 'tensorboard') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
