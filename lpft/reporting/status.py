@@ -142,7 +142,7 @@ def print_status(status: RunStatus, as_json: bool = False) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 60 + 18 * len(status.models)))
-    console.print(render_status(status))
+    console.print(render_status(status), crop=False)
 
 
 def render_status(status: RunStatus) -> Group:

@@ -15,7 +15,7 @@ from lpft.runs import Cell, Run
 
 def rendered(run: Run) -> str:
     console = Console(file=io.StringIO(), width=100)
-    console.print(render_status(read_status(run)))
+    console.print(render_status(read_status(run)), crop=False)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
