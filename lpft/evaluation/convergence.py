@@ -18,8 +18,9 @@ class Convergence:
 
     Args:
         converged: whether its accuracy stayed within `MAX_CHANGE` points over the last tenth of the rounds.
-        change: accuracy after the last round minus accuracy a tenth of the rounds before, in points; None if the
-            history does not tell.
+        change: the largest difference between any two rounds of that span, in points; None if the history does not
+            tell. Its two ends alone would do for a curve that rises steadily, but one that swings may end by chance
+            where it began.
         rounds: number of rounds in the history.
     """
 
@@ -36,7 +37,7 @@ class Convergence:
         last = f"the last {span} of {self.rounds} rounds" if span > 1 else f"the last of {self.rounds} rounds"
         verdict = "converged" if self.converged else "not converged"
         bound = f"less than {MAX_CHANGE}" if self.converged else f"{MAX_CHANGE} or more"
-        return f"{verdict}: validation accuracy changed by {self.change:+.2f} points over {last} ({bound})"
+        return f"{verdict}: validation accuracy changed by {self.change:.2f} points over {last} ({bound})"
 
 
 def judge_convergence(val_accuracy: Sequence[float | None]) -> Convergence:
@@ -48,15 +49,17 @@ def judge_convergence(val_accuracy: Sequence[float | None]) -> Convergence:
     >>> judge_convergence([50.0, 60, 70, 75, 78, 80, 81, 82, 82.5, 82.6]).converged
     True
     >>> print(judge_convergence([50.0] * 9 + [60.0]))
-    not converged: validation accuracy changed by +10.00 points over the last of 10 rounds (0.5 or more)
+    not converged: validation accuracy changed by 10.00 points over the last of 10 rounds (0.5 or more)
     """
     rounds = len(val_accuracy)
     if rounds < MIN_ROUNDS:
         return Convergence(converged=False, change=None, rounds=rounds)
-    last, before = val_accuracy[-1], val_accuracy[-1 - _tenth(rounds)]
-    if last is None or before is None:
+    span = val_accuracy[-1 - _tenth(rounds) :]
+    known = [accuracy for accuracy in span if accuracy is not None]
+    if len(known) < len(span):
         return Convergence(converged=False, change=None, rounds=rounds)
-    return Convergence(converged=abs(last - before) < MAX_CHANGE, change=last - before, rounds=rounds)
+    change = max(known) - min(known)
+    return Convergence(converged=change < MAX_CHANGE, change=change, rounds=rounds)
 
 
 def _tenth(rounds: int) -> int:

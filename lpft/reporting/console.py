@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lpft.evaluation.convergence import judge_convergence
-from lpft.reporting.results import MethodResult, methods_of, read_history
+from lpft.reporting.results import MethodResult, methods_of, read_config, read_history
 from lpft.reporting.tables import result_rows, summary_rows
+from lpft.reporting.words import settings_not_from_the_paper
 from lpft.runs import STATUSES, Run
 
 COLUMNS = (
@@ -45,6 +46,11 @@ def print_comparison(
     console.print(comparison_table(results))
     for line in remarks(run, results):
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
+    foreign = settings_not_from_the_paper(read_config(run), len({result.seed for result in results}))
+    if foreign:
+        console.print(
+            f"{len(foreign)} settings not from the paper, listed in the report.", style="dim", highlight=False
+        )
     if page is not None:
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
 

@@ -84,6 +84,7 @@ def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> li
         rows += [(f"methods.{method}.{key}", str(value), "") for key, value in flat(_section(settings, "init_args"))]
     if num_seeds != PAPER_SEEDS:
         rows.append(("seeds", str(num_seeds), f"the paper uses {PAPER_SEEDS}"))
+    rows = [row for row in rows if row[1] != "False" and not row[0].endswith(".dampening")]
     silent = ("federation.clients_per_stack", "federation.init", "data.init_args.root", "data.init_args.cache_dir")
     return [(key.replace(".init_args.", "."), *rest) for key, *rest in rows if key not in silent]  # type: ignore[misc]
 

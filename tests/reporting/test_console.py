@@ -26,6 +26,7 @@ def test_table_has_one_row_per_method_and_fits(tmp_path: Path) -> None:
     for method in ("none", "ft", "ft_short", "lp", "lpft"):
         assert f"{local[method]['mean']:.1f} ± {local[method]['std']:.1f}" in rows[method]
     assert f"Report: {tmp_path / 'report.html'}" in text
+    assert "settings not from the paper" in text
     assert "!" not in text
     assert "*" not in text
 

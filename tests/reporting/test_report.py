@@ -92,12 +92,10 @@ def test_markdown_links_the_figures_that_exist(run: Run) -> None:
     assert all((run.root / link).is_file() for link in links)
 
 
-def test_second_report_changes_nothing(tmp_path: Path) -> None:
-    run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft", "lpft"))
+def test_second_report_changes_nothing(run: Run) -> None:
+    first = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
     write_report(run)
-    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    write_report(run)
-    assert first == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert first == {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
 
 
 def test_names_cannot_do_anything(tmp_path: Path) -> None:
@@ -132,7 +130,7 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
         text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
         assert f"left out: lp, seed 0: 1 of 10 cells missing ({CLIENTS[0]})" in text
         assert f"left out: ft_short, seed 0: 1 damaged ({CLIENTS[2]})" in text
-        assert "global model of seed 0 not converged: validation accuracy changed by +" in text
+        assert "global model of seed 0 not converged: validation accuracy changed by " in text
         assert f"diverged: {CLIENTS[4]}" in text
         assert "one seed: how much chance" in text
 
@@ -181,7 +179,8 @@ def test_report_without_any_complete_method(tmp_path: Path) -> None:
     assert "No method is complete yet" in (run.root / "report.html").read_text(encoding="utf-8")
 
 
-def test_report_imports_no_torch_and_no_lightning(run: Run) -> None:
+def test_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=("a", "b"))
     code = (
         "import sys; from lpft.reporting.report import write_report; from lpft.runs import Run;"
         f"write_report(Run({str(run.root)!r}));"

@@ -1,0 +1,47 @@
+import pytest
+from fabricate import CLIENTS, METHODS, make_config
+
+from lpft.reporting.words import describe_method, settings_not_from_the_paper, what_was_done
+
+CONFIG = make_config((0, 1, 2), tuple(METHODS), CLIENTS, 3, 60)
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("none", "No fine-tuning: every client keeps the global model."),
+        ("ft", "Full fine-tuning: all layers, 15 epochs."),
+        ("ft_short", "Full fine-tuning: all layers, 10 epochs."),
+        ("lp", "Linear probing: only the last layer, 15 epochs; the features stay the global model's."),
+        (
+            "lpft",
+            "Linear probing, then full fine-tuning: only the last layer for 5 epochs, all layers for the other 10.",
+        ),
+        ("unknown", ""),
+    ],
+)
+def test_methods_in_words(method: str, text: str) -> None:
+    assert describe_method(method, CONFIG) == text
+
+
+def test_other_methods_show_class_and_settings() -> None:
+    config = {"methods": {"prox": {"class_path": "lpft.methods.prox.ProximalFT", "init_args": {"mu": 0.1, "lr": None}}}}
+    assert describe_method("prox", config) == "ProximalFT (mu = 0.1)."
+
+
+def test_what_was_done_with_little_or_other_knowledge() -> None:
+    assert what_was_done({}, 1, [4]).startswith("One client has one model. Then every client")
+    given = what_was_done({**CONFIG, "federation": {"init": "a.safetensors", "rounds": 60}}, 3, [0])
+    assert "3 clients share one model (SmallCNN), which was given to start with." in given
+
+
+def test_what_the_paper_fixes_is_not_listed() -> None:
+    keys = {key for key, _, _ in settings_not_from_the_paper(CONFIG, 3)}
+    assert {"federation.rounds", "personalization.optimizer.lr", "methods.lpft.lp_epochs", "network.class_path"} <= keys
+    assert not {"personalization.epochs", "seeds"} & keys
+
+
+def test_where_the_paper_differs_it_is_said() -> None:
+    config = {**CONFIG, "personalization": {"epochs": 5}}
+    remarks = {key: remark for key, _, remark in settings_not_from_the_paper(config, 1) if remark}
+    assert remarks == {"personalization.epochs": "the paper uses 15", "seeds": "the paper uses 3"}
