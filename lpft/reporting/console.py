@@ -26,7 +26,11 @@ COLUMNS = (
     ("distortion_own", "distortion", "{:.2f}"),
 )
 
+HEADER = ("method", *(title for _, title, _ in COLUMNS), "hurt", "passes", "seconds", "n")
+DISPENSABLE = ("others", "seconds", "average3", "passes", "hurt", "distortion")
+"""What a narrow terminal does not show, first things first."""
 WIDTH = 118
+"""Columns of a file or pipe."""
 
 
 def print_comparison(
@@ -43,7 +47,7 @@ def print_comparison(
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, WIDTH))
-    console.print(comparison_table(results))
+    console.print(_fitting_table(results, console))
     for line in remarks(run, results):
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
     foreign = settings_not_from_the_paper(read_config(run), len({result.seed for result in results}))
@@ -55,24 +59,47 @@ def print_comparison(
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
-def comparison_table(results: Sequence[MethodResult]) -> Table:
-    """Return one row per method: mean and standard deviation over the seeds where it is complete."""
+def comparison_table(results: Sequence[MethodResult], leave_out: Sequence[str] = ()) -> Table:
+    """Return one row per method: mean and standard deviation over the seeds where it is complete.
+
+    Args:
+        results: what was found on disk.
+        leave_out: columns of `HEADER` to do without.
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
-    table.add_column("method", overflow="fold", max_width=24)
-    for title in (*(title for _, title, _ in COLUMNS), "hurt", "passes", "seconds", "n"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for method, summary in by_method(results).items():
-        table.add_row(escape(method), *_entries(summary))
-    several = max((summary["local"]["n"] for summary in by_method(results).values()), default=0) > 1
+    shown = [number for number, title in enumerate(HEADER) if title not in leave_out]
+    for number in shown:
+        if number == 0:
+            table.add_column(HEADER[number], overflow="fold", max_width=24)
+        else:
+            table.add_column(HEADER[number], justify="right", no_wrap=True)
+    rows = comparison_rows(results)
+    for method, entries in rows:
+        table.add_row(*([escape(method), *entries][number] for number in shown))
+    several = any(entries[-1] != "1" for _, entries in rows)
     table.caption = "Accuracy in percent" + (", mean ± std over n seeds." if several else ".")
+    if leave_out:
+        table.caption += f" A wider terminal also shows {', '.join(leave_out)}."
     return table
 
 
-def by_method(results: Sequence[MethodResult]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Return the rows of summary.csv as ``[method][metric]``, for methods that are complete for at least one seed."""
+def _fitting_table(results: Sequence[MethodResult], console: Console) -> Table:
+    """Leave out columns until the table fits the terminal."""
+    for number in range(len(DISPENSABLE) + 1):
+        table = comparison_table(results, DISPENSABLE[:number])
+        table.caption, caption = None, table.caption
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
+    table.caption = caption
+    return table
+
+
+def comparison_rows(results: Sequence[MethodResult]) -> list[tuple[str, list[str]]]:
+    """Return name and entries (see `HEADER`) of every method that is complete for at least one seed."""
     rows = summary_rows(result_rows(results), methods_of(results))
     methods = dict.fromkeys(row["method"] for row in rows)
-    return {method: {row["metric"]: row for row in rows if row["method"] == method} for method in methods}
+    by_method = {method: {row["metric"]: row for row in rows if row["method"] == method} for method in methods}
+    return [(method, _entries(summary)) for method, summary in by_method.items()]
 
 
 def remarks(run: Run, results: Sequence[MethodResult]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from lpft.reporting.console import COLUMNS, by_method, count, mean_and_std, remarks
+from lpft.reporting.console import HEADER, comparison_rows, remarks
 from lpft.reporting.results import MethodResult, methods_of
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.words import TERMS, describe_method, settings_not_from_the_paper, what_was_done
@@ -79,7 +79,7 @@ class Page:
     lead: str
     facts: list[tuple[str, str]]
     remarks: list[str]
-    header: list[str]
+    header: Sequence[str]
     rows: list[tuple[str, list[str]]]
     methods: list[tuple[str, str]]
     colors: dict[str, str]
@@ -104,8 +104,8 @@ def make_page(run: Run, results: Sequence[MethodResult], config: Mapping[str, An
         lead=what_was_done(config, len(names), seeds),
         facts=[(str(number), noun if number == 1 else f"{noun}s") for number, noun in facts],
         remarks=[*remarks(run, results), *_limits(seeds)],
-        header=["method", *(title for _, title, _ in COLUMNS), "hurt", "passes", "seconds", "n"],
-        rows=[(method, _comparison_row(summary)) for method, summary in by_method(results).items()],
+        header=HEADER,
+        rows=comparison_rows(results),
         methods=[(method, describe_method(method, config)) for method in methods],
         colors={method: look[method].color for method in methods},
         terms=TERMS,
@@ -163,16 +163,6 @@ def to_markdown(page: Page) -> str:
         _table(["setting", "value", "remark"], [(k, [v, r]) for k, v, r in page.foreign]),
     ]
     return "\n\n".join([*parts, _plain(page.made_by)]) + "\n"
-
-
-def _comparison_row(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    hurt = summary["hurt_share"]["mean"]
-    return [
-        *(mean_and_std(summary[name], form) for name, _, form in COLUMNS),
-        "-" if hurt is None else f"{hurt:.0%}",
-        *(count(summary[name]["mean"]) for name in ("train_passes", "seconds")),
-        str(summary["train_passes"]["n"]),
-    ]
 
 
 def _client_row(name: str, results: Sequence[MethodResult], methods: Sequence[str]) -> list[str]:

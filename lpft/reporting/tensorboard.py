@@ -14,6 +14,8 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
@@ -69,7 +71,7 @@ def method_events(result: MethodResult, settings: Mapping[str, Mapping[str, Any]
     final = figures(result) if result.complete else {}
     end = rows[-1]["epoch"] if rows else 0
     yield from _plugin_events(result, settings, final)
-    yield _event(0, _value(custom_scalar.CONFIG_SUMMARY_TAG, custom_scalar.PLUGIN_NAME, _layout().SerializeToString()))
+    yield _event(0, _layout_value())
     for row in _with_final(rows, end, final):
         yield from _scalars(row["epoch"], {tag: row.get(column) for tag, column in TAGS.items()})
     yield from _scalars(end, {f"final/{name}": final.get(name) for name in FINAL})
@@ -186,7 +188,7 @@ def _set(target: Any, value: Any) -> None:
         target.string_value = str(value)
 
 
-def _layout() -> layout_pb2.Layout:
+def _layout_value() -> Summary.Value:
     """Return the charts of the custom-scalars tab: local and global accuracy in one picture."""
     charts = {
         "Accuracy": {
@@ -195,7 +197,7 @@ def _layout() -> layout_pb2.Layout:
         },
         "Training": {"loss": ["^train/loss$"], "learning rates": ["^lr/head$", "^lr/body$"], "drift": ["^distortion$"]},
     }
-    return layout_pb2.Layout(
+    layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(
                 title=title,
@@ -207,6 +209,10 @@ def _layout() -> layout_pb2.Layout:
             for title, content in charts.items()
         ]
     )
+    metadata = SummaryMetadata()
+    metadata.plugin_data.plugin_name = custom_scalar.PLUGIN_NAME
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    return Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
 
 
 def _matrix_image(result: MethodResult) -> Summary.Value:
@@ -219,16 +225,6 @@ def _scalars(step: int, values: Mapping[str, float | None]) -> Iterator[Event]:
     known = {tag: value for tag, value in values.items() if value is not None and not math.isnan(value)}
     if known:
         yield _event(step, *(Summary.Value(tag=tag, simple_value=value) for tag, value in known.items()))
-
-
-def _value(tag: str, plugin: str, content: bytes) -> Summary.Value:
-    """Return a text value for a plugin, as `tensorboard.summary.v1` writes it."""
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.compat.proto.types_pb2 import DT_STRING
-
-    metadata = SummaryMetadata()
-    metadata.plugin_data.plugin_name = plugin
-    return Summary.Value(tag=tag, metadata=metadata, tensor=TensorProto(dtype=DT_STRING, string_val=[content]))
 
 
 def _event(step: int, *values: Summary.Value) -> Event:

@@ -45,7 +45,9 @@ def make_run(
             for client in clients:
                 cell = edit(make_cell(seed, method, client, clients, eval_every))
                 if cell is not None:
-                    write_atomically(run.cell(seed, method, client), cell.to_json())
+                    path = run.cell(seed, method, client)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(cell.to_json())
     return run
 
 

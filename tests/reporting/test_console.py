@@ -2,6 +2,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
@@ -55,3 +56,15 @@ def test_markup_in_names_is_text(tmp_path: Path) -> None:
     text = printed(make_run(tmp_path, seeds=(0,), methods=("[red]x",), clients=("[bold]a", "b"), edit=edit))
     assert "[red]x" in text
     assert "diverged: [bold]a, b" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_narrow_terminal_shows_fewer_columns_but_whole_numbers(tmp_path: Path, width: int) -> None:
+    run = make_run(tmp_path)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    print_comparison(run, write_tables(run), console=console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert ("others" in text.splitlines()[1]) == (width == 140)
+    assert "Local" in text.splitlines()[1]
