@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -20,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import lpft
 from lpft.clients.size import clients_per_stack
+from lpft.clients.stack import check_elementwise
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
 from lpft.federated.cohort import cohort_size
@@ -109,12 +112,29 @@ class ExperimentParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and end with exit code 2."""
-        named = next((hint for key, hint in TRAINER_HINTS.items() if f"trainer.{key}" in message), None)
-        if named or ("trainer" in message and any(word in message for word in ("not expected", "nrecognized"))):
-            message += "\nHINT: `trainer` has accelerator, devices, num_nodes and precision only"
-            message += f"; {named}." if named else "."
+        ours = re.search(r"Errors:\n  - (.*?)\n  - Expected a <class 'NoneType'>", message, re.DOTALL)
+        message = ours[1] if ours else message  # a constructor's own words, out of the parser's
+        hint = self._hint(message)
+        message += f"\nHINT: {hint}." if hint else ""
         sys.stderr.write(f"{self.prog}: {message}\nFor all settings: {self.prog} --help\n")
         sys.exit(2)
+
+
+    def _hint(self, message: str) -> str | None:
+        """Return what to do about an unknown key."""
+        found = re.search(r"Group '(.+?)' does not accept option '(.+?)'|unrecognized arguments: --([\w.]+)", message)
+        if not found:
+            return None
+        key = found[3] or f"{found[1]}.{found[2]}"
+        section = key.rpartition(".")[0]
+        known = [a.dest for a in self._actions if a.dest.rpartition(".")[0] == section and a.dest not in ("help", section)]
+        if section == "trainer":
+            other = TRAINER_HINTS.get(key.removeprefix("trainer."))
+            return "`trainer` has accelerator, devices, num_nodes and precision only" + (f"; {other}" if other else "")
+        close = difflib.get_close_matches(key, known, n=1)
+        if close:
+            return f"perhaps `{close[0]}` is meant"
+        return f"`{section}` has {', '.join(k.removeprefix(section + '.') for k in known)}" if section and known else None
 
 
 DESCRIPTIONS = {
@@ -159,6 +179,7 @@ class Experiment:
         check_client_names(client.name for client in self.data.clients)
         self.config["out"] = str(self.run.root)
         self._resolve_stacks()
+        self._check_optimizers()
 
     # Tasks
 
@@ -271,6 +292,22 @@ class Experiment:
             )
 
     # Checks
+
+    def _check_optimizers(self) -> None:
+        """Build both optimizers once, so that what does not work ends before any training."""
+        net = self.net
+        parts = [{"name": name, "params": getattr(net, name).parameters()} for name in ("head", "body")]
+        for section, make, params in (
+            ("federation", self.federation.optimizer, net.parameters()),
+            ("personalization", self.personalization.optimizer, parts),
+        ):
+            try:
+                optimizer = make(params)
+                check_elementwise(optimizer, self.config[section]["clients_per_stack"])
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"`{section}.optimizer` cannot be used: {error}") from error
+            if not optimizer.param_groups[0]["lr"] > 0:
+                raise ValueError(f"`{section}.optimizer` has learning rate 0. HINT: give it one above 0.")
 
     def _selected(self, only: str | None) -> dict[str, Method]:
         if only is None:

@@ -17,10 +17,10 @@ class Convergence:
     """Verdict on a global model.
 
     Args:
-        converged: whether its accuracy stayed within `MAX_CHANGE` points over the last tenth of the rounds.
-        change: the largest difference between any two rounds of that span, in points; None if the history does not
-            tell. Its two ends alone would do for a curve that rises steadily, but one that swings may end by chance
-            where it began.
+        converged: whether its accuracy changed by less than `MAX_CHANGE` points over the last tenth of the rounds.
+        change: mean accuracy of the last tenth of the rounds minus that of the tenth before, in points; None if the
+            history does not tell. Means, since from one round to the next the accuracy on a small validation set
+            swings by more than that even on a plateau.
         rounds: number of rounds in the history.
     """
 
@@ -33,11 +33,10 @@ class Convergence:
         if self.change is None:
             reason = "no validation accuracy" if self.rounds >= MIN_ROUNDS else f"fewer than {MIN_ROUNDS}"
             return f"not converged: cannot be judged from {self.rounds} rounds ({reason})"
-        span = _tenth(self.rounds)
-        last = f"the last {span} of {self.rounds} rounds" if span > 1 else f"the last of {self.rounds} rounds"
         verdict = "converged" if self.converged else "not converged"
         bound = f"less than {MAX_CHANGE}" if self.converged else f"{MAX_CHANGE} or more"
-        return f"{verdict}: validation accuracy changed by {self.change:.2f} points over {last} ({bound})"
+        span = f"the last tenth of {self.rounds} rounds"
+        return f"{verdict}: mean validation accuracy changed by {self.change:+.2f} points in {span} ({bound})"
 
 
 def judge_convergence(val_accuracy: Sequence[float | None]) -> Convergence:
@@ -49,19 +48,12 @@ def judge_convergence(val_accuracy: Sequence[float | None]) -> Convergence:
     >>> judge_convergence([50.0, 60, 70, 75, 78, 80, 81, 82, 82.5, 82.6]).converged
     True
     >>> print(judge_convergence([50.0] * 9 + [60.0]))
-    not converged: validation accuracy changed by 10.00 points over the last of 10 rounds (0.5 or more)
+    not converged: mean validation accuracy changed by +10.00 points in the last tenth of 10 rounds (0.5 or more)
     """
     rounds = len(val_accuracy)
-    if rounds < MIN_ROUNDS:
+    span = -(-rounds // 10)  # a tenth, rounded up
+    known = [accuracy for accuracy in val_accuracy[-2 * span :] if accuracy is not None]
+    if rounds < MIN_ROUNDS or len(known) < 2 * span:
         return Convergence(converged=False, change=None, rounds=rounds)
-    span = val_accuracy[-1 - _tenth(rounds) :]
-    known = [accuracy for accuracy in span if accuracy is not None]
-    if len(known) < len(span):
-        return Convergence(converged=False, change=None, rounds=rounds)
-    change = max(known) - min(known)
-    return Convergence(converged=change < MAX_CHANGE, change=change, rounds=rounds)
-
-
-def _tenth(rounds: int) -> int:
-    """Return a tenth of the rounds, rounded up."""
-    return -(-rounds // 10)
+    change = (sum(known[span:]) - sum(known[:span])) / span
+    return Convergence(converged=abs(change) < MAX_CHANGE, change=change, rounds=rounds)

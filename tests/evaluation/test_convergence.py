@@ -3,28 +3,25 @@ import pytest
 from lpft.evaluation.convergence import judge_convergence
 
 
-def test_change_is_over_the_last_tenth() -> None:
-    """Thirty rounds: from round 27 to round 30, whatever was before."""
-    verdict = judge_convergence([50.0] * 26 + [80.0, 80.2, 80.3, 80.4])
+def test_change_is_between_the_means_of_the_last_two_tenths() -> None:
+    """Thirty rounds: (80.4 + 80.2 + 80.6) / 3 - (80.1 + 79.9 + 80.0) / 3 = 0.4, whatever was before."""
+    verdict = judge_convergence([50.0] * 24 + [80.1, 79.9, 80.0, 80.4, 80.2, 80.6])
     assert verdict.converged
     assert verdict.change == pytest.approx(0.4)
-    assert "last 3 of 30 rounds" in str(verdict)
+    assert "+0.40 points in the last tenth of 30 rounds" in str(verdict)
 
 
-def test_swinging_back_by_chance_is_no_convergence() -> None:
-    assert not judge_convergence([50.0] * 12 + [38.1, 35.2, 38.0]).converged
+def test_swings_on_a_plateau_are_convergence_and_a_steady_rise_is_not() -> None:
+    assert judge_convergence([80.0, 82.0] * 50).converged
+    assert not judge_convergence([50 + 0.1 * i for i in range(100)]).converged
 
 
-@pytest.mark.parametrize(("last", "converged"), [(70.49, True), (70.5, False), (69.51, True), (69.5, False)])
+@pytest.mark.parametrize(("last", "converged"), [(70.99, True), (71.01, False), (69.01, True), (68.99, False)])
 def test_half_a_point_is_too_much_in_both_directions(last: float, converged: bool) -> None:
+    """Twenty rounds: the mean of the last two is halfway between 70 and the last."""
     verdict = judge_convergence([70.0] * 19 + [last])
     assert verdict.converged is converged
     assert str(verdict).startswith("converged" if converged else "not converged")
-
-
-def test_a_part_of_a_tenth_counts_as_a_round() -> None:
-    """Of eleven rounds the last tenth is 1.1: two rounds are looked at."""
-    assert not judge_convergence([0.0] * 9 + [50.0, 50.0]).converged
 
 
 @pytest.mark.parametrize("history", [[], [70.0], [70.0] * 9])

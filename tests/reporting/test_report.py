@@ -130,7 +130,7 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
         text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
         assert f"left out: lp, seed 0: 1 of 10 cells missing ({CLIENTS[0]})" in text
         assert f"left out: ft_short, seed 0: 1 damaged ({CLIENTS[2]})" in text
-        assert "global model of seed 0 not converged: validation accuracy changed by " in text
+        assert "global model of seed 0 not converged: mean validation accuracy changed by " in text
         assert f"diverged: {CLIENTS[4]}" in text
         assert "one seed: how much chance" in text
 
