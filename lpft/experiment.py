@@ -103,7 +103,7 @@ class ExperimentCLI(LightningCLI):
             self.parser.error(str(error))
 
     def _plain_config(self) -> dict[str, Any]:
-        dumped: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        dumped: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         return dumped
 
 

@@ -37,7 +37,11 @@ class AccuracyMatrix(Metric):
         self.total.index_add_(0, clients, torch.ones_like(clients))
 
     def compute(self) -> Tensor:
-        """Return percent, float64, ``(K, C)``; NaN for clients without samples."""
+        """Return percent, float64, ``(K, C)``; NaN for clients without samples. A single entry becomes a scalar."""
+        return self.matrix()
+
+    def matrix(self) -> Tensor:
+        """Return percent, float64, always ``(K, C)``."""
         return percent(self.correct, self.total)
 
 

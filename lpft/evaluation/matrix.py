@@ -88,7 +88,7 @@ class Evaluator:
                 owner = owner.to(self.device)
                 counts.update(stack.classify(after), self._labels(index), owner)
                 moved.update((after - before).norm(dim=-1), owner)
-        return StackEvaluation(counts.compute().cpu(), moved.compute())
+        return StackEvaluation(counts.matrix().cpu(), moved.compute())
 
     @torch.inference_mode()
     def val(self, stack: ClientStack, clients: Sequence[int], probed: bool = False) -> Tensor:
@@ -122,7 +122,7 @@ class Evaluator:
             chunks(self.test_features), chunks(self.index), chunks(self.owner), strict=True
         ):
             counts.update(classify(features), self._labels(index), owner.to(self.device))
-        return counts.compute().cpu()
+        return counts.matrix().cpu()
 
     def _labels(self, index: Tensor) -> Tensor:
         return self.global_features.samples.labels(index)

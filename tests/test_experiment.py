@@ -1,0 +1,318 @@
+"""The experiment commands from end to end: files, selections, resuming, other numbers of processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score
+
+from lpft.evaluation.metrics import matrix_metrics
+from lpft.experiment import ExperimentCLI
+from lpft.methods.base import Method, Phase
+from lpft.runs import Run, read_cell
+from tests.commands import TOY, lpft, outcome, table, toy
+from tests.toy import ToyNet, toy_data
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of the toy experiment; do not change it."""
+    return toy("run", tmp_path_factory.mktemp("finished"))
+
+
+def matrix(run: Run, seed: int, method: str) -> tuple[list[str], np.ndarray]:
+    with run.method_file(seed, method, "accuracy.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == header[1:]
+    return header[1:], np.array([[float(a or "nan") for a in row[1:]] for row in rows])
+
+
+def test_a_run_leaves_every_file(finished: Run) -> None:
+    for name in ("config.yaml", "results.csv", "summary.csv", "report.html", "report.md", "figures"):
+        assert (finished.root / name).exists(), name
+    for seed in (0, 1):
+        assert {p.name for p in finished.global_model(seed).parent.iterdir()} >= {"history.csv", "model.safetensors"}
+        assert not finished.global_file(seed, "checkpoint.pt").exists()
+        for method in ("none", "ft", "lpft"):
+            folder = finished.method_file(seed, method, "")
+            assert {p.name for p in (folder / "cells").iterdir()} == {f"c{i}.json" for i in range(5)}
+            assert {p.name for p in folder.glob("*.csv")} == {"accuracy.csv", "clients.csv", "curves.csv"}
+            assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    assert not list(finished.root.rglob("*.tmp"))
+    config = yaml.safe_load(finished.config.read_text())
+    assert config["lpft"]["clients"] == [f"c{i}" for i in range(5)]
+    assert config["personalization"]["clients_per_stack"] == 2
+
+
+def test_results_follow_from_the_matrices_alone(finished: Run) -> None:
+    rows = table(finished.root / "results.csv")
+    assert [(row["seed"], row["method"]) for row in rows] == [(s, m) for s in "01" for m in ("none", "ft", "lpft")]
+    for row in rows:
+        _, accuracy = matrix(finished, int(row["seed"]), row["method"])
+        for name, value in matrix_metrics(accuracy).items():
+            assert float(row[name]) == pytest.approx(value, abs=1e-12)
+
+
+def test_matrices_follow_from_the_models_alone(finished: Run) -> None:
+    """Loaded into the plain network, and counted by scikit-learn."""
+    data = toy_data()
+    for method in ("none", "ft", "lpft"):
+        names, accuracy = matrix(finished, 1, method)
+        for i, name in enumerate(names):
+            net = ToyNet(data.spec, norm=True)
+            net.load_state_dict(load_file(finished.model(1, method, name)))
+            net.eval()
+            for j, client in enumerate(data.clients):
+                logits = net(data.normalize(data.images[client.test]))
+                top = logits.topk(2).values
+                assert (top[:, 0] - top[:, 1]).min() > 1e-4, "a tie would make this comparison unfair"
+                assert accuracy[i, j] == pytest.approx(100 * accuracy_score(data.labels[client.test], logits.argmax(1)))
+
+
+def test_the_methods_differ_and_probing_does_not_distort(finished: Run) -> None:
+    none, ft, lpft_ = (read_cell(finished.cell(0, method, "c0")) for method in ("none", "ft", "lpft"))
+    assert none.distortion_own == 0 < lpft_.distortion_own < ft.distortion_own  # type: ignore[operator]
+    assert none.train_passes == 0
+    assert ft.train_passes == 4 * 20
+    assert lpft_.train_passes == pytest.approx((2 + 1 / 3) * 20)
+    assert [row["epoch"] for row in ft.epochs if "local" in row] == [0, 2, 4]
+    assert [row["distortion"] for row in lpft_.epochs if "local" in row][:2] == [0.0, 0.0]
+
+
+def test_a_second_run_does_nothing(finished: Run) -> None:
+    def stamps() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in finished.root.rglob("*.*") if "cells" in str(path) or "global" in str(path)}
+
+    before = stamps()
+    toy("run", finished.root)
+    assert stamps() == before
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_any_number_of_processes_gives_the_same_files(finished: Run, devices: int, out: Path) -> None:
+    assert outcome(toy("run", out, "--trainer.devices", devices)) == outcome(finished)
+
+
+def test_in_float64_the_size_of_stacks_does_not_matter(tmp_path: Path) -> None:
+    sizes = {
+        size: toy(
+            "run", tmp_path / str(size), "--seeds", "[0]", "--trainer.precision", "64-true",
+            "--federation.clients_per_stack", size, "--personalization.clients_per_stack", size,
+        )
+        for size in (1, 5)
+    }  # fmt: skip
+    for method in ("ft", "lpft"):
+        assert (matrix(sizes[1], 0, method)[1] == matrix(sizes[5], 0, method)[1]).all()
+
+
+def test_stages_and_shards_give_what_run_gives(finished: Run, out: Path) -> None:
+    toy("federate", out)
+    for shard in ("2/3", "0/3", "1/3"):
+        toy("personalize", out, "--shard", shard)
+    run = toy("run", out)
+    assert outcome(run) == outcome(finished)
+
+
+def test_methods_can_be_selected_and_added(finished: Run, out: Path) -> None:
+    toy("run", out, "--only", "lpft", "--seeds", "[1]")
+    run = Run(out)
+    assert run.seeds() == [1]
+    assert run.methods(1) == ["lpft"]
+    toy("run", out, "--seeds", "[1]", "--methods.short", "lpft.methods.ft.FT", "--methods.short.epochs", 1)
+    assert run.methods(1) == ["ft", "lpft", "none", "short"]
+    assert list(yaml.safe_load(run.config.read_text())["methods"]) == ["none", "ft", "lpft", "short"]
+    toy("run", out, "--seeds", "[0]")
+    assert yaml.safe_load(run.config.read_text())["seeds"] == [0, 1]
+    assert matrix(run, 0, "ft")[1].tolist() == matrix(finished, 0, "ft")[1].tolist()
+
+
+def test_the_resolved_configuration_makes_the_same_run(finished: Run, out: Path) -> None:
+    lpft("run", "-c", finished.config, "--out", out)
+    assert outcome(Run(out)) == outcome(finished)
+
+
+def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--seeds", "[0]", "--only", "ft")
+    toy("run", out, *words)
+    toy("run", out, *words, "--federation.rounds", 2, "--personalization.epochs", 3, code=2)
+    assert "different are: `federation.rounds`" in capsys.readouterr().err
+    toy("run", out, *words, "--personalization.epochs", 3, code=2)
+    assert "`personalization.epochs`" in capsys.readouterr().err
+    toy("run", out, *words, "--data.init_args.seed", 1, code=2)
+    assert "`data.content`" in capsys.readouterr().err
+    run = toy("run", out, *words, "--personalization.epochs", 3, "--overwrite")
+    assert read_cell(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
+    toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", None])
+def test_a_damaged_result_is_made_again(
+    finished: Run, damage: bytes | None, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = toy("run", out)
+    cell, model = run.cell(0, "ft", "c2"), run.model(1, "lpft", "c4")
+    for path in (cell, model):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-30] + bytes(30) if damage is None else damage)
+    toy("run", out)
+    assert outcome(run) == outcome(finished)
+    assert f"{cell} is damaged" in caplog.text
+    assert f"{model} is damaged" in caplog.text
+
+
+def test_clients_that_lack_samples_are_marked(out: Path) -> None:
+    run = toy("run", out, "--seeds", "[0]", "--data.init_args.counts", "[20, 0, 24]", "--data.init_args.num_test", "[12, 5, 0]")
+    for method in ("none", "ft", "lpft"):
+        assert [read_cell(run.cell(0, method, f"c{i}")).status for i in range(3)] == ["ok", "no_train", "no_test"]
+        _, accuracy = matrix(run, 0, method)
+        assert np.isnan(accuracy).tolist() == [[False, False, True]] * 3
+    base = matrix(run, 0, "none")[1]
+    assert (matrix(run, 0, "ft")[1][1, :2] == base[1, :2]).all()  # theta_G itself
+    assert (run.root / "report.html").exists()
+
+
+def test_a_single_client_has_no_others(out: Path) -> None:
+    run = toy("run", out, "--data.init_args.counts", "[20]", "--data.init_args.num_test", "[12]", "--seeds", "[0]")
+    assert all(row["global_others"] == row["worst_row"] == "" for row in table(run.root / "results.csv"))
+
+
+def test_a_diverged_client_gets_the_global_model(out: Path) -> None:
+    run = toy("run", out, "--seeds", "[0]", "--methods.ft.lr", 1e38)
+    cell = read_cell(run.cell(0, "ft", "c1"))
+    assert cell.status == "diverged"
+    assert cell.accuracy == read_cell(run.cell(0, "none", "c1")).accuracy
+    theirs, ours = load_file(run.model(0, "ft", "c1")), load_file(run.global_model(0))
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert cell.distortion_own is None
+
+
+class Broken(Method):
+    """Fails as soon as it trains."""
+
+    def phases(self, budget: int) -> list[Phase]:
+        return [Phase(budget)]
+
+    def penalty(self, params, global_params, memory):
+        raise RuntimeError("this method is broken")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_failing_method_does_not_stop_the_others(
+    finished: Run, devices: int, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ("--methods.broken", f"{__name__}.Broken", "--trainer.devices", devices)
+    run = toy("run", out, *extra, code=1)
+    error = capsys.readouterr().err
+    assert "failed: seed 0, broken, clients" in error
+    assert "this method is broken" in error
+    assert "Start the same command again" in error
+    assert "this method is broken" in next(run.root.glob("logs/failed_seed_0_broken_*.txt")).read_text()
+    assert run.methods(0) == ["ft", "lpft", "none"]
+    assert outcome(toy("run", out)) == outcome(finished)
+
+
+def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy("run", out, "--federation.optimizer.lr", 1e38, "--trainer.devices", 2, code=1)
+    error = capsys.readouterr().err
+    assert "In round 1 of seed 0 every client's update has diverged" in error
+    assert "HINT: lower the learning rate" in error
+    assert "Traceback" not in error
+
+
+def test_a_finished_model_is_personalized_without_federated_training(finished: Run, out: Path) -> None:
+    model = finished.global_model(1)
+    run = toy("run", out, "--federation.init", model, "--seeds", "[1]")
+    assert not run.global_file(1, "history.csv").exists()
+    assert matrix(run, 1, "lpft")[1].tolist() == matrix(finished, 1, "lpft")[1].tolist()
+
+
+def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None:
+    experiment = ExperimentCLI("run", ["-c", TOY, "--out", str(out), "--seeds", "[3]"]).experiment
+    for task in (experiment.global_task(), experiment.personal_task()):
+        copy = pickle.loads(pickle.dumps(task))
+        assert copy.seeds == [3]
+        assert copy.run.root == out
+    assert copy.fingerprints == task.fingerprints
+    assert copy.jobs() == task.jobs()
+
+
+def start(out: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "lpft", "run", "-c", TOY, "--out", str(out), "--trainer.devices", "2", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def alive(group: int) -> bool:
+    """Tell whether any process of a group is alive (zombies are not)."""
+    states = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    return any(int(fields[2]) == group and fields[0] != "Z" for fields in states)
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+SLOWER = ("--federation.rounds", "12", "--personalization.epochs", "12")
+MOMENTS = {
+    "federate": lambda out: (out / "seed_0/global/checkpoint.pt").exists(),
+    "personalize": lambda out: len(list(out.glob("seed_*/*/cells/*.json"))) > 4,
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killing_the_main_process_ends_all_and_loses_nothing(moment: str, out: Path, tmp_path: Path) -> None:
+    process = start(out, *SLOWER)
+    wait_until(lambda: MOMENTS[moment](out) or process.poll() is not None)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not alive(process.pid), seconds=5)
+    killed = toy("run", out, *SLOWER)
+    assert outcome(killed) == outcome(toy("run", tmp_path / "whole", *SLOWER))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    out, kills = tmp_path / "killed", 0
+    while kills < 20:
+        process = start(out, *SLOWER)
+        try:
+            process.wait(float(rng.uniform(4, 14)))
+            if process.returncode == 0:
+                for path in list(out.glob("seed_*/*/cells/*.json"))[:: 3]:
+                    path.unlink()  # done too early: give it something to do again
+                continue
+        except subprocess.TimeoutExpired:
+            kills += 1
+            os.kill(process.pid, signal.SIGKILL) if kills % 2 else os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        wait_until(lambda: not alive(process.pid), seconds=5)  # noqa: B023
+    assert outcome(toy("run", out, *SLOWER)) == outcome(toy("run", tmp_path / "whole", *SLOWER))
+
+
+def test_cells_hold_what_is_needed_to_trust_them(finished: Run) -> None:
+    cell = json.loads(finished.cell(0, "ft", "c0").read_text())
+    assert cell["clients_per_stack"] == 2
+    assert cell["device"] == "cpu"
+    assert cell["num_train"] == 20
+    assert cell["status"] == "ok"
