@@ -16,7 +16,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -58,6 +58,11 @@ class Cell:
         device: device type it was computed on.
         epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
             ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
+        train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
+        val_gained: number of validation samples that the personalized model gets right and the global model does not.
+        val_lost: number of those that the global model gets right and the personalized model does not.
+        num_classes: number of classes of the task.
+        num_train_classes: number of classes among the client's training samples.
     """
 
     seed: int
@@ -81,6 +86,11 @@ class Cell:
     clients_per_stack: int
     device: str
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    train_accuracy: float | None = None
+    val_gained: int | None = None
+    val_lost: int | None = None
+    num_classes: int | None = None
+    num_train_classes: int | None = None
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
@@ -89,11 +99,16 @@ class Cell:
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
-        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote."""
+        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
+
+        Fields that have a default may be absent: the cell is from before they were recorded.
+        """
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
         try:
             content = json.loads(text)
             checksum = content.pop("checksum")
-            if checksum != _checksum(content) or content.keys() != {f.name for f in fields(cls)}:
+            known = needed <= content.keys() <= {f.name for f in fields(cls)}
+            if checksum != _checksum(content) or not known:
                 raise DamagedFileError("its checksum does not fit its content")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error

@@ -13,6 +13,7 @@ from lpft.runs import (
     Cell,
     DamagedFileError,
     Run,
+    _checksum,
     check_client_names,
     check_method_names,
     file_name,
@@ -42,6 +43,15 @@ def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
 def test_an_edited_or_truncated_cell_is_detected(damage) -> None:
     with pytest.raises(DamagedFileError):
         Cell.from_json(damage(CELL.to_json()))
+
+
+def test_a_cell_from_before_a_field_was_recorded_can_be_read() -> None:
+    content = json.loads(CELL.to_json())
+    del content["checksum"], content["train_accuracy"]
+    assert Cell.from_json(json.dumps({**content, "checksum": _checksum(content)})) == CELL
+    del content["seed"]
+    with pytest.raises(DamagedFileError):
+        Cell.from_json(json.dumps({**content, "checksum": _checksum(content)}))
 
 
 def test_a_cell_cannot_hold_nan() -> None:

@@ -91,6 +91,31 @@ class Evaluator:
         return StackEvaluation(counts.matrix().cpu(), moved.compute())
 
     @torch.inference_mode()
+    def hits(self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None) -> list[Tensor]:
+        """Return for each of the K models which samples of a set of its own it classifies correctly.
+
+        Args:
+            stack: K models.
+            sets: positions of the samples in the dataset's arrays, int64, ``(n,)``, one tensor per model.
+            features: of those samples, ``(K, n_max, k)``, where they are known: those of a stack whose bodies are
+                theta_G's.
+
+        Returns:
+            K tensors on the CPU, bool, ``(n,)``.
+        """
+        index = torch.nn.utils.rnn.pad_sequence(list(sets), batch_first=True)
+        size = max(16, CHUNK // len(sets))
+        hits = [torch.zeros(len(sets), 0, dtype=torch.bool)]
+        with _inference(stack):
+            for number, part in enumerate(index.split(size, dim=1) if index.numel() else ()):
+                if features is not None:
+                    own = features[:, number * size : (number + 1) * size]
+                else:
+                    own = stack.features(self.global_features.images(part))
+                hits.append((stack.classify(own).argmax(-1) == self._labels(part)).cpu())
+        correct = torch.cat(hits, dim=1)
+        return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
+
     def val(self, stack: ClientStack, clients: Sequence[int], probed: bool = False) -> Tensor:
         """Return the accuracy of each of the K models on its own client's validation set, percent, ``(K,)``.
 
@@ -100,20 +125,12 @@ class Evaluator:
             probed: their bodies are theta_G's.
         """
         sets = [self.clients[client].val for client in clients]
-        if not max(len(samples) for samples in sets):
-            return torch.full((len(clients),), float("nan"), dtype=torch.float64)
-        index = torch.nn.utils.rnn.pad_sequence(sets, batch_first=True)
-        inside = torch.arange(index.shape[1]) < torch.tensor([len(samples) for samples in sets]).unsqueeze(1)
-        hits = []
-        with _inference(stack):
-            for part in index.split(max(16, CHUNK // len(clients)), dim=1):
-                if probed:
-                    features = self.global_features.of(part.flatten()).unflatten(0, part.shape)
-                else:
-                    features = stack.features(self.global_features.images(part))
-                hits.append(stack.classify(features).argmax(-1) == self._labels(part))
-        correct = (torch.cat(hits, dim=1).cpu() & inside).sum(1)
-        return 100 * correct.double() / inside.sum(1).double()
+        return share(self.hits(stack, sets, self.features_of(sets) if probed else None))
+
+    @torch.inference_mode()
+    def features_of(self, sets: Sequence[Tensor]) -> Tensor:
+        """Return theta_G's features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
+        return torch.nn.utils.rnn.pad_sequence([self.global_features.of(samples) for samples in sets], batch_first=True)
 
     @torch.inference_mode()
     def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> Tensor:
@@ -126,6 +143,15 @@ class Evaluator:
 
     def _labels(self, index: Tensor) -> Tensor:
         return self.global_features.samples.labels(index)
+
+
+def share(hits: Sequence[Tensor]) -> Tensor:
+    """Return the share of correct predictions per model, percent, float64; NaN where there are no samples.
+
+    >>> share([torch.tensor([True, False]), torch.tensor([], dtype=torch.bool)])
+    tensor([50., nan], dtype=torch.float64)
+    """
+    return torch.stack([100 * row.double().mean() for row in hits])
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from lpft.clients.stack import ClientStack
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices, leave_with_parent
 from lpft.evaluation.distortion import summarize
-from lpft.evaluation.matrix import Evaluator, StackEvaluation
+from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
 from lpft.methods.base import Method
-from lpft.models.base import NetFactory
+from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, save_model
 from lpft.personalization.module import EpochRecord, Personalizer
 from lpft.personalization.settings import Personalization
@@ -309,6 +309,11 @@ class Bench:
             clients_per_stack=task.clients_per_stack,
             device=self.device.type,
             epochs=epochs,
+            train_accuracy=_number(results.train_accuracy[k]),
+            val_gained=results.val_gained[k],
+            val_lost=results.val_lost[k],
+            num_classes=task.data.spec.num_classes,
+            num_train_classes=len(self.features.samples.labels(client.train).unique()),
         )
 
     def _save(self, cell: Cell, state: State) -> None:
@@ -330,6 +335,9 @@ class StackResults:
         distortion: mean distance of features over each client's test samples, ``(K, C)``.
         val_before: theta_G's accuracy on each client's validation set, percent.
         val_after: the personalized network's.
+        val_gained: number of validation samples that only the personalized network gets right.
+        val_lost: number of those that only theta_G gets right.
+        train_accuracy: the personalized network's accuracy on each client's training samples, percent.
     """
 
     clients: Sequence[int]
@@ -339,6 +347,9 @@ class StackResults:
     distortion: torch.Tensor
     val_before: list[float]
     val_after: list[float]
+    val_gained: list[int]
+    val_lost: list[int]
+    train_accuracy: list[float]
 
     @classmethod
     def of(cls, evaluator: Evaluator, stack: ClientStack, clients: Sequence[int], probed: bool) -> StackResults:
@@ -349,17 +360,33 @@ class StackResults:
             mine = net.get_parameter(name) if name in dict(net.named_parameters()) else net.get_buffer(name)
             keep = finite.view(-1, *[1] * mine.dim())
             stack.write({name: torch.where(keep, tensor.detach(), mine.detach())})
+        probed = probed and _has_body_of(stack, net)  # what a method says of itself is not taken on trust
         result = evaluator.test(stack, probed)
-        before = ClientStack(net, len(clients)).to(evaluator.device)
+        known = evaluator.global_features
+        train = [evaluator.clients[client].train for client in clients]
+        val = [evaluator.clients[client].val for client in clients]
+        stored = evaluator.features_of(val)
+        before = evaluator.hits(ClientStack(net, len(clients)).to(evaluator.device), val, stored)
+        after = evaluator.hits(stack, val, stored if probed else None)
         return cls(
             clients,
             stack.states(),
             finite.tolist(),
             result.accuracy,
             result.distortion,
-            evaluator.val(before, clients, probed=True).tolist(),
-            evaluator.val(stack, clients, probed).tolist(),
+            share(before).tolist(),
+            share(after).tolist(),
+            [int((a & ~b).sum()) for a, b in zip(after, before, strict=True)],
+            [int((b & ~a).sum()) for a, b in zip(after, before, strict=True)],
+            share(evaluator.hits(stack, train, known.stacked(list(clients)) if probed else None)).tolist(),
         )
+
+
+def _has_body_of(stack: ClientStack, net: BodyHeadNet) -> bool:
+    """Tell whether the bodies of a stack, their buffers included, are a network's, bit for bit."""
+    state = net.state_dict()
+    tensors = {**stack.params(), **stack.net_buffers()}
+    return all(bool((t == state[name]).all()) for name, t in tensors.items() if name.startswith("body."))
 
 
 def _epoch(record: EpochRecord, k: int, client: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
+from lpft.personalization.personalize import StackResults
 from tests.toy import toy_data, toy_features, toy_net
 
 
@@ -77,3 +78,37 @@ def test_modes_are_restored() -> None:
     Evaluator(features).test(stack)
     assert stack.module.training
     assert not stack.module.body.training
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_hits_are_those_of_each_models_own_samples(count: int) -> None:
+    features = toy_features()
+    nets = [toy_net(seed=seed).eval() for seed in range(1, count + 1)]
+    data = features.data
+    sets = [data.clients[4].train, data.clients[0].train[:3]][:count]
+    hits = Evaluator(features).hits(stack_of(nets), sets)
+    for net, index, found in zip(nets, sets, hits, strict=True):
+        images = data.normalize(data.images[index], torch.float64)
+        assert torch.equal(found, net(images).argmax(1) == data.labels[index])
+
+
+def test_results_count_what_was_gained_and_lost() -> None:
+    features = toy_features()
+    evaluator, nets = Evaluator(features), [toy_net(seed=seed).eval() for seed in (1, 2)]
+    results = StackResults.of(evaluator, stack_of(nets), [4, 0], probed=False)
+    for k, client in enumerate((4, 0)):
+        num_val = len(features.data.clients[client].val)
+        change = 100 * (results.val_gained[k] - results.val_lost[k]) / num_val
+        assert results.val_after[k] - results.val_before[k] == pytest.approx(change)
+        train = evaluator.hits(stack_of([nets[k]]), [features.data.clients[client].train])[0]
+        assert results.train_accuracy[k] == pytest.approx(100 * float(train.double().mean()))
+
+
+def test_a_body_that_is_said_to_be_theta_gs_is_checked() -> None:
+    """The method claims to have trained the head only, but a norm layer's statistics have moved."""
+    features = toy_features(norm=True)
+    evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
+    assert not StackResults.of(evaluator, stack, [0, 1], probed=True).distortion.any()
+    buffer = next(name for name in stack.net_buffers() if name.endswith("running_mean"))
+    stack.write({buffer: stack.net_buffers()[buffer] + 0.1})
+    assert (StackResults.of(evaluator, stack, [0, 1], probed=True).distortion > 0).all()
