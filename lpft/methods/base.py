@@ -8,9 +8,14 @@ The order of calls for a client:
 
 1. `phases` once, from the budget alone;
 2. `prepare` once, at theta_G: computes the method's `memory`, a dict of tensors, from batches of training data;
+   `start_head` once, if the method sets `starts_head`: another head than theta_G's to start from;
 3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` -> optimizer -> `project`,
    then `end`;
-4. `finish` once: returns the personalized parameters.
+4. for each of `num_candidates` the parameters that `candidate` returns are scored on the client's validation data, and
+   `judge` is told;
+5. `finish` once: returns the personalized parameters.
+
+`start_head` alone is called on the host, one client after the other, so that it may use any solver.
 """
 
 from __future__ import annotations
@@ -20,12 +25,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from jsonargparse.typing import NonNegativeFloat
+from torch import Generator, Tensor
 
 from lpft.types import State
 
 Loss = Callable[[State, Tensor, Tensor], Tensor]
 """Mean cross-entropy of one client's parameters on images ``(batch, ...)`` with labels ``(batch,)``."""
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """What a client's head can be computed from.
+
+    Args:
+        features: theta_G's of the training samples, ``(num_train, k)``.
+        labels: int64, ``(num_train,)``.
+        val_features: theta_G's of the validation samples, ``(num_val, k)``.
+        val_labels: int64, ``(num_val,)``.
+    """
+
+    features: Tensor
+    labels: Tensor
+    val_features: Tensor
+    val_labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,12 +61,17 @@ class Phase:
             too. ``all`` is full fine-tuning.
         lr: learning rate; None is the rate of ``personalization.optimizer``.
         restart: begin at theta_G again, norm statistics included.
+        lr_factor: multiplies the learning rate.
+        bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
+            their scales and shifts are trained either way.
     """
 
     epochs: int
     trains: Literal["head", "all"] = "all"
     lr: float | None = None
     restart: bool = False
+    lr_factor: float = 1.0
+    bn: Literal["train", "eval"] = "train"
 
     @property
     def name(self) -> str:
@@ -55,13 +83,36 @@ class Method(ABC):
     """Base of all methods; see the module for the order of calls.
 
     In every signature `params` are the client's trainable parameters and `global_params` those of theta_G, by name,
-    without a client dimension; `memory` is whatever `prepare`, `begin` or `end` returned last.
+    without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
+
+    Args:
+        flood: level b of loss flooding: a step minimizes ``|J - b| + b`` in place of the client's cross-entropy J, so
+            that the loss ascends below b. Penalties are added to that, and recorded losses are J. null: no flooding.
+
+    References:
+        Ishida et al., arXiv:2002.08709 (flooding).
     """
 
     num_prepare_batches: int = 0
-    """How many batches of training data `prepare` gets; 0 if it is not used."""
+    """How many batches of training data `prepare` gets at most; 0 if it is not used."""
     uniforms_per_step: int = 0
     """How many uniform random numbers `mix` gets in each step."""
+    num_candidates: int = 0
+    """How many sets of parameters are scored on validation data before `finish`."""
+    flood: float | None = None
+    """Level of loss flooding, also for methods whose constructor does not take it."""
+    starts_head: bool = False
+    """Whether `start_head` is called; it costs a forward pass over the training data."""
+    keep_best: bool = False
+    """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
+    ones the earliest; the start counts as epoch 0) in place of the last epoch's. Clients without validation data keep
+    the last epoch's."""
+    refresh_norm: bool = False
+    """Whether BatchNorm statistics are computed anew, by one pass over the client's training data, for every candidate
+    and after `finish`. To be set where parameters are averaged."""
+
+    def __init__(self, flood: NonNegativeFloat | None = None) -> None:
+        self.flood = flood
 
     @abstractmethod
     def phases(self, budget: int) -> list[Phase]:
@@ -84,6 +135,16 @@ class Method(ABC):
             labels: int64, ``(num_prepare_batches, batch)``.
         """
         return {}
+
+    def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
+        """Return the head to start from.
+
+        Args:
+            head: theta_G's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
+            data: what it can be computed from.
+            generator: source of all randomness; it depends on seed and client only.
+        """
+        return head
 
     def begin(self, phase: int, params: State, global_params: State, memory: State) -> tuple[State, State]:
         """Return parameters and memory with which a phase, counted from 0, begins."""
@@ -111,6 +172,22 @@ class Method(ABC):
 
     def end(self, phase: int, params: State, global_params: State, memory: State) -> State:
         """Return the memory after a phase, counted from 0."""
+        return memory
+
+    def candidate(self, number: int, params: State, global_params: State, memory: State) -> State:
+        """Return the parameters that are scored next; they are counted from 0."""
+        return params
+
+    def judge(self, number: int, params: State, global_params: State, memory: State, accuracy: Tensor) -> State:
+        """Return the memory after a candidate was scored.
+
+        Args:
+            number: of the candidate.
+            params: those of the candidate.
+            global_params: as above.
+            memory: as above.
+            accuracy: of the candidate on the client's validation data, percent, ``()``; NaN if there are none.
+        """
         return memory
 
     def finish(self, params: State, global_params: State, memory: State) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from lpft.methods.base import Method, Phase, check_epochs
@@ -9,6 +11,9 @@ from lpft.methods.base import Method, Phase, check_epochs
 
 class NoFineTuning(Method):
     """theta_G itself: row 0 of every comparison."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def phases(self, budget: int) -> list[Phase]:
         """Return no phase at all."""
@@ -22,16 +27,26 @@ class FT(Method):
         epochs: how many of the budget's epochs to spend; null spends all. FT for only the number of full epochs that
             LP-FT spends is the control ``ft_short``.
         lr: learning rate; null is the rate of ``personalization.optimizer``.
+        bn: ``train`` normalizes by the batch's statistics and goes on averaging them; ``eval`` keeps theta_G's.
+        common: what every method takes: ``flood``.
 
     References:
         Chen et al., arXiv:2511.12695, the baseline FT. Number of epochs (15) from the paper, the rest ours.
     """
 
-    def __init__(self, epochs: PositiveInt | None = None, lr: PositiveFloat | None = None) -> None:
+    def __init__(
+        self,
+        epochs: PositiveInt | None = None,
+        lr: PositiveFloat | None = None,
+        bn: Literal["train", "eval"] = "train",
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
         self.epochs = epochs
         self.lr = lr
+        self.bn = bn
 
     def phases(self, budget: int) -> list[Phase]:
         """Return one phase of full fine-tuning."""
         check_epochs("epochs", self.epochs or 0, budget)
-        return [Phase(self.epochs or budget, trains="all", lr=self.lr)]
+        return [Phase(self.epochs or budget, trains="all", lr=self.lr, bn=self.bn)]

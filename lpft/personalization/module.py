@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack, check_elementwise, client_losses
-from lpft.methods.base import Method, Phase
+from lpft.evaluation.matrix import Evaluator
+from lpft.methods.base import HeadData, Method, Phase
+from lpft.personalization.norm import has_batch_norm, keep_batch_norm, refresh_batch_norm
 from lpft.personalization.settings import Personalization
 from lpft.seeding import generator, stable_seed
 from lpft.types import State
@@ -81,6 +83,7 @@ class Personalizer(LightningModule):
         self.seed = seed
         self.samples = StackSamples.of(features.data, clients, settings.batch_size)
         self.memory: State = {}
+        self.best: State = {}
         self.records: list[EpochRecord] = []
         self.global_features = features
         self._clients = clients
@@ -100,8 +103,8 @@ class Personalizer(LightningModule):
         rate = optimizer.param_groups[0]["lr"]
 
         def head_factor(epoch: int) -> float:
-            lr = self.phase(epoch).lr
-            return 1.0 if lr is None else lr / rate
+            phase = self.phase(epoch)
+            return phase.lr_factor * (1.0 if phase.lr is None else phase.lr / rate)
 
         def body_factor(epoch: int) -> float:
             return 0.0 if self.phase(epoch).trains == "head" else head_factor(epoch)
@@ -119,6 +122,7 @@ class Personalizer(LightningModule):
 
     def on_train_start(self) -> None:
         """Enter the phase; the only start hook there is when training resumes."""
+        self.memory, self.best = ({name: t.to(self.device) for name, t in s.items()} for s in (self.memory, self.best))
         self._enter_phase()
 
     def on_train_epoch_start(self) -> None:
@@ -126,15 +130,21 @@ class Personalizer(LightningModule):
         torch.manual_seed(stable_seed(self.seed, "personalize", self.current_epoch, self.samples.names[0]))  # dropout
         if self.current_epoch == 0:
             self._prepare()
+            self._start_heads()
         if self.current_epoch in self._starts:
             self._begin_phase()
+        if self.current_epoch == 0:
+            self._keep_best()
         self._enter_phase()
-        self._rates = [group["lr"] for group in self._optimizer.param_groups]  # the schedule steps before the epoch's end
+        # The schedule steps before the epoch's end.
+        self._rates: list[float] = [group["lr"] for group in self._optimizer.param_groups]
         self._loss = torch.zeros(self.stack.num_clients, device=self.device)
 
     def _enter_phase(self) -> None:
         self.stack.train()
         self.stack.freeze_body(self.probing)
+        if self.phase(self.current_epoch).bn == "eval":
+            keep_batch_norm(self.stack.module)
 
     def _begin_phase(self) -> None:
         number = self._phase_number(self.current_epoch)
@@ -142,7 +152,7 @@ class Personalizer(LightningModule):
         if self.phases[number].restart:
             self.stack.load(self.global_features.net.state_dict())
         if self.method.overrides("begin"):
-            params, self.memory = self._hook(lambda *client: self.method.begin(number, *client))
+            params, self.memory = self._hook(partial(self.method.begin, number))
             self.stack.write(params)
 
     # The steps
@@ -157,6 +167,8 @@ class Personalizer(LightningModule):
         params = self._mixed(uniforms)
         losses = client_losses(self._logits(positions, params), self._labels.gather(1, positions))
         self._loss += losses.detach()
+        if self.method.flood is not None:
+            losses = (losses - self.method.flood).abs() + self.method.flood
         if self.method.overrides("penalty"):
             losses = losses + self._hook(self.method.penalty)
         return losses.sum()
@@ -195,14 +207,50 @@ class Personalizer(LightningModule):
         epoch = self.current_epoch + 1
         if epoch in self._ends and self.method.overrides("end"):
             number = self._phase_number(self.current_epoch)
-            self.memory = self._hook(lambda *client: self.method.end(number, *client))
-        if epoch == self.num_epochs and self.method.overrides("finish"):
-            self.stack.write(self._hook(self.method.finish))
+            self.memory = self._hook(partial(self.method.end, number))
+        self._keep_best()
+        if epoch == self.num_epochs:
+            self._finish()
         loss = (self._loss / self.samples.num_steps).tolist()
-        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, *self._rates, loss))
+        lr_head, lr_body = self._rates
+        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, lr_head, lr_body, loss))
         every = self.settings.eval_every
         if self._evaluate and every and epoch % every == 0 and epoch < self.num_epochs:
             self.records[-1].evaluation = self._evaluate(self.stack, self.body_is_global)
+
+    def _keep_best(self) -> None:
+        """Keep the networks as they are now, of those clients for which they are the best so far."""
+        if not self.method.keep_best:
+            return
+        now = {**self.stack.params(), **self.stack.net_buffers(), "accuracy": self._val_accuracy()}
+        if not self.best:
+            self.best = {name: tensor.detach().clone() for name, tensor in now.items()}
+            return
+        # Without validation data, the accuracy is NaN: such clients keep the latest.
+        better = (now["accuracy"] > self.best["accuracy"]) | now["accuracy"].isnan()
+        better &= self.stack.finite()
+        for name, tensor in now.items():
+            chosen = better.view(-1, *[1] * (tensor.dim() - 1))
+            self.best[name] = torch.where(chosen, tensor.detach(), self.best[name])
+
+    def _finish(self) -> None:
+        """Let the method choose among candidates, and finish."""
+        self.stack.write({name: tensor for name, tensor in self.best.items() if name != "accuracy"})
+        for number in range(self.method.num_candidates):
+            self.stack.write(self._hook(partial(self.method.candidate, number)))
+            self._refresh_norm()
+            self.memory = self._hook(partial(self.method.judge, number), self._val_accuracy())
+        if self.method.overrides("finish"):
+            self.stack.write(self._hook(self.method.finish))
+        self._refresh_norm()
+
+    def _refresh_norm(self) -> None:
+        if self.method.refresh_norm and has_batch_norm(self.stack.module):
+            batches = self.samples.epoch(self.seed, "refresh")
+            refresh_batch_norm(self.stack, (self._images(positions.to(self.device)) for positions in batches))
+
+    def _val_accuracy(self) -> Tensor:
+        return self._evaluator.val(self.stack, self._clients).clone().to(self.device)
 
     # What it knows
 
@@ -215,28 +263,35 @@ class Personalizer(LightningModule):
     def body_is_global(self) -> bool:
         """Whether the bodies are still theta_G's: only heads have been trained so far."""
         done = self.phases[: self._phase_number(max(len(self.records) - 1, 0)) + 1]
-        rewritten = any(self.method.overrides(hook) for hook in ("begin", "project", "finish"))
+        rewritten = any(self.method.overrides(hook) for hook in ("begin", "project", "candidate", "finish"))
         return all(phase.trains == "head" for phase in done) and not rewritten
 
     @property
-    def train_passes(self) -> float:
-        """Cost in forward and backward passes of single samples, per training sample.
+    def train_passes(self) -> list[float]:
+        """Each client's cost in forward and backward passes of single samples, per training sample.
 
-        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0.
+        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0. Scoring candidates or
+        epochs on validation data counts too: a method that needs it pays for it.
         """
-        full = sum(phase.epochs for phase in self.phases if phase.trains == "all")
-        probed = any(phase.trains == "head" for phase in self.phases)
-        return full + probed / 3 + self.method.num_prepare_batches * self.settings.batch_size / max(self.samples.counts)
+        method, clients = self.method, [self.global_features.data.clients[client] for client in self._clients]
+        full: float = sum(phase.epochs for phase in self.phases if phase.trains == "all")
+        full += min(method.num_prepare_batches, self.samples.num_steps) / self.samples.num_steps
+        forward = int(method.starts_head or any(phase.trains == "head" for phase in self.phases))
+        if method.refresh_norm and has_batch_norm(self.stack.module):
+            forward += method.num_candidates + 1
+        scored = method.num_candidates + method.keep_best * (self.num_epochs + 1)
+        return [full + (forward + scored * len(client.val) / len(client.train)) / 3 for client in clients]
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the method's memory, and the loss of each epoch."""
-        checkpoint["lpft"] = {"memory": self.memory, "records": [vars(record) for record in self.records]}
+        """Add the method's memory, the best networks so far, and the record of each epoch."""
+        records = [vars(record) for record in self.records]
+        checkpoint["lpft"] = {"memory": self.memory, "best": self.best, "records": records}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` has added."""
-        self.memory = checkpoint["lpft"]["memory"]
+        self.memory, self.best = checkpoint["lpft"]["memory"], checkpoint["lpft"]["best"]
         self.records = [EpochRecord(**record) for record in checkpoint["lpft"]["records"]]
 
     # Helpers
@@ -265,6 +320,10 @@ class Personalizer(LightningModule):
         return self.global_features.samples.labels(self._index)
 
     @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.global_features)
+
+    @cached_property
     def _train_features(self) -> Tensor:
         return self.global_features.stacked(self._clients)
 
@@ -290,6 +349,20 @@ class Personalizer(LightningModule):
             images,
             labels,
         )
+
+    def _start_heads(self) -> None:
+        """Let the method replace the head of every client, on the host."""
+        if not self.method.starts_head:
+            return
+        features, net = self.global_features, self.global_features.net
+        heads = []
+        for client, name in zip(self._clients, self.samples.names, strict=True):
+            own = features.data.clients[client]
+            labels = features.data.labels
+            data = HeadData(features.train(client), labels[own.train], features.of(own.val), labels[own.val])
+            head = {name: t.detach() for name, t in net.head.named_parameters()}
+            heads.append(self.method.start_head(head, data, generator(self.seed, "head", name)))
+        self.stack.write({f"head.{name}": torch.stack([head[name] for head in heads]) for name in heads[0]})
 
     def _hook(self, hook: Callable[..., Any], *extra: Tensor) -> Any:
         """Call a hook of the method for every client: parameters, theta_G's, memory, and more."""

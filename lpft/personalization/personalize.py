@@ -214,7 +214,7 @@ class Bench:
         seconds = (time.perf_counter() - began) / len(job.clients)
         for k, client in enumerate(job.clients):
             if client in missing:
-                cell = self._cell(job, results, k, shown[k], passes, seconds)
+                cell = self._cell(job, results, k, shown[k], passes[k], seconds)
                 self._save(cell, results.states[k])
         local = torch.stack([results.accuracy[k, client] for k, client in enumerate(job.clients)])
         return f"local {float(local.nanmean()):.2f}%  global {float(results.accuracy.nanmean()):.2f}%"
@@ -231,7 +231,7 @@ class Bench:
         self.evaluator = Evaluator(self.features)
         self._seed = seed
 
-    def _fit(self, job: Job, method: Method) -> tuple[ClientStack, list[EpochRecord], float, bool]:
+    def _fit(self, job: Job, method: Method) -> tuple[ClientStack, list[EpochRecord], list[float], bool]:
         settings = self.task.settings
         module = Personalizer(
             self.features, list(job.clients), method, settings, job.seed, lambda *args: self.evaluator.test(*args)
@@ -256,8 +256,9 @@ class Bench:
             plugins=[LightningEnvironment()],
         )
 
-    def _untrained(self, job: Job) -> tuple[ClientStack, list[EpochRecord], float, bool]:
-        return ClientStack(self.features.net, len(job.clients)).to(self.device), [], 0.0, True
+    def _untrained(self, job: Job) -> tuple[ClientStack, list[EpochRecord], list[float], bool]:
+        num_clients = len(job.clients)
+        return ClientStack(self.features.net, num_clients).to(self.device), [], [0.0] * num_clients, True
 
     def _clients(self, job: Job) -> list[Any]:
         return [self.task.data.clients[client] for client in job.clients]

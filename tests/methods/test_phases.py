@@ -19,5 +19,5 @@ def test_the_budget_is_divided() -> None:
 
 @pytest.mark.parametrize(("method", "name"), [(FT(epochs=16), "epochs=16"), (LPFT(lp_epochs=16), "lp_epochs=16")])
 def test_more_than_the_budget_is_refused_with_the_fix(method: FT | LPFT, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"`{name}`.*personalization.epochs=15.*HINT: set `--personalization.epochs=16`"):
+    with pytest.raises(ValueError, match=rf"`{name}`.*HINT: set `--personalization.epochs=16`"):
         method.phases(15)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lpft.clients.batches import StackSamples
@@ -18,41 +15,19 @@ from lpft.methods.base import Method, Phase
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
 from lpft.personalization.module import Personalizer
-from lpft.personalization.personalize import quietly
 from lpft.personalization.settings import Personalization
 from lpft.types import State
+from tests.methods.fitting import (
+    ADAM,
+    LP_LR,
+    SGD,
+    assert_resumed_equals_uninterrupted,
+    fit,
+    passes,
+    personalize,
+    settings,
+)
 from tests.toy import largest_difference, same_bits, toy_features
-
-SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
-ADAM = partial(torch.optim.Adam, lr=0.01)
-LP_LR = 0.2
-
-
-def settings(**changes: Any) -> Personalization:
-    return Personalization(**{"epochs": 6, "batch_size": 16, "optimizer": SGD, **changes})
-
-
-def fit(module: Personalizer, resume: Path | None = None, callbacks: list[Any] | None = None) -> Personalizer:
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=module.num_epochs,
-        logger=False,
-        enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        precision="64-true" if next(module.parameters()).dtype == torch.float64 else "32-true",
-        callbacks=callbacks,
-    )
-    with quietly():
-        trainer.fit(module, ckpt_path=resume, weights_only=True if resume else None)
-    return module
-
-
-def personalize(
-    features: GlobalFeatures, clients: list[int], method: Method, chosen: Personalization | None = None
-) -> list[State]:
-    return fit(Personalizer(features, clients, method, chosen or settings(), seed=0)).stack.states()
 
 
 def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Personalization, norm: bool) -> State:
@@ -72,8 +47,8 @@ def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Pe
         for positions in samples.epoch(0, "personalize", epoch):
             index = samples.in_dataset(positions)[0]
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(net(data.normalize(data.images[index], torch.float64)), data.labels[index])
-            loss.backward()
+            logits = net(data.normalize(data.images[index], torch.float64))
+            nn.functional.cross_entropy(logits, data.labels[index]).backward()
             optimizer.step()
     return dict(net.state_dict())
 
@@ -137,17 +112,8 @@ def test_lp_is_training_the_head_on_stored_features() -> None:
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_resumed_before_at_and_after_the_switch_equals_uninterrupted(optimizer: Any, stop: int, tmp_path: Path) -> None:
     """The switch comes after two epochs."""
-    features, chosen = toy_features(norm=True, dtype=torch.float32), settings(optimizer=optimizer)
-
-    def module() -> Personalizer:
-        return Personalizer(features, [1, 2], LPFT(lp_epochs=2, lp_lr=LP_LR), chosen, seed=0)
-
-    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    through = fit(module(), callbacks=[keep])
-    resumed = fit(module(), resume=tmp_path / f"epoch={stop - 1}.ckpt")
-    for a, b in zip(through.stack.states(), resumed.stack.states(), strict=True):
-        assert same_bits(a, b)
-    assert [vars(r) for r in through.records] == [vars(r) for r in resumed.records]
+    method = LPFT(lp_epochs=2, lp_lr=LP_LR)
+    assert_resumed_equals_uninterrupted(method, [stop], tmp_path, optimizer=optimizer)
 
 
 def test_the_records_say_what_each_epoch_was_trained_with() -> None:
@@ -173,14 +139,11 @@ def test_clients_are_clipped_each_by_its_own_norm() -> None:
 
 
 def test_the_cost_of_training_is_counted_in_passes() -> None:
-    features = toy_features()
-
-    def passes(method: Method) -> float:
-        return Personalizer(features, [1], method, settings(epochs=6), seed=0).train_passes
-
-    assert passes(FT()) == 6
-    assert passes(LPFT(lp_epochs=None)) == pytest.approx(1 / 3)
-    assert passes(LPFT(lp_epochs=2)) == pytest.approx(4 + 1 / 3)
+    """`Everything` looks at two of three batches before it begins."""
+    assert passes(FT()) == [6, 6]
+    assert passes(LPFT(lp_epochs=None)) == pytest.approx([1 / 3, 1 / 3])
+    assert passes(LPFT(lp_epochs=2)) == pytest.approx([4 + 1 / 3, 4 + 1 / 3])
+    assert passes(Everything()) == pytest.approx([2 + 2 / 3, 2 + 2 / 3])
 
 
 class Everything(Method):
@@ -196,7 +159,8 @@ class Everything(Method):
         assert images.shape == (2, 16, 1, 8, 8)
         assert labels.shape == (2, 16)
         gradient = torch.func.grad(loss)(params, images[0], labels[0])
-        return {"mask": (gradient["head.weight"].abs() > 0).to(torch.float64), "sum": torch.zeros_like(params["head.bias"])}
+        mask = (gradient["head.weight"].abs() > 0).to(torch.float64)
+        return {"mask": mask, "sum": torch.zeros_like(params["head.bias"])}
 
     def begin(self, phase: int, params: State, global_params: State, memory: State) -> tuple[State, State]:
         return {**params, "head.bias": params["head.bias"] + phase}, memory
