@@ -1,0 +1,81 @@
+"""Fine-tuning of the few weights that matter most to the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from lpft.methods.base import Loss
+from lpft.methods.ft import FT
+from lpft.types import State
+
+ALWAYS_TRAINED = "head.bias"
+
+
+class SparseFT(FT):
+    """Sparse fine-tuning: a mask, chosen once before training, says which entries may change.
+
+    Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at theta_G, averaged over up to ten
+    batches in evaluation mode: theta_G's norm statistics, no dropout. Of all entries of all layers together those with
+    the largest share of the total saliency are trained; the head's bias always is, and does not count. BatchNorm's
+    scales and shifts belong to the mask, its statistics are free. Entries outside the mask are put back to theta_G's
+    value after every step, so that neither momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for
+    bit.
+
+    Args:
+        sparsity: share of the entries that keep theta_G's value, in ``[0, 1)``.
+        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+
+    Raises:
+        ValueError: if the sparsity is outside of its range.
+
+    References:
+        Chen et al., arXiv:2511.12695, have the fixed mask, without the rule that chooses it; Lee et al.,
+        arXiv:1810.02340 (SNIP), equation 5, have that. Sparsity, number of batches, and that weights are neither set to
+        zero nor initialized again are ours.
+    """
+
+    num_prepare_batches = 10
+
+    def __init__(self, sparsity: float = 0.9, **ft: Any) -> None:
+        super().__init__(**ft)
+        if not 0 <= sparsity < 1:
+            raise ValueError(
+                f"`sparsity={sparsity}` has to be at least 0 and below 1: it is the share of frozen entries."
+                " HINT: set `sparsity: 0` for plain fine-tuning, or use the method lpft.methods.ft.NoFineTuning for 1."
+            )
+        self.sparsity = sparsity
+
+    def prepare(self, loss: Loss, params: State, images: Tensor, labels: Tensor) -> State:
+        """Return the mask: True for entries that are trained."""
+        gradients = [grad(loss)(params, *batch) for batch in zip(images, labels, strict=True)]
+        saliency = {
+            name: (torch.stack([g[name] for g in gradients]).mean(0) * params[name]).abs()
+            for name in params
+            if name != ALWAYS_TRAINED
+        }
+        return top_entries(saliency, 1 - self.sparsity)
+
+    def project(self, params: State, global_params: State, memory: State) -> State:
+        """Put the entries outside the mask back to theta_G's."""
+        return {name: torch.where(mask, params[name], global_params[name]) for name, mask in memory.items()}
+
+
+def top_entries(saliency: State, share: float) -> State:
+    """Mark the entries that are the largest of all tensors together.
+
+    Args:
+        saliency: non-negative; only the order of the entries matters, so that dividing by their sum is left out.
+        share: how many to mark, as a share of all.
+
+    >>> top_entries({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[2.0, 4.0]])}, share=0.5)
+    {'a': tensor([ True, False]), 'b': tensor([[False,  True]])}
+    """
+    flat = torch.cat([s.flatten() for s in saliency.values()])
+    chosen = flat.topk(round(share * flat.numel())).indices
+    mask = torch.zeros_like(flat).scatter(0, chosen, 1.0).bool()
+    parts = mask.split([s.numel() for s in saliency.values()])
+    return {name: part.view(s.shape) for (name, s), part in zip(saliency.items(), parts, strict=True)}
