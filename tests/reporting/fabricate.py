@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lpft": {"class_path": "lpft.methods.lpft.LPFT", "init_args": {"lp_epochs": 5, "lp_lr": 0.01}},
 }
 CLIENTS = tuple(f"{kind}_{half}" for kind in ("plain", "inverted", "blended", "rotated", "noisy") for half in "ab")
+NUM_VAL = 30
 WEIRD = ("Ward 3/B", "Zürich 東京", "<script>alert('x')</script>", 'a,"b"', "$\\alpha$_x")
 
 
@@ -108,6 +109,7 @@ def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_
     target = np.clip(before - loss + 2 * jitter, 0, 100)
     target[own] = np.clip(before[own] + gain + 2 * jitter[own], 0, 100)
     distortion = moved * (1 + 0.3 * rng.random())
+    right_before, right_after = (round(NUM_VAL * float(row[own]) / 100) for row in (before, target))
     epochs = []
     for epoch in range(length + 1):
         done = 1 - np.exp(-3 * epoch / length) if length else 0.0
@@ -118,7 +120,7 @@ def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_
             "phase": "global" if epoch == 0 else phase,
             "lr_head": None if epoch == 0 else (0.01 if phase == "lp" else 0.001),
             "lr_body": None if epoch == 0 else (0.0 if phase == "lp" else 0.001),
-            "train_loss": None if epoch == 0 else float(0.6 * np.exp(-epoch / 6) + 0.05 * rng.random()),
+            "train_loss": None if epoch == 0 else train_loss(epoch, probing) + 0.001 * float(rng.random()),
         }
         if eval_every and (epoch % eval_every == 0 or epoch == length):
             if epoch == length:
@@ -139,20 +141,31 @@ def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_
         clients=list(clients),
         accuracy=[float(value) for value in target],
         local_before=float(before[own]),
-        val_before=float(before[own] + 1),
-        val_after=float(target[own] + 1),
+        val_before=100 * right_before / NUM_VAL,
+        val_after=100 * right_after / NUM_VAL,
         distortion_own=float(distortion),
         distortion_all=float(distortion * 0.9),
         distortion_relative=float(distortion / 12),
         num_train=100 + 3 * own,
-        num_val=12,
+        num_val=NUM_VAL,
         num_test=36,
         train_passes=float((length - probing) * (100 + 3 * own)) + (0 if not probing else (100 + 3 * own) / 3),
         seconds=0.05 * length + 0.01,
         clients_per_stack=5,
         device="cpu",
         epochs=epochs,
+        train_accuracy=98.0,
+        val_gained=max(0, right_after - right_before),
+        val_lost=max(0, right_before - right_after),
+        num_classes=10,
+        num_train_classes=10,
     )
+
+
+def train_loss(epoch: int, probing: int) -> float:
+    """Return a loss that falls while the head is trained until nothing is left to gain, and then on."""
+    head = 0.3 + 0.3 * float(np.exp(-1.5 * epoch))
+    return head if epoch <= probing else 0.3 * float(np.exp(-(epoch - probing) / 6))
 
 
 def global_accuracy(seed: int, clients: Sequence[str]) -> np.ndarray:

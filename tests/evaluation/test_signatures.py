@@ -1,0 +1,234 @@
+"""Every sign of failure: cells that show it, and cells that are as close but do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lpft.evaluation.signatures import (
+    BN_DRIFT,
+    HETEROGENEITY,
+    LITTLE_DATA,
+    NOT_CONVERGED,
+    SHORT_PROBING,
+    Signature,
+    find_signatures,
+)
+from lpft.runs import Cell
+from tests.reporting.fabricate import make_cell
+
+CLIENTS = ("a", "b", "c")
+METHODS = ("none", "lp", "ft", "lpft")
+
+
+def cells(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1), **changes: Any) -> list[Cell]:
+    return [replace(make_cell(s, m, c, CLIENTS), **changes) for s in seeds for m in methods for c in CLIENTS]
+
+
+def names(found: Sequence[Signature]) -> list[str]:
+    return [signature.name for signature in found]
+
+
+def test_a_healthy_run_shows_nothing() -> None:
+    assert find_signatures(cells(), {0: [80.0] * 20}) == []
+    assert find_signatures([]) == []
+
+
+# The global model
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        ([50.0] * 9 + [60.0], "mean validation accuracy changed by +10.00 points in the last tenth of 10 rounds"),
+        ([80.0] * 5, "cannot be judged from 5 rounds (fewer than 10)"),
+        ([80.0] * 10, None),
+        ([80.0] * 9 + [80.4], None),
+    ],
+)
+def test_global_model_that_still_improves(history: list[float], expected: str | None) -> None:
+    found = find_signatures(cells(), {1: history})
+    assert names(found) == ([] if expected is None else [NOT_CONVERGED])
+    if expected:
+        assert found[0].found.startswith(expected)
+        assert found[0].where == "seed 1"
+        assert "more rounds" in found[0].advice
+
+
+# Heterogeneity
+
+
+def lonely(home: float = 99.0, away: float = 11.0, **better: float) -> list[Cell]:
+    """Cells of a run whose models know `home` at home, and `away` elsewhere, unless a method does better."""
+    found = []
+    for cell in cells():
+        elsewhere = away + better.get(cell.method, 0.0)
+        row = [home if name == cell.client and cell.method != "none" else elsewhere for name in CLIENTS]
+        found.append(replace(cell, accuracy=row, local_before=50.0))
+    return found
+
+
+def test_clients_with_nothing_in_common() -> None:
+    """Ten classes: chance is 10%, near chance up to 19%; LP-FT and FT are equal."""
+    (found,) = find_signatures(lonely())
+    assert (found.name, found.client, found.value) == (HETEROGENEITY, None, pytest.approx(11))
+    assert "rises by 49.0 points" in found.found
+    assert "at most 11.0% with any method (worst 11.0%; chance is 10.0%)" in found.found
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lonely(away=19.1),
+        lonely(lp=10.0),  # one method remembers
+        lonely(home=50.0),  # local accuracy does not rise
+        lonely(lpft=2.0),  # LP-FT is better than FT with every seed
+        [replace(cell, num_classes=None) for cell in lonely()],
+        [replace(cell, num_classes=5) for cell in lonely(away=30.0)],
+    ],
+)
+def test_clients_with_something_in_common(run: list[Cell]) -> None:
+    assert HETEROGENEITY not in names(find_signatures(run))
+
+
+def test_chance_depends_on_the_number_of_classes() -> None:
+    (found,) = find_signatures([replace(cell, num_classes=2) for cell in lonely(away=54.0)])
+    assert "chance is 50.0%" in found.found
+
+
+def test_one_client_with_nothing_in_common() -> None:
+    run = [cell for cell in cells() if cell.client != "b"] + [cell for cell in lonely() if cell.client == "b"]
+    (found,) = find_signatures(run)
+    assert (found.name, found.client) == (HETEROGENEITY, "b")
+
+
+def test_a_single_client_has_no_others() -> None:
+    cell = replace(make_cell(0, "ft", "a", ("a",)), accuracy=[11.0], local_before=5.0)
+    assert find_signatures([cell]) == []
+
+
+# Little data
+
+OVERFIT: dict[str, Any] = {
+    "num_train": 49,
+    "num_train_classes": 5,
+    "train_accuracy": 100.0,
+    "val_before": 80.0,
+    "val_after": 70.0,
+}
+
+
+def overfit(seeds: Sequence[int] = (0, 1), **changes: Any) -> list[Cell]:
+    return [
+        replace(cell, **OVERFIT, **changes)
+        if (cell.client, cell.method) == ("a", "lp") and cell.seed in seeds
+        else cell
+        for cell in cells()
+    ]
+
+
+def test_few_samples_learnt_by_heart() -> None:
+    (found,) = find_signatures(overfit())
+    assert (found.name, found.where, found.value) == (LITTLE_DATA, "a, lp", pytest.approx(9.8))
+    assert "9.8 training samples per class" in found.found
+    assert "from 80.0% to 70.0%" in found.found
+    assert "Keep the global model" in found.advice
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_train": 50},
+        {"train_accuracy": 98.0},
+        {"train_accuracy": None},
+        {"val_after": 80.0},
+        {"val_after": None},
+        {"status": "diverged"},
+        {"num_train_classes": None},
+    ],
+)
+def test_enough_samples_or_no_harm(change: dict[str, Any]) -> None:
+    run = [replace(cell, **change) if cell.train_accuracy == 100 else cell for cell in overfit()]
+    assert find_signatures(run) == []
+
+
+def test_one_seed_of_two_is_not_most() -> None:
+    assert find_signatures(overfit(seeds=(1,))) == []
+
+
+# Probing
+
+
+def with_losses(cell: Cell, losses: Sequence[float | None], distortion: float = 0.0) -> Cell:
+    """Give the last epochs of probing and the first of full training (here number 6) other losses."""
+    changed = {7 - len(losses) + i: loss for i, loss in enumerate(losses)}
+    epochs = [{**e, "train_loss": changed.get(e["epoch"], e["train_loss"])} for e in cell.epochs]
+    epochs[6]["distortion"] = distortion
+    return replace(cell, epochs=epochs)
+
+
+def probed(losses: Sequence[float | None], clients: Sequence[str] = CLIENTS, distortion: float = 0.0) -> list[Cell]:
+    return [
+        with_losses(cell, losses, distortion) if cell.method == "lpft" and cell.client in clients else cell
+        for cell in cells()
+    ]
+
+
+def test_head_that_still_improves() -> None:
+    (found,) = find_signatures(probed((1.0, 0.94, 1.5), distortion=2.5))
+    assert (found.name, found.method, found.client) == (SHORT_PROBING, "lpft", None)
+    assert found.value == pytest.approx(0.06)
+    assert "lowered the training loss by 6%, at 3 of 3 clients" in found.found
+    assert "raised it from 0.94 to 1.5" in found.found
+    assert "moved the features by 2.5" in found.found
+
+
+def test_head_that_still_improves_at_one_client() -> None:
+    (found,) = find_signatures(probed((0.3, 0.27, 0.2), clients=("b",)))
+    assert (found.name, found.where) == (SHORT_PROBING, "b, lpft")
+    assert "raised" not in found.found
+
+
+@pytest.mark.parametrize("losses", [(1.0, 0.96, 1.5), (1.0, 1.2, 0.1), (None, 0.94, 1.5), (1.0, None, 0.5)])
+def test_head_that_is_done(losses: tuple[float | None, ...]) -> None:
+    assert find_signatures(probed(losses)) == []
+
+
+def test_one_epoch_of_probing_cannot_be_compared() -> None:
+    run = [
+        replace(cell, epochs=[cell.epochs[0], *({**e, "epoch": e["epoch"] - 4} for e in cell.epochs[5:])])
+        for cell in probed((1.0, 0.5, 2.0))
+        if cell.method == "lpft"
+    ]
+    assert find_signatures(run) == []
+
+
+# Normalization
+
+
+def test_features_that_move_while_the_head_is_trained() -> None:
+    run = [
+        replace(cell, distortion_own=0.5, distortion_relative=0.1)
+        if cell.method == "lp" and cell.client == "c"
+        else cell
+        for cell in cells()
+    ]
+    (found,) = find_signatures(run)
+    assert (found.name, found.method, found.value) == (BN_DRIFT, "lp", 0.5)
+    assert "distortion 0.5 after training the head alone (client c" in found.found
+
+
+def test_features_that_move_before_the_switch() -> None:
+    def moved(cell: Cell) -> Cell:
+        return replace(cell, epochs=[{**e, "distortion": 0.4} if e["epoch"] == 3 else e for e in cell.epochs])
+
+    found = find_signatures([moved(cell) if cell.method == "lpft" else cell for cell in cells()])
+    assert [(s.name, s.method) for s in found] == [(BN_DRIFT, "lpft")]
+
+
+def test_rounding_is_no_drift() -> None:
+    run = [replace(c, distortion_own=1e-5, distortion_relative=1e-6) if c.method == "lp" else c for c in cells()]
+    assert find_signatures(run) == []
