@@ -18,7 +18,8 @@ from lpft.types import DataSpec
 ClientsPerStack = int | Literal["auto"]
 
 STEP_FLOPS = {"cpu": 2e7, "cuda": 2e10}
-"""Floating-point operations of a stack's forward pass above which stacking no longer pays (benchmarks/stack.py)."""
+"""Floating-point operations of a stack's forward pass above which stacking no longer pays: on the CPU as measured
+by benchmarks/stack.py, on CUDA an estimate."""
 STACK_BYTES = {"cpu": 1e9, "cuda": 8e9}
 """Memory for a stack's parameters, their gradients and the optimizer's state."""
 MAX_SIZE = 64

@@ -1,0 +1,111 @@
+"""Usage: help, selections, and errors that end with exit code 2 and say what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lpft as package
+from tests.commands import TOY, lpft
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+ERRORS = {
+    "unknown option": (["run", "-c", TOY, "--federation.roundz", 3], ["--federation.roundz 3", "`federation.rounds`"]),
+    "Trainer's option": (["run", "-c", TOY, "--trainer.gradient_clip_val", 1], ["gradient_clip_val", "clip_norm"]),
+    "missing file": (["run", "-c", "nofile.yaml"], ["nofile.yaml", "does not exist"]),
+    "too many epochs": (
+        ["run", "-c", TOY, "--methods.lpft.init_args.lp_epochs", 20],
+        ["Method `lpft`", "`lp_epochs=20`", "`personalization.epochs=4`", "HINT: set"],
+    ),
+    "unknown method": (["run", "-c", TOY, "--only", "lpft,xyz"], ["--only lpft,xyz", "'xyz'", "none, ft, lpft"]),
+    "wrong class": (["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"], ["lpft.models.cnn", "Nope"]),
+    "no method": (["run", "-c", TOY, "--methods.x", "torch.optim.SGD"], ["torch.optim.SGD", "Method"]),
+    "bad name": (["run", "-c", TOY, "--methods", '{"a/b": {"class_path": "lpft.methods.ft.FT"}}'], ["a/b", "HINT"]),
+    "bad shard": (["personalize", "-c", TOY, "--shard", "3/2"], ["--shard 3/2", "1/4"]),
+    "bad seeds": (["run", "-c", TOY, "--seeds", "[1, 1]"], ["seeds=[1, 1]", "HINT"]),
+    "out of range": (["run", "-c", TOY, "--federation.participation", 0], ["participation", ">0"]),
+    "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
+    "no such model": (["run", "-c", TOY, "--federation.init", "no.pt"], ["no.pt", "HINT"]),
+    "mixing optimizer": (
+        ["run", "-c", TOY, "--federation.optimizer", "torch.optim.LBFGS"],
+        ["`federation.optimizer`", "LBFGS", "clients_per_stack: 1"],
+    ),
+    "rate 0": (["run", "-c", TOY, "--personalization.optimizer.lr", 0], ["`personalization.optimizer`", "rate 0"]),
+    "no GPU": (["run", "-c", TOY, "--trainer.accelerator", "cuda"], ["trainer.accelerator=cuda", "cpu"]),
+    "data too small": (
+        ["run", "-c", TOY, "--data", "lpft.data.digits.Digits", "--data.num_clients", 500],
+        ["`num_clients=500`", "num_clients=179"],
+    ),
+    "nothing to report": (["report", "nowhere"], ["nowhere", "not the folder of a run"]),
+    "no status": (["status", "nowhere"], ["nowhere"]),
+    "unknown command": (["frobnicate"], ["'frobnicate'", "run, federate, personalize"]),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_ends_with_code_2_and_says_what_to_do(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, expected = ERRORS[case]
+    lpft(*words, code=2)
+    error = capsys.readouterr().err
+    for text in expected:
+        assert text in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("runs/*/seed_*/*/cells")), "nothing may have been computed"
+
+
+def test_a_misspelt_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(Path(TOY).read_text().replace("rounds:", "round:"))
+    lpft("run", "-c", config, code=2)
+    assert "'round'" in (error := capsys.readouterr().err)
+    assert "perhaps `federation.rounds` is meant" in error
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("--help")
+    lpft()
+    lpft("--version")
+    out = capsys.readouterr().out
+    assert out.count("lpft personalize -c FILE") == 2
+    assert f"lpft {package.__version__}" in out
+
+
+@pytest.mark.parametrize("command", ["run", "federate", "personalize", "prepare", "report", "status"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft(command, "--help")
+    assert f"usage: lpft {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_experiment_parses(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("run", "-c", config, "--print_config")
+    printed = capsys.readouterr().out
+    for name in ("none", "lp", "ft_short"):
+        assert f"\n  {name}:" in printed, "a control is missing"
+
+
+def test_prepare_shows_the_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("prepare", "-c", TOY)
+    assert "c4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "forbidden"),
+    [
+        (["--help"], {"torch", "lightning", "numpy", "matplotlib"}),
+        (["status", "nowhere"], {"torch", "lightning", "matplotlib"}),
+        (["report", "nowhere"], {"lightning"}),
+    ],
+)
+def test_light_commands_import_nothing_heavy(words: list[str], forbidden: set[str]) -> None:
+    code = f"import sys, lpft.cli\ntry: lpft.cli.main({words})\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not forbidden & set(done.stdout.split())
