@@ -152,7 +152,8 @@ class Personalizer(LightningModule):
         if self.phases[number].restart:
             self.stack.load(self.global_features.net.state_dict())
         if self.method.overrides("begin"):
-            params, self.memory = self._hook(partial(self.method.begin, number))
+            params, memory = self._hook(partial(self.method.begin, number))
+            self._remember(memory)
             self.stack.write(params)
 
     # The steps
@@ -207,7 +208,7 @@ class Personalizer(LightningModule):
         epoch = self.current_epoch + 1
         if epoch in self._ends and self.method.overrides("end"):
             number = self._phase_number(self.current_epoch)
-            self.memory = self._hook(partial(self.method.end, number))
+            self._remember(self._hook(partial(self.method.end, number)))
         self._keep_best()
         if epoch == self.num_epochs:
             self._finish()
@@ -228,7 +229,6 @@ class Personalizer(LightningModule):
             return
         # Without validation data, the accuracy is NaN: such clients keep the latest.
         better = (now["accuracy"] > self.best["accuracy"]) | now["accuracy"].isnan()
-        better &= self.stack.finite()
         for name, tensor in now.items():
             chosen = better.view(-1, *[1] * (tensor.dim() - 1))
             self.best[name] = torch.where(chosen, tensor.detach(), self.best[name])
@@ -239,7 +239,7 @@ class Personalizer(LightningModule):
         for number in range(self.method.num_candidates):
             self.stack.write(self._hook(partial(self.method.candidate, number)))
             self._refresh_norm()
-            self.memory = self._hook(partial(self.method.judge, number), self._val_accuracy())
+            self._remember(self._hook(partial(self.method.judge, number), self._val_accuracy()))
         if self.method.overrides("finish"):
             self.stack.write(self._hook(self.method.finish))
         self._refresh_norm()
@@ -250,7 +250,13 @@ class Personalizer(LightningModule):
             refresh_batch_norm(self.stack, (self._images(positions.to(self.device)) for positions in batches))
 
     def _val_accuracy(self) -> Tensor:
-        return self._evaluator.val(self.stack, self._clients).clone().to(self.device)
+        """Return the accuracies on validation data, ``(K,)``; minus infinity for networks that have diverged."""
+        accuracy = self._evaluator.val(self.stack, self._clients).to(self.device, torch.float32)
+        return torch.where(self.stack.finite(), accuracy, -torch.inf)
+
+    def _remember(self, memory: State) -> None:
+        """Keep what a hook returned, as copies: it may be parameters that go on being trained."""
+        self.memory = {name: tensor.detach().clone() for name, tensor in memory.items()}
 
     # What it knows
 
