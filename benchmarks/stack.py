@@ -69,7 +69,9 @@ def main() -> None:
             alone / seconds_per_step(net, spec, batch, size, options.seconds, options.device) for size in options.sizes
         ]
         flops = forward_flops(net, spec, batch)
-        print(f"{name:34}{flops / 1e6:8.2f}{1e3 * alone:9.3f}" + "".join(f"{ratio:7.2f}" for ratio in ratios), flush=True)
+        print(
+            f"{name:34}{flops / 1e6:8.2f}{1e3 * alone:9.3f}" + "".join(f"{ratio:7.2f}" for ratio in ratios), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lpft import __version__
@@ -123,11 +125,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def _load(command: str, args: list[str]) -> Experiment:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a process, before torch is imported
-    from lpft import experiment
-
     import torch
 
+    from lpft import experiment
+
     torch.set_num_threads(1)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # classes named in YAML may be in files there
     return experiment.load(command, args)
 
 
@@ -143,10 +148,8 @@ def _personalize(experiment: Experiment) -> int:
 
     code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
     if experiment.command == "personalize":
-        try:
+        with contextlib.suppress(FileNotFoundError):  # nothing is there yet, as in a shard without work
             write_tables(experiment.run)
-        except FileNotFoundError:
-            pass  # nothing is there yet, as in a shard without work
     return code
 
 
@@ -185,5 +188,3 @@ def _parser(command: str, description: str) -> ArgumentParser:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"lpft: {message}", file=sys.stderr)
     sys.exit(code)
-
-

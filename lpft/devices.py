@@ -6,12 +6,12 @@ import os
 import threading
 import time
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -75,7 +75,7 @@ class Devices:
             strategy = "auto"
         else:
             strategy = "ddp_fork" if self.kind == "cpu" else "ddp_spawn"
-        plugins: list[ClusterEnvironment] = [] if self.launched_by_cluster else [LightningEnvironment()]
+        plugins: list[Any] = [] if self.launched_by_cluster else [LightningEnvironment()]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
             return Fabric(

@@ -87,13 +87,21 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--network", type=NetFactory, required=True, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
-        parser.add_argument("--methods", type=dict[str, Method], required=True, sub_configs=True, help="rows of the table")
-        parser.add_argument("--lpft", type=dict[str, Any] | None, default=None, help="ignored; a run's config.yaml has it")
-        parser.add_argument("--overwrite", action="store_true", help="replace results that were made with other settings")
+        parser.add_argument(
+            "--methods", type=dict[str, Method], required=True, sub_configs=True, help="rows of the table"
+        )
+        parser.add_argument(
+            "--lpft", type=dict[str, Any] | None, default=None, help="ignored; a run's config.yaml has it"
+        )
+        parser.add_argument(
+            "--overwrite", action="store_true", help="replace results that were made with other settings"
+        )
         if self.command in ("run", "personalize"):
             parser.add_argument("--only", type=str | None, default=None, help="methods to run, such as lpft,ft")
         if self.command == "personalize":
-            parser.add_argument("--shard", type=str, default="0/1", help="I/N: every N-th stack, from the I-th (from 0)")
+            parser.add_argument(
+                "--shard", type=str, default="0/1", help="I/N: every N-th stack, from the I-th (from 0)"
+            )
 
     def instantiate_classes(self) -> None:
         """Build the experiment; what does not fit ends with exit code 2 and no traceback."""
@@ -119,7 +127,6 @@ class ExperimentParser(LightningArgumentParser):
         sys.stderr.write(f"{self.prog}: {message}\nFor all settings: {self.prog} --help\n")
         sys.exit(2)
 
-
     def _hint(self, message: str) -> str | None:
         """Return what to do about an unknown key."""
         found = re.search(r"Group '(.+?)' does not accept option '(.+?)'|unrecognized arguments: --([\w.]+)", message)
@@ -127,14 +134,18 @@ class ExperimentParser(LightningArgumentParser):
             return None
         key = found[3] or f"{found[1]}.{found[2]}"
         section = key.rpartition(".")[0]
-        known = [a.dest for a in self._actions if a.dest.rpartition(".")[0] == section and a.dest not in ("help", section)]
+        known = [
+            a.dest for a in self._actions if a.dest.rpartition(".")[0] == section and a.dest not in ("help", section)
+        ]
         if section == "trainer":
             other = TRAINER_HINTS.get(key.removeprefix("trainer."))
             return "`trainer` has accelerator, devices, num_nodes and precision only" + (f"; {other}" if other else "")
         close = difflib.get_close_matches(key, known, n=1)
         if close:
             return f"perhaps `{close[0]}` is meant"
-        return f"`{section}` has {', '.join(k.removeprefix(section + '.') for k in known)}" if section and known else None
+        return (
+            f"`{section}` has {', '.join(k.removeprefix(section + '.') for k in known)}" if section and known else None
+        )
 
 
 DESCRIPTIONS = {
@@ -323,7 +334,9 @@ class Experiment:
 
     def _check_methods(self) -> None:
         if not self.all_methods:
-            raise ValueError("`methods` is empty. HINT: name at least one, such as {ft: {class_path: lpft.methods.ft.FT}}.")
+            raise ValueError(
+                "`methods` is empty. HINT: name at least one, such as {ft: {class_path: lpft.methods.ft.FT}}."
+            )
         check_method_names(self.all_methods)
         for name, method in self.all_methods.items():
             try:
@@ -353,7 +366,9 @@ def read_config(run: Run) -> dict[str, Any]:
         return {}
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
-        raise ValueError(f"{run.config} is not the configuration of a run. HINT: move it away, or choose another `--out`.")
+        raise ValueError(
+            f"{run.config} is not the configuration of a run. HINT: move it away, or choose another `--out`."
+        )
     return config
 
 
@@ -416,5 +431,3 @@ def load(command: str, args: list[str]) -> Experiment:
     except (ValueError, OSError) as error:
         cli.parser.error(str(error))
     return cli.experiment
-
-

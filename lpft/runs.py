@@ -205,7 +205,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def file_name(client: str) -> str:
-    """Turn a client's name into a file name: NFC, everything but letters, digits, ``-``, ``_`` and ``.`` percent-quoted.
+    """Turn a client's name into a file name: NFC, all but letters, digits and ``-_~.`` percent-quoted.
 
     >>> file_name("Ward 3/B")
     'Ward%203%2FB'
@@ -236,7 +236,8 @@ def check_method_names(names: Iterable[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name == "global":
             raise ValueError(
-                f"`methods.{name}` is not a name for a method. HINT: use letters, digits and `_ - + = .`, but not `global`."
+                f"`methods.{name}` is not a name for a method."
+                " HINT: use letters, digits and `_ - + = .`, but not `global`."
             )
 
 

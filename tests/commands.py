@@ -35,7 +35,9 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def outcome(run: Run) -> dict[str, Any]:
     """Return all that must not depend on processes, interruptions or the clock."""
-    files = sorted(run.root.glob("seed_*/*/*.csv")) + [run.root / "results.csv"]
+    files = [*sorted(run.root.glob("seed_*/*/*.csv")), run.root / "results.csv"]
     tables = {str(path.relative_to(run.root)): table(path) for path in files}
-    models = sorted(run.root.glob("seed_*/*/models/*.safetensors")) + sorted(run.root.glob("seed_*/global/*.safetensors"))
+    models = sorted(run.root.glob("seed_*/*/models/*.safetensors")) + sorted(
+        run.root.glob("seed_*/global/*.safetensors")
+    )
     return {**tables, **{str(path.relative_to(run.root)): path.read_bytes() for path in models}}

@@ -96,7 +96,11 @@ def test_the_methods_differ_and_probing_does_not_distort(finished: Run) -> None:
 
 def test_a_second_run_does_nothing(finished: Run) -> None:
     def stamps() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in finished.root.rglob("*.*") if "cells" in str(path) or "global" in str(path)}
+        return {
+            path: path.stat().st_mtime_ns
+            for path in finished.root.rglob("*.*")
+            if "cells" in str(path) or "global" in str(path)
+        }
 
     before = stamps()
     toy("run", finished.root)
@@ -176,7 +180,16 @@ def test_a_damaged_result_is_made_again(
 
 
 def test_clients_that_lack_samples_are_marked(out: Path) -> None:
-    run = toy("run", out, "--seeds", "[0]", "--data.init_args.counts", "[20, 0, 24]", "--data.init_args.num_test", "[12, 5, 0]")
+    run = toy(
+        "run",
+        out,
+        "--seeds",
+        "[0]",
+        "--data.init_args.counts",
+        "[20, 0, 24]",
+        "--data.init_args.num_test",
+        "[12, 5, 0]",
+    )
     for method in ("none", "ft", "lpft"):
         assert [read_cell(run.cell(0, method, f"c{i}")).status for i in range(3)] == ["ok", "no_train", "no_test"]
         _, accuracy = matrix(run, 0, method)
@@ -254,12 +267,16 @@ def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None
 def start(out: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "lpft", "run", "-c", TOY, "--out", str(out), "--trainer.devices", "2", *words]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def alive(group: int) -> bool:
     """Tell whether any process of a group is alive (zombies are not)."""
-    states = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    states = [
+        path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()
+    ]
     return any(int(fields[2]) == group and fields[0] != "Z" for fields in states)
 
 
@@ -299,7 +316,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         try:
             process.wait(float(rng.uniform(4, 14)))
             if process.returncode == 0:
-                for path in list(out.glob("seed_*/*/cells/*.json"))[:: 3]:
+                for path in list(out.glob("seed_*/*/cells/*.json"))[::3]:
                     path.unlink()  # done too early: give it something to do again
                 continue
         except subprocess.TimeoutExpired:

@@ -123,11 +123,11 @@ class ClientStack(nn.Module):
             return features.unsqueeze(0)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
-            return functional_call(body, (params, buffers), (x,))  # type: ignore[no-any-return]
+            return functional_call(body, (params, buffers), (x,))
 
         in_dims = (0, 0, None if shared else 0)
         stacked = _of_body(self.params() if params is None else params), _of_body(self.net_buffers())
-        return vmap(run, in_dims=in_dims, randomness="different")(*stacked, x)  # type: ignore[no-any-return]
+        return vmap(run, in_dims=in_dims, randomness="different")(*stacked, x)
 
     def classify(self, features: Tensor, shared: bool = False, params: State | None = None) -> Tensor:
         """Return the logits ``(K, batch, num_classes)`` of features ``(K, batch, k)``, or ``(batch, k)`` if shared."""

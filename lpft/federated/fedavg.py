@@ -58,7 +58,7 @@ def fedavg_round(
                 total += aggregator.contribution(update)
             else:
                 log.warning("client %d has diverged in this round and is left out of the average", update.client)
-    total = fabric.all_reduce(total, reduce_op="sum")
+    total = _sum(fabric, total)
     return aggregator.finish(total, like=global_state)
 
 
@@ -129,7 +129,7 @@ class FedAvg:
         losses = torch.zeros(len(cohort), dtype=torch.float64, device=self.fabric.device)
         for place, client in enumerate(cohort):
             losses[place] = trainer.losses.pop(client, 0.0)
-        return float(self._sum(losses).nanmean())
+        return float(_sum(self.fabric, losses).nanmean())
 
     @torch.no_grad()
     def val_accuracy(self, state: State, samples: DeviceSamples) -> float:
@@ -146,7 +146,11 @@ class FedAvg:
         for i, o in pieces[self.fabric.global_rank :: self.fabric.world_size]:
             logits = self.net(samples.images(i, self.net.head.weight.dtype)).unsqueeze(0)
             counts.update(logits, samples.labels(i), o.to(self.fabric.device))
-        return float(percent(self._sum(counts.correct), self._sum(counts.total)).nanmean())
+        return float(percent(_sum(self.fabric, counts.correct), _sum(self.fabric, counts.total)).nanmean())
 
-    def _sum(self, values: Tensor) -> Tensor:
-        return self.fabric.all_reduce(values, reduce_op="sum")  # type: ignore[return-value]
+
+def _sum(fabric: Fabric, values: Tensor) -> Tensor:
+    """Add up a tensor over all ranks; every rank gets the sum."""
+    summed = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed

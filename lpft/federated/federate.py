@@ -66,7 +66,8 @@ def federate(task: GlobalTask) -> list[str]:
         return []
     task.data.setup()
     fabric = task.devices.fabric()
-    return fabric.launch(_on_every_rank, task, missing)  # type: ignore[no-any-return]
+    failures: list[str] = fabric.launch(_on_every_rank, task, missing)  # type: ignore[arg-type]
+    return failures
 
 
 def is_done(task: GlobalTask, seed: int) -> bool:
@@ -111,7 +112,9 @@ def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> None:
     checkpoint_file = task.run.global_file(seed, "checkpoint.pt")
     # One rank reads, since files of a network may look different from different machines.
     start = fabric.broadcast(_load_checkpoint(checkpoint_file, task.fingerprint) if fabric.is_global_zero else None)
-    steps = Steps(f"federate seed {seed}", task.settings.rounds, "round", fabric.is_global_zero, start.round if start else 0)
+    steps = Steps(
+        f"federate seed {seed}", task.settings.rounds, "round", fabric.is_global_zero, start.round if start else 0
+    )
 
     def after_round(now: Checkpoint) -> None:
         if fabric.is_global_zero:

@@ -73,7 +73,7 @@ class LocalTrainer:
             logits = stack(self.samples.images(index, dtype))
         losses = client_losses(logits.to(dtype), self.samples.labels(index))
         optimizer.zero_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         optimizer.step()
         return losses.detach()
 

@@ -125,6 +125,6 @@ def test_dropout_differs_between_the_clients_of_a_stack() -> None:
 
 def test_optimizers_that_could_mix_clients_are_refused() -> None:
     stack = ClientStack(toy_net(), K)
-    with pytest.raises(ValueError, match="LBFGS.*clients_per_stack: 1"):
+    with pytest.raises(ValueError, match=r"LBFGS.*clients_per_stack: 1"):
         check_elementwise(torch.optim.LBFGS(stack.parameters()), K)
     check_elementwise(torch.optim.LBFGS(stack.parameters()), 1)

@@ -33,7 +33,9 @@ def fabric(precision: str = "64-true") -> Fabric:
     return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
 
 
-def fit(data: ToyData, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None) -> Checkpoint:
+def fit(
+    data: ToyData, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None
+) -> Checkpoint:
     seen: list[Checkpoint] = []
     end = FedAvg(fabric(), toy_net(norm), data, chosen, size, seed=0).fit(start, seen.append)
     assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
@@ -131,7 +133,9 @@ def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) ->
     assert not same_bits(load_model(runs[1].global_model(0))[0], load_model(runs[1].global_model(1))[0])
 
 
-def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     federate(task(tmp_path, 1))
     path = Run(tmp_path).global_model(0)
     whole, stamp = path.read_bytes(), path.stat().st_mtime_ns
