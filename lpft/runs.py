@@ -61,6 +61,7 @@ class Cell:
         train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
         val_gained: number of validation samples that the personalized model gets right and the global model does not.
         val_lost: number of those that the global model gets right and the personalized model does not.
+        val_global: the personalized model's mean accuracy over the validation sets of all clients.
         num_classes: number of classes of the task.
         num_train_classes: number of classes among the client's training samples.
     """
@@ -89,6 +90,7 @@ class Cell:
     train_accuracy: float | None = None
     val_gained: int | None = None
     val_lost: int | None = None
+    val_global: float | None = None
     num_classes: int | None = None
     num_train_classes: int | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,17 +35,24 @@ class Evaluator:
 
     Args:
         features: the global model and its features.
+        split: which samples to test on; ``val`` for what a choice is made by.
     """
 
-    def __init__(self, features: GlobalFeatures) -> None:
+    def __init__(self, features: GlobalFeatures, split: Literal["test", "val"] = "test") -> None:
         self.global_features = features
         self.clients = features.data.clients
-        self.index = torch.cat([client.test for client in self.clients])
-        self.owner = torch.cat([torch.full_like(client.test, i) for i, client in enumerate(self.clients)])
+        sets = [getattr(client, split) for client in self.clients]
+        self.index = torch.cat(sets)
+        self.owner = torch.cat([torch.full_like(samples, i) for i, samples in enumerate(sets)])
+
+    @cached_property
+    def on_val(self) -> Evaluator:
+        """The same on the validation sets of all clients."""
+        return Evaluator(self.global_features, "val")
 
     @cached_property
     def test_features(self) -> Tensor:
-        """theta_G's features of all test samples, ``(num_test, k)``."""
+        """theta_G's features of all samples tested on, ``(num_test, k)``."""
         return self.global_features.of(self.index)
 
     @cached_property

@@ -129,7 +129,7 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
     """
     task.data.setup()
     jobs = [job for job in task.jobs()[shard[0] :: shard[1]] if task.missing(job)]
-    failures = []
+    failures: list[str] = []
     with Steps("personalize", len(jobs), "stack") as steps:
         for job, outcome in _work(task, jobs):
             try:
@@ -313,6 +313,7 @@ class Bench:
             train_accuracy=_number(results.train_accuracy[k]),
             val_gained=results.val_gained[k],
             val_lost=results.val_lost[k],
+            val_global=_number(results.val_global[k]),
             num_classes=task.data.spec.num_classes,
             num_train_classes=len(self.features.samples.labels(client.train).unique()),
         )
@@ -339,6 +340,7 @@ class StackResults:
         val_gained: number of validation samples that only the personalized network gets right.
         val_lost: number of those that only theta_G gets right.
         train_accuracy: the personalized network's accuracy on each client's training samples, percent.
+        val_global: its mean accuracy over the validation sets of all clients, percent.
     """
 
     clients: Sequence[int]
@@ -351,6 +353,7 @@ class StackResults:
     val_gained: list[int]
     val_lost: list[int]
     train_accuracy: list[float]
+    val_global: list[float]
 
     @classmethod
     def of(cls, evaluator: Evaluator, stack: ClientStack, clients: Sequence[int], probed: bool) -> StackResults:
@@ -380,6 +383,7 @@ class StackResults:
             [int((a & ~b).sum()) for a, b in zip(after, before, strict=True)],
             [int((b & ~a).sum()) for a, b in zip(after, before, strict=True)],
             share(evaluator.hits(stack, train, known.stacked(list(clients)) if probed else None)).tolist(),
+            evaluator.on_val.test(stack, probed).accuracy.nanmean(dim=1).tolist(),
         )
 
 

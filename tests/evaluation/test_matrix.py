@@ -112,3 +112,14 @@ def test_a_body_that_is_said_to_be_theta_gs_is_checked() -> None:
     buffer = next(name for name in stack.net_buffers() if name.endswith("running_mean"))
     stack.write({buffer: stack.net_buffers()[buffer] + 0.1})
     assert (StackResults.of(evaluator, stack, [0, 1], probed=True).distortion > 0).all()
+
+
+def test_choices_are_made_on_the_validation_sets_of_all_clients() -> None:
+    features = toy_features(norm=True)
+    nets = [toy_net(norm=True, seed=seed).eval() for seed in range(2)]
+    data = features.data
+    result = Evaluator(features).on_val.test(stack_of(nets)).accuracy
+    for k, net in enumerate(nets):
+        for j, client in enumerate(data.clients):
+            images = data.normalize(data.images[client.val], torch.float64)
+            assert result[k, j] == pytest.approx(100 * accuracy_score(data.labels[client.val], net(images).argmax(1)))
