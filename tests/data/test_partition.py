@@ -1,9 +1,24 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpft.data.partition import by_group, equal_parts, split_stratified, stratified_order, train_val_test
+from lpft.data.partition import (
+    Dirichlet,
+    Iid,
+    MainClasses,
+    Pathological,
+    QuantitySkew,
+    apportion,
+    by_group,
+    equal_parts,
+    follow,
+    split_stratified,
+    stratified_order,
+    train_val_test,
+)
 
 LABELS = st.lists(st.integers(0, 4), max_size=60).map(lambda values: np.array(values, np.int64))
 
@@ -61,3 +76,141 @@ def test_order_is_drawn_from_the_generator_alone():
 def test_groups_by_number_or_name():
     assert list(by_group(np.array([10, 9, 10]))) == ["9", "10"]
     assert by_group(np.array(["b", "a", "b"]))["b"].tolist() == [0, 2]
+
+
+MANY_LABELS = st.lists(st.integers(0, 4), min_size=40, max_size=120).map(
+    lambda values: np.array([*range(5), *values] * 2, np.int64)  # all five classes, more than once
+)
+PARTITIONERS = st.one_of(
+    st.just(Iid()),
+    st.builds(Dirichlet, st.floats(1e-3, 1e3), st.integers(0, 8)),
+    st.builds(QuantitySkew, st.floats(1e-3, 1e3), st.integers(0, 8)),
+    st.builds(Pathological, st.just(5)),
+    st.builds(MainClasses, st.just(5), st.floats(0, 0.1)),
+)
+
+
+def counts(labels, parts):
+    return np.array([np.bincount(labels[part], minlength=labels.max() + 1) for part in parts])
+
+
+@settings(max_examples=200, deadline=None)
+@given(PARTITIONERS, MANY_LABELS, st.integers(1, 2), st.integers(0, 3))
+def test_partitions_are_disjoint_complete_seeded_and_large_enough(partitioner, labels, num_clients, seed):
+    parts = partitioner(labels, num_clients * 5 if hasattr(partitioner, "min_samples") else num_clients, rng(seed))
+    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
+    assert min(map(len, parts)) >= getattr(partitioner, "min_samples", 0)
+    again = partitioner(labels, len(parts), rng(seed))
+    assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+    assert all(np.array_equal(part, np.sort(part)) and part.dtype == np.int64 for part in parts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 10), st.integers(0, 3))
+def test_pathological_clients_have_exactly_their_number_of_classes(num_clients, per_client, seed):
+    labels = np.arange(300) % 10
+    if num_clients * per_client < 10:
+        with pytest.raises(ValueError, match=r"some would belong to nobody. HINT: set at least \d+ clients"):
+            Pathological(per_client)(labels, num_clients, rng(seed))
+        return
+    table = counts(labels, Pathological(per_client)(labels, num_clients, rng(seed)))
+    assert ((table > 0).sum(1) == per_client).all()
+    holders = (table > 0).sum(0)
+    assert holders.max() - holders.min() <= 1
+    for label in range(10):
+        shares = table[table[:, label] > 0, label]
+        assert shares.max() - shares.min() <= 1
+
+
+def test_five_clients_with_two_classes_each_share_none():
+    table = counts(np.arange(100) % 10, Pathological(2)(np.arange(100) % 10, 5, rng()))
+    assert table.max(0).tolist() == [10] * 10
+
+
+def test_main_classes_by_hand():
+    """Five clients, ten classes of 100: the four other clients get ten each, the main one keeps sixty."""
+    labels = np.arange(1000) % 10
+    table = counts(labels, MainClasses(2, 0.1)(labels, 5, rng()))
+    assert np.sort(table, axis=1).tolist() == [[10] * 8 + [60] * 2] * 5
+    assert counts(labels, MainClasses(2, 0.2)(labels, 5, rng())).tolist() == [[20] * 10] * 5
+
+
+def test_five_hundred_clients_are_dealt_in_seconds():
+    labels = rng(1).integers(10, size=60_000)
+    start = time.perf_counter()
+    parts = Dirichlet(alpha=0.1, min_samples=40)(labels, 500, rng())
+    assert time.perf_counter() - start < 5
+    sizes = np.array([len(part) for part in parts])
+    assert sizes.min() == 40
+    assert sizes.sum() == 60_000
+    table = counts(labels, parts)
+    assert (table.max(1) / sizes).mean() > 0.6  # filling up did not mix the classes
+
+
+def test_alpha_decides_between_one_class_and_all_alike():
+    labels = np.arange(10_000) % 10
+    top = {}
+    for alpha in (1e-3, 0.5, 1e4):
+        table = counts(labels, Dirichlet(alpha, min_samples=100)(labels, 20, rng()))
+        top[alpha] = (table.max(1) / table.sum(1)).mean()
+    assert top[1e-3] > 0.95
+    assert 0.2 < top[0.5] < 0.6
+    assert top[1e4] < 0.12
+
+
+def test_sizes_are_equal_where_the_minimum_is_the_average():
+    labels = np.arange(1000) % 10
+    assert {len(part) for part in Dirichlet(0.1, min_samples=50)(labels, 20, rng())} == {50}
+    assert {len(part) for part in QuantitySkew(0.1, min_samples=50)(labels, 20, rng())} == {50}
+
+
+def test_quantity_skew_keeps_the_class_shares():
+    labels = np.arange(5000) % 5
+    table = counts(labels, QuantitySkew(0.5, min_samples=20)(labels, 10, rng()))
+    assert table.sum(1).max() > 3 * table.sum(1).min()
+    assert (table.max(1) - table.min(1)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "num_clients", "message"),
+    [
+        (Dirichlet(min_samples=40), 3, "3 clients is 120 samples, but there are 100. HINT: set `min_samples` to 33"),
+        (QuantitySkew(min_samples=40), 3, "`num_clients` to 2 or less"),
+        (Pathological(11), 10, "there are 10 classes. HINT: set `classes_per_client` to 10"),
+        (Pathological(10), 11, "Class 0 has 10 samples for 11 clients"),
+        (MainClasses(2, 0.3), 5, "too much for 5 clients.*`share_of_others` to 0.2 at most"),
+    ],
+)
+def test_what_cannot_be_dealt_is_said(partitioner, num_clients, message):
+    with pytest.raises(ValueError, match=message):
+        partitioner(np.arange(100) % 10, num_clients, rng())
+
+
+@pytest.mark.parametrize("partitioner", [Dirichlet(min_samples=0), QuantitySkew(min_samples=0), Pathological()])
+def test_nothing_to_deal(partitioner):
+    with pytest.raises(ValueError, match="no samples to deal"):
+        partitioner(np.empty(0, np.int64), 3, rng())
+
+
+@settings(max_examples=50, deadline=None)
+@given(LABELS.filter(len), LABELS, st.integers(1, 5), st.integers(0, 3))
+def test_other_samples_follow_the_class_mix(labels, others, num_clients, seed):
+    parts = equal_parts(labels, num_clients, rng(seed))
+    followed = follow(parts, labels, others, rng(seed))
+    assert sorted(np.concatenate(followed)) == list(range(len(others)))
+    for label in np.unique(others):
+        had = np.array([np.count_nonzero(labels[part] == label) for part in parts])
+        got = np.array([np.count_nonzero(others[part] == label) for part in followed])
+        shares = had / had.sum() if had.any() else np.full(num_clients, 1 / num_clients)
+        assert (np.abs(got - shares * got.sum()) < 1).all()
+
+
+def test_rounding_by_hand():
+    """Of 7 by 1/2, 1/3, 1/6: 3.5, 2.33, 1.17; the sample left over goes to the largest remainder."""
+    assert apportion(np.array([3, 2, 1]), 7, rng()).tolist() == [4, 2, 1]
+    ties = np.array([apportion(np.ones(4), 1, rng(seed)) for seed in range(50)])
+    assert (ties.sum(0) > 0).all()
+
+
+def test_settings_name_class_and_values():
+    assert Dirichlet(0.1).settings() == {"class": "lpft.data.partition.Dirichlet", "alpha": 0.1, "min_samples": 40}
