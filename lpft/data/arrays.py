@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter, Split
-from lpft.data.partition import by_group, equal_parts, split_stratified, stratified_order
+from lpft.data.partition import Iid, by_group, equal_parts, follow, split_stratified, stratified_order
 from lpft.data.sources import ArrayFiles, Part, Source, fit, open_source, read_groups, source_files
 from lpft.runs import check_client_names
 from lpft.seeding import stable_seed
@@ -41,10 +42,11 @@ class ArrayClients(FederatedDataModule):
     """Clients from ``.npz`` and ``.npy`` files and torchvision datasets, their images made alike.
 
     Every source is a client of that name, or several (``name-0``, ``name-1``, ... with `num_clients`, ``name-GROUP``
-    with `group`). A source with a test part keeps it; otherwise `test_share` of a client's images is tested on. A
-    tenth of the training images is for choices. All splits are stratified by class and seeded by `seed` and the
-    client's name. An image that is, after resizing, pixel for pixel in anyone's test part is left out of all train and
-    val parts, one that is in a val part is left out of the train parts; how many is logged.
+    with `group`); its `partition` shifts labels or sizes between them. A source with a test part keeps it; otherwise
+    `test_share` of a client's images is tested on. A tenth of the training images is for choices. All splits are
+    stratified by class and seeded by `seed` and the client's name. An image that is, after resizing, pixel for pixel in
+    anyone's test part is left out of all train and val parts, one that is in a val part is left out of the train parts;
+    how many is logged.
 
     Args:
         sources: where images come from, by name.
@@ -116,7 +118,11 @@ class ArrayClients(FederatedDataModule):
             )
         return {
             "sources": {
-                name: {**asdict(source), "files": _stamps(files[name], self.root)}
+                name: {
+                    **asdict(source),
+                    "partition": source.partition and source.partition.settings(),
+                    "files": _stamps(files[name], self.root),
+                }
                 for name, source in self.sources.items()
             },
             "num_classes": self.num_classes,
@@ -197,8 +203,14 @@ class ArrayClients(FederatedDataModule):
                 yield f"{name}-{group}", positions, nothing
             return
         rng = np.random.default_rng(stable_seed("arrays", self.seed, name, "clients", source.num_clients))
-        trains = equal_parts(train.labels, source.num_clients, rng)
-        tests = equal_parts(test.labels, source.num_clients, rng) if test else [nothing] * source.num_clients
+        with _said_of(name):
+            trains = (source.partition or Iid())(train.labels, source.num_clients, rng)
+        if test is None:
+            tests = [nothing] * source.num_clients
+        elif source.partition is None:
+            tests = equal_parts(test.labels, source.num_clients, rng)
+        else:
+            tests = follow(trains, train.labels, test.labels, rng)
         names = [name] if source.num_clients == 1 else [f"{name}-{k}" for k in range(source.num_clients)]
         yield from zip(names, trains, tests, strict=True)
 
@@ -206,6 +218,15 @@ class ArrayClients(FederatedDataModule):
         """Open the training and the test part of a source; one with groups has no test part for them."""
         train, test = open_source(self.sources[name], files, f"`sources.{name}`")
         return train, None if self.sources[name].group else test
+
+
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """Name the source in what a partitioner says of its settings."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`sources.{name}.partition`: {error}") from error
 
 
 def _stamps(paths: list[Path], root: Path) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import SPLITS, ArrayWriter
-from lpft.data.partition import equal_parts, train_val_test
+from lpft.data.partition import Iid, Partitioner, train_val_test
 from lpft.seeding import stable_seed
 from lpft.types import DataSpec
 
@@ -26,9 +26,9 @@ NOISE = 64.0
 class Digits(FederatedDataModule):
     """Real digits of ten classes, no download: 1,797 images of 8x8 pixels, enlarged to 16x16, as RGB.
 
-    The images (UCI, Alpaydin and Kaynak, 1998) are dealt to the clients in disjoint, stratified parts of equal size. A
-    client belongs to one of five domains, by turns, and is named after it: ``plain-0``, ``inverted-0``, ...,
-    ``plain-1``. What a domain does to an image (values 0 to 255, white ink on black):
+    The images (UCI, Alpaydin and Kaynak, 1998) are dealt to the clients in disjoint parts, by default stratified and of
+    equal size. A client belongs to one of five domains, by turns, and is named after it: ``plain-0``, ``inverted-0``,
+    ..., ``plain-1``. What a domain does to an image (values 0 to 255, white ink on black):
 
     - plain: nothing;
     - inverted: 255 - image;
@@ -45,6 +45,8 @@ class Digits(FederatedDataModule):
         shift: share of a client's images that its domain changes: 0 leaves all of them plain, 1 changes all. The
             images that are changed at one value are changed at every higher one too.
         domains: the domains that take turns; all five by default.
+        partition: who gets which images, such as `lpft.data.partition.Dirichlet`. A client's own images are split into
+            train, val and test, so all three have its mix of classes.
         seed: of the parts and of all draws; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
 
@@ -60,6 +62,7 @@ class Digits(FederatedDataModule):
         num_clients: PositiveInt = 10,
         shift: ClosedUnitInterval = 1.0,
         domains: list[Domain] | None = None,
+        partition: Partitioner | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class Digits(FederatedDataModule):
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ValueError(f"`domains={domains}` must name at least one domain, and none of them twice.")
         self.num_clients, self.shift, self.seed = num_clients, shift, seed
+        self.partition: Partitioner = partition or Iid()
 
     @property
     def spec(self) -> DataSpec:
@@ -86,6 +90,7 @@ class Digits(FederatedDataModule):
             "num_clients": self.num_clients,
             "shift": float(self.shift),
             "domains": self.domains,
+            "partition": self.partition.settings(),
             "seed": self.seed,
         }
 
@@ -98,7 +103,8 @@ class Digits(FederatedDataModule):
         labels = digits.target
         changed = self._rng("changed").uniform(size=NUM_IMAGES) < self.shift
         looks = {domain: images if domain == "plain" else self._look(domain, images) for domain in self.domains}
-        for position, mine in enumerate(equal_parts(labels, self.num_clients, self._rng("clients", self.num_clients))):
+        parts_of_all = self.partition(labels, self.num_clients, self._rng("clients", self.num_clients))
+        for position, mine in enumerate(parts_of_all):
             domain, turn = self.domains[position % len(self.domains)], position // len(self.domains)
             name = f"{domain}-{turn}"
             seen = np.where(changed[mine, None, None, None], looks[domain][mine], images[mine])

@@ -17,6 +17,8 @@ from jsonargparse.typing import PositiveInt
 from PIL.Image import Image
 from torch.nn.functional import interpolate
 
+from lpft.data.partition import Partitioner
+
 
 @dataclass
 class Source:
@@ -38,7 +40,9 @@ class Source:
         group: array with the group (writer, site) of every training image: every group becomes a client, with a train,
             val and test part of its own training images. The source's test part, being of other groups, is left out.
         group_file: ``.npz`` file of `group`, if that is not `path`; relative to the data's `root`.
-        num_clients: number of equal, stratified parts that become clients.
+        num_clients: number of parts that become clients.
+        partition: who gets which images, such as `lpft.data.partition.Dirichlet`; by default the parts are equal and
+            stratified. A test part of the source is dealt so that each client has the class mix it trains on.
         invert: take the negative of every image.
     """
 
@@ -53,10 +57,14 @@ class Source:
     group: str | None = None
     group_file: str | None = None
     num_clients: PositiveInt = 1
+    partition: Partitioner | None = None
     invert: bool = False
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
+        for name in ("path", "dataset", "x_test", "y_test", "group", "group_file"):
+            if getattr(self, name) == "None":  # so jsonargparse passes on a null of the command line
+                setattr(self, name, None)
         arrays = [self.x_train, self.y_train, self.x_test, self.y_test]
         if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in arrays)):
             needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, arrays))}"
@@ -73,6 +81,12 @@ class Source:
             raise ValueError(
                 f"A source has `group: {self.group}` and `num_clients: {self.num_clients}`, but every group is one"
                 " client. HINT: leave one of them out."
+            )
+        if self.partition and self.num_clients == 1:
+            raise ValueError(
+                f"A source has `partition: {type(self.partition).__name__}`, but only one client"
+                f"{' per group' if self.group else ''}. HINT: set the source's `num_clients`"
+                f"{', without `group`' if self.group else ''}."
             )
         if self.group_file and not self.group:
             raise ValueError(

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from lpft.data.arrays import ArrayClients
 from lpft.data.base import FederatedDataModule
+from lpft.data.partition import Dirichlet, Pathological
 from lpft.data.sources import Source
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
@@ -134,6 +135,45 @@ def test_seed_and_order_of_sources(tmp_path):
     assert bytes_of(alone, alone.clients[0].test) != bytes_of(other, other.clients[0].test)
 
 
+def mixes(data, split):
+    parts = [getattr(client, split) for client in data.clients]
+    return torch.stack([torch.bincount(data.labels[part], minlength=4) / len(part) for part in parts])
+
+
+def test_label_shift_of_a_pool_with_its_own_test_part(tmp_path):
+    """Train and test images stay what they are; a client's test set has the mix of what it trains on."""
+    save(tmp_path / "a.npz", num_train=400, num_test=200)
+    pool = dict(np.load(tmp_path / "a.npz"))
+    data = make(tmp_path, {"a": Source("a.npz", num_clients=4, partition=Dirichlet(0.5, 40))}, channels=1)
+    trained = torch.cat([torch.cat([client.train, client.val]) for client in data.clients])
+    tested = torch.cat([client.test for client in data.clients])
+    assert bytes_of(data, trained) == {image.tobytes() for image in pool["x_train"]}
+    assert bytes_of(data, tested) == {image.tobytes() for image in pool["x_test"]}
+    assert all(len(c.train) + len(c.val) >= 40 for c in data.clients)
+    assert (mixes(data, "train") - mixes(data, "test")).abs().sum(1).max() < 0.2
+    assert (mixes(data, "train") - 0.25).abs().sum(1).max() > 0.4
+
+
+def test_label_shift_of_a_pool_without_test_part(tmp_path):
+    save(tmp_path / "a.npz", num_train=400, num_test=0)
+    data = make(tmp_path, {"a": Source("a.npz", num_clients=4, partition=Pathological(2))})
+    for split in ("train", "val", "test"):
+        assert ((mixes(data, split) > 0).sum(1) == 2).all()
+
+
+def test_another_partition_is_another_key(tmp_path):
+    save(tmp_path / "a.npz")
+    sources = [Source("a.npz", num_clients=2, partition=p) for p in (None, Dirichlet(0.1), Dirichlet(0.2))]
+    keys = [json.dumps(ArrayClients({"a": each}, root=str(tmp_path)).settings()) for each in sources]
+    assert len(set(keys)) == 3
+
+
+def test_a_pool_that_is_too_small_is_named(tmp_path):
+    save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"`sources.a.partition`: `min_samples=50` for each of 2 clients.*HINT"):
+        make(tmp_path, {"a": Source("a.npz", num_clients=2, partition=Dirichlet(0.1, 50))})
+
+
 def test_inverting(tmp_path):
     save(tmp_path / "a.npz")
     plain = make(tmp_path, {"a": Source("a.npz")})
@@ -183,7 +223,27 @@ def parse(*arguments):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_parse(path):
-    assert parse(f"--data={path}").spec.num_classes == 10
+    assert parse(f"--data={path}").spec.num_classes == (4 if path.stem == "teacher_student" else 10)
+
+
+def test_partition_and_null_on_the_command_line(tmp_path):
+    """A null inside a source reaches it as the word None."""
+    data = parse(
+        f"--data={CONFIGS / 'cifar10_small_dirichlet.yaml'}",
+        "--data.init_args.sources.cifar10.partition.init_args.alpha=0.1",
+        "--data.init_args.sources.cifar10.x_test=null",
+        "--data.init_args.sources.cifar10.y_test=null",
+    )
+    source = data.sources["cifar10"]
+    assert source.partition.settings() == Dirichlet(0.1).settings()
+    assert (source.x_test, source.y_test) == (None, None)
+    data = parse(
+        f"--data={CONFIGS / 'digit5_small.yaml'}",
+        "--data.init_args.sources.mnist.num_clients=5",
+        "--data.init_args.sources.mnist.partition=lpft.data.partition.Pathological",
+        "--data.init_args.sources.mnist.partition.init_args.classes_per_client=3",
+    )
+    assert data.sources["mnist"].partition.settings() == Pathological(3).settings()
 
 
 def test_yaml_and_overrides(tmp_path):
@@ -263,3 +323,25 @@ def test_fifty_real_writers(tmp_path):
     assert data.images.shape == (5000, 1, 28, 28)
     assert set(sizes(data).values()) == {(67, 8, 25)}
     assert data.clients[0].name == "writer-0"
+
+
+@pytest.mark.realdata
+@real
+@pytest.mark.parametrize(
+    ("name", "num_clients", "num_train", "num_test"),
+    [
+        ("mnist_split", 5, 5000, 1500),
+        ("fashion_small_dirichlet", 10, 2000, 1000),
+        ("cifar10_small_dirichlet", 10, 1600, 800),
+        ("cifar10_small_pathological", 10, 1600, 800),
+    ],
+)
+def test_real_pools_with_label_shift(tmp_path, name, num_clients, num_train, num_test):
+    data = load(name, tmp_path)
+    trained = torch.cat([torch.cat([client.train, client.val]) for client in data.clients])
+    tested = torch.cat([client.test for client in data.clients])
+    assert (len(data.clients), len(trained), len(tested)) == (num_clients, num_train, num_test)
+    assert not bytes_of(data, trained) & bytes_of(data, tested)
+    for client in data.clients:
+        mix, test_mix = (torch.bincount(data.labels[p], minlength=10) / len(p) for p in (client.train, client.test))
+        assert (mix - test_mix).abs().sum().item() / 2 < 0.1

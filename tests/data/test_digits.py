@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from lpft.data.digits import Digits, blend, enlarge, rotate
+from lpft.data.partition import Dirichlet, MainClasses, Pathological
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,23 @@ def test_any_number_of_clients(cache_dir, num_clients):
     digits = make(cache_dir, num_clients=num_clients)
     assert len(digits.clients) == num_clients
     assert all(len(part) for client in digits.clients for part in (client.train, client.val, client.test))
+
+
+@pytest.mark.parametrize("partition", [Dirichlet(0.1), MainClasses(), Pathological()])
+def test_label_shift_in_train_val_and_test_alike(cache_dir, partition):
+    digits = make(cache_dir, num_clients=5, shift=0.0, domains=["plain"], partition=partition)
+    assert [client.name for client in digits.clients] == [f"plain-{k}" for k in range(5)]
+    assert len({image.numpy().tobytes() for image in digits.images}) == 1797
+    for client in digits.clients:
+        assert len(everything(client)) >= 40
+        mix, test_mix = (torch.bincount(digits.labels[p], minlength=10) / len(p) for p in (client.train, client.test))
+        assert (mix - test_mix).abs().sum().item() / 2 < 0.1
+        assert (mix - 0.1).abs().sum().item() / 2 > 0.25  # far from all classes alike
+    assert (
+        digits.content_hash
+        == make(cache_dir, num_clients=5, shift=0.0, domains=["plain"], partition=partition).content_hash
+    )
+    assert digits.content_hash != make(cache_dir, num_clients=5, shift=0.0, domains=["plain"]).content_hash
 
 
 def test_settings_that_cannot_be_are_refused():

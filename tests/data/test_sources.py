@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lpft.data.partition import Dirichlet
 from lpft.data.sources import ArrayFiles, Source, channels_last, fit, open_source, read_groups, source_files
 
 IMAGES = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
@@ -77,6 +78,8 @@ def test_a_file_that_is_cut_off_is_said(tmp_path):
         ({"path": "a.npz", "x_test": None}, "give both or none"),
         ({"path": "a.npz", "group": "g", "num_clients": 2}, "leave one of them out"),
         ({"path": "a.npz", "group_file": "g.npz"}, "but no `group`"),
+        ({"path": "a.npz", "partition": Dirichlet()}, "only one client. HINT: set the source's `num_clients`"),
+        ({"path": "a.npz", "partition": Dirichlet(), "group": "g"}, "only one client per group.*without `group`"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):
