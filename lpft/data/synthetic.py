@@ -143,7 +143,7 @@ class TeacherStudent(FederatedDataModule):
         thresholds = np.quantile(np.concatenate(outputs), levels)
         if len(np.unique(thresholds)) < len(thresholds):
             raise ValueError(
-                f"The teachers' outputs cannot be cut into {self.num_classes} classes, for one value (0, where no unit is"
+                f"The teachers' outputs cannot be cut into {self.num_classes} classes: one value (0, where no unit is"
                 " active) is too frequent. HINT: raise `num_features`, or lower `num_classes`."
             )
         classes = self._classes([float(each.mean()) for each in outputs])
