@@ -39,7 +39,7 @@ ADVICE = {
     " method remembers it. Look at Local alone, form groups of similar clients, or train each on its own data.",
     LITTLE_DATA: "Keep the global model for this client, or fine-tune with more regularization: fewer epochs, a lower"
     " learning rate, a proximal term, fewer parameters.",
-    SHORT_PROBING: "Give linear probing more epochs (`lp_epochs`) or a higher learning rate (`lp_lr`), so that"
+    SHORT_PROBING: "Give linear probing more epochs (lp_epochs) or a higher learning rate (lp_lr), so that"
     " fine-tuning does not start with a head that distorts the features.",
     BN_DRIFT: "Training the head alone must leave the features as they are. Statistics of normalization layers have"
     " moved: keep the body in evaluation mode while the head is trained.",
@@ -220,8 +220,9 @@ def _switch(cell: Cell) -> _Switch | None:
     for number in range(1, len(epochs)):
         if _is_probing(epochs[number - 1]) and not _is_probing(epochs[number]):
             before = epochs[number - 2] if number > 1 and _is_probing(epochs[number - 2]) else {}
-            trio = (before, epochs[number - 1], epochs[number])
-            return _Switch(*(_known(entry.get("train_loss")) for entry in trio), _known(epochs[number].get("distortion")))
+            first = epochs[number]
+            losses = [_known(entry.get("train_loss")) for entry in (before, epochs[number - 1], first)]
+            return _Switch(losses[0], losses[1], losses[2], _known(first.get("distortion")))
     return None
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpft.evaluation.convergence import judge_convergence
-from lpft.reporting.results import MethodResult, methods_of, read_config, read_history
+from lpft.reporting.findings import advice_line, advice_of, signature_lines, signatures_of
+from lpft.reporting.results import MethodResult, methods_of, read_config
 from lpft.reporting.tables import result_rows, summary_rows
 from lpft.reporting.words import settings_not_from_the_paper
 from lpft.runs import STATUSES, Run
@@ -50,6 +50,8 @@ def print_comparison(
     console.print(_fitting_table(results, console))
     for line in remarks(run, results):
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
+    if advice := advice_line(advice_of(results)):
+        console.print(f"Advice by validation data: {advice}.", highlight=False)
     foreign = settings_not_from_the_paper(read_config(run), len({result.seed for result in results}))
     if foreign:
         console.print(
@@ -104,7 +106,7 @@ def comparison_rows(results: Sequence[MethodResult]) -> list[tuple[str, list[str
 
 def remarks(run: Run, results: Sequence[MethodResult]) -> list[str]:
     """Say what keeps the comparison from being complete or fair: one line per matter, none if all is well."""
-    return [*incomplete(results), *unready(run, results), *exceptions(results)]
+    return [*incomplete(results), *signature_lines(signatures_of(run, results)), *exceptions(results)]
 
 
 def incomplete(results: Iterable[MethodResult]) -> list[str]:
@@ -118,18 +120,6 @@ def incomplete(results: Iterable[MethodResult]) -> list[str]:
 
 def _seeds(which: Sequence[str]) -> str:
     return f"seed{'s' if len(which) > 1 else ''} {', '.join(which)}"
-
-
-def unready(run: Run, results: Iterable[MethodResult]) -> list[str]:
-    """Name the seeds whose global model had not converged; a model that came from elsewhere is not judged."""
-    lines = []
-    for seed in sorted({result.seed for result in results}):
-        history = read_history(run.global_file(seed, "history.csv"))
-        if history:
-            verdict = judge_convergence([row.get("val_accuracy") for row in history])
-            if not verdict.converged:
-                lines.append(f"global model of seed {seed} {verdict}")
-    return lines
 
 
 def exceptions(results: Iterable[MethodResult]) -> list[str]:
@@ -166,7 +156,7 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def mean_and_std(summary: Mapping[str, Any], form: str) -> str:
+def mean_and_std(summary: Mapping[str, Any], form: str, std_form: str = "") -> str:
     """Write a row of summary.csv as ``91.2 ± 0.9``; the deviation only if there are several seeds.
 
     >>> mean_and_std({"mean": 91.17, "std": 0.9, "n": 3}, "{:.1f}")
@@ -175,7 +165,7 @@ def mean_and_std(summary: Mapping[str, Any], form: str) -> str:
     if summary["mean"] is None:
         return "-"
     mean = form.format(summary["mean"])
-    return f"{mean} ± {form.format(summary['std'])}" if summary["n"] > 1 else mean
+    return f"{mean} ± {(std_form or form).format(summary['std'])}" if summary["n"] > 1 else mean
 
 
 def _entries(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:

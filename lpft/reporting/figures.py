@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lpft.evaluation.metrics import Matrix
+from lpft.reporting.labels import Box, place_labels
 from lpft.reporting.results import MethodResult, methods_of
 from lpft.reporting.style import (
     GRID,
@@ -37,6 +41,10 @@ from lpft.reporting.tables import accuracy_matrix, curve_rows, figures
 
 ByMethod = Mapping[str, Sequence[MethodResult]]
 Values = NDArray[np.float64]
+
+MIN_SPAN = 3.0
+"""Points that the axes of the trade-off span at least."""
+NAME_SIZE = 9.5
 
 REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
 """How the global model's level is drawn."""
@@ -70,25 +78,84 @@ def tradeoff(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     _cross(axes, by_method)
     for method, seeds in by_method.items():
         _tradeoff_point(axes, method, seeds, look[method])
-    axes.margins(0.12)
+    _widen(axes, MIN_SPAN)
     axes.set_xlabel("Global: accuracy on all clients' test sets (%), remembers more →")
     axes.set_ylabel("Local: accuracy on the own test set (%), better at home →")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
+    _name_points(figure, axes, by_method, look)
     return figure
 
 
-def _tradeoff_point(axes: Axes, method: str, seeds: Sequence[MethodResult], look: Look) -> None:
+def _widen(axes: Axes, span: float) -> None:
+    """Leave room around the points, and do not blow up differences of a fraction of a point."""
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        middle, half = sum(limits) / 2, max(1.12 * (limits[1] - limits[0]), span) / 2
+        set_limits(middle - half, middle + half)
+
+
+def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[str, Look]) -> None:
+    """Write the methods' names beside their points, with a line where one had to move away."""
+    FigureCanvasAgg(figure).draw()  # fixes the layout, in pixels
+    means = {method: np.mean(_places(seeds), axis=0) for method, seeds in by_method.items()}
+    known = {
+        method: tuple(axes.transData.transform(mean)) for method, mean in means.items() if not np.isnan(mean).any()
+    }
+    pixel = figure.dpi / 72
+    sizes = [_text_size(short(method, 24), NAME_SIZE, pixel) for method in known]
+    seeds = [axes.transData.transform(place) for method in known for place in _places(by_method[method])]
+    obstacles: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in seeds]
+    obstacles += [text.get_window_extent().extents for text in axes.texts]
+    for method in known:
+        spread = np.std(_places(by_method[method]), axis=0)
+        (left, low), (right, high) = axes.transData.transform([means[method] - spread, means[method] + spread])
+        x, y = known[method]
+        obstacles += [(left, y - 1, right, y + 1), (x - 1, low, x + 1, high)]
+    bounds = axes.get_window_extent().extents
+    boxes = place_labels(list(known.values()), sizes, bounds, 9 * pixel, obstacles)
+    for (method, point), box in zip(known.items(), boxes, strict=True):
+        middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        offset = (middle[0] - point[0]) / pixel, (middle[1] - point[1]) / pixel
+        apart = max(abs(offset[0]) - (box[2] - box[0]) / pixel / 2, abs(offset[1]) - (box[3] - box[1]) / pixel / 2)
+        axes.annotate(
+            short(method, 24),
+            means[method],
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=NAME_SIZE,
+            fontweight="bold",
+            color=look[method].color,
+            arrowprops={"arrowstyle": "-", "color": look[method].color, "linewidth": 0.8, "shrinkB": 5}
+            if apart > 12
+            else None,
+            zorder=5,
+        )
+
+
+def _text_size(text: str, size: float, pixel: float) -> tuple[float, float]:
+    """Return width and height of a bold name in pixels, with room for the fonts of other viewers."""
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans", weight="bold"))
+    return (float(path.get_extents().width) * pixel * 1.05 + 4, size * pixel * 1.25)
+
+
+def _places(seeds: Sequence[MethodResult]) -> Values:
+    """Return global and local accuracy of every seed, ``(n, 2)``."""
     rows = [figures(result) for result in seeds]
-    x, y = (np.array([row[name] for row in rows]) for name in ("global_all", "local"))
+    return np.array([[row["global_all"], row["local"]] for row in rows])
+
+
+def _tradeoff_point(axes: Axes, method: str, seeds: Sequence[MethodResult], look: Look) -> None:
+    x, y = _places(seeds).T
     if len(seeds) > 1:
-        axes.plot(x, y, look.marker, color=look.color, alpha=0.4, markersize=4, markeredgewidth=0)
-        axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.2, capsize=2.5, zorder=3)
+        axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
+        axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
     axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **_marker(look, method, 9))
 
 
 def _cross(axes: Axes, by_method: ByMethod) -> None:
     """Mark the global model: at home and everywhere it has the same accuracy."""
-    level = _mean([_mean(_before(result)) for seeds in by_method.values() for result in seeds])
+    levels = {result.seed: _mean(_before(result)) for seeds in by_method.values() for result in seeds}
+    level = _mean(list(levels.values()))
     for line in (axes.axhline, axes.axvline):
         line(level, **REFERENCE)
     if not math.isnan(level):

@@ -14,16 +14,26 @@ from typing import Any
 import jinja2
 import yaml
 
-from lpft.reporting.console import HEADER, comparison_rows, remarks
+from lpft.evaluation.advice import Advice
+from lpft.reporting.console import HEADER, comparison_rows, exceptions, incomplete, mean_and_std
+from lpft.reporting.findings import advice_line, advice_of, grouped, signatures_of, told
 from lpft.reporting.results import MethodResult, methods_of
-from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
-from lpft.reporting.words import TERMS, describe_method, settings_not_from_the_paper, what_was_done
+from lpft.reporting.style import GRID, INK, MUTED, PAPER, is_reference, looks
+from lpft.reporting.tables import COMPARED, clients_compared, difference_rows, result_rows, summary_rows
+from lpft.reporting.words import (
+    ADVICE_RULE,
+    TERMS,
+    describe_method,
+    headline,
+    settings_not_from_the_paper,
+    what_was_done,
+)
 from lpft.runs import Run
 
 CAPTIONS = {
     "tradeoff": (
         "At home against everywhere",
-        "One large point per method, one small point per seed; bars are one standard deviation. The global model"
+        "One large point per method, one small point per seed; lines are one standard deviation. The global model"
         " (dotted) is as good at home as everywhere. Up is better at home; to the right, more is remembered of the"
         " others. A point up and to the left bought its gain at home by forgetting.",
     ),
@@ -52,6 +62,10 @@ CAPTIONS = {
 """Title and explanation of every figure."""
 
 
+DIFFERENCES = ("method", "Local", "Global", "worst", "average3", "clients better / same / worse", "n")
+ADVICE = ("client", "val", "global model", "best method", "with it", "gain", "advice", "test: global", "test: advised")
+
+
 @dataclass(frozen=True)
 class Page:
     """What the report says, before it is HTML or Markdown.
@@ -59,10 +73,14 @@ class Page:
     Args:
         title: name of the experiment.
         lead: what was done, in words.
-        facts: number and noun, for the head of the page.
+        headline: the result in sentences.
         remarks: what to know before trusting the numbers.
+        signatures: signs of failure: name, what to do, where they were found and by which numbers.
         header: columns of the comparison.
         rows: one per method: its name and entries.
+        differences: comparisons seed by seed: the method compared with, and rows in columns `DIFFERENCES`.
+        advice: what each client should do, in columns `ADVICE`; the last entry of a row tells whether to personalize.
+        advice_line: the same summed up.
         methods: name and description of every method.
         colors: of the methods in the figures.
         terms: column and meaning.
@@ -77,10 +95,14 @@ class Page:
 
     title: str
     lead: str
-    facts: list[tuple[str, str]]
+    headline: list[str]
     remarks: list[str]
+    signatures: list[tuple[str, str, list[str]]]
     header: Sequence[str]
     rows: list[tuple[str, list[str]]]
+    differences: list[tuple[str, list[tuple[str, list[str]]]]]
+    advice: list[tuple[str, list[str]]]
+    advice_line: str
     methods: list[tuple[str, str]]
     colors: dict[str, str]
     terms: Mapping[str, str]
@@ -91,6 +113,9 @@ class Page:
     made_by: str
     svgs: Mapping[str, str]
     captions: Mapping[str, tuple[str, str]] = field(default_factory=lambda: CAPTIONS)
+    differences_header: Sequence[str] = DIFFERENCES
+    advice_header: Sequence[str] = ADVICE
+    advice_rule: str = ADVICE_RULE
 
 
 def make_page(run: Run, results: Sequence[MethodResult], config: Mapping[str, Any], svgs: Mapping[str, str]) -> Page:
@@ -98,14 +123,23 @@ def make_page(run: Run, results: Sequence[MethodResult], config: Mapping[str, An
     methods, seeds = methods_of(results), sorted({result.seed for result in results})
     names = results[0].clients
     look = looks(methods, config)
-    facts = [(len(names), "client"), (len(methods), "method"), (len(seeds), "seed")]
+    summary, advices = summary_rows(result_rows(results), methods), advice_of(results)
+    reference = next((method for method in methods if is_reference(method, config)), None)
+    baselines = [method for method in methods if method in (reference, "ft")]
     return Page(
         title=str(config.get("name") or run.root.name),
         lead=what_was_done(config, len(names), seeds),
-        facts=[(str(number), noun if number == 1 else f"{noun}s") for number, noun in facts],
-        remarks=[*remarks(run, results), *_limits(seeds)],
+        headline=[sentence for sentence in (headline(summary, reference), _advised(advices)) if sentence],
+        remarks=[*incomplete(results), *exceptions(results), *_limits(seeds)],
+        signatures=[
+            (name, found[0].advice, _first([told(signature) for signature in found]))
+            for name, found in grouped(signatures_of(run, results)).items()
+        ],
         header=HEADER,
         rows=comparison_rows(results),
+        differences=[(name, rows) for name in baselines if (rows := _differences(results, name))],
+        advice=[(advice.client, _advice_row(advice)) for advice in advices],
+        advice_line=_advised(advices),
         methods=[(method, describe_method(method, config)) for method in methods],
         colors={method: look[method].color for method in methods},
         terms=TERMS,
@@ -148,14 +182,32 @@ def inline_svg(svg: str, title: str) -> str:
 
 def to_markdown(page: Page) -> str:
     """Return the page as Markdown, with links to the figures."""
-    parts = [f"# {_plain(page.title)}", page.lead]
-    if page.remarks:
-        parts += ["## Before you trust the numbers", "\n".join(f"- {_plain(remark)}" for remark in page.remarks)]
+    figures = {
+        name: [
+            f"## {page.captions[name][0]}",
+            f"![{page.captions[name][0]}](figures/{name}.svg)",
+            page.captions[name][1],
+        ]
+        for name in page.svgs
+    }
+    parts = [f"# {_plain(page.title)}", page.lead, *map(_plain, page.headline)]
     parts += ["## Comparison", "Accuracy in percent.", _table(page.header, page.rows)]
     parts += ["\n".join(f"- **{_plain(name)}**: {_plain(text)}" for name, text in page.methods)]
-    for name in page.svgs:
-        title, text = page.captions[name]
-        parts += [f"## {title}", f"![{title}](figures/{name}.svg)", text]
+    parts += figures.pop("tradeoff", [])
+    parts += ["## Before you trust the numbers", "\n".join(f"- {_plain(remark)}" for remark in page.remarks)]
+    for name, advice, found in page.signatures:
+        parts += [
+            f"**{_plain(name)}**",
+            "\n".join(f"- {_plain(line)}" for line in found),
+            f"What to do: {_plain(advice)}",
+        ]
+    for baseline, rows in page.differences:
+        title = f"## Difference to {_plain(baseline)}"
+        parts += [title, "In points, seed by seed.", _table(page.differences_header, rows)]
+    if page.advice:
+        parts += ["## Who should fine-tune", _plain(page.advice_line), ADVICE_RULE]
+        parts += [_table(page.advice_header, page.advice)]
+    parts += [text for figure in figures.values() for text in figure]
     parts += ["## Clients", "Local accuracy, mean over seeds.", _table(page.clients_header, page.clients)]
     parts += ["## What the columns mean", "\n".join(f"- **{term}**: {text}" for term, text in page.terms.items())]
     parts += [
@@ -177,6 +229,36 @@ def _client_row(name: str, results: Sequence[MethodResult], methods: Sequence[st
         local = _mean([cell.accuracy[cell.clients.index(name)] for cell in own])
         entries.append(" ".join([local, *(f"({word})" for word in status)]))
     return [*counts, _mean(list(before.values())), *entries]
+
+
+def _differences(results: Sequence[MethodResult], baseline: str) -> list[tuple[str, list[str]]]:
+    """Return mean and standard deviation of every method's differences to another, and how many clients gained."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in difference_rows(result_rows(results), baseline):
+        found.setdefault(row["method"], {})[row["metric"]] = row
+    rows = []
+    for method, by_metric in found.items():
+        clients = " / ".join(map(str, clients_compared(results, method, baseline)))
+        figures = [mean_and_std(by_metric[metric], "{:+.1f}", "{:.1f}") for metric in COMPARED]
+        rows.append((method, [*figures, clients, str(by_metric["local"]["n"])]))
+    return rows
+
+
+def _advice_row(advice: Advice) -> list[str]:
+    gain = "-" if advice.gain is None else f"{advice.gain:+.1f} ± {advice.standard_error:.1f}"
+    accuracies = [_mean([value]) for value in (advice.val_before, advice.val_after)]
+    tests = [_mean([value]) for value in (advice.test_before, advice.test_advised)]
+    return [str(advice.num_val), accuracies[0], advice.best_method, accuracies[1], gain, advice.advice, *tests]
+
+
+def _first(lines: Sequence[str], limit: int = 8) -> list[str]:
+    """Keep the first lines, and say how many there are more."""
+    more = len(lines) - limit
+    return [*lines[:limit], *([f"and {more} more, listed in signatures.csv"] if more > 0 else [])]
+
+
+def _advised(advices: Sequence[Advice]) -> str:
+    return f"Advice by validation data: {advice_line(advices)}." if advices else ""
 
 
 def _limits(seeds: Sequence[int]) -> list[str]:

@@ -12,12 +12,14 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from lpft.evaluation.metrics import MATRIX_METRICS, Matrix, client_metrics, hurt_share, matrix_metrics
+from lpft.reporting.findings import advice_of, signatures_of
 from lpft.reporting.results import MethodResult, methods_of
 from lpft.runs import Cell, Run, write_atomically
 
@@ -30,6 +32,13 @@ CLIENT_COLUMNS = (
     *CLIENT_METRICS,
     *("distortion_own", "distortion_all", "distortion_relative", "val_before", "val_after", "seconds"),
 )
+ADVICE_COLUMNS = (
+    *("client", "num_val", "val_before", "best_method", "val_after", "gain", "standard_error", "advice"),
+    *("test_before", "test_after"),
+)
+SIGNATURE_COLUMNS = ("signature", "client", "method", "seed", "value", "found", "advice")
+COMPARED = ("local", "global_all", "worst_row", "average3")
+"""What two methods are compared in."""
 CURVES = ("local", "global_all", "distortion", "worst")
 CURVE_COLUMNS = ("epoch", "phase", "lr_head", "lr_body", "train_loss", *CURVES)
 
@@ -52,10 +61,13 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
 
 
 def write_run_tables(run: Run, results: Sequence[MethodResult]) -> None:
-    """Write results.csv and summary.csv of a run."""
+    """Write results.csv, summary.csv, advice.csv and signatures.csv of a run."""
     rows = result_rows(results)
     write_atomically(run.root / "results.csv", _csv(RESULT_COLUMNS, rows))
     write_atomically(run.root / "summary.csv", _csv(SUMMARY_COLUMNS, summary_rows(rows, methods_of(results))))
+    write_atomically(run.root / "advice.csv", _csv(ADVICE_COLUMNS, map(asdict, advice_of(results))))
+    found = [{**asdict(s), "signature": s.name, "advice": s.advice} for s in signatures_of(run, results)]
+    write_atomically(run.root / "signatures.csv", _csv(SIGNATURE_COLUMNS, found))
 
 
 def accuracy_matrix(result: MethodResult) -> Matrix:
@@ -165,6 +177,45 @@ def _summary_row(method: str, metric: str, seeds: Iterable[Row]) -> dict[str, An
     values = [row[metric] for row in seeds if row.get(metric) is not None and not math.isnan(row[metric])]
     std = math.sqrt(fmean((value - fmean(values)) ** 2 for value in values)) if values else None
     return {"method": method, "metric": metric, "mean": _mean(values), "std": std, "n": len(values)}
+
+
+def difference_rows(rows: Iterable[Row], baseline: str) -> list[dict[str, Any]]:
+    """Compare every method with another, seed by seed.
+
+    Both started from the same global model and saw the same batches, so that a difference within a seed is free of what
+    seeds have in common.
+
+    Args:
+        rows: rows of results.csv.
+        baseline: the method to compare with.
+
+    Returns:
+        One row per other method and figure of `COMPARED`: mean and standard deviation (ddof 0) of the differences over
+        the ``n`` seeds that have both.
+
+    >>> rows = [{"seed": s, "method": m, "local": x} for s, m, x in ((0, "ft", 80.0), (0, "lp", 83.0), (1, "lp", 90.0))]
+    >>> difference_rows(rows, "ft")[0]
+    {'method': 'lp', 'metric': 'local', 'mean': 3.0, 'std': 0.0, 'n': 1}
+    """
+    rows = list(rows)
+    base = {row["seed"]: row for row in rows if row["method"] == baseline}
+    differences: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["method"] != baseline and row["seed"] in base:
+            pairs = {name: (row.get(name), base[row["seed"]].get(name)) for name in COMPARED}
+            known = {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
+            differences.setdefault(row["method"], []).append(known)
+    return [_summary_row(method, name, seeds) for method, seeds in differences.items() for name in COMPARED]
+
+
+def clients_compared(results: Iterable[MethodResult], method: str, baseline: str) -> tuple[int, int, int]:
+    """Count the clients whose local accuracy, mean over the seeds that have both, is higher, equal and lower."""
+    found = {(r.seed, r.method): np.diagonal(accuracy_matrix(r)) for r in results if r.complete}
+    seeds = [seed for seed, name in found if name == method and (seed, baseline) in found]
+    if not seeds:
+        return 0, 0, 0
+    change = np.mean([found[seed, method] - found[seed, baseline] for seed in seeds], axis=0).round(9)
+    return int((change > 0).sum()), int((change == 0).sum()), int((change < 0).sum())
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

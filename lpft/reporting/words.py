@@ -24,6 +24,14 @@ TERMS = {
 }
 """What the columns of the comparison mean."""
 
+ADVICE_RULE = (
+    "Decided by validation data: a client is to use the method with the largest gain among those that beat the global"
+    " model by more than one standard error (paired, Agresti and Min 2005); if there is none, it keeps the global one."
+    " Of equal methods it is the first one of the experiment. Test accuracy is here to judge the advice by; it never"
+    " chooses. With many methods one of them is ahead by chance more easily, and methods that use validation data"
+    " themselves look better on it than they are."
+)
+
 
 def what_was_done(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> str:
     """Tell the experiment in a few sentences, as far as the configuration says."""
@@ -43,6 +51,38 @@ def what_was_done(config: Mapping[str, Any], num_clients: int, seeds: Sequence[i
     listed = ", ".join(map(str, seeds))
     repeated = f"All of it was repeated with {len(seeds)} seeds ({listed})." if len(seeds) > 1 else f"Seed: {listed}."
     return f"{trained} {tuned} {repeated}"
+
+
+def headline(summary: Sequence[Mapping[str, Any]], reference: str | None) -> str:
+    """Tell the result in one sentence: where local and global accuracy went, from the lowest to the highest method.
+
+    Args:
+        summary: rows of summary.csv.
+        reference: the method that is the global model itself; None if there is none.
+
+    >>> means = {"none": (80.0, 80.0), "ft": (90.0, 75.0)}
+    >>> metrics = ("local", "global_all")
+    >>> rows = [{"method": m, "metric": k, "mean": v} for m in means for k, v in zip(metrics, means[m], strict=True)]
+    >>> headline(rows, "none").partition(";")[0]
+    "On their own test sets, the clients' models reach 90.0% (ft), the global model 80.0%"
+    """
+    means: dict[str, dict[str, float]] = {"local": {}, "global_all": {}}
+    for row in summary:
+        if row["metric"] in means and row["mean"] is not None:
+            means[row["metric"]][row["method"]] = row["mean"]
+    ends = {}
+    for metric, by_method in means.items():
+        own = sorted((mean, method) for method, mean in by_method.items() if method != reference)
+        if not own:
+            return ""
+        (low, lowest), (high, highest) = own[0], own[-1]
+        spread = f"{low:.1f}% ({lowest}) to {high:.1f}% ({highest})" if len(own) > 1 else f"{low:.1f}% ({lowest})"
+        before = by_method.get(reference) if reference else None
+        ends[metric] = spread + (f", the global model {before:.1f}%" if before is not None else "")
+    return (
+        f"On their own test sets, the clients' models reach {ends['local']}; on the test sets of all clients together"
+        f" {ends['global_all']}."
+    )
 
 
 def describe_method(method: str, config: Mapping[str, Any]) -> str:

@@ -12,7 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
-from lpft.reporting.report import write_report
+from lpft.reporting.findings import signature_lines, signatures_of
+from lpft.reporting.page import make_page, to_html, to_markdown
+from lpft.reporting.report import write_report, write_tables
+from lpft.reporting.tables import clients_compared, difference_rows, result_rows
 from lpft.runs import Cell, Run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -85,6 +88,46 @@ def test_page_tells_what_was_done(run: Run) -> None:
     assert "Settings not from the paper" in text
 
 
+def test_first_screen_tells_the_result(run: Run) -> None:
+    text = " ".join(read(run.root / "report.html").text.split())
+    places = [text.index(part) for part in ("Result", "clients' models reach", "Advice by validation data", "average3")]
+    assert places == sorted(places)
+    assert places[-1] < text.index("Before you trust the numbers") < text.index("Differences, seed by seed")
+
+
+def test_differences_and_advice_are_in_both_pages(run: Run) -> None:
+    results = write_tables(run)
+    rows = {row["method"]: row for row in difference_rows(result_rows(results), "ft") if row["metric"] == "local"}
+    expected = f"{rows['lpft']['mean']:+.1f} ± {rows['lpft']['std']:.1f}"
+    better, same, worse = clients_compared(results, "lpft", "ft")
+    for text in ((run.root / "report.md").read_text(encoding="utf-8"), read(run.root / "report.html").text):
+        assert expected in text
+        assert f"{better} / {same} / {worse}" in text
+        assert "Who should fine-tune" in text
+        assert text.count("personalize") > 1
+
+
+def test_signatures_are_named_with_number_and_advice(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell:
+        few = {"num_train": 20, "train_accuracy": 100.0, "val_before": 90.0, "val_after": 70.0}
+        return replace(cell, **few) if cell.client != "p" and cell.method == "lp" else cell
+
+    clients = [f"<b>{letter}</b>" for letter in "abcdefghijk"] + ["p"]
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "lp"), clients=clients, edit=edit)
+    results = write_tables(run)
+    (line,) = signature_lines(signatures_of(run, results))
+    assert line.startswith("too little local data: 11 clients (<b>a</b>, <b>b</b>, ")
+    assert "2.0 training samples per class" in line
+    page = make_page(run, results, {}, {})
+    for text in (to_html(page), to_markdown(page).replace("\\", "")):
+        assert "oo little local data" in text
+        assert "&lt;b&gt;a&lt;/b&gt;, lp: 2.0 training samples per class" in text
+        assert "and 3 more, listed in signatures.csv" in text
+        assert "Keep the global model for this client" in text
+        assert "<b>a</b>" not in text
+    assert len((tmp_path / "signatures.csv").read_text().splitlines()) == 12
+
+
 def test_markdown_links_the_figures_that_exist(run: Run) -> None:
     text = (run.root / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
@@ -92,7 +135,9 @@ def test_markdown_links_the_figures_that_exist(run: Run) -> None:
     assert all((run.root / link).is_file() for link in links)
 
 
-def test_second_report_changes_nothing(run: Run) -> None:
+def test_second_report_changes_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0, 1), methods=("none", "lpft"), clients=CLIENTS[:3])
+    write_report(run)
     first = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
     write_report(run)
     assert first == {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
@@ -120,7 +165,7 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
             return None if cell.client == CLIENTS[0] else cell
         return replace(cell, status="diverged") if cell.client == CLIENTS[4] and cell.method == "ft" else cell
 
-    run = make_run(tmp_path, seeds=(0,), edit=edit, rounds=12)
+    run = make_run(tmp_path, seeds=(0,), clients=CLIENTS[:5], edit=edit, rounds=12)
     run.cell(0, "ft_short", CLIENTS[2]).write_text("{}")
     with caplog.at_level(logging.WARNING, logger="lpft"):
         report = write_report(run)
@@ -128,9 +173,10 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
     assert [result.method for result in report.results if not result.complete] == ["ft_short", "lp"]
     for name in ("report.html", "report.md"):
         text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
-        assert f"left out: lp, seed 0: 1 of 10 cells missing ({CLIENTS[0]})" in text
+        assert f"left out: lp, seed 0: 1 of 5 cells missing ({CLIENTS[0]})" in text
         assert f"left out: ft_short, seed 0: 1 damaged ({CLIENTS[2]})" in text
-        assert "global model of seed 0 not converged: mean validation accuracy changed by " in text
+        assert "lobal model not converged" in text
+        assert "seed 0: mean validation accuracy changed by " in text
         assert f"diverged: {CLIENTS[4]}" in text
         assert "one seed: how much chance" in text
 
@@ -191,7 +237,7 @@ def test_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
 
 
 def test_comparison_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"))
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=("a", "b"))
     write_report(run)
     assert capsys.readouterr().out == ""
     write_report(run, show=True)

@@ -12,7 +12,7 @@ from fabricate import CLIENTS, METHODS, WEIRD, make_cell, make_config, make_run
 from lpft.evaluation.metrics import MATRIX_METRICS, matrix_metrics
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import MethodResult, method_order, read_results
-from lpft.reporting.tables import curve_rows, figures
+from lpft.reporting.tables import clients_compared, curve_rows, difference_rows, figures
 from lpft.runs import Cell, Run, write_atomically
 
 
@@ -127,6 +127,51 @@ def test_diverged_client_stands_at_the_global_model_in_the_curve() -> None:
     assert [row["local"] for row in rows] == [45.0, 50.0]
     assert [row["global_all"] for row in rows] == [50.0, 40.0]
     assert rows[1]["train_loss"] == 0.5
+
+
+def test_differences_by_hand(tmp_path: Path) -> None:
+    """ft - none is +4 and +2 over two seeds; lp has one of the seeds, -1 there."""
+    local = {(0, "none"): 80.0, (1, "none"): 70.0, (0, "ft"): 84.0, (1, "ft"): 72.0, (1, "lp"): 69.0}
+    rows = [{"seed": seed, "method": method, "local": value} for (seed, method), value in local.items()]
+    found = [row for row in difference_rows(rows, "none") if row["metric"] == "local"]
+    assert found == [
+        {"method": "ft", "metric": "local", "mean": 3.0, "std": 1.0, "n": 2},
+        {"method": "lp", "metric": "local", "mean": -1.0, "std": 0.0, "n": 1},
+    ]
+    assert difference_rows(rows, "nobody") == []
+
+
+def test_clients_are_compared_over_the_seeds_that_both_have() -> None:
+    """Client a gains 10 and loses 4, b stays; seed 2 has no baseline."""
+
+    def result(seed: int, method: str, a: float) -> MethodResult:
+        cells = [replace(cell, seed=seed, method=method) for cell in two_clients()]
+        cells[0].accuracy = [a, 50.0]
+        return MethodResult(seed, method, ["a", "b"], cells, [], [])
+
+    results = [result(0, "none", 80.0), result(1, "none", 80.0), result(0, "ft", 90.0), result(1, "ft", 76.0)]
+    results.append(result(2, "ft", 0.0))
+    assert clients_compared(results, "ft", "none") == (1, 1, 0)
+    assert clients_compared(results, "lp", "none") == (0, 0, 0)
+
+
+def test_advice_is_written_with_its_evidence(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell:
+        better = cell.client == CLIENTS[2] and cell.method == "ft"
+        counts = {"val_before": 50.0, "val_after": 80.0 if better else 50.0, "val_gained": 9 * better, "val_lost": 0}
+        return replace(cell, num_val=30, **counts)
+
+    run = make_run(tmp_path, seeds=(0, 1), edit=edit)
+    write_tables(run)
+    rows = read(tmp_path / "advice.csv")
+    assert ",".join(rows[0]) == (
+        "client,num_val,val_before,best_method,val_after,gain,standard_error,advice,test_before,test_after"
+    )
+    assert [row["client"] for row in rows] == list(CLIENTS)
+    assert {row["client"]: row["best_method"] for row in rows if row["advice"] == "personalize"} == {CLIENTS[2]: "ft"}
+    assert {row["best_method"] for row in rows if row["advice"] == "keep"} == {"none"}
+    assert rows[2]["gain"] == "30.0"
+    assert read(tmp_path / "signatures.csv") == []
 
 
 def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> None:

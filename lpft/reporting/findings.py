@@ -1,0 +1,74 @@
+"""What the cells of a run say beyond its means: signs of failure, and which clients should fine-tune at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from lpft.evaluation.advice import KEEP, Advice, advise
+from lpft.evaluation.signatures import Signature, find_signatures
+from lpft.reporting.results import MethodResult, methods_of, read_history
+from lpft.runs import Run
+
+FEW = 5
+"""So many clients are named in one line."""
+
+
+def signatures_of(run: Run, results: Sequence[MethodResult]) -> list[Signature]:
+    """Look for every sign of failure; a global model that came from elsewhere is not judged."""
+    histories = {
+        seed: [row.get("val_accuracy") for row in history]
+        for seed in sorted({result.seed for result in results})
+        if (history := read_history(run.global_file(seed, "history.csv")))
+    }
+    return find_signatures([cell for result in results for cell in result.cells], histories)
+
+
+def advice_of(results: Sequence[MethodResult]) -> list[Advice]:
+    """Advise every client, in the order of clients; among equals the first method of the experiment."""
+    found = advise((cell for result in results for cell in result.cells), methods_of(results))
+    by_client = {advice.client: advice for advice in found}
+    clients = results[0].clients if results else []
+    return [by_client[client] for client in clients if client in by_client]
+
+
+def grouped(signatures: Iterable[Signature]) -> dict[str, list[Signature]]:
+    """Put signatures of one name together."""
+    groups: dict[str, list[Signature]] = {}
+    for signature in signatures:
+        groups.setdefault(signature.name, []).append(signature)
+    return groups
+
+
+def signature_lines(signatures: Iterable[Signature]) -> list[str]:
+    """Say in one line each what was found in the run, and for the clients that share a sign of failure."""
+    lines = []
+    for name, found in grouped(signatures).items():
+        lines += [told(signature, name) for signature in found if signature.client is None]
+        clients = list(dict.fromkeys(signature.client for signature in found if signature.client is not None))
+        if clients:
+            first = next(signature for signature in found if signature.client is not None)
+            number = "1 client" if len(clients) == 1 else f"{len(clients)} clients"
+            names = "" if len(clients) == 1 else f" ({', '.join(clients[:FEW])}{', ...' if len(clients) > FEW else ''})"
+            lines.append(f"{name}: {number}{names}: {told(first)}")
+    return lines
+
+
+def told(signature: Signature, name: str = "") -> str:
+    """Say what was found, and where."""
+    return ": ".join(part for part in (name, signature.where, signature.found) if part)
+
+
+def advice_line(advices: Sequence[Advice]) -> str:
+    """Sum up the advice in one line; empty if there is none."""
+    if not advices:
+        return ""
+    kept = sum(advice.advice == KEEP for advice in advices)
+    blind = sum(advice.gain is None for advice in advices)
+    line = f"personalize {len(advices) - kept} of {len(advices)} clients, keep the global model for {kept}"
+    line += f" ({blind} without validation samples)" if blind else ""
+    known = [advice for advice in advices if advice.test_advised is not None and advice.test_before is not None]
+    if not known:
+        return line
+    advised, before = (fmean(getattr(a, name) for a in known) for name in ("test_advised", "test_before"))
+    return f"{line}; on test data this gives Local {advised:.1f}% (global model {before:.1f}%)"
