@@ -45,6 +45,8 @@ Values = NDArray[np.float64]
 MIN_SPAN = 3.0
 """Points that the axes of the trade-off span at least."""
 NAME_SIZE = 9.5
+CROWDED = 30.0
+"""Points of the trade-off that are nearer to each other (in points of type) have their names on a line."""
 
 REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
 """How the global model's level is drawn."""
@@ -114,7 +116,8 @@ def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[
     for (method, point), box in zip(known.items(), boxes, strict=True):
         middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         offset = (middle[0] - point[0]) / pixel, (middle[1] - point[1]) / pixel
-        apart = max(abs(offset[0]) - (box[2] - box[0]) / pixel / 2, abs(offset[1]) - (box[3] - box[1]) / pixel / 2)
+        near = sum(math.dist(point, other) < CROWDED * pixel for other in known.values()) > 1
+        color = look[method].color
         axes.annotate(
             short(method, 24),
             means[method],
@@ -124,9 +127,8 @@ def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[
             va="center",
             fontsize=NAME_SIZE,
             fontweight="bold",
-            color=look[method].color,
-            arrowprops={"arrowstyle": "-", "color": look[method].color, "linewidth": 0.8, "shrinkB": 5}
-            if apart > 12
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+            if near
             else None,
             zorder=5,
         )
