@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat
+from typing import Any, Literal
 
-from lpft.methods.base import Method, Phase, check_epochs
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
+from torch import Generator
+
+from lpft.methods.base import HeadData, Method, Phase, check_epochs
+from lpft.methods.heads import least_squares_head, logistic_head, random_head, zero_head
+from lpft.types import State
 
 
 class LPFT(Method):
@@ -14,27 +19,67 @@ class LPFT(Method):
     Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit; with null
     it is linear probing alone, the ablation ``lp``.
 
+    With ``lp_solver: logreg`` the head is solved for before phase 1, by logistic regression on theta_G's features
+    (`lpft.methods.heads.logistic_head`). The epochs of phase 1 then pass without a change, so that curves over the
+    epochs, and the epochs of phase 2, compare to those with SGD; ``lp_epochs: 0`` leaves the whole budget to phase 2,
+    which is the recipe of Kumar et al.
+
     Args:
         lp_epochs: epochs of phase 1; the rest of the budget is phase 2. null: the whole budget.
         lp_lr: learning rate of phase 1.
         lr: learning rate of phase 2; null is the rate of ``personalization.optimizer``.
+        head_init: head to start from. ``global``: theta_G's; ``random``: a new one, each client its own; ``zero``;
+            ``lstsq``: least squares of the labels as zeros and ones, in closed form.
+        lp_solver: ``sgd``: the optimizer of ``personalization``; ``logreg``: see above.
+        bn: BatchNorm in phase 2. ``train`` normalizes by the batch's statistics and goes on averaging them; ``eval``
+            keeps theta_G's, as the main runs of Kumar et al. do. In phase 1 they are always kept.
+        common: what every method takes: ``flood``, which holds in both phases.
+
+    Raises:
+        ValueError: if both `head_init` and `lp_solver` ask for a head.
 
     References:
         Kumar et al., arXiv:2202.10054 (LP-FT); Chen et al., arXiv:2511.12695 (for federated personalization). The split
-        of the epochs and both learning rates are not in the text of the latter that we have: they are ours.
+        of the epochs and both learning rates are not in the text of the latter that we have: they are ours. Theirs is
+        to start at theta_G's head, Kumar et al. start at a new one.
     """
 
     def __init__(
-        self, lp_epochs: NonNegativeInt | None = 5, lp_lr: PositiveFloat = 1e-2, lr: PositiveFloat | None = None
+        self,
+        lp_epochs: NonNegativeInt | None = 5,
+        lp_lr: PositiveFloat = 1e-2,
+        lr: PositiveFloat | None = None,
+        head_init: Literal["global", "random", "zero", "lstsq"] = "global",
+        lp_solver: Literal["sgd", "logreg"] = "sgd",
+        bn: Literal["train", "eval"] = "train",
+        **common: Any,
     ) -> None:
+        super().__init__(**common)
+        if lp_solver == "logreg" and head_init != "global":
+            raise ValueError(
+                f"`lp_solver=logreg` does not start from any head, but `head_init={head_init}`."
+                " HINT: leave out `head_init`, or set `lp_solver: sgd`."
+            )
         self.lp_epochs = lp_epochs
         self.lp_lr = lp_lr
         self.lr = lr
+        self.head_init = head_init
+        self.lp_solver = lp_solver
+        self.bn = bn
+        self.starts_head = head_init != "global" or lp_solver == "logreg"
 
     def phases(self, budget: int) -> list[Phase]:
         """Return a phase of linear probing and a phase of full fine-tuning; phases without epochs are left out."""
         lp_epochs = budget if self.lp_epochs is None else self.lp_epochs
         check_epochs("lp_epochs", lp_epochs, budget)
-        probing = Phase(lp_epochs, trains="head", lr=self.lp_lr)
-        tuning = Phase(budget - lp_epochs, trains="all", lr=self.lr)
+        probing = Phase(lp_epochs, trains="head", lr=0.0 if self.lp_solver == "logreg" else self.lp_lr)
+        tuning = Phase(budget - lp_epochs, trains="all", lr=self.lr, bn=self.bn)
         return [phase for phase in (probing, tuning) if phase.epochs]
+
+    def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
+        """Return the head that `head_init` or `lp_solver` asks for."""
+        if self.lp_solver == "logreg":
+            return logistic_head(head, data)
+        if self.head_init == "random":
+            return random_head(head, generator)
+        return zero_head(head) if self.head_init == "zero" else least_squares_head(head, data)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lpft.methods import heads
+from lpft.methods.base import HeadData, Phase
+from lpft.methods.ft import FT
+from lpft.methods.heads import least_squares_head, logistic_head
+from lpft.methods.lpft import LPFT
+from lpft.personalization.module import Personalizer
+from tests.methods.fitting import (
+    LP_LR,
+    assert_same_bits,
+    assert_stacked_equals_one_by_one,
+    fit,
+    passes,
+    personalize,
+    settings,
+)
+from tests.toy import largest_difference, same_bits, toy_features
+
+
+@pytest.fixture(autouse=True)
+def _few_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "STRENGTHS", np.logspace(-1, 1, 3))  # all hundred take seconds
+
+
+STILL = settings(epochs=1)
+VARIANTS: list[dict[str, Any]] = [
+    {"head_init": "random"},
+    {"head_init": "zero"},
+    {"head_init": "lstsq"},
+    {"lp_solver": "logreg"},
+    {"bn": "eval"},
+    {"flood": 0.5},
+]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_stacked_equals_one_by_one(variant: dict[str, Any], norm: bool) -> None:
+    assert_stacked_equals_one_by_one(LPFT(lp_epochs=2, lp_lr=LP_LR, **variant), norm, epochs=3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:4], ids=str)
+def test_only_the_head_differs_where_only_the_head_is_trained(variant: dict[str, Any]) -> None:
+    features = toy_features(norm=True, dtype=torch.float32)
+    module = fit(Personalizer(features, [1, 2], LPFT(lp_epochs=None, **variant), STILL, seed=0))
+    assert module.body_is_global
+    start = dict(features.net.state_dict())
+    for state in module.stack.states():
+        body = {name for name in state if name.startswith("body.")}
+        assert same_bits({name: state[name] for name in body}, {name: start[name] for name in body})
+        assert not torch.equal(state["head.weight"], start["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("method", "solve"),
+    [
+        (LPFT(lp_epochs=None, lp_solver="logreg"), logistic_head),
+        (LPFT(lp_epochs=None, lp_lr=1e-30, head_init="lstsq"), least_squares_head),
+    ],
+)
+def test_heads_are_solved_for_on_theta_gs_features(method: LPFT, solve: Any) -> None:
+    features = toy_features(norm=True)
+    data, client = features.data, features.data.clients[1]
+    (state,) = personalize(features, [1], method, STILL)
+    known = HeadData(features.train(1), data.labels[client.train], features.of(client.val), data.labels[client.val])
+    for name, tensor in solve(dict(features.net.head.state_dict()), known).items():
+        torch.testing.assert_close(state[f"head.{name}"], tensor)
+
+
+def test_every_client_and_seed_has_a_random_head_of_its_own() -> None:
+    def drawn(clients: list[int], seed: int) -> list[torch.Tensor]:
+        method = LPFT(lp_epochs=None, lp_lr=1e-30, head_init="random")
+        states = fit(Personalizer(toy_features(), clients, method, STILL, seed)).stack.states()
+        return [state["head.weight"] for state in states]
+
+    one, two = drawn([1, 2], seed=0)
+    assert not torch.allclose(one, two)
+    assert torch.equal(drawn([2], seed=0)[0], two)
+    assert not torch.allclose(drawn([2], seed=1)[0], two)
+
+
+def test_a_solved_head_is_what_fine_tuning_starts_from() -> None:
+    features = toy_features()
+    (tuned,) = personalize(features, [1], LPFT(lp_epochs=0, lp_solver="logreg", lr=1e-30), STILL)
+    (solved,) = personalize(features, [1], LPFT(lp_epochs=None, lp_solver="logreg"), STILL)
+    assert largest_difference(tuned, solved) < 1e-20
+    assert largest_difference(tuned, dict(features.net.state_dict())) > 1e-3
+
+
+def test_the_epochs_of_a_solved_head_change_nothing() -> None:
+    features = toy_features(norm=True, dtype=torch.float32)
+    method = LPFT(lp_epochs=None, lp_solver="logreg")
+    (short,), (long,) = (personalize(features, [1], method, settings(epochs=epochs)) for epochs in (1, 4))
+    assert same_bits(short, long)
+
+
+def test_evaluation_mode_holds_in_the_second_phase() -> None:
+    assert LPFT(bn="eval").phases(15) == [Phase(5, "head", 1e-2), Phase(10, bn="eval")]
+    assert_same_bits(LPFT(lp_epochs=0, bn="eval"), FT(bn="eval"))
+    features = toy_features(norm=True)
+    (state,) = personalize(features, [1], LPFT(lp_epochs=2, bn="eval"), settings(epochs=3))
+    assert torch.equal(state["body.1.running_var"], features.net.state_dict()["body.1.running_var"])
+
+
+def test_flooding_holds_in_both_phases() -> None:
+    """The level is above all losses: training ascends all along."""
+    plain, flooded = (
+        [record.train_loss[0] for record in fit(Personalizer(toy_features(), [1], method, settings(), seed=0)).records]
+        for method in (LPFT(lp_epochs=3, lp_lr=LP_LR), LPFT(lp_epochs=3, lp_lr=LP_LR, flood=50.0))
+    )
+    assert flooded[2] > flooded[0] > plain[2]  # the head alone
+    assert flooded[5] > 1.5 * flooded[3]  # everything
+
+
+def test_a_head_of_its_own_costs_a_forward_pass() -> None:
+    """That pass gives the features of the probing phase, too."""
+    assert passes(LPFT(lp_epochs=0, head_init="lstsq")) == pytest.approx([6 + 1 / 3] * 2)
+    assert passes(LPFT(lp_epochs=2, lp_solver="logreg")) == pytest.approx([4 + 1 / 3] * 2)
+
+
+def test_two_wishes_for_the_head_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`lp_solver=logreg`.*`head_init=zero`.*HINT"):
+        LPFT(lp_solver="logreg", head_init="zero")
