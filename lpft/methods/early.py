@@ -8,10 +8,10 @@ from lpft.methods.ft import FT
 class EarlyStoppedFT(FT):
     """Early-stopped fine-tuning: the epoch with the best validation accuracy, theta_G as epoch 0 included.
 
-    The control ``ft_early``: where it does as well as a method that restrains fine-tuning otherwise, that restraint only
-    was a way to train less. All epochs are run, each is scored on the client's validation data, and all of that counts
-    as cost. Of equally good epochs the earliest is taken. A client without validation data has nothing to choose on:
-    for it this is FT.
+    The control ``ft_early``: where it does as well as a method that restrains fine-tuning otherwise, that restraint
+    was only a way to train less. All epochs are run, each is scored on the client's validation data, and all of that
+    counts as cost. Of equally good epochs the earliest is taken. A client without validation data has nothing to
+    choose on: for it this is FT.
 
     Args:
         ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.

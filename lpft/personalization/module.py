@@ -184,7 +184,7 @@ class Personalizer(LightningModule):
     def _mixed(self, uniforms: Tensor) -> State | None:
         if not self.method.overrides("mix"):
             return None
-        return self._hook(self.method.mix, uniforms)  # type: ignore[no-any-return]
+        return self._hook(self.method.mix, uniforms)
 
     def configure_gradient_clipping(
         self,
@@ -315,7 +315,7 @@ class Personalizer(LightningModule):
 
     @property
     def _optimizer(self) -> Optimizer:
-        return self.optimizers().optimizer  # type: ignore[union-attr, return-value]
+        return self.optimizers().optimizer  # type: ignore[union-attr]
 
     @cached_property
     def _index(self) -> Tensor:
