@@ -22,6 +22,7 @@ lpft - personalize a federated model for every client without forgetting the res
 
   lpft run         -c FILE     federate -> personalize every method -> report, for every seed; does only what is missing
   lpft federate    -c FILE     train the global model of each seed
+  lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset and convert it once into the array cache
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
@@ -60,19 +61,26 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(args: list[str]) -> int:
     """Federate, personalize, report."""
     experiment = _load("run", args)
-    return _federate(experiment) or _personalize(experiment) or _report(experiment.run.root, show=True)
+    codes = [_federate(point) or _tune(point) or _personalize(point) for point in experiment.points]
+    return max(codes) or _report(experiment.run.root, show=True)
 
 
 def federate(args: list[str]) -> int:
     """Train the global models."""
-    experiment = _load("federate", args)
-    return _federate(experiment)
+    return max(_federate(point) for point in _load("federate", args).points)
+
+
+def tune(args: list[str]) -> int:
+    """Try each method's grid."""
+    experiment = _load("tune", args)
+    if not experiment.tune.grids:
+        _fail("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}", 2)
+    return max(_tune(point) for point in experiment.points)
 
 
 def personalize(args: list[str]) -> int:
     """Fine-tune every client."""
-    experiment = _load("personalize", args)
-    return _personalize(experiment)
+    return max(_personalize(point) for point in _load("personalize", args).points)
 
 
 def prepare(args: list[str]) -> int:
@@ -116,6 +124,7 @@ def status(args: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "federate": federate,
+    "tune": tune,
     "personalize": personalize,
     "prepare": prepare,
     "report": report,
@@ -142,10 +151,32 @@ def _federate(experiment: Experiment) -> int:
     return _finish(lambda: federate(experiment.global_task()))
 
 
+def _tune(experiment: Experiment) -> int:
+    """Run the trials of tuning, if there are any, and choose."""
+    from lpft.personalization.personalize import personalize
+
+    if not experiment.trials:
+        return 0
+    trials = experiment.tuning()
+    for seed in trials.seeds:
+        trials.run.take_global_model(experiment.run, seed)
+    code = _finish(lambda: personalize(trials.personal_task(), experiment.shard))
+    if not code and experiment.shard == (0, 1):
+        for trial in experiment.read_trials()[1]:
+            print(f"tuned {trial.method}: {trial.settings or 'the untuned settings are best'}")
+    return code
+
+
 def _personalize(experiment: Experiment) -> int:
     from lpft.personalization.personalize import personalize
     from lpft.reporting.report import write_tables
 
+    if experiment.trials:
+        try:
+            experiment = experiment.tuned()
+            experiment.settle()
+        except ValueError as error:
+            _fail(str(error), 2)
     code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
     if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet, as in a shard without work
@@ -173,7 +204,12 @@ def _report(folder: Any, show: bool) -> int:
     from lpft.runs import Run
 
     try:
-        write_report(Run(folder), show=show)
+        points = Run(folder).points()
+        for point in points:
+            print(f"\n{point.root}")
+            write_report(point, show=show)
+        if not points:
+            write_report(Run(folder), show=show)
     except FileNotFoundError as error:
         _fail(str(error), 2)
     return 0

@@ -33,9 +33,13 @@ from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import read_weights
 from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
-from lpft.runs import Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
+from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
+from lpft.runs import Cell, Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
+from lpft.variants import combinations, expand_methods, points, put, trials
 
-NOT_IN_CONFIG = ("config", "print_config", "only", "shard", "overwrite", "lpft")
+UNTUNED: dict[str, Any] = {"grids": {}}
+SELECTIONS = ("only", "shard")
+NOT_IN_CONFIG = ("config", "print_config", "overwrite", "lpft", *SELECTIONS)
 TRAINER_HINTS = {
     "gradient_clip_val": "use `personalization.clip_norm`, which clips every client on its own",
     "max_epochs": "use `personalization.epochs`",
@@ -91,14 +95,21 @@ class ExperimentCLI(LightningCLI):
             "--methods", type=dict[str, Method], required=True, sub_configs=True, help="rows of the table"
         )
         parser.add_argument(
+            "--sweep",
+            type=dict[str, list[Any]] | None,
+            default=None,
+            help="keys of this file, each with a list of values",
+        )
+        parser.add_class_arguments(Tuning, "tune", sub_configs=True)
+        parser.add_argument(
             "--lpft", type=dict[str, Any] | None, default=None, help="ignored; a run's config.yaml has it"
         )
         parser.add_argument(
             "--overwrite", action="store_true", help="replace results that were made with other settings"
         )
-        if self.command in ("run", "personalize"):
+        if self.command in ("run", "tune", "personalize"):
             parser.add_argument("--only", type=str | None, default=None, help="methods to run, such as lpft,ft")
-        if self.command == "personalize":
+        if self.command in ("tune", "personalize"):
             parser.add_argument(
                 "--shard", type=str, default="0/1", help="I/N: every N-th stack, from the I-th (from 0)"
             )
@@ -106,9 +117,21 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the experiment; what does not fit ends with exit code 2 and no traceback."""
         try:
-            self.experiment = Experiment(self.command, self._plain_config(), self.parser.instantiate(self.config))
+            config = self._expanded(self._plain_config())
+            self.experiment = Experiment(self.command, config, self.parser.instantiate(self.config))
         except (ValueError, OSError, ImportError) as error:
             self.parser.error(str(error))
+
+    def _expanded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Replace swept methods by their variants; what else is swept stays for `Experiment.points`."""
+        sweep = config["sweep"] or {}
+        methods, variants = expand_methods(config["methods"], sweep)
+        if variants:
+            rest = {key: values for key, values in sweep.items() if not key.startswith("methods.")}
+            note = {**(config["lpft"] or {}), "variants": variants}
+            self.config = self.parser.parse_object({**config, "methods": methods, "sweep": rest or None, "lpft": note})
+            config = self._plain_config()
+        return config
 
     def _plain_config(self) -> dict[str, Any]:
         dumped: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
@@ -151,6 +174,7 @@ class ExperimentParser(LightningArgumentParser):
 DESCRIPTIONS = {
     "run": "Federate, personalize by every method, report, for every seed; does only what is missing.",
     "federate": "Train the global model of each seed.",
+    "tune": "Try each method's grid, and choose by validation data.",
     "personalize": "Fine-tune every client with every method and fill the accuracy matrix.",
     "prepare": "Check a dataset and convert it once into the array cache.",
 }
@@ -172,7 +196,8 @@ class Experiment:
         self.command = command
         self.overwrite: bool = parts.overwrite
         self.config = {key: value for key, value in config.items() if key not in NOT_IN_CONFIG}
-        self.recipe = (rebuild, (command, {**self.config, "overwrite": self.overwrite}))
+        self.selections = {key: config[key] for key in SELECTIONS if key in config}
+        self.notes: dict[str, Any] = config["lpft"] or {}
         self.name: str = parts.name
         self.run = Run(parts.out or Path("runs") / parts.name)
         self.seeds = _checked_seeds(parts.seeds)
@@ -182,9 +207,12 @@ class Experiment:
         self.personalization: Personalization = parts.personalization
         self.all_methods: dict[str, Method] = parts.methods
         self.devices: Devices = parts.trainer
+        self.sweep: dict[str, list[Any]] = parts.sweep or {}
+        self.tune: Tuning = parts.tune
         self.methods = self._selected(getattr(parts, "only", None))
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
         self._check_methods()
+        self._check_grids()
         self.data.prepare_data()
         self.data.setup()
         check_client_names(client.name for client in self.data.clients)
@@ -205,7 +233,7 @@ class Experiment:
             self.devices,
             self.config["federation"]["clients_per_stack"],
             fingerprint(self.global_settings),
-            recipe=(rebuild_global, self.recipe[1]),
+            recipe=(rebuild_global, (self.command, self._settings())),
         )
 
     def personal_task(self) -> PersonalTask:
@@ -220,8 +248,99 @@ class Experiment:
             self.devices,
             self.config["personalization"]["clients_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
-            recipe=(rebuild_personal, self.recipe[1]),
+            recipe=(rebuild_personal, (self.command, self._settings())),
         )
+
+    # Other experiments that follow from this one
+
+    @cached_property
+    def points(self) -> list[Experiment]:
+        """The points of the sweep, each a run in a folder of its own; without one, this experiment alone."""
+        swept = points(self.sweep)
+        if not swept:
+            return [self]
+        experiments = []
+        for name, values in swept.items():
+            settings = {**self._settings(), "out": str(self.run.point(name).root), "sweep": None}
+            for key, value in values.items():
+                settings = put(settings, key, value)
+            settings["lpft"] = {**self.notes, "point": values}
+            experiments.append(rebuild(self.command, settings))
+        first, count = self.shard
+        for experiment in experiments:  # the next point goes on where the last one has ended, so that shards are even
+            experiment.shard = (first % count, count)
+            first -= len(experiment.personal_task().jobs())
+        return experiments
+
+    @cached_property
+    def trials(self) -> dict[str, list[dict[str, Any]]]:
+        """What is tried for each selected method: changes of its settings, the first of which is none at all."""
+        grids = self.tune.grids
+        return {name: trials(grids[name], self.tune.trials, name) for name in self.methods if name in grids}
+
+    def tuning(self) -> Experiment:
+        """Return the experiment whose methods are the trials; it starts from the same global models."""
+        methods = {}
+        for name, changes in self.trials.items():
+            for number, values in enumerate(changes):
+                changed = {"methods": {name: self.config["methods"][name]}}
+                for key, value in values.items():
+                    changed = put(changed, f"methods.{name}.{key}", value)
+                methods[trial_name(name, number)] = changed["methods"][name]
+        seeds = self.seeds[: self.tune.num_seeds]
+        others = {"methods": methods, "seeds": seeds, "out": str(self.run.tuning.root), "tune": UNTUNED, "only": None}
+        return rebuild(self.command, {**self._settings(), **others})
+
+    def tuned(self) -> Experiment:
+        """Return the experiment with the best trial of each tuned method beside the untuned ones.
+
+        Raises:
+            ValueError: if trials are missing.
+        """
+        if not self.trials:
+            return self
+        _, chosen = self.read_trials()
+        methods = dict(self.config["methods"])
+        for trial in chosen:
+            changed = {"methods": {trial.method: methods[trial.method]}}
+            for key, value in trial.settings.items():
+                changed = put(changed, f"methods.{trial.method}.{key}", value)
+            methods[tuned_name(trial.method)] = changed["methods"][trial.method]
+        only = self.selections.get("only")
+        if only:
+            only = ",".join([only, *(tuned_name(trial.method) for trial in chosen)])
+        note = {**self.notes, "tuned": {tuned_name(trial.method): trial.settings for trial in chosen}}
+        settings = {**self._settings(), "methods": methods, "tune": UNTUNED, "lpft": note}
+        return rebuild(self.command, {**settings, "only": only} if only else settings)
+
+    def read_trials(self) -> tuple[list[Trial], list[Trial]]:
+        """Return all trials, and the chosen one of each method; write tuning.csv.
+
+        Raises:
+            ValueError: if trials are missing, or there are no validation data to choose by.
+        """
+        run, results, chosen = self.run.tuning, [], []
+        for name, changes in self.trials.items():
+            of_method = []
+            for number, values in enumerate(changes):
+                cells = []
+                for seed in self.seeds[: self.tune.num_seeds]:
+                    found = [cell for _, cell in run.cells(seed, trial_name(name, number)) if isinstance(cell, Cell)]
+                    if len(found) < len(self.data.clients):
+                        raise ValueError(
+                            f"`tune` has not finished: {trial_name(name, number)} of seed {seed} has {len(found)} of"
+                            f" {len(self.data.clients)} clients. HINT: run `lpft tune` first, or use `lpft run`."
+                        )
+                    cells += found
+                of_method.append(evaluate(name, number, values, cells))
+            results += of_method
+            chosen.append(choose(of_method, self.tune.criterion))
+        write_trials(self.run, results, chosen, self.tune.criterion)
+        return results, chosen
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all settings, from which `rebuild` makes the same experiment."""
+        return {**self.config, **self.selections, "overwrite": self.overwrite, "lpft": self.notes or None}
 
     # What results depend on
 
@@ -258,12 +377,12 @@ class Experiment:
             ValueError: if results were made with other settings, and are not to be overwritten; it names the keys.
         """
         for seed in self.seeds:
-            if self.command != "personalize":
+            if self.command in ("run", "federate"):
                 settle(self.run, seed, "global", self.global_settings, self.overwrite)
-            if self.command != "federate":
+            if self.command in ("run", "personalize"):
                 for name in self.methods:
                     settle(self.run, seed, name, self.method_settings(name), self.overwrite)
-        self._write_config()
+        self.write_config()
 
     def check_global_models(self) -> None:
         """Raise ValueError if a global model that is to be personalized is missing, or was made otherwise."""
@@ -275,7 +394,7 @@ class Experiment:
                 )
             settle(self.run, seed, "global", self.global_settings, overwrite=False)
 
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
         """Write config.yaml; seeds and methods of earlier commands on the same run stay in it."""
         before = read_config(self.run)
         config = dict(self.config)
@@ -285,6 +404,7 @@ class Experiment:
             "clients": [client.name for client in self.data.clients],
             "content_hash": self.data.content_hash,
         }
+        config["lpft"] |= {**(before.get("lpft") or {}), **self.notes} | config["lpft"]
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         if not self.run.config.exists() or self.run.config.read_text(encoding="utf-8") != text:
             write_atomically(self.run.config, text)
@@ -303,6 +423,23 @@ class Experiment:
             )
 
     # Checks
+
+    def _check_grids(self) -> None:
+        unknown = [name for name in self.tune.grids if name not in self.all_methods]
+        if unknown:
+            raise ValueError(
+                f"`tune.grids.{unknown[0]}` is no method. HINT: the methods are {', '.join(self.all_methods)}."
+            )
+        for name, grid in self.tune.grids.items():
+            if len(combinations(grid)) < self.tune.trials - 1:
+                raise ValueError(
+                    f"`tune.grids.{name}` has {len(combinations(grid))} combinations, but `tune.trials={self.tune.trials}`"
+                    " (the untuned settings are one of them). Every method has the same number of trials."
+                    f" HINT: give it more values, or set `--tune.trials {len(combinations(grid)) + 1}`."
+                )
+            for values in combinations(grid):
+                for key, value in values.items():
+                    put({"methods": self.config["methods"]}, f"methods.{name}.{key}", value)
 
     def _check_optimizers(self) -> None:
         """Build both optimizers once, so that what does not work ends before any training."""
@@ -424,10 +561,13 @@ def load(command: str, args: list[str]) -> Experiment:
     """
     cli = ExperimentCLI(command, args)
     try:
-        if command == "personalize":
-            cli.experiment.check_global_models()
-        if command != "prepare":
-            cli.experiment.settle()
+        if cli.experiment.sweep:
+            cli.experiment.write_config()
+        for point in cli.experiment.points:
+            if command in ("tune", "personalize"):
+                point.check_global_models()
+            if command != "prepare":
+                point.settle()
     except (ValueError, OSError) as error:
         cli.parser.error(str(error))
     return cli.experiment

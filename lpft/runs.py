@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -131,6 +132,24 @@ class Run:
     def config(self) -> Path:
         """The resolved experiment."""
         return self.root / "config.yaml"
+
+    def point(self, name: str) -> Run:
+        """Return the run of one point of a sweep."""
+        return Run(self.root / "points" / name)
+
+    def points(self) -> list[Run]:
+        """Return the points of a sweep that are on disk, in alphabetical order; none if it is no sweep."""
+        return [Run(path.parent) for path in sorted(self.root.glob("points/*/config.yaml"))]
+
+    @property
+    def tuning(self) -> Run:
+        """The run of the trials that tuning chooses from."""
+        return Run(self.root / "tuning")
+
+    def take_global_model(self, other: Run, seed: int) -> None:
+        """Copy another run's global model of a seed into this one."""
+        with replacing(self.global_model(seed)) as temporary:
+            shutil.copyfile(other.global_model(seed), temporary)
 
     def global_file(self, seed: int, name: str) -> Path:
         """Return a file of the global model: checkpoint.pt, history.csv, model.safetensors, settings.json."""

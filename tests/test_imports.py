@@ -18,6 +18,7 @@ LAYERS = (
     {"evaluation"},
     {"personalization"},
     {"reporting"},
+    {"variants"},
     {"experiment"},
     {"cli"},
 )

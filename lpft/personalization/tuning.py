@@ -1,0 +1,118 @@
+"""Fair tuning: the same number of trials for every method, chosen by validation data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jsonargparse.typing import PositiveInt
+
+from lpft.runs import Cell, Run, write_atomically
+
+Criterion = Literal["mean", "local", "global"]
+
+
+@dataclass
+class Tuning:
+    """The section `tune`: search each method's grid, and run what is best beside the untuned method.
+
+    Args:
+        grids: for each method, the values to try for its settings, such as ``{ft: {lr: [0.01, 0.001]}}``.
+        trials: trials of each method, the untuned settings included; of a larger grid a random part is tried.
+        criterion: what is best on validation data: accuracy at home (`local`), everywhere (`global`), or the mean.
+        num_seeds: how many of the seeds the trials are run for.
+    """
+
+    grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    trials: PositiveInt = 6
+    criterion: Criterion = "mean"
+    num_seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of one method, and how it did.
+
+    Args:
+        method: the method's name.
+        number: number of the trial; 0 is the untuned method.
+        settings: what is changed.
+        val_local: mean over clients and seeds of the accuracy on the client's own validation set, percent.
+        val_global: mean over clients and seeds of the accuracy on the validation sets of all clients, percent.
+    """
+
+    method: str
+    number: int
+    settings: dict[str, Any]
+    val_local: float
+    val_global: float
+
+    @property
+    def name(self) -> str:
+        """Name of its row among the trials."""
+        return trial_name(self.method, self.number)
+
+    def score(self, criterion: Criterion) -> float:
+        """Return what the choice goes by."""
+        both = {"local": self.val_local, "global": self.val_global, "mean": (self.val_local + self.val_global) / 2}
+        return both[criterion]
+
+
+def trial_name(method: str, number: int) -> str:
+    """Return the name of a trial as a method."""
+    return f"{method}+trial{number}"
+
+
+def tuned_name(method: str) -> str:
+    """Return the name of a tuned method."""
+    return f"{method}_tuned"
+
+
+def evaluate(method: str, number: int, settings: dict[str, Any], cells: Iterable[Cell]) -> Trial:
+    """Sum up a trial from its cells; clients without validation samples are left out."""
+    cells = list(cells)
+    return Trial(
+        method,
+        number,
+        settings,
+        _mean(cell.val_after for cell in cells),
+        _mean(cell.val_global for cell in cells),
+    )
+
+
+def choose(trials: Iterable[Trial], criterion: Criterion) -> Trial:
+    """Return the best trial of a method; of equal ones the first, so that the untuned settings win a tie.
+
+    Raises:
+        ValueError: if there are no validation data to choose by.
+    """
+    trials = list(trials)
+    if any(math.isnan(trial.score(criterion)) for trial in trials):
+        raise ValueError(
+            "`tune` chooses by validation data, but the clients have none."
+            " HINT: give them validation samples, or remove `tune`."
+        )
+    return max(trials, key=lambda trial: (trial.score(criterion), -trial.number))
+
+
+def write_trials(run: Run, trials: Iterable[Trial], chosen: Iterable[Trial], criterion: Criterion) -> None:
+    """Write tuning.csv: every trial, what it scored on validation data, and which was chosen."""
+    winners = {trial.name for trial in chosen}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "trial", "settings", "val_local", "val_global", "criterion", "score", "chosen"])
+    for trial in trials:
+        settings = json.dumps(trial.settings)
+        figures = [trial.val_local, trial.val_global, criterion, trial.score(criterion)]
+        writer.writerow([trial.method, trial.number, settings, *figures, int(trial.name in winners)])
+    write_atomically(run.root / "tuning.csv", text.getvalue())
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,146 @@
+"""Variants of an experiment: a sweep over any of its keys, and the trials of tuning. Pure functions of plain settings.
+
+A swept key of a method makes more rows of the same table (``methods.ft.lr``); any other swept key makes another global
+model, hence another run in a folder of its own (``data.init_args.shift``).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lpft.seeding import stable_seed
+
+Settings = dict[str, Any]
+
+
+def put(settings: Mapping[str, Any], key: str, value: object) -> Settings:
+    """Return settings with one value changed.
+
+    Args:
+        settings: nested settings.
+        key: its path, with dots; ``init_args`` may be left out.
+        value: its new value.
+
+    Raises:
+        ValueError: if there is no such place.
+
+    >>> put({"methods": {"ft": {"class_path": "FT", "init_args": {"lr": None}}}}, "methods.ft.lr", 0.1)
+    {'methods': {'ft': {'class_path': 'FT', 'init_args': {'lr': 0.1}}}}
+    """
+    changed = copy.deepcopy(dict(settings))
+    place = changed
+    *path, last = key.split(".")
+    for word in path:
+        place = _inside(place, word)
+        if not isinstance(place.get(word), dict):
+            raise ValueError(f"`{key}` leads nowhere: there is no section `{word}`. HINT: see --print_config.")
+        place = place[word]
+    place = _inside(place, last)
+    if last not in place:
+        raise ValueError(
+            f"`{key}` leads nowhere: there is no `{last}`, but {', '.join(place)}. HINT: see --print_config."
+        )
+    place[last] = value
+    return changed
+
+
+def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> tuple[Settings, Settings]:
+    """Replace every swept method by its variants, one for each combination of its swept values.
+
+    Returns:
+        The methods; and for each variant its ``method`` and the swept ``values``, by key.
+
+    >>> ft = {"class_path": "FT", "init_args": {"lr": None}}
+    >>> methods, variants = expand_methods({"none": {}, "ft": ft}, {"methods.ft.lr": [0.1, 0.01]})
+    >>> list(methods), variants["ft+lr=0.1"]
+    (['none', 'ft+lr=0.1', 'ft+lr=0.01'], {'method': 'ft', 'values': {'methods.ft.lr': 0.1}})
+    """
+    expanded: Settings = {}
+    variants: Settings = {}
+    unknown = [key for key in sweep if key.startswith("methods.") and key.split(".")[1] not in methods]
+    if unknown:
+        raise ValueError(f"`sweep` has `{unknown[0]}`, but the methods are {', '.join(methods)}.")
+    for name, method in methods.items():
+        swept = {key: values for key, values in sweep.items() if key.startswith(f"methods.{name}.")}
+        for combination in combinations(swept):
+            changed: Settings = {"methods": {name: method}}
+            for key, value in combination.items():
+                changed = put(changed, key, value)
+            variant = variant_name(name, combination)
+            expanded[variant] = changed["methods"][name]
+            if combination:
+                variants[variant] = {"method": name, "values": combination}
+    return expanded, variants
+
+
+def points(sweep: Mapping[str, Sequence[Any]]) -> dict[str, Settings]:
+    """Return the combinations of all swept keys that are not a method's, by name of their folder.
+
+    >>> points({"data.shift": [0, 1], "federation.rounds": [5], "methods.ft.lr": [0.1]})["shift=1,rounds=5"]
+    {'data.shift': 1, 'federation.rounds': 5}
+    """
+    keys = {key: values for key, values in sweep.items() if not key.startswith("methods.")}
+    if not keys:
+        return {}
+    return {",".join(labels(combination)): combination for combination in combinations(keys)}
+
+
+def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """Return all combinations of the values of several keys; one empty combination if there are no keys."""
+    for key, values in sweep.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"`{key}` needs a list of values, not {values!r}. HINT: `{key}: [1, 2, 3]`.")
+    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+
+
+def variant_name(method: str, combination: Mapping[str, Any]) -> str:
+    """Name a variant of a method after what is particular to it."""
+    return "+".join([method, *labels(combination)])
+
+
+def labels(combination: Mapping[str, Any]) -> list[str]:
+    """Return a short label for each swept value: the last words of the key that tell it from the others, and the value.
+
+    >>> labels({"a.lr": 0.001, "b.lr": 1, "b.data": {"class_path": "x.y.Z"}})
+    ['a.lr=0.001', 'b.lr=1', 'data=Z']
+    """
+    short = {key: key.rpartition(".")[2] for key in combination}
+    names = {key: word if list(short.values()).count(word) == 1 else key for key, word in short.items()}
+    return [f"{names[key]}={_word(value)}" for key, value in combination.items()]
+
+
+def trials(grid: Mapping[str, Sequence[Any]], count: int, method: str) -> list[Settings]:
+    """Choose the combinations of a grid that are tried.
+
+    The first is the untuned setting; the others are all combinations if they are few enough, else a random choice that
+    depends on the method's name alone.
+
+    Args:
+        grid: values for each of the method's settings.
+        count: number of trials.
+        method: the method's name.
+
+    >>> trials({"lr": [0.1, 0.01]}, 5, "ft")
+    [{}, {'lr': 0.1}, {'lr': 0.01}]
+    """
+    everything = combinations(grid) if grid else []
+    chosen = everything
+    if len(everything) > count - 1:
+        order = sorted(random.Random(stable_seed("tune", method)).sample(range(len(everything)), count - 1))
+        chosen = [everything[i] for i in order]
+    return [{}, *chosen]
+
+
+def _inside(place: Settings, word: str) -> Settings:
+    return place["init_args"] if word not in place and isinstance(place.get("init_args"), dict) else place
+
+
+def _word(value: object) -> str:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return str(value["class_path"]).rpartition(".")[2]
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)

@@ -1,0 +1,104 @@
+"""Sweeps and tuning from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpft.runs import Run, read_cell
+from tests.commands import TOY, lpft, outcome, table, toy
+
+
+def extra(folder: Path, **sections: object) -> Path:
+    path = folder / "extra.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
+    config = extra(tmp_path, sweep={"methods.lpft.lp_epochs": [0, 4]})
+    run = toy("run", out, "-c", config, "--seeds", "[0]")
+    rows = {row.pop("method"): row for row in table(run.root / "results.csv")}
+    assert list(rows) == ["none", "ft", "lpft+lp_epochs=0", "lpft+lp_epochs=4"]
+    assert rows["lpft+lp_epochs=0"] == rows["ft"]
+    assert yaml.safe_load(run.config.read_text())["lpft"]["variants"]["lpft+lp_epochs=4"]["method"] == "lpft"
+    lpft("run", "-c", run.config)
+
+
+def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
+    config = extra(tmp_path, sweep={"data.num_val": [6, 3], "federation.rounds": [1, 3]})
+    toy("federate", out, "-c", config, "--seeds", "[0]")
+    for shard in ("1/2", "0/2"):
+        toy("personalize", out, "-c", config, "--seeds", "[0]", "--shard", shard)
+    toy("run", out, "-c", config, "--seeds", "[0]")
+    points = Run(out).points()
+    assert [point.root.name for point in points] == [f"num_val={v},rounds={r}" for v in (3, 6) for r in (1, 3)]
+    alone = toy("run", tmp_path / "alone", "--seeds", "[0]", "--federation.rounds", 1)
+    assert outcome(points[2]) == outcome(alone)
+    lpft("report", out)
+    lpft("status", points[0].root)
+
+
+def test_tuning_tries_equally_often_chooses_on_val_and_runs_the_winner(out: Path, tmp_path: Path) -> None:
+    grids = {"ft": {"lr": [1e-4, 1e-3]}, "lpft": {"lp_lr": [0.1, 1.0], "lp_epochs": [1, 3]}}
+    config = extra(tmp_path, tune={"trials": 3, "grids": grids})
+    run = toy("run", out, "-c", config)
+    trials = table(run.root / "tuning.csv")
+    assert [(row["method"], row["trial"]) for row in trials] == [(m, t) for m in ("ft", "lpft") for t in "012"]
+    assert sum(int(row["chosen"]) for row in trials) == 2
+    for method in ("ft", "lpft"):
+        scores = {row["trial"]: float(row["score"]) for row in trials if row["method"] == method}
+        chosen = next(row for row in trials if row["method"] == method and row["chosen"] == "1")
+        assert scores[chosen["trial"]] == max(scores.values())
+        cells = [read_cell(run.tuning.cell(0, f"{method}+trial{chosen['trial']}", f"c{i}")) for i in range(5)]
+        local = sum(cell.val_after for cell in cells) / 5  # type: ignore[misc]
+        everywhere = sum(cell.val_global for cell in cells) / 5  # type: ignore[misc]
+        assert scores[chosen["trial"]] == pytest.approx((local + everywhere) / 2)
+        for cell in cells:  # the winner's run for the tuning seed repeats its trial
+            assert read_cell(run.cell(0, f"{method}_tuned", cell.client)).accuracy == cell.accuracy
+    assert run.tuning.seeds() == [0]
+    assert [row["method"] for row in table(run.root / "results.csv")][:5] == [
+        "none",
+        "ft",
+        "lpft",
+        "ft_tuned",
+        "lpft_tuned",
+    ]
+    before = outcome(run)
+    toy("run", out, "-c", config)
+    assert outcome(run) == before
+
+
+def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-3]}}})
+    words = ("-c", config, "--seeds", "[0]")
+    toy("federate", out, *words)
+    toy("personalize", out, *words, code=2)
+    assert "run `lpft tune` first" in capsys.readouterr().err
+    for shard in ("0/2", "1/2"):
+        toy("tune", out, *words, "--shard", shard)
+    toy("personalize", out, *words)
+    whole = toy("run", tmp_path / "whole", *words)
+    toy("run", out, *words)
+    assert outcome(Run(out)) == outcome(whole)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
+        ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is no method"),
+        ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
+        ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),
+        ({"sweep": {"data.nope": [1]}}, "no `nope`"),
+        ({"sweep": {"federation.rounds": [0]}}, "rounds"),
+        ({"sweep": {"methods.lpft.lp_epochs": [3, 30]}}, "lp_epochs=30"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    sections, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lpft("run", "-c", TOY, "-c", extra(tmp_path, **sections), "--out", tmp_path / "run", code=2)
+    assert message in capsys.readouterr().err

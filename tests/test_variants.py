@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from lpft.variants import combinations, expand_methods, labels, points, put, trials
+
+FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
+
+
+def test_put_changes_a_copy_and_finds_init_args() -> None:
+    settings = {"methods": {"ft": FT}, "federation": {"optimizer": {"class_path": "SGD", "init_args": {"lr": 1}}}}
+    for key in ("federation.optimizer.lr", "federation.optimizer.init_args.lr"):
+        assert put(settings, key, 2)["federation"]["optimizer"]["init_args"]["lr"] == 2
+    assert settings["federation"]["optimizer"]["init_args"]["lr"] == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("methods.ft.nope", "no `nope`, but lr, epochs"),
+        ("nope.ft.lr", "no section `nope`"),
+        ("methods.ft.lr.x", "section `lr`"),
+    ],
+)
+def test_a_key_that_leads_nowhere_is_refused(key: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        put({"methods": {"ft": FT}}, key, 1)
+
+
+def test_swept_methods_become_rows_and_other_keys_become_runs() -> None:
+    sweep = {"methods.ft.lr": [0.1, 0.001], "methods.ft.epochs": [1, 2], "data.shift": [0.0, 0.5]}
+    methods, variants = expand_methods({"none": {}, "ft": FT}, sweep)
+    assert list(methods)[:2] == ["none", "ft+lr=0.1+epochs=1"]
+    assert len(methods) == 5
+    assert methods["ft+lr=0.001+epochs=2"]["init_args"] == {"lr": 0.001, "epochs": 2}
+    assert variants["ft+lr=0.001+epochs=2"]["values"] == {"methods.ft.lr": 0.001, "methods.ft.epochs": 2}
+    assert points(sweep) == {"shift=0": {"data.shift": 0.0}, "shift=0.5": {"data.shift": 0.5}}
+    assert points({"methods.ft.lr": [1]}) == {}
+
+
+def test_labels_are_as_short_as_they_can_be_and_safe_as_folders() -> None:
+    assert labels({"a.x.lr": 1e-4, "b.n": "two words/x"}) == ["lr=0.0001", "n=two_words_x"]
+
+
+def test_a_sweep_needs_lists_and_known_methods() -> None:
+    with pytest.raises(ValueError, match="needs a list"):
+        combinations({"a": 3})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"methods\.x\.lr.*the methods are ft"):
+        expand_methods({"ft": FT}, {"methods.x.lr": [1]})
+
+
+def test_trials_begin_untuned_are_few_and_always_the_same() -> None:
+    grid = {"lr": [1, 2, 3, 4], "mu": [1, 2, 3]}
+    chosen = trials(grid, 6, "prox")
+    assert chosen == trials(grid, 6, "prox")
+    assert chosen[0] == {}
+    assert len(chosen) == 6
+    assert len({tuple(trial.items()) for trial in chosen}) == 6
+    assert len(trials(grid, 13, "prox")) == 13
+    assert chosen != trials(grid, 6, "ft")
