@@ -112,12 +112,12 @@ def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[
         x, y = known[method]
         obstacles += [(left, y - 1, right, y + 1), (x - 1, low, x + 1, high)]
     bounds = axes.get_window_extent().extents
-    boxes = place_labels(list(known.values()), sizes, bounds, 9 * pixel, obstacles)
-    for (method, point), box in zip(known.items(), boxes, strict=True):
+    near = [sum(math.dist(p, q) < CROWDED * pixel for q in known.values()) > 1 for p in known.values()]
+    boxes = place_labels(list(known.values()), sizes, bounds, 9 * pixel, obstacles, near)
+    for (method, point), box, crowded in zip(known.items(), boxes, near, strict=True):
         middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         offset = (middle[0] - point[0]) / pixel, (middle[1] - point[1]) / pixel
-        near = sum(math.dist(point, other) < CROWDED * pixel for other in known.values()) > 1
-        color = look[method].color
+        line = {"arrowstyle": "-", "color": look[method].color, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
         axes.annotate(
             short(method, 24),
             means[method],
@@ -127,9 +127,7 @@ def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[
             va="center",
             fontsize=NAME_SIZE,
             fontweight="bold",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-            if near
-            else None,
+            arrowprops=line if crowded else None,
             zorder=5,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ Box = tuple[float, float, float, float]
 RINGS = (1.0, 2.4, 4.0, 6.0)
 """How far from its point a name may be, in multiples of the gap."""
 DIRECTIONS = 16
+CROWD = 2.0
+PASSES = 3
 
 
 def place_labels(
@@ -19,6 +22,7 @@ def place_labels(
     bounds: Box,
     gap: float,
     obstacles: Sequence[Box] = (),
+    crowded: Sequence[bool] = (),
 ) -> list[Box]:
     """Find a box for every name, one after the other: as near as possible, over as little as possible.
 
@@ -28,6 +32,7 @@ def place_labels(
         bounds: where names may be.
         gap: distance between a point and its name.
         obstacles: what is better not covered.
+        crowded: whether each name is to keep more distance, with room for a line to its point.
 
     Returns:
         One box per name.
@@ -36,11 +41,35 @@ def place_labels(
     [(40.0, 58.0, 60.0, 68.0)]
     """
     markers = [(x - gap / 2, y - gap / 2, x + gap / 2, y + gap / 2) for x, y in points]
-    placed: list[Box] = []
-    for point, size in zip(points, sizes, strict=True):
-        hard = [*markers, *placed]
-        placed.append(min(_candidates(point, size, gap), key=lambda box: _cost(box, point, hard, obstacles, bounds)))
-    return placed
+    placed: dict[int, Box] = {}
+    for _ in range(PASSES):
+        for i, (point, size) in enumerate(zip(points, sizes, strict=True)):
+            hard = [*markers, *(box for j, box in placed.items() if j != i)]
+            candidates = _candidates(point, size, CROWD * gap if crowded and crowded[i] else gap)
+            placed[i] = min(candidates, key=lambda box: _cost(box, point, hard, obstacles, bounds))
+        _untangle(points, placed, markers)
+    return [placed[i] for i in range(len(points))]
+
+
+def _untangle(points: Sequence[tuple[float, float]], placed: dict[int, Box], markers: Sequence[Box]) -> None:
+    """Let two names change places where that brings them nearer to their points and hides nothing."""
+    for i, j in itertools.combinations(placed, 2):
+        before = _distance(points[i], placed[i]) + _distance(points[j], placed[j])
+        after = _distance(points[i], placed[j]) + _distance(points[j], placed[i])
+        moved = {i: _moved(placed[i], placed[j]), j: _moved(placed[j], placed[i])}
+        others = [*markers, *(box for k, box in placed.items() if k not in moved)]
+        hidden = _overlap(*moved.values()) + sum(_overlap(box, other) for box in moved.values() for other in others)
+        if after < before - 1 and hidden == 0:
+            placed.update(moved)
+
+
+def _moved(box: Box, to: Box) -> Box:
+    across, up = (to[0] + to[2] - box[0] - box[2]) / 2, (to[1] + to[3] - box[1] - box[3]) / 2
+    return box[0] + across, box[1] + up, box[2] + across, box[3] + up
+
+
+def _distance(point: tuple[float, float], box: Box) -> float:
+    return math.dist(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), point)
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], gap: float) -> list[Box]:
@@ -62,9 +91,8 @@ def _cost(
     """Return first what must not be covered, then what should not, the distance included."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     outside = area - _overlap(box, bounds)
-    distance = math.dist(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), point)
     covered = sum(_overlap(box, other) for other in hard) + outside
-    return round(covered, 6), 4 * sum(_overlap(box, other) for other in soft) + distance
+    return round(covered, 6), 4 * sum(_overlap(box, other) for other in soft) + _distance(point, box)
 
 
 def _overlap(a: Box, b: Box) -> float:

@@ -24,6 +24,15 @@ TERMS = {
 }
 """What the columns of the comparison mean."""
 
+SENTENCES = {
+    "EarlyStoppedFT": "Full fine-tuning, of which the epoch with the best validation accuracy is kept",
+    "ProximalFT": "Full fine-tuning with a pull back to the global model",
+    "SparseFT": "Full fine-tuning of the few parameters that matter most for the local data",
+    "SoupFT": "Several full fine-tunings, whose parameters are averaged",
+    "LSSFT": "Local superior soups: models are fine-tuned one after the other, each with those before, and averaged",
+}
+"""What the methods of other classes do, by the name of the class."""
+
 ADVICE_RULE = (
     "Decided by validation data: a client is to use the method with the largest gain among those that beat the global"
     " model by more than one standard error (paired, Agresti and Min 2005); if there is none, it keeps the global one."
@@ -99,6 +108,8 @@ def describe_method(method: str, config: Mapping[str, Any]) -> str:
     if kind == "LPFT":
         return _describe_lpft(own.get("lp_epochs", 5), budget)
     listed = ", ".join(f"{key} = {value}" for key, value in flat(own))
+    if kind in SENTENCES:
+        return f"{SENTENCES[kind]}{f' ({listed})' if listed else ''}."
     return f"{kind}{f' ({listed})' if listed else ''}." if kind else ""
 
 

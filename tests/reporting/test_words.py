@@ -1,7 +1,7 @@
 import pytest
 from fabricate import CLIENTS, METHODS, make_config
 
-from lpft.reporting.words import describe_method, settings_not_from_the_paper, what_was_done
+from lpft.reporting.words import describe_method, headline, settings_not_from_the_paper, what_was_done
 
 CONFIG = make_config((0, 1, 2), tuple(METHODS), CLIENTS, 3, 60)
 
@@ -26,7 +26,24 @@ def test_methods_in_words(method: str, text: str) -> None:
 
 def test_other_methods_show_class_and_settings() -> None:
     config = {"methods": {"prox": {"class_path": "lpft.methods.prox.ProximalFT", "init_args": {"mu": 0.1, "lr": None}}}}
-    assert describe_method("prox", config) == "ProximalFT (mu = 0.1)."
+    assert describe_method("prox", config) == "Full fine-tuning with a pull back to the global model (mu = 0.1)."
+    mine = {"methods": {"mine": {"class_path": "my.methods.Mine", "init_args": {"k": 3}}}}
+    assert describe_method("mine", mine) == "Mine (k = 3)."
+
+
+def test_result_in_one_sentence() -> None:
+    means = {"none": (80.0, 80.0), "ft": (90.0, 70.0), "lpft": (89.0, 75.0)}
+    rows = [
+        {"method": method, "metric": metric, "mean": mean}
+        for method, pair in means.items()
+        for metric, mean in zip(("local", "global_all"), pair, strict=True)
+    ]
+    assert headline(rows, "none") == (
+        "On their own test sets, the clients' models reach 89.0% (lpft) to 90.0% (ft), the global model 80.0%;"
+        " on the test sets of all clients together 70.0% (ft) to 75.0% (lpft), the global model 80.0%."
+    )
+    assert headline(rows[:2], "none") == ""
+    assert "global model" not in headline(rows, None)
 
 
 def test_what_was_done_with_little_or_other_knowledge() -> None:
