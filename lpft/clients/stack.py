@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -49,13 +50,14 @@ class ClientStack(nn.Module):
         self.num_clients = num_clients
         self._param_names = [name for name, _ in net.named_parameters()]
         self._buffer_names = [name for name, _ in net.named_buffers()]
+        self._frozen_by_net = {name for name, p in net.named_parameters() if not p.requires_grad}
         if num_clients == 1:
             self.net = copy.deepcopy(net)
             return
         # The skeleton lends its forward pass; in a tuple, so that it is not a submodule. It holds no values.
         self._skeleton = (copy.deepcopy(net).to("meta"),)
         self.stacked = nn.ParameterDict(
-            {_key(name): nn.Parameter(_repeat(p, num_clients)) for name, p in net.named_parameters()}
+            {_key(name): nn.Parameter(_repeat(p, num_clients), p.requires_grad) for name, p in net.named_parameters()}
         )
         for name, buffer in net.named_buffers():
             self.register_buffer(_key(name), _repeat(buffer, num_clients))
@@ -166,12 +168,35 @@ class ClientStack(nn.Module):
         return self
 
     def freeze_body(self, frozen: bool) -> None:
-        """Stop (or resume) gradients of the body; a frozen body also keeps its norm statistics and drops nothing."""
-        for parameter in self.part("body"):
-            parameter.requires_grad_(not frozen)
-            if frozen:
-                parameter.grad = None
+        """Stop (or resume) gradients of the body; a frozen body also keeps its norm statistics and drops nothing.
+
+        What the network itself does not train, such as adapters, stays as it is either way.
+        """
+        self._train_of_body(lambda name: not frozen and name not in self._frozen_by_net)
         self.module.body.train(not frozen)
+
+    def train_only(self, patterns: Sequence[str]) -> None:
+        """Stop gradients of the body except for parameters whose names match, as file names do (``*.adapter.*``).
+
+        Those may be ones that the network itself does not train.
+
+        Raises:
+            ValueError: if no name matches.
+        """
+        if not any(fnmatch(name, pattern) for name in self._param_names for pattern in patterns):
+            raise ValueError(
+                f"The network has no parameters named {' or '.join(patterns)}."
+                " HINT: use one that has, such as lpft.models.vit.SmallViT with `adapters: 64` or `lora: 8`."
+            )
+        self._train_of_body(lambda name: any(fnmatch(name, pattern) for pattern in patterns))
+
+    def _train_of_body(self, trains: Callable[[str], bool]) -> None:
+        source = self.net.named_parameters() if self.num_clients == 1 else self.params().items()
+        for name, parameter in source:
+            if name.startswith("body."):
+                parameter.requires_grad_(trains(name))
+                if not parameter.requires_grad:
+                    parameter.grad = None
 
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> None:

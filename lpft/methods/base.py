@@ -64,6 +64,8 @@ class Phase:
         lr_factor: multiplies the learning rate.
         bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
             their scales and shifts are trained either way.
+        only: of the body, train those parameters only whose names match one of these patterns, as file names do, also
+            such as the network itself does not train. Empty: all that the network trains.
     """
 
     epochs: int
@@ -72,6 +74,7 @@ class Phase:
     restart: bool = False
     lr_factor: float = 1.0
     bn: Literal["train", "eval"] = "train"
+    only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

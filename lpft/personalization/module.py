@@ -143,7 +143,10 @@ class Personalizer(LightningModule):
     def _enter_phase(self) -> None:
         self.stack.train()
         self.stack.freeze_body(self.probing)
-        if self.phase(self.current_epoch).bn == "eval":
+        phase = self.phase(self.current_epoch)
+        if phase.only and not self.probing:
+            self.stack.train_only(phase.only)
+        if phase.bn == "eval":
             keep_batch_norm(self.stack.module)
 
     def _begin_phase(self) -> None:
