@@ -27,6 +27,7 @@ from tests.toy import largest_difference, same_bits, toy_features
 @pytest.fixture(autouse=True)
 def _few_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "STRENGTHS", np.logspace(-1, 1, 3))  # all hundred take seconds
+    monkeypatch.setattr(heads, "MAX_ITER", 20)
 
 
 STILL = settings(epochs=1)
