@@ -100,6 +100,12 @@ class ExperimentCLI(LightningCLI):
             default=None,
             help="keys of this file, each with a list of values",
         )
+        parser.add_argument(
+            "--verdicts",
+            type=list[str],
+            default=[],
+            help="functions that judge the results, such as lpft.reporting.verdicts.overfitting",
+        )
         parser.add_class_arguments(Tuning, "tune", sub_configs=True)
         parser.add_argument(
             "--lpft", type=dict[str, Any] | None, default=None, help="ignored; a run's config.yaml has it"

@@ -12,7 +12,7 @@ import lpft as package
 from tests.commands import TOY, lpft
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "experiments").glob("*.yaml")])
 
 ERRORS = {
     "unknown option": (["run", "-c", TOY, "--federation.roundz", 3], ["--federation.roundz 3", "`federation.rounds`"]),
