@@ -43,7 +43,7 @@ ERRORS = {
     ),
     "nothing to report": (["report", "nowhere"], ["nowhere", "not the folder of a run"]),
     "no status": (["status", "nowhere"], ["nowhere"]),
-    "unknown command": (["frobnicate"], ["'frobnicate'", "run, federate, personalize"]),
+    "unknown command": (["frobnicate"], ["'frobnicate'", "run, federate, tune, personalize"]),
 }
 
 
@@ -78,7 +78,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"lpft {package.__version__}" in out
 
 
-@pytest.mark.parametrize("command", ["run", "federate", "personalize", "prepare", "report", "status"])
+@pytest.mark.parametrize("command", ["run", "federate", "tune", "personalize", "prepare", "report", "status"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     lpft(command, "--help")
     assert f"usage: lpft {command}" in capsys.readouterr().out
