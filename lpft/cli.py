@@ -139,6 +139,8 @@ def _load(command: str, args: list[str]) -> Experiment:
     from lpft import experiment
 
     torch.set_num_threads(1)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # how many processes there are is no news
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # classes named in YAML may be in files there
