@@ -183,7 +183,22 @@ def _personalize(experiment: Experiment) -> int:
     if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet, as in a shard without work
             write_tables(experiment.run)
+    if experiment.fallback and not code:
+        _write_advised(experiment)
     return code
+
+
+def _write_advised(experiment: Experiment) -> None:
+    """Write the model that each client should use, unless other shards have still to finish."""
+    from lpft.personalization.fallback import write_advised
+
+    task = experiment.personal_task()
+    if any(task.missing(job) for job in task.jobs()):
+        print("lpft: not all clients are finished: start it again for --fallback to choose.", file=sys.stderr)
+        return
+    chosen = write_advised(experiment.run, experiment.seeds, list(experiment.methods))
+    kept = sum(method is None for method in chosen.values())
+    print(f"--fallback: {kept} of {len(chosen)} clients keep the global model ({experiment.run.root}/seed_*/advised)")
 
 
 def _finish(stage: Callable[[], list[str]]) -> int:

@@ -38,7 +38,7 @@ from lpft.runs import Cell, Run, check_client_names, check_method_names, fingerp
 from lpft.variants import combinations, expand_methods, points, put, trials
 
 UNTUNED: dict[str, Any] = {"grids": {}}
-SELECTIONS = ("only", "shard")
+SELECTIONS = ("only", "shard", "fallback")
 NOT_IN_CONFIG = ("config", "print_config", "overwrite", "lpft", *SELECTIONS)
 TRAINER_HINTS = {
     "gradient_clip_val": "use `personalization.clip_norm`, which clips every client on its own",
@@ -115,6 +115,12 @@ class ExperimentCLI(LightningCLI):
         )
         if self.command in ("run", "tune", "personalize"):
             parser.add_argument("--only", type=str | None, default=None, help="methods to run, such as lpft,ft")
+        if self.command in ("run", "personalize"):
+            parser.add_argument(
+                "--fallback",
+                action="store_true",
+                help="write the model each client should use: the best by its validation data, or the global one",
+            )
         if self.command in ("tune", "personalize"):
             parser.add_argument(
                 "--shard", type=str, default="0/1", help="I/N: every N-th stack, from the I-th (from 0)"
@@ -201,6 +207,7 @@ class Experiment:
     def __init__(self, command: str, config: Mapping[str, Any], parts: Any) -> None:
         self.command = command
         self.overwrite: bool = parts.overwrite
+        self.fallback: bool = getattr(parts, "fallback", False)
         self.config = {key: value for key, value in config.items() if key not in NOT_IN_CONFIG}
         self.selections = {key: config[key] for key in SELECTIONS if key in config}
         self.notes: dict[str, Any] = config["lpft"] or {}
@@ -219,6 +226,8 @@ class Experiment:
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
         self._check_methods()
         self._check_grids()
+        if self.fallback and not self.personalization.save_models:
+            raise ValueError("`--fallback` needs the models. HINT: set `--personalization.save_models true`.")
         self.data.prepare_data()
         self.data.setup()
         check_client_names(client.name for client in self.data.clients)
@@ -437,11 +446,12 @@ class Experiment:
                 f"`tune.grids.{unknown[0]}` is no method. HINT: the methods are {', '.join(self.all_methods)}."
             )
         for name, grid in self.tune.grids.items():
-            if len(combinations(grid)) < self.tune.trials - 1:
+            size = len(combinations(grid))
+            if size < self.tune.trials - 1:
                 raise ValueError(
-                    f"`tune.grids.{name}` has {len(combinations(grid))} combinations, but `tune.trials={self.tune.trials}`"
-                    " (the untuned settings are one of them). Every method has the same number of trials."
-                    f" HINT: give it more values, or set `--tune.trials {len(combinations(grid)) + 1}`."
+                    f"`tune.grids.{name}` has {size} combinations, too few for `tune.trials={self.tune.trials}`, of which"
+                    " the untuned settings are one: every method has the same number of trials."
+                    f" HINT: give it more values, or set `--tune.trials {size + 1}`."
                 )
             for values in combinations(grid):
                 for key, value in values.items():

@@ -255,10 +255,10 @@ def check_client_names(names: Iterable[str]) -> None:
 def check_method_names(names: Iterable[str]) -> None:
     """Raise ValueError if a method's name cannot be the name of its folder."""
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name == "global":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name in ("global", "advised"):
             raise ValueError(
                 f"`methods.{name}` is not a name for a method."
-                " HINT: use letters, digits and `_ - + = .`, but not `global`."
+                " HINT: use letters, digits and `_ - + = .`, but not `global` or `advised`."
             )
 
 

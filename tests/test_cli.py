@@ -12,7 +12,10 @@ import lpft as package
 from tests.commands import TOY, lpft
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "experiments").glob("*.yaml")])
+CONFIGS = sorted(
+    {*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "experiments").glob("*.yaml")}
+    - {ROOT / "configs" / "tuned.yaml"}
+)
 
 ERRORS = {
     "unknown option": (["run", "-c", TOY, "--federation.roundz", 3], ["--federation.roundz 3", "`federation.rounds`"]),
@@ -109,3 +112,14 @@ def test_light_commands_import_nothing_heavy(words: list[str], forbidden: set[st
     code = f"import sys, lpft.cli\ntry: lpft.cli.main({words})\nexcept SystemExit: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not forbidden & set(done.stdout.split())
+
+
+def test_tuning_can_be_added_to_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("run", "-c", ROOT / "configs" / "digits.yaml", "-c", ROOT / "configs" / "tuned.yaml", "--print_config")
+    assert "lambda_d:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", sorted((ROOT / "configs" / "sizes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_sizes_can_be_added_to_an_experiment(size: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("run", "-c", ROOT / "configs" / "experiments" / "e2_lp_duration.yaml", "-c", size, "--print_config")
+    assert "methods.lpft.lp_epochs:" in capsys.readouterr().out

@@ -333,3 +333,21 @@ def test_cells_hold_what_is_needed_to_trust_them(finished: Run) -> None:
     assert cell["device"] == "cpu"
     assert cell["num_train"] == 20
     assert cell["status"] == "ok"
+
+
+def test_fallback_gives_every_client_the_model_it_should_use(out: Path) -> None:
+    run = toy(
+        "run", out, "--fallback", "--seeds", "[0]", "--methods.broke", "lpft.methods.ft.FT", "--methods.broke.lr", 1e38
+    )
+    rows = table(run.method_file(0, "advised", "advised.csv"))
+    assert [row["client"] for row in rows] == [f"c{i}" for i in range(5)]
+    for row in rows:
+        client, name = row["client"], row["model"]
+        source = run.global_model(0) if name == "global" else run.model(0, name, client)
+        assert run.model(0, "advised", client).read_bytes() == source.read_bytes()
+        gains = {m: read_cell(run.cell(0, m, client)) for m in ("ft", "lpft")}
+        better = [c for c in gains.values() if c.val_after > c.val_before]  # type: ignore[operator]
+        assert name in ("ft", "lpft") if name != "global" else True
+        assert better or name == "global"
+    assert "advised" not in run.methods(0)
+    toy("run", out, "--only", "ft", "--fallback", "--personalization.save_models", "false", code=2)
