@@ -449,8 +449,8 @@ class Experiment:
             size = len(combinations(grid))
             if size < self.tune.trials - 1:
                 raise ValueError(
-                    f"`tune.grids.{name}` has {size} combinations, too few for `tune.trials={self.tune.trials}`, of which"
-                    " the untuned settings are one: every method has the same number of trials."
+                    f"`tune.grids.{name}` has {size} combinations, too few for `tune.trials={self.tune.trials}`, of"
+                    " which the untuned settings are one: every method has the same number of trials."
                     f" HINT: give it more values, or set `--tune.trials {size + 1}`."
                 )
             for values in combinations(grid):

@@ -37,8 +37,8 @@ class WeightedMean:
     Integer entries (the counter ``num_batches_tracked``) are copied from the previous global state, not averaged.
 
     The sum is exact. Each summand ``weight * state`` is written as a fixed-point number of two int64 parts with 66
-    binary digits after the point, and integers add up to the same result in any order. The global model is therefore the
-    same, bit for bit, for any number of ranks, where a sum of floats now and then differs in the last bit.
+    binary digits after the point, and integers add up to the same result in any order. The global model is therefore
+    the same, bit for bit, for any number of ranks, where a sum of floats now and then differs in the last bit.
 
     Args:
         weighting: ``samples`` weighs a client by its number of training samples, ``equal`` all alike.
