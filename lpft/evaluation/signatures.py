@@ -171,8 +171,8 @@ def too_little_data(cells: Iterable[Cell]) -> Iterator[Signature]:
             density = fmean(cell.num_train / (cell.num_train_classes or 1) for cell in hits)
             before, after = (_mean(getattr(cell, name) for cell in hits) for name in ("val_before", "val_after"))
             found = (
-                f"{density:.1f} training samples per class (fewer than {FEW_SAMPLES}), all of them right after training; validation accuracy fell"
-                f" from {before:.1f}% to {after:.1f}%"
+                f"{density:.1f} training samples per class (fewer than {FEW_SAMPLES}), all of them right after"
+                f" training; validation accuracy fell from {before:.1f}% to {after:.1f}%"
             )
             yield Signature(LITTLE_DATA, found, density, client, method)
 
@@ -236,7 +236,8 @@ def _probing_signature(switches: Sequence[_Switch], method: str, client: str | N
     improvement = _improvement(switches)
     last, after, moved = (_mean(getattr(s, name) for s in switches) for name in ("last", "after", "distortion"))
     parts = [
-        f"the last epoch of probing lowered the training loss by {improvement:.1%}{clients} (more than {STILL_IMPROVING:.0%})"
+        f"the last epoch of probing lowered the training loss by {improvement:.1%}{clients}"
+        f" (more than {STILL_IMPROVING:.0%})"
     ]
     if after > last:
         parts.append(f"the first epoch of full training raised it from {last:.3g} to {after:.3g}")

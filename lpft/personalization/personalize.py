@@ -273,9 +273,7 @@ class Bench:
             start.evaluation = StackEvaluation(same, torch.zeros_like(same))
             if records:
                 records[-1].evaluation = StackEvaluation(results.accuracy, results.distortion)
-        return [
-            [_epoch(record, k, client) for record in [start, *records]] for k, client in enumerate(results.clients)
-        ]
+        return [[_epoch(record, k, client) for record in [start, *records]] for k, client in enumerate(results.clients)]
 
     def _cell(
         self, job: Job, results: StackResults, k: int, epochs: list[dict[str, Any]], passes: float, seconds: float
