@@ -217,17 +217,16 @@ def _finish(stage: Callable[[], list[str]]) -> int:
 
 
 def _report(folder: Any, show: bool) -> int:
-    from lpft.reporting.report import write_report
+    from lpft.reporting.report import write_report, write_sweep_report
     from lpft.runs import Run
 
+    root = Run(folder)
     try:
-        points = Run(folder).points()
-        for point in points:
-            print(f"\n{point.root}")
-            write_report(point, show=show)
-        if not points:
-            write_report(Run(folder), show=show)
-    except FileNotFoundError as error:
+        if root.points():
+            write_sweep_report(root, show=show)
+        else:
+            write_report(root, show=show)
+    except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     return 0
 

@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lpft.reporting.findings import advice_line, advice_of, signature_lines, signatures_of
+from lpft.reporting.judging import Judged
 from lpft.reporting.results import MethodResult, methods_of, read_config
+from lpft.reporting.sweeps import Point, short_keys, word
 from lpft.reporting.tables import result_rows, summary_rows
 from lpft.reporting.words import settings_not_from_the_paper
 from lpft.runs import STATUSES, Run
@@ -31,10 +33,18 @@ DISPENSABLE = ("others", "seconds", "average3", "passes", "hurt", "distortion")
 """What a narrow terminal does not show, first things first."""
 WIDTH = 118
 """Columns of a file or pipe."""
+KEPT = ("ft", "lpft", "none")
+"""The methods that a narrow terminal shows of a sweep, the most important first."""
+MANY_LINES = 16
+"""So many lines of a verdict are printed."""
 
 
 def print_comparison(
-    run: Run, results: Sequence[MethodResult], page: Path | None = None, console: Console | None = None
+    run: Run,
+    results: Sequence[MethodResult],
+    page: Path | None = None,
+    console: Console | None = None,
+    judged: Sequence[Judged] = (),
 ) -> None:
     """Print the comparison table, what to know before trusting it, and where the page is.
 
@@ -43,15 +53,15 @@ def print_comparison(
         results: what `write_tables` or `read_results` returned.
         page: the report, if one was written.
         console: where to print; standard output by default, at least `WIDTH` columns wide if that is no terminal.
+        judged: what the experiment's verdicts said.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, WIDTH))
+    console = _wide(console)
     console.print(_fitting_table(results, console))
     for line in remarks(run, results):
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
     if advice := advice_line(advice_of(results)):
         console.print(f"Advice by validation data: {advice}.", highlight=False)
+    print_verdicts(judged, console)
     foreign = settings_not_from_the_paper(read_config(run), len({result.seed for result in results}))
     if foreign:
         console.print(
@@ -59,6 +69,77 @@ def print_comparison(
         )
     if page is not None:
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def print_sweep(
+    points: Sequence[Point],
+    missing: Sequence[str],
+    judged: Sequence[Judged],
+    page: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print one line per point of a sweep, what its verdicts said, and where the page is.
+
+    Args:
+        points: those with results.
+        missing: names of those without.
+        judged: what the verdicts said.
+        page: the report, if one was written.
+        console: where to print; standard output by default, at least `WIDTH` columns wide if that is no terminal.
+    """
+    console = _wide(console)
+    methods = list(dict.fromkeys(method for point in points for method in point.methods))
+    order = sorted(methods, key=lambda method: KEPT.index(method) if method in KEPT else len(KEPT))
+    for number in range(len(methods), 0, -1):
+        shown = [method for method in methods if method in order[:number]]
+        table = sweep_table(points, shown)
+        table.caption, caption = None, table.caption
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
+    table.caption = caption
+    if len(shown) < len(methods):
+        table.caption = f"{caption} {len(methods) - len(shown)} more methods are in the report."
+    console.print(table)
+    if missing:
+        console.print(f"[yellow]![/] without results: {escape(', '.join(missing))}", highlight=False, soft_wrap=True)
+    print_verdicts(judged, console)
+    if page is not None:
+        console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def sweep_table(points: Sequence[Point], methods: Sequence[str]) -> Table:
+    """Return one row per point: its values, and Local and Global of every method, mean over the seeds."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
+    names = short_keys(dict.fromkeys(key for point in points for key in point.values))
+    for name in names.values():
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    for method in methods:
+        table.add_column(escape(method), justify="right", overflow="fold", max_width=24)
+    table.add_column("n", justify="right", no_wrap=True)
+    for point in points:
+        found = {(row["method"], row["metric"]): row["mean"] for row in summary_rows(point.rows)}
+        pairs = [[found.get((method, metric)) for metric in ("local", "global_all")] for method in methods]
+        entries = [" / ".join("-" if value is None else f"{value:.1f}" for value in pair) for pair in pairs]
+        seeds = {row["seed"] for row in point.rows}
+        table.add_row(*(escape(word(point.values.get(key))) for key in names), *entries, str(len(seeds)))
+    table.caption = "Local / Global: accuracy in percent, mean over n seeds."
+    return table
+
+
+def print_verdicts(judged: Sequence[Judged], console: Console) -> None:
+    """Print what an experiment's verdicts said; of long ones the beginning."""
+    for each in judged:
+        for number, line in enumerate(each.lines[:MANY_LINES]):
+            start = "  " if number else f"[bold]Verdict {escape(each.name)}:[/] "
+            console.print(start + escape(line), highlight=False, soft_wrap=not console.is_terminal)
+        if len(each.lines) > MANY_LINES:
+            console.print(f"  {len(each.lines) - MANY_LINES} more lines are in verdicts.csv.", highlight=False)
+
+
+def _wide(console: Console | None) -> Console:
+    """Return where to print: a file or pipe has room for every column."""
+    console = console or Console()
+    return console if console.is_terminal else Console(file=console.file, width=max(console.width, WIDTH))
 
 
 def comparison_table(results: Sequence[MethodResult], leave_out: Sequence[str] = ()) -> Table:

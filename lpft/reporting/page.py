@@ -17,8 +17,8 @@ import yaml
 from lpft.evaluation.advice import Advice
 from lpft.reporting.console import HEADER, comparison_rows, exceptions, incomplete, mean_and_std
 from lpft.reporting.findings import advice_line, advice_of, grouped, signatures_of, told
-from lpft.reporting.results import MethodResult, methods_of
-from lpft.reporting.style import GRID, INK, MUTED, PAPER, is_reference, looks
+from lpft.reporting.results import MethodResult, is_reference, methods_of
+from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.tables import COMPARED, clients_compared, difference_rows, result_rows, summary_rows
 from lpft.reporting.words import (
     ADVICE_RULE,

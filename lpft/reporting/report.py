@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lpft.reporting.console import print_comparison
+from lpft.reporting.console import print_comparison, print_sweep
+from lpft.reporting.judging import Judged, judge, load_verdicts, write_verdicts
 from lpft.reporting.results import MethodResult, log, read_config, read_results
 from lpft.reporting.status import check_is_run
+from lpft.reporting.sweeps import Point, points_in_order, read_point, write_sweep_csv
 from lpft.reporting.tables import write_method_tables, write_run_tables
 from lpft.runs import Run, write_atomically
 
@@ -27,6 +29,7 @@ def write_tables(run: Run) -> list[MethodResult]:
         if result.cells or result.damaged:
             write_method_tables(run, result)
     write_run_tables(run, results)
+    write_sweep_csv(run, [read_point(run, results)])
     return results
 
 
@@ -62,15 +65,17 @@ class Report:
         results: what was found, for every seed and method.
         page: report.html.
         figures: the SVG files.
+        judged: what the experiment's verdicts said.
     """
 
     results: list[MethodResult]
     page: Path
     figures: list[Path]
+    judged: list[Judged]
 
 
 def write_report(run: Run, show: bool = False) -> Report:
-    """Rewrite tables, figures, TensorBoard events and pages of a run from its cells.
+    """Rewrite tables, figures, TensorBoard events, verdicts and pages of a run from its cells.
 
     The same cells give the same bytes, however often it is called.
 
@@ -83,23 +88,61 @@ def write_report(run: Run, show: bool = False) -> Report:
 
     Raises:
         FileNotFoundError: if the folder is no run, or has no cells yet.
+        ValueError: if the experiment names a verdict that cannot be imported.
     """
+    config = read_config(run)
+    verdicts = load_verdicts(config)
     results = write_tables(run)
     from lpft.reporting.figures import draw_figures  # matplotlib and TensorBoard take half a second
     from lpft.reporting.page import make_page, to_html, to_markdown
     from lpft.reporting.tensorboard import write_events
 
-    config = read_config(run)
     svgs = draw_figures(results, config)
     figures = write_figures(run, svgs)
     write_events(run, results, config)
+    judged = judge(verdicts, [read_point(run, results)])
+    write_verdicts(run, judged)
     page = make_page(run, results, config, svgs)
     write_atomically(run.root / "report.html", to_html(page))
     write_atomically(run.root / "report.md", to_markdown(page))
-    report = Report(results=results, page=run.root / "report.html", figures=figures)
+    report = Report(results=results, page=run.root / "report.html", figures=figures, judged=judged)
     if show:
-        print_comparison(run, results, page=report.page)
+        print_comparison(run, results, page=report.page, judged=judged)
     return report
+
+
+def write_sweep_report(run: Run, show: bool = False) -> list[Point]:
+    """Rewrite the reports of all points of a sweep, and the table, verdicts and page that compare them.
+
+    Args:
+        run: the run that has the points.
+        show: print one line per point, too.
+
+    Returns:
+        The points that have results.
+
+    Raises:
+        FileNotFoundError: if no point has cells yet.
+        ValueError: if the experiment names a verdict that cannot be imported.
+    """
+    verdicts = load_verdicts(read_config(run))
+    points, missing = [], []
+    for each in points_in_order(run):
+        try:
+            points.append(read_point(each, write_report(each).results))
+        except FileNotFoundError:
+            missing.append(each.root.name)
+    if not points:
+        raise FileNotFoundError(
+            f"`{run.root}` is a sweep of which no point has results."
+            " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."
+        )
+    write_sweep_csv(run, points)
+    judged = judge(verdicts, points)
+    write_verdicts(run, judged)
+    if show:
+        print_sweep(points, missing, judged)
+    return points
 
 
 def write_figures(run: Run, svgs: Mapping[str, str]) -> list[Path]:

@@ -137,6 +137,13 @@ def methods_of(results: Iterable[MethodResult]) -> list[str]:
     return list(dict.fromkeys(result.method for result in results))
 
 
+def is_reference(method: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether a method is the global model itself."""
+    settings = (config.get("methods") or {}).get(method)
+    path = settings.get("class_path", "") if isinstance(settings, Mapping) else ""
+    return str(path).endswith(".NoFineTuning") or (not path and method == "none")
+
+
 def read_history(path: Path) -> list[dict[str, float | None]]:
     """Read a global model's history.csv, one dictionary per round; empty if there is none.
 

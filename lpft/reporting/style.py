@@ -13,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lpft.reporting.results import is_reference
+
 INK, MUTED, GRID, PAPER = "#1b2431", "#5d6877", "#dde2e8", "#fffffe"
 """Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
 
@@ -92,13 +94,6 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
         else Look("#7d8896", "*")
         for method in methods
     }
-
-
-def is_reference(method: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a method is the global model itself."""
-    settings = (config.get("methods") or {}).get(method)
-    path = settings.get("class_path", "") if isinstance(settings, Mapping) else ""
-    return str(path).endswith(".NoFineTuning") or (not path and method == "none")
 
 
 def render_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:

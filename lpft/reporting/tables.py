@@ -52,10 +52,10 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
         write_atomically(run.method_file(result.seed, result.method, name), text)
 
     write("accuracy.csv", accuracy_csv(result))
-    write("clients.csv", _csv(CLIENT_COLUMNS, client_rows(result)))
+    write("clients.csv", to_csv(CLIENT_COLUMNS, client_rows(result)))
     curves = curve_rows(result)
     if any(row["local"] is not None for row in curves):
-        write("curves.csv", _csv(CURVE_COLUMNS, curves))
+        write("curves.csv", to_csv(CURVE_COLUMNS, curves))
     else:
         run.method_file(result.seed, result.method, "curves.csv").unlink(missing_ok=True)
 
@@ -63,11 +63,11 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
 def write_run_tables(run: Run, results: Sequence[MethodResult]) -> None:
     """Write results.csv, summary.csv, advice.csv and signatures.csv of a run."""
     rows = result_rows(results)
-    write_atomically(run.root / "results.csv", _csv(RESULT_COLUMNS, rows))
-    write_atomically(run.root / "summary.csv", _csv(SUMMARY_COLUMNS, summary_rows(rows, methods_of(results))))
-    write_atomically(run.root / "advice.csv", _csv(ADVICE_COLUMNS, map(asdict, advice_of(results))))
+    write_atomically(run.root / "results.csv", to_csv(RESULT_COLUMNS, rows))
+    write_atomically(run.root / "summary.csv", to_csv(SUMMARY_COLUMNS, summary_rows(rows, methods_of(results))))
+    write_atomically(run.root / "advice.csv", to_csv(ADVICE_COLUMNS, map(asdict, advice_of(results))))
     found = [{**asdict(s), "signature": s.name, "advice": s.advice} for s in signatures_of(run, results)]
-    write_atomically(run.root / "signatures.csv", _csv(SIGNATURE_COLUMNS, found))
+    write_atomically(run.root / "signatures.csv", to_csv(SIGNATURE_COLUMNS, found))
 
 
 def accuracy_matrix(result: MethodResult) -> Matrix:
@@ -87,7 +87,7 @@ def accuracy_csv(result: MethodResult) -> str:
     """Return the accuracy matrix as CSV; client names are the header and the first column."""
     rows = [dict(zip(result.clients, row, strict=True)) for row in accuracy_matrix(result)]
     names = [{"": client} for client in result.clients]
-    return _csv(("", *result.clients), [{**row, **name} for row, name in zip(rows, names, strict=True)])
+    return to_csv(("", *result.clients), [{**row, **name} for row, name in zip(rows, names, strict=True)])
 
 
 def client_rows(result: MethodResult) -> list[dict[str, Any]]:
@@ -228,7 +228,8 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+def to_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """Return rows as CSV; blank where a column is not known."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from lpft.reporting.results import MethodResult
+from lpft.reporting.sweeps import Point
 from lpft.runs import Cell, Run, write_atomically
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -182,3 +185,60 @@ def write_global(run: Run, seed: int, rounds: int) -> None:
         lines.append(f"{number},{float(2.2 * np.exp(-number / 12))!r},{float(accuracy)!r},10,0.3")
     write_atomically(run.global_file(seed, "history.csv"), "\n".join(lines) + "\n")
     write_atomically(run.global_model(seed), b"not read by reports")
+
+
+def make_point(
+    accuracies: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    before: Sequence[float] = (),
+    curves: Mapping[str, Sequence[tuple[int, float, float, float]]] | None = None,
+    losses: Mapping[str, float] | None = None,
+    distortions: Mapping[str, float] | None = None,
+    methods: Mapping[str, Any] | None = None,
+    variants: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
+    num_classes: int = 10,
+    folder: Path = Path("nowhere"),
+) -> Point:
+    """Return two clients that are alike, so that all means can be worked out by hand.
+
+    Local is the first number of a pair and the accuracy on the other client's test set the second; hence Global and
+    Average are both their mean.
+
+    Args:
+        accuracies: for each method, one pair per seed.
+        before: the global model's accuracy for each seed; 50 by default.
+        curves: for a method, epoch, local, global and distortion; epoch 0 is the global model.
+        losses: training loss of a method's last epoch.
+        distortions: at the end.
+        methods: the section of the configuration.
+        variants: as config.yaml has them.
+        values: of the point.
+        num_classes: of the task.
+        folder: of the run, for histories.
+    """
+    clients = ("a", "b")
+    results = []
+    for method, pairs in accuracies.items():
+        for seed, (local, other) in enumerate(pairs):
+            cells = []
+            for client in clients:
+                entries = [
+                    {"epoch": e, "phase": "ft", "train_loss": None, "local": x, "global_all": y, "distortion": d}
+                    for e, x, y, d in (curves or {}).get(method, ())
+                ] or [{"epoch": 15, "phase": "ft"}]
+                entries[-1]["train_loss"] = (losses or {}).get(method)
+                cells.append(
+                    replace(
+                        make_cell(seed, method, client, clients),
+                        accuracy=[local, other] if client == "a" else [other, local],
+                        local_before=before[seed] if before else 50.0,
+                        distortion_own=(distortions or {}).get(method, 0.0),
+                        epochs=entries,
+                        num_classes=num_classes,
+                    )
+                )
+            results.append(MethodResult(seed, method, list(clients), cells, [], []))
+    settings = {name: METHODS.get(name, {}) for name in accuracies} | dict(methods or {})
+    config = {"methods": settings, "personalization": {"epochs": 15}, "lpft": {"variants": dict(variants or {})}}
+    return Point(Run(folder), config, results, dict(values or {}))
