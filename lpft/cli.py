@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lpft import __version__
+from lpft import __version__, slurm
+from lpft.signals import STOPPED, Stopped, ignore, listen
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -27,12 +28,14 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft prepare     -c FILE     check a dataset and convert it once into the array cache
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
   lpft status      RUN         what is done, failed, missing
+  lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
 
   lpft COMMAND --help          all settings of a command
   lpft COMMAND -c FILE --print_config
   lpft --version
 
-Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration.
+Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration; 75 stopped by signal USR1
+after the round or the stack at hand, the same command goes on from there.
 """
 
 
@@ -51,23 +54,30 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
     try:
+        listen()  # before anything heavy is imported: until then the signal would end the process
+        slurm.check_command(command)
+    except ValueError as error:
+        _fail(str(error), 2)
+    try:
         sys.exit(COMMANDS[command](args))
     except KeyboardInterrupt:
         _fail("interrupted; what is finished is kept. Start the same command again to go on.", 130)
     except OSError as error:  # full disk, read-only folder
         _fail(f"{error}. What is finished is kept; start the same command again to go on.", 1)
+    finally:
+        ignore()
 
 
 def run(args: list[str]) -> int:
     """Federate, personalize, report."""
     experiment = _load("run", args)
-    codes = [_federate(point) or _tune(point) or _personalize(point) for point in experiment.points]
-    return max(codes) or _report(experiment.run.root, show=True)
+    code = _each(experiment, lambda point: _federate(point) or _tune(point) or _personalize(point))
+    return code or _report(experiment.run.root, show=True)
 
 
 def federate(args: list[str]) -> int:
     """Train the global models."""
-    return max(_federate(point) for point in _load("federate", args).points)
+    return _each(_load("federate", args), _federate)
 
 
 def tune(args: list[str]) -> int:
@@ -75,12 +85,12 @@ def tune(args: list[str]) -> int:
     experiment = _load("tune", args)
     if not experiment.tune.grids:
         _fail("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}", 2)
-    return max(_tune(point) for point in experiment.points)
+    return _each(experiment, _tune)
 
 
 def personalize(args: list[str]) -> int:
     """Fine-tune every client."""
-    return max(_personalize(point) for point in _load("personalize", args).points)
+    return _each(_load("personalize", args), _personalize)
 
 
 def prepare(args: list[str]) -> int:
@@ -95,6 +105,24 @@ def prepare(args: list[str]) -> int:
         classes = len(data.labels[client.train].unique())
         table.add_row(client.name, *map(str, map(len, (client.train, client.val, client.test))), str(classes))
     Console().print(table)
+    return 0
+
+
+def plan(args: list[str]) -> int:
+    """Print the run's folder, then for every stage how many parts are missing, and how many there are.
+
+    Parts are seeds for `federate`, stacks for `tune` and `personalize`. Nothing is written, and before tuning is done
+    its choices count as missing.
+    """
+    experiment = _load("plan", args)
+    counts = {stage: [0, 0] for stage in ("federate", "tune", "personalize")}
+    for point in experiment.points:
+        for stage, missing, total in point.work():
+            counts[stage][0] += missing
+            counts[stage][1] += total
+    print("out", experiment.run.root)
+    for stage, (missing, total) in counts.items():
+        print(stage, missing, total)
     return 0
 
 
@@ -129,6 +157,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare,
     "report": report,
     "status": status,
+    "plan": plan,
 }
 
 
@@ -145,6 +174,16 @@ def _load(command: str, args: list[str]) -> Experiment:
     if here not in sys.path:
         sys.path.insert(0, here)  # classes named in YAML may be in files there
     return experiment.load(command, args)
+
+
+def _each(experiment: Experiment, stage: Callable[[Experiment], int]) -> int:
+    """Do a stage for every point of a sweep; a failing point does not stop the others, a signal does."""
+    codes = [0]
+    for point in experiment.points:
+        codes.append(stage(point))
+        if codes[-1] == STOPPED:
+            break
+    return max(codes)
 
 
 def _federate(experiment: Experiment) -> int:
@@ -180,8 +219,8 @@ def _personalize(experiment: Experiment) -> int:
         except ValueError as error:
             _fail(str(error), 2)
     code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
-    if experiment.command == "personalize":
-        with contextlib.suppress(FileNotFoundError):  # nothing is there yet, as in a shard without work
+    if experiment.command == "personalize" and experiment.shard[1] == 1:  # else a thousand tasks would read all cells
+        with contextlib.suppress(FileNotFoundError):  # nothing is there yet
             write_tables(experiment.run)
     if experiment.fallback and not code:
         _write_advised(experiment)
@@ -205,15 +244,20 @@ def _finish(stage: Callable[[], list[str]]) -> int:
     """Run a stage; print what has failed, and how to go on."""
     import torch
 
+    stopped = False
     try:
         failures = stage()
+    except Stopped as stop:
+        failures, stopped = stop.failures, True
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
         failures = [f"A process has ended: {error}"]
     for text in failures:
         print(f"lpft: failed: {text}", file=sys.stderr)
-    if failures:
+    if stopped:
+        print("lpft: stopped by a signal.", file=sys.stderr)
+    if failures or stopped:
         print("lpft: what is finished is kept. Start the same command again to go on.", file=sys.stderr)
-    return 1 if failures else 0
+    return STOPPED if stopped else 1 if failures else 0
 
 
 def _report(folder: Any, show: bool) -> int:

@@ -13,6 +13,8 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 
+from lpft import slurm
+
 PRECISIONS = {
     "32-true": torch.float32,
     "64-true": torch.float64,
@@ -27,8 +29,9 @@ class Devices:
 
     Args:
         accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any.
-        devices: number of devices on each node; `auto` takes all GPUs, or as many processes as this one may use cores.
-        num_nodes: number of machines; more than one under a cluster manager only.
+        devices: number of devices on each node; `auto` takes all GPUs, or as many processes as this one may use cores,
+            or as many as srun or torchrun have started.
+        num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
     """
 
@@ -49,7 +52,15 @@ class Devices:
         available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
         if self.kind == "cuda" and devices != "auto" and devices > available:
             raise ValueError(f"`trainer.devices={devices}`, but there are {available} GPUs. HINT: use `auto`.")
-        self.count: int = available if devices == "auto" else devices
+        self.count: int = (launched_here() or available) if devices == "auto" else devices
+        if slurm.num_tasks() > 1:
+            slurm.check_devices(self.count, num_nodes)
+        elif num_nodes > 1 and not self.launched_by_cluster:
+            raise ValueError(
+                f"`trainer.num_nodes={num_nodes}`, but this is a single process."
+                f" HINT: start one for each device with `srun --nodes={num_nodes} --ntasks-per-node={self.count}`,"
+                " or use `--trainer.num_nodes 1`."
+            )
         self.num_nodes: int = num_nodes
         self.precision = precision
 
@@ -90,7 +101,14 @@ class Devices:
     @property
     def launched_by_cluster(self) -> bool:
         """Whether srun or torchrun has already started one process per device."""
-        return int(os.environ.get("SLURM_NTASKS", 1)) > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+        return slurm.num_tasks() > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launched_here() -> int | None:
+    """Return how many processes srun or torchrun have started on this machine; None if they have not."""
+    if slurm.num_tasks() > 1:
+        return int(os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or None
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or None if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def available_cores() -> int:

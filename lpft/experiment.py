@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from lpft.clients.stack import check_elementwise
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
 from lpft.federated.cohort import cohort_size
-from lpft.federated.federate import GlobalTask, build_network
+from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import BodyHeadNet, NetFactory
@@ -113,7 +113,7 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument(
             "--overwrite", action="store_true", help="replace results that were made with other settings"
         )
-        if self.command in ("run", "tune", "personalize"):
+        if self.command != "prepare":
             parser.add_argument("--only", type=str | None, default=None, help="methods to run, such as lpft,ft")
         if self.command in ("run", "personalize"):
             parser.add_argument(
@@ -189,6 +189,7 @@ DESCRIPTIONS = {
     "tune": "Try each method's grid, and choose by validation data.",
     "personalize": "Fine-tune every client with every method and fill the accuracy matrix.",
     "prepare": "Check a dataset and convert it once into the array cache.",
+    "plan": "Count the work of every stage and what of it is missing; for scripts.",
 }
 
 
@@ -327,6 +328,20 @@ class Experiment:
         note = {**self.notes, "tuned": {tuned_name(trial.method): trial.settings for trial in chosen}}
         settings = {**self._settings(), "methods": methods, "tune": UNTUNED, "lpft": note}
         return rebuild(self.command, {**settings, "only": only} if only else settings)
+
+    def work(self) -> Iterator[tuple[str, int, int]]:
+        """Yield for every stage how many of its parts (seeds, stacks) are missing, and how many there are."""
+        task = self.global_task()
+        yield "federate", sum(not is_done(task, seed) for seed in self.seeds), len(self.seeds)
+        tuned, chosen = self, 0
+        if self.trials:
+            yield "tune", *self.tuning().personal_task().count()
+            try:
+                tuned = self.tuned()
+            except ValueError:  # trials are missing
+                chosen = len(self.trials) * len(self.personal_task().jobs()) // len(self.methods)
+        missing, total = tuned.personal_task().count()
+        yield "personalize", missing + chosen, total + chosen
 
     def read_trials(self) -> tuple[list[Trial], list[Trial]]:
         """Return all trials, and the chosen one of each method; write tuning.csv.
@@ -577,12 +592,12 @@ def load(command: str, args: list[str]) -> Experiment:
     """
     cli = ExperimentCLI(command, args)
     try:
-        if cli.experiment.sweep:
+        if cli.experiment.sweep and command != "plan":
             cli.experiment.write_config()
         for point in cli.experiment.points:
             if command in ("tune", "personalize"):
                 point.check_global_models()
-            if command != "prepare":
+            if command not in ("prepare", "plan"):
                 point.settle()
     except (ValueError, OSError) as error:
         cli.parser.error(str(error))

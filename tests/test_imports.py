@@ -11,6 +11,7 @@ import lpft
 
 PACKAGE = Path(lpft.__file__).parent
 LAYERS = (
+    {"signals", "slurm"},
     {"types", "seeding", "runs", "devices", "progress"},
     {"data", "models"},
     {"clients"},

@@ -22,6 +22,7 @@ from lpft.federated.cohort import sample_cohort, shard
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
+from lpft.signals import stop_requested
 from lpft.types import ClientUpdate, State
 
 log = logging.getLogger("lpft")
@@ -82,15 +83,21 @@ class FedAvg:
     clients_per_stack: int
     seed: int
 
-    def fit(self, start: Checkpoint | None, after_round: Callable[[Checkpoint], None]) -> Checkpoint:
+    def fit(
+        self,
+        start: Checkpoint | None,
+        after_round: Callable[[Checkpoint], None],
+        stopping: Callable[[], bool] = stop_requested,
+    ) -> Checkpoint:
         """Train from the start, or on from a checkpoint.
 
         Args:
             start: the state after some round; None to begin with the network as it is.
             after_round: called on every rank after every round.
+            stopping: asked after every round; all ranks stop if one is to.
 
         Returns:
-            The state after the last round.
+            The state after the last round, or after the round in which a rank was to stop.
 
         Raises:
             FloatingPointError: if all clients of a round have diverged.
@@ -122,7 +129,13 @@ class FedAvg:
             seconds = time.perf_counter() - began
             now = Checkpoint(round_, state, [*now.history, History(round_, loss, accuracy, len(cohort), seconds)])
             after_round(now)
+            if self._any_rank(stopping()):
+                break
         return now
+
+    def _any_rank(self, flag: bool) -> bool:
+        """Tell every rank whether the flag is set on one of them: a signal does not reach all in the same round."""
+        return bool(_sum(self.fabric, torch.tensor(float(flag), device=self.fabric.device)))
 
     def _mean_loss(self, trainer: LocalTrainer, cohort: list[int]) -> float:
         """Return the mean over the cohort of the clients' losses; every rank knows those of its own clients."""

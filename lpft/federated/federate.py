@@ -21,6 +21,8 @@ from lpft.models.weights import DamagedFileError, load_model, read_weights, save
 from lpft.progress import Steps
 from lpft.runs import Run
 from lpft.seeding import global_generator
+from lpft.signals import Stopped, listen
+from lpft.slurm import requeue
 
 log = logging.getLogger("lpft")
 
@@ -60,13 +62,19 @@ def federate(task: GlobalTask) -> list[str]:
 
     Returns:
         What went wrong, one text per seed that has failed.
+
+    Raises:
+        Stopped: if a signal has asked to stop before all was done.
     """
     missing = [seed for seed in task.seeds if not is_done(task, seed)]
     if not missing:
         return []
     task.data.setup()
     fabric = task.devices.fabric()
-    failures: list[str] = fabric.launch(_on_every_rank, task, missing)  # type: ignore[arg-type]
+    failures: list[str]
+    failures, stopped = fabric.launch(_on_every_rank, task, missing)  # type: ignore[arg-type]
+    if stopped:
+        raise Stopped(failures)
     return failures
 
 
@@ -88,27 +96,36 @@ def build_network(network: NetFactory, data: FederatedDataModule, devices: Devic
         return network(data.spec).to(devices.dtype)
 
 
-def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> list[str]:
+def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> tuple[list[str], bool]:
+    """Train the seeds; return what went wrong, and whether a signal has stopped it."""
     torch.set_num_threads(1)
     if fabric.world_size > 1 and not task.devices.launched_by_cluster:
         leave_with_parent()
+        listen()
     task.data.setup()
-    failures = []
+    failures: list[str] = []
     for seed in seeds:
         try:
-            _one_seed(fabric, task, seed)
+            finished = _one_seed(fabric, task, seed)
         except FloatingPointError as error:  # on all ranks at once, since all know the same sum
             failures.append(str(error))
-    return failures
+            continue
+        if not finished:
+            if fabric.is_global_zero:
+                requeue()
+            fabric.barrier()  # as soon as one rank has left, srun ends the others
+            return failures, True
+    return failures, False
 
 
-def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> None:
+def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> bool:
+    """Train one global model; return False if a signal has stopped it before the last round."""
     net = build_network(task.network, task.data, task.devices, seed)
     if task.settings.init is not None:
         if fabric.is_global_zero:
             state = read_weights(task.settings.init, like=net.state_dict())
             save_model(task.run.global_model(seed), state, task.fingerprint)
-        return
+        return True
     checkpoint_file = task.run.global_file(seed, "checkpoint.pt")
     # One rank reads, since files of a network may look different from different machines.
     start = fabric.broadcast(_load_checkpoint(checkpoint_file, task.fingerprint) if fabric.is_global_zero else None)
@@ -126,10 +143,13 @@ def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> None:
     with steps:
         fedavg = FedAvg(fabric, net, task.data, task.settings, task.clients_per_stack, seed)
         end = fedavg.fit(start, after_round)
+    if end.round < task.settings.rounds:
+        return False
     if fabric.is_global_zero:
         end.write_history(task.run.global_file(seed, "history.csv"))
         save_model(task.run.global_model(seed), end.state, task.fingerprint)
         checkpoint_file.unlink(missing_ok=True)
+    return True
 
 
 def _load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from lpft.personalization.module import EpochRecord, Personalizer
 from lpft.personalization.settings import Personalization
 from lpft.progress import Steps
 from lpft.runs import Cell, DamagedFileError, Run, read_cell, write_atomically
+from lpft.signals import Stopped, listen, stop_requested
+from lpft.slurm import requeue
 from lpft.types import State
 
 log = logging.getLogger("lpft")
@@ -98,6 +101,11 @@ class PersonalTask:
         """Return those clients of a job whose results are not there, or damaged."""
         return [client for client in job.clients if not self._is_done(job, client)]
 
+    def count(self) -> tuple[int, int]:
+        """Return how many jobs are missing, and how many there are."""
+        jobs = self.jobs()
+        return sum(bool(self.missing(job)) for job in jobs), len(jobs)
+
     def _is_done(self, job: Job, client: int) -> bool:
         name = self.data.clients[client].name
         path = self.run.cell(job.seed, job.method, name)
@@ -126,30 +134,44 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
 
     Returns:
         What went wrong, one text per failed job.
+
+    Raises:
+        Stopped: if a signal has asked to stop before all was done; what had been begun was finished.
     """
     task.data.setup()
     jobs = [job for job in task.jobs()[shard[0] :: shard[1]] if task.missing(job)]
     failures: list[str] = []
     with Steps("personalize", len(jobs), "stack") as steps:
-        for job, outcome in _work(task, jobs):
-            try:
-                text = outcome()
-            except BrokenProcessPool:
-                return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
-            except Exception as error:
-                failures.append(_report_failure(task, job, error))
-                text = "FAILED"
-            steps.advance(f"seed {job.seed} {job.method}: {text}", len(job.clients))
+        try:
+            for job, outcome in _work(task, jobs):
+                try:
+                    text = outcome()
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    failures.append(_report_failure(task, job, error))
+                    text = "FAILED"
+                steps.advance(f"seed {job.seed} {job.method}: {text}", len(job.clients))
+        except BrokenProcessPool:
+            return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
+    if steps.done < len(jobs):
+        requeue()
+        raise Stopped(failures)
     return failures
 
 
 def _work(task: PersonalTask, jobs: list[Job]) -> Iterator[tuple[Job, Callable[[], str]]]:
-    """Yield every job with a function that returns what came out, or raises what went wrong."""
+    """Yield every job with a function that returns what came out, or raises what went wrong.
+
+    After a signal it begins no other job.
+    """
     processes = min(task.devices.processes, len(jobs))
     if processes <= 1:
         bench = Bench(task, task.devices.device())
         for job in jobs:
             yield job, lambda job=job: bench.do(job)  # type: ignore[misc]
+            if stop_requested():
+                return
         return
     context = multiprocessing.get_context("fork" if task.devices.kind == "cpu" else "spawn")
     numbers = context.SimpleQueue()
@@ -157,12 +179,13 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Iterator[tuple[Job, Callable[[
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers))
     try:
-        futures: dict[Future[str], Job] = {pool.submit(_do, job): job for job in jobs}
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield futures[future], future.result
+        todo = iter(jobs)
+        running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result
+                for job in islice(todo, 0 if stop_requested() else 1):
+                    running[pool.submit(_do, job)] = job
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -173,6 +196,7 @@ _bench: Bench
 def _start_worker(task: PersonalTask, numbers: Any) -> None:
     global _bench
     leave_with_parent()
+    listen()
     torch.set_num_threads(1)
     task.data.setup()
     _bench = Bench(task, task.devices.device(numbers.get()))
@@ -203,6 +227,8 @@ class Bench:
 
     def do(self, job: Job) -> str:
         """Personalize the clients of a stack and write the results that are missing; return a summary."""
+        if not self.task.missing(job):
+            return "done elsewhere"
         began = time.perf_counter()
         self._take_global_model(job.seed)
         method = self.task.methods[job.method]

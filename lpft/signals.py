@@ -1,0 +1,77 @@
+"""A signal that asks to stop: it sets a flag, and the work ends after the round or the stack at hand.
+
+Imported and installed before anything heavy, since a signal that nobody listens to ends the process. Schedulers send
+one before the time of a job is up; anybody may, with ``kill -USR1``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from types import FrameType
+
+STOPPED = 75
+"""Exit code of a command that was asked to stop: what is finished is kept, and the same command goes on from there."""
+
+_requested = False
+_heard: set[signal.Signals] = set()
+
+
+class Stopped(Exception):
+    """A stage has stopped because it was asked to; there is something left to do.
+
+    Args:
+        failures: what went wrong before, one text each.
+    """
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("stopped by a signal")
+        self.failures = failures
+
+
+def listen() -> None:
+    """Let the signal set the flag. Which one it is, `LPFT_STOP_SIGNAL` says: USR1 by default, USR2, or ``none``.
+
+    Raises:
+        ValueError: if there is no such signal.
+    """
+    name = os.environ.get("LPFT_STOP_SIGNAL", "USR1").upper().removeprefix("SIG")
+    if name == "NONE" or os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        return
+    try:
+        number = signal.Signals[f"SIG{name}"]
+        signal.signal(number, _request)
+        _heard.add(number)
+    except (KeyError, OSError) as error:  # no such signal, or KILL
+        raise ValueError(
+            f"`LPFT_STOP_SIGNAL={name}` is no signal that a program can listen to. HINT: USR1, USR2, or none."
+        ) from error
+
+
+def ignore() -> None:
+    """Let the signal do nothing, when all is over: the interpreter would else die of it while it shuts down."""
+    for number in _heard:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stop_requested() -> bool:
+    """Tell whether the signal has come."""
+    return _requested
+
+
+def forget() -> None:
+    """Forget that the signal has come."""
+    global _requested
+    _requested = False
+
+
+def _request(number: int, _: FrameType | None) -> None:
+    global _requested
+    _requested = True
+    for child in multiprocessing.active_children():  # it may have been sent to this process alone
+        if child.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)

@@ -1,0 +1,82 @@
+"""What lpft knows of Slurm: how many tasks there are, whether that fits, and how a job goes back into the queue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+STAGE = "HINT: use the stages, as the scripts in slurm/ do: `srun lpft federate`, then an array of `--shard I/N`"
+
+
+def num_tasks() -> int:
+    """Return how many processes srun has started; 1 outside of Slurm."""
+    return int(os.environ.get("SLURM_NTASKS", 1))
+
+
+def check_command(command: str) -> None:
+    """Raise ValueError if Slurm has several tasks for a command that is one process, or that srun has not started.
+
+    It looks at the environment alone, so that what does not fit ends before anything heavy is imported.
+    """
+    tasks = num_tasks()
+    if tasks == 1 or command not in ("run", "federate", "tune", "personalize"):
+        return
+    if command != "federate":
+        raise ValueError(
+            f"`lpft {command}` is one process, but SLURM_NTASKS={tasks}: each task would do the same work."
+            f" {STAGE} with `--ntasks=1`."
+        )
+    if "SLURM_STEP_ID" not in os.environ:
+        raise ValueError(
+            f"SLURM_NTASKS={tasks}, but srun has not started this process: it would wait for the others for ever."
+            " HINT: `srun lpft federate ...`, or `--ntasks=1`."
+        )
+    name = os.environ.get("SLURM_JOB_NAME")
+    if name in ("bash", "interactive"):
+        raise ValueError(
+            f"In a job named `{name}` Lightning does not look for Slurm's other {tasks - 1} tasks."
+            " HINT: give it another name, `--job-name=federate`."
+        )
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError(
+            f"SLURM_NTASKS={tasks}, but how many of them a node has is not said."
+            " HINT: use `--nodes` and `--ntasks-per-node` instead of `--ntasks`."
+        )
+
+
+def check_devices(devices: int, num_nodes: int) -> None:
+    """Raise ValueError if Slurm's tasks do not fit the section `trainer`; Lightning itself does not always notice."""
+    tasks = num_tasks()
+    per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", devices))
+    nodes = int(os.environ.get("SLURM_NNODES", num_nodes))
+    if (per_node, nodes) != (devices, num_nodes) or tasks != devices * num_nodes:
+        raise ValueError(
+            f"`trainer.devices={devices}` on `trainer.num_nodes={num_nodes}` are {devices * num_nodes} processes, but"
+            f" Slurm has {tasks}: --nodes={nodes}, --ntasks-per-node={per_node}."
+            f" HINT: `--trainer.devices {per_node} --trainer.num_nodes {nodes}`, or change the job."
+        )
+
+
+def requeue() -> None:
+    """Put this job, or this task of an array, back into the queue; say so if that is not possible.
+
+    Outside of Slurm, and with ``LPFT_REQUEUE=0``, it does nothing.
+    """
+    job = _job()
+    if job is None or os.environ.get("LPFT_REQUEUE", "1") == "0":
+        return
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        problem = done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        problem = str(error)
+    text = f"job {job} goes on later" if not problem else f"job {job} cannot be requeued ({problem}); submit it again"
+    print(f"lpft: {text}", file=sys.stderr, flush=True)
+
+
+def _job() -> str | None:
+    """Return the job's name in `scontrol`: an array's last task has the job id of the whole array."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")

@@ -1,0 +1,174 @@
+"""The signal that asks to stop: after the round or the stack at hand, with nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpft import signals
+from lpft.cli import main
+from lpft.personalization.personalize import Bench
+from lpft.progress import Steps
+from lpft.runs import Run
+from tests.commands import TOY, outcome, toy
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+    signals.forget()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of the toy experiment; do not change it."""
+    return toy("run", tmp_path_factory.mktemp("finished"))
+
+
+def code(*words: object) -> object:
+    """Run a command, and return its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code
+
+
+def test_the_signal_sets_a_flag() -> None:
+    signals.listen()
+    assert not signals.stop_requested()
+    signal.raise_signal(signal.SIGUSR1)
+    assert signals.stop_requested()
+
+
+def test_what_is_done_is_not_undone_by_a_late_signal() -> None:
+    """It comes while the interpreter shuts down, when handlers are gone."""
+    code = """
+import os, signal
+from lpft.cli import main
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR1):
+        kill(pid, number)
+signal.late = Late()
+main(["status", "nowhere"])
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 2
+
+
+def test_another_signal_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setenv("LPFT_STOP_SIGNAL", "SIGUSR2")
+    signals.listen()
+    signal.raise_signal(signal.SIGUSR2)
+    assert signals.stop_requested()
+    signal.signal(signal.SIGUSR2, before)
+    monkeypatch.setenv("LPFT_STOP_SIGNAL", "none")
+    signals.listen()
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+@pytest.mark.parametrize("name", ["KILL", "USR9"])
+def test_a_signal_that_cannot_be_heard_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LPFT_STOP_SIGNAL", name)
+    toy("run", out, code=2)
+    assert f"LPFT_STOP_SIGNAL={name}" in capsys.readouterr().err
+
+
+def test_outside_of_the_main_thread_nobody_listens() -> None:
+    thread = threading.Thread(target=signals.listen)
+    before = signal.getsignal(signal.SIGUSR1)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_the_command_listens_before_anything_heavy_is_imported() -> None:
+    """The signal comes with the first import of torch; the command is refused for another reason, and not killed."""
+    code = """
+import builtins, os, signal, sys
+real = builtins.__import__
+def spy(name, *rest):
+    if name == "torch":
+        os.kill(os.getpid(), signal.SIGUSR1)
+        sys.exit(75 if sys.modules["lpft.signals"].stop_requested() else 1)
+    return real(name, *rest)
+builtins.__import__ = spy
+from lpft.cli import main
+main(["run", "-c", "nofile.yaml"])
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 75
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_every_stop_gets_on_and_the_end_is_the_same(
+    devices: int, finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signal comes in every round and every stack; each start does at least one, until all is done."""
+    advance = Steps.advance
+
+    def signalled(self: Steps, text: str, clients: int) -> None:
+        advance(self, text, clients)
+        if self.shown:  # on one rank of several only
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Steps, "advance", signalled)
+    for stage, most in (("federate", 5), ("personalize", 18)):
+        starts = 1
+        while code(stage, "-c", TOY, "--out", out, "--trainer.devices", devices) == signals.STOPPED:
+            assert "stopped by a signal" in capsys.readouterr().err
+            starts += 1
+            signals.forget()
+        assert most / 2 <= starts <= most
+    monkeypatch.undo()
+    signals.forget()
+    assert outcome(toy("run", out)) == outcome(finished)
+
+
+def test_a_signal_to_the_main_process_reaches_its_ranks(out: Path) -> None:
+    command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--trainer.devices", "2", "--federation.rounds", "2000"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = Run(out)
+    while not run.global_file(0, "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "stopped by a signal" in error
+    assert run.global_file(0, "checkpoint.pt").exists()
+    assert not run.global_model(0).exists()
+
+
+def test_what_another_process_has_done_meanwhile_is_left_alone(
+    finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy("federate", out)
+    begin = Bench.__init__
+
+    def later(self: Bench, *args: Any) -> None:
+        monkeypatch.undo()
+        toy("personalize", out)
+        begin(self, *args)
+
+    monkeypatch.setattr(Bench, "__init__", later)
+    toy("run", out)
+    assert capsys.readouterr().err.count("done elsewhere") == 18
+    assert outcome(Run(out)) == outcome(finished)
