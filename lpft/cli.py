@@ -219,7 +219,7 @@ def _personalize(experiment: Experiment) -> int:
         except ValueError as error:
             _fail(str(error), 2)
     code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
-    if experiment.command == "personalize" and experiment.shard[1] == 1:  # else a thousand tasks would read all cells
+    if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet
             write_tables(experiment.run)
     if experiment.fallback and not code:
