@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Submit experiments, in stages that wait for one another: federate, tune and personalize as arrays, report.
+#
+#   slurm/submit.sh CONFIG|RUN ... [-- OPTIONS OF LPFT]
+#   slurm/submit.sh configs/digits.yaml -- --out /scratch/me/digits --seeds '[0,1,2,3,4]'
+#
+# CONFIG is the file of an experiment, RUN the folder of one that was begun. Submit again as often as you like: only
+# what is missing is done. What the jobs may use is said in slurm/settings.sh.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+settings=$(realpath "${LPFT_SETTINGS:-$here/settings.sh}")
+# shellcheck source=slurm/settings.sh
+source "$settings"
+
+main() {
+    local experiments=()
+    while [[ $# -gt 0 && $1 != -- ]]; do
+        experiments+=("$1")
+        shift
+    done
+    if [[ ${#experiments[@]} -eq 0 || ${experiments[0]} == -* ]]; then
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+        exit 2
+    fi
+    if [[ $# -gt 0 ]]; then
+        shift # the --
+    fi
+    load_lpft
+    for experiment in "${experiments[@]}"; do
+        submit "$experiment" "$@"
+    done
+}
+
+# submit CONFIG|RUN OPTIONS... : plan one experiment, and submit those stages in which something is missing.
+submit() {
+    local options=(-c "$1")
+    if [[ -d $1 ]]; then
+        options=(-c "$1/config.yaml" --out "$1")
+    fi
+    options+=("${@:2}")
+    if [[ -n $PRECISION ]]; then
+        options+=(--trainer.precision "$PRECISION")
+    fi
+
+    # To count the work takes neither GPUs nor nodes.
+    plan=$(lpft plan "${options[@]}" --trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1)
+    out=$(sed -n 's/^out //p' <<<"$plan")
+    after=
+    local accelerator=cpu cores=(--cpus-per-task="$DEVICES_PER_TASK") federate_gpus=() task_gpus=()
+    if [[ $GPUS == yes ]]; then
+        accelerator=gpu cores=()
+        federate_gpus=(--gres="gpu:$TASKS_PER_NODE") task_gpus=(--gres="gpu:$DEVICES_PER_TASK")
+    fi
+    options+=(--trainer.accelerator "$accelerator")
+
+    if [[ $(missing federate) -gt 0 ]]; then
+        queue federate afterok --nodes="$NODES" --ntasks-per-node="$TASKS_PER_NODE" "${federate_gpus[@]}" \
+            "${FEDERATE_OPTIONS[@]}" "$here/1-federate.sbatch" "$settings" "${options[@]}"
+    fi
+    local stage tasks
+    for stage in tune personalize; do
+        tasks=$(array_size "$(missing "$stage")")
+        if [[ $tasks -gt 0 ]]; then
+            queue "$stage" afterok --array="0-$((tasks - 1))%$MAX_RUNNING" "${cores[@]}" "${task_gpus[@]}" \
+                "${ARRAY_OPTIONS[@]}" "$here/2-personalize.sbatch" "$settings" "$stage" "$tasks" \
+                "${options[@]}" --trainer.devices "$DEVICES_PER_TASK" --trainer.num_nodes 1
+        fi
+    done
+    if [[ -n $after ]] || page_is_old; then
+        queue report "$REPORT_AFTER" "${REPORT_OPTIONS[@]}" "$here/3-report.sbatch" "$settings" "$out"
+    else
+        echo "$out: nothing is missing"
+    fi
+}
+
+# queue STAGE DEPENDENCY ARGUMENTS... : submit a job that waits for the one before, if there is one.
+queue() {
+    local stage=$1 dependency=() log="$out/logs/%x-%j.log"
+    if [[ -n $after ]]; then
+        dependency=(--dependency="$2:$after" --kill-on-invalid-dep=yes)
+    fi
+    if [[ $stage == tune || $stage == personalize ]]; then
+        log="$out/logs/%x-%A_%a.log"
+    fi
+    shift 2
+    mkdir -p "$out/logs" # Slurm does not make it, and the job would end without a word
+    after=$(sbatch --parsable --job-name="lpft-$stage" --output="$log" --signal="$LPFT_STOP_SIGNAL@$STOP_BEFORE" \
+        "${dependency[@]}" "$@")
+    after=${after%%;*} # where several clusters are, the name of this one follows
+    echo "$out: $stage is job $after"
+}
+
+# missing STAGE : how many parts of a stage are missing.
+missing() {
+    awk -v stage="$1" '$1 == stage { print $2 }' <<<"$plan"
+}
+
+# array_size STACKS : how many tasks share so many stacks.
+array_size() {
+    local tasks=$((($1 + STACKS_PER_TASK - 1) / STACKS_PER_TASK)) largest
+    largest=$(scontrol show config | awk '$1 == "MaxArraySize" { print $3 }')
+    printf '%s\n' "$tasks" "$MAX_TASKS" "${largest:-1000}" | sort -n | head -n 1
+}
+
+# Tell whether there are results that the page does not have.
+page_is_old() {
+    [[ ! -e $out/report.html || -n $(find "$out" -path '*/cells/*.json' -newer "$out/report.html" -print -quit) ]]
+}
+
+main "$@"
