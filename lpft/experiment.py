@@ -414,6 +414,14 @@ class Experiment:
                     settle(self.run, seed, name, self.method_settings(name), self.overwrite)
         self.write_config()
 
+    def compare(self) -> None:
+        """Raise ValueError if something on disk was made with other settings; write nothing."""
+        of_methods = {name: self.method_settings(name) for name in self.methods}
+        for seed in self.seeds:
+            for part, settings in {"global": self.global_settings, **of_methods}.items():
+                if not self.overwrite and self.run.method_file(seed, part, "settings.json").exists():
+                    settle(self.run, seed, part, settings, overwrite=False)
+
     def check_global_models(self) -> None:
         """Raise ValueError if a global model that is to be personalized is missing, or was made otherwise."""
         for seed in self.seeds:
@@ -597,7 +605,9 @@ def load(command: str, args: list[str]) -> Experiment:
         for point in cli.experiment.points:
             if command in ("tune", "personalize"):
                 point.check_global_models()
-            if command not in ("prepare", "plan"):
+            if command == "plan":
+                point.compare()
+            elif command != "prepare":
                 point.settle()
     except (ValueError, OSError) as error:
         cli.parser.error(str(error))

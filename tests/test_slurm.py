@@ -161,5 +161,7 @@ def test_the_plan_counts_what_is_missing(out: Path, capsys: pytest.CaptureFixtur
     next(out.glob("seed_0/ft/cells/*.json")).unlink()
     assert plan() == [f"out {out}", "federate 0 1", "tune 0 0", "personalize 7 9"]
     assert plan("--only", "ft")[3] == "personalize 1 3"
+    lpft("plan", "-c", TOY, "--out", out, "--federation.rounds", 2, code=2)
+    assert "`federation.rounds`" in capsys.readouterr().err
     lpft("tune", "-c", TOY, "--out", out, "--seeds", "[0]", *tuning)
     assert plan(*tuning)[2:] == ["tune 0 6", "personalize 10 12"]
