@@ -14,7 +14,7 @@ from rich.table import Table
 from lpft.reporting.findings import advice_line, advice_of, signature_lines, signatures_of
 from lpft.reporting.judging import Judged
 from lpft.reporting.results import MethodResult, methods_of, read_config
-from lpft.reporting.sweeps import Point, short_keys, word
+from lpft.reporting.sweeps import Point, grouped, short_keys, variants_of, word
 from lpft.reporting.tables import result_rows, summary_rows
 from lpft.reporting.words import settings_not_from_the_paper
 from lpft.runs import STATUSES, Run
@@ -56,7 +56,7 @@ def print_comparison(
         judged: what the experiment's verdicts said.
     """
     console = _wide(console)
-    console.print(_fitting_table(results, console))
+    console.print(_fitting_table(results, console, read_config(run)))
     for line in remarks(run, results):
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
     if advice := advice_line(advice_of(results)):
@@ -142,12 +142,15 @@ def _wide(console: Console | None) -> Console:
     return console if console.is_terminal else Console(file=console.file, width=max(console.width, WIDTH))
 
 
-def comparison_table(results: Sequence[MethodResult], leave_out: Sequence[str] = ()) -> Table:
+def comparison_table(
+    results: Sequence[MethodResult], leave_out: Sequence[str] = (), config: Mapping[str, Any] | None = None
+) -> Table:
     """Return one row per method: mean and standard deviation over the seeds where it is complete.
 
     Args:
         results: what was found on disk.
         leave_out: columns of `HEADER` to do without.
+        config: the resolved experiment; variants of a method stand together under its name.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
     shown = [number for number, title in enumerate(HEADER) if title not in leave_out]
@@ -156,20 +159,26 @@ def comparison_table(results: Sequence[MethodResult], leave_out: Sequence[str] =
             table.add_column(HEADER[number], overflow="fold", max_width=24)
         else:
             table.add_column(HEADER[number], justify="right", no_wrap=True)
-    rows = comparison_rows(results)
-    for method, entries in rows:
-        table.add_row(*([escape(method), *entries][number] for number in shown))
-    several = any(entries[-1] != "1" for _, entries in rows)
+    rows, variants = dict(comparison_rows(results)), variants_of(config or {})
+    groups = grouped(rows, variants)
+    for place, (family, members) in enumerate(groups):
+        if family:
+            table.add_row(f"[bold]{escape(family)}[/]")
+        for method in members:
+            name = f"  {variants[method].label}" if family else method
+            last = method == members[-1] and place < len(groups) - 1
+            table.add_row(*([escape(name), *rows[method]][number] for number in shown), end_section=last)
+    several = any(entries[-1] != "1" for entries in rows.values())
     table.caption = "Accuracy in percent" + (", mean ± std over n seeds." if several else ".")
     if leave_out:
         table.caption += f" A wider terminal also shows {', '.join(leave_out)}."
     return table
 
 
-def _fitting_table(results: Sequence[MethodResult], console: Console) -> Table:
+def _fitting_table(results: Sequence[MethodResult], console: Console, config: Mapping[str, Any]) -> Table:
     """Leave out columns until the table fits the terminal."""
     for number in range(len(DISPENSABLE) + 1):
-        table = comparison_table(results, DISPENSABLE[:number])
+        table = comparison_table(results, DISPENSABLE[:number], config)
         table.caption, caption = None, table.caption
         if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
             break

@@ -37,7 +37,7 @@ from lpft.reporting.style import (
     short,
     text_color,
 )
-from lpft.reporting.tables import accuracy_matrix, curve_rows, figures
+from lpft.reporting.tables import accuracy_matrix, curve_rows, distortion_points, figures
 
 ByMethod = Mapping[str, Sequence[MethodResult]]
 Values = NDArray[np.float64]
@@ -47,6 +47,11 @@ MIN_SPAN = 3.0
 NAME_SIZE = 9.5
 CROWDED = 30.0
 """Points of the trade-off that are nearer to each other (in points of type) have their names on a line."""
+
+FEW_VARIANTS = 3
+"""Of more variants of one method the trade-off shows no seeds and no spread."""
+MANY_PATHS = 120
+"""Up to so many clients and methods, the epochs of one client are joined by a line."""
 
 REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
 """How the global model's level is drawn."""
@@ -78,8 +83,12 @@ def tradeoff(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     figure = Figure(figsize=(7.4, 4.5), layout="constrained")
     axes = figure.subplots()
     _cross(axes, by_method)
-    for method, seeds in by_method.items():
-        _tradeoff_point(axes, method, seeds, look[method])
+    for members in _families(by_method, look).values():
+        path = np.array([np.mean(_places(by_method[method]), axis=0) for method in members])
+        axes.plot(*path.T, color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
+    for members in _families(by_method, look).values():
+        for method in members:
+            _tradeoff_point(axes, method, by_method[method], look[method], spread=len(members) <= FEW_VARIANTS)
     _widen(axes, MIN_SPAN)
     axes.set_xlabel("Global: accuracy on all clients' test sets (%), remembers more →")
     axes.set_ylabel("Local: accuracy on the own test set (%), better at home →")
@@ -97,13 +106,14 @@ def _widen(axes: Axes, span: float) -> None:
 def _name_points(figure: Figure, axes: Axes, by_method: ByMethod, look: Mapping[str, Look]) -> None:
     """Write the methods' names beside their points, with a line where one had to move away."""
     FigureCanvasAgg(figure).draw()  # fixes the layout, in pixels
-    means = {method: np.mean(_places(seeds), axis=0) for method, seeds in by_method.items()}
+    named = {m for members in _families(by_method, look).values() for m in (members[0], members[-1])}
+    means = {method: np.mean(_places(by_method[method]), axis=0) for method in by_method if method in named}
     known = {
         method: tuple(axes.transData.transform(mean)) for method, mean in means.items() if not np.isnan(mean).any()
     }
     pixel = figure.dpi / 72
     sizes = [_text_size(short(method, 24), NAME_SIZE, pixel) for method in known]
-    seeds = [axes.transData.transform(place) for method in known for place in _places(by_method[method])]
+    seeds = [axes.transData.transform(place) for own in by_method.values() for place in _places(own)]
     obstacles: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in seeds]
     obstacles += [text.get_window_extent().extents for text in axes.texts]
     for method in known:
@@ -144,9 +154,9 @@ def _places(seeds: Sequence[MethodResult]) -> Values:
     return np.array([[row["global_all"], row["local"]] for row in rows])
 
 
-def _tradeoff_point(axes: Axes, method: str, seeds: Sequence[MethodResult], look: Look) -> None:
+def _tradeoff_point(axes: Axes, method: str, seeds: Sequence[MethodResult], look: Look, spread: bool) -> None:
     x, y = _places(seeds).T
-    if len(seeds) > 1:
+    if len(seeds) > 1 and spread:
         axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
         axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
     axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **_marker(look, method, 9))
@@ -164,17 +174,25 @@ def _cross(axes: Axes, by_method: ByMethod) -> None:
 
 
 def curves(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
-    """Draw local (dashed) and global (solid) accuracy over the epochs, one panel per method."""
+    """Draw local (dashed) and global (solid) accuracy over the epochs, one panel per method and its variants."""
     drawn = {method: [curve_rows(result) for result in seeds] for method, seeds in by_method.items()}
     drawn = {method: seeds for method, seeds in drawn.items() if len(_evaluated(seeds)) > 1}
     if not drawn:
         return None
-    columns = 2 if len(drawn) in (2, 4) else 3
-    figure, axes = panels(len(drawn), columns, (2.9, 2.2), sharex=True, sharey=True)
-    for ax, (method, seeds) in zip(axes, drawn.items(), strict=True):
-        _curve_panel(ax, seeds, look[method])
-        ax.set_title(short(method, 24))
+    families = _families(drawn, look)
+    columns = 2 if len(families) in (2, 4) else 3
+    figure, axes = panels(len(families), columns, (2.9, 2.2), sharex=True, sharey=True)
+    for ax, (family, members) in zip(axes, families.items(), strict=True):
+        for method in members:
+            _curve_panel(ax, drawn[method], look[method], len(members) == 1)
+        ax.set_title(short(members[0] if len(members) == 1 else family, 24))
         ax.tick_params(labelbottom=True)
+        if len(members) > 1:
+            handles = [
+                Line2D([], [], color=look[m].color, linewidth=1.6, label=short(look[m].label, 20)) for m in members
+            ]
+            box = {"frameon": True, "facecolor": PAPER, "edgecolor": "none", "framealpha": 0.75, "borderpad": 0.2}
+            ax.legend(handles=handles, fontsize=7, handlelength=1.1, labelspacing=0.25, loc="best", **box)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     figure.supxlabel("epoch of fine-tuning", fontsize=9.5, color=INK)
     figure.supylabel("accuracy (%)", fontsize=9.5, color=INK)
@@ -187,7 +205,8 @@ def curves(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     return figure
 
 
-def _curve_panel(axes: Axes, seeds: Sequence[Sequence[Mapping[str, Any]]], look: Look) -> None:
+def _curve_panel(axes: Axes, seeds: Sequence[Sequence[Mapping[str, Any]]], look: Look, alone: bool) -> None:
+    """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel."""
     epochs = _evaluated(seeds)
     for name, style in (("local", (0, (4, 2))), ("global_all", "-")):
         rows = [{row["epoch"]: row[name] for row in curve} for curve in seeds]
@@ -195,9 +214,10 @@ def _curve_panel(axes: Axes, seeds: Sequence[Sequence[Mapping[str, Any]]], look:
         mean, std = values.mean(axis=0), values.std(axis=0)
         if epochs[0] == 0:
             axes.axhline(mean[0], **REFERENCE)
-        axes.fill_between(epochs, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
-        axes.plot(epochs, mean, color=look.color, linestyle=style)
-    for epoch, names in _switches(seeds[0]):
+        if alone:
+            axes.fill_between(epochs, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
+        axes.plot(epochs, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)
+    for epoch, names in _switches(seeds[0]) if alone else ():
         axes.axvline(epoch, color=MUTED, linewidth=0.9)
         axes.annotate(
             names, (epoch, 1), (3, -2), ("data", "axes fraction"), "offset points", va="top", fontsize=8, color=MUTED
@@ -226,16 +246,24 @@ def clients(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     named = len(names) <= NAMED_CLIENTS
     figure = Figure(figsize=(7.4, max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2), layout="constrained")
     axes = figure.subplots()
-    (_change_by_name if named else _change_by_rank)(axes, change, names, look)
+    groups = [[change[method] for method in members] for members in _families(change, look).values()]
+    plain = {family: look[members[0]].plain for family, members in _families(change, look).items()}
+    (_change_by_name if named else _change_by_rank)(axes, dict(zip(plain, groups, strict=True)), names, plain)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
     return figure
 
 
-def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
+def _change_by_name(
+    axes: Axes, change: Mapping[str, Sequence[Values]], names: Sequence[str], look: Mapping[str, Look]
+) -> None:
     rows = np.arange(len(names))
-    for number, (method, values) in enumerate(change.items()):
+    for number, (method, members) in enumerate(change.items()):
         nudge = 0.56 * (number / (len(change) - 1) - 0.5) if len(change) > 1 else 0.0
-        axes.plot(values, rows + nudge, linestyle="none", **_marker(look[method], method, 6.5))
+        if len(members) > 1:  # from the lowest to the highest variant
+            style: dict[str, Any] = {"color": look[method].color, "linewidth": 3, "alpha": 0.55}
+            axes.hlines(rows + nudge, np.min(members, axis=0), np.max(members, axis=0), **style)
+        middle = np.median(members, axis=0)
+        axes.plot(middle, rows + nudge, linestyle="none", **_marker(look[method], method, 6.5))
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set_yticks(rows, [short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -245,8 +273,11 @@ def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[st
     axes.set_xlabel("← hurt · change of local accuracy against the global model (points) · helped →")
 
 
-def _change_by_rank(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
-    for method, values in change.items():
+def _change_by_rank(
+    axes: Axes, change: Mapping[str, Sequence[Values]], names: Sequence[str], look: Mapping[str, Look]
+) -> None:
+    for method, members in change.items():
+        values = np.median(members, axis=0)
         ranked = np.sort(values[~np.isnan(values)])
         axes.plot(np.arange(1, len(ranked) + 1), ranked, color=look[method].color, label=short(method, 24))
     axes.axhline(0, color=MUTED, linewidth=1.2)
@@ -255,18 +286,35 @@ def _change_by_rank(axes: Axes, change: Mapping[str, Values], names: Sequence[st
 
 
 def distortion(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
-    """Draw per client how far the features moved against how much global accuracy was lost."""
+    """Draw how far the features of every client moved against how much global accuracy it lost.
+
+    A large point is the end; small points are the evaluated epochs, joined by a line if there are not too many.
+    """
     trained = _trained(by_method, look)
-    points = {
+    ends = {
         method: (_over_seeds(seeds, _distortion), _over_seeds(seeds, _global_drop)) for method, seeds in trained.items()
     }
-    if not any((~np.isnan(x + y)).any() for x, y in points.values()):
+    if not any((~np.isnan(x + y)).any() for x, y in ends.values()):
         return None
-    figure = Figure(figsize=(7.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    for method, (x, y) in points.items():
-        style = _marker(look[method], method, 6.5)
-        axes.plot(x, y, linestyle="none", **{**style, "alpha": 0.8, "clip_on": False})
+    for method, seeds in trained.items():
+        paths = _distortion_paths(seeds)
+        joined = len(paths) * len(trained) <= MANY_PATHS
+        style: dict[str, Any] = {
+            "color": look[method].color,
+            "marker": ".",
+            "markersize": 4.5,
+            "markeredgewidth": 0,
+            "alpha": 0.4,
+        }
+        for path in paths:
+            axes.plot(*path.T, **style, linewidth=0.7 if joined else 0)
+    for family, members in _families(trained, look).items():
+        for method in members:
+            mark: dict[str, Any] = _marker(look[method], family, 6.5) | {"alpha": 0.8, "clip_on": False}
+            mark["label"] = mark["label"] if method == members[-1] else None
+            axes.plot(*ends[method], linestyle="none", **mark)
     axes.axhline(0, color=MUTED, linewidth=1.2)
     axes.set_xlabel("feature distortion: how far the client's features moved (l2)")
     axes.set_ylabel("loss of global accuracy (points)")
@@ -274,11 +322,26 @@ def distortion(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     return figure
 
 
+def _distortion_paths(seeds: Sequence[MethodResult]) -> list[Values]:
+    """Return distortion and loss of every client over the evaluated epochs, mean over seeds, ``(epochs, 2)`` each."""
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for result in seeds:
+        for client, epoch, moved, lost in distortion_points(result):
+            found.setdefault((client, epoch), []).append((moved, lost))
+    clients = dict.fromkeys(client for client, _ in found)
+    return [
+        np.array([np.mean(found[client, epoch], axis=0) for name, epoch in sorted(found) if name == client])
+        for client in clients
+    ]
+
+
 def matrices(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
-    """Draw the accuracy matrix of every method, the mean over its seeds, on one scale."""
+    """Draw the accuracy matrix of every method, the mean over its seeds, on one scale; of variants the best one's."""
     if not by_method:
         return None
-    means = {method: _over_seeds(seeds, accuracy_matrix) for method, seeds in by_method.items()}
+    families = _families(by_method, look).values()
+    shown = [max(members, key=lambda method: _average(by_method[method])) for members in families]
+    means = {method: _over_seeds(by_method[method], accuracy_matrix) for method in shown}
     names = next(iter(by_method.values()))[0].clients
     columns = 2 if len(means) in (2, 4) else 3
     side = max(1.9, min(3.0, 0.28 * len(names)))
@@ -341,6 +404,20 @@ def _marker(look: Look, label: str, size: float) -> dict[str, Any]:
 def _trained(by_method: ByMethod, look: Mapping[str, Look]) -> ByMethod:
     """Leave out the global model itself, which is what the others are compared with."""
     return {method: seeds for method, seeds in by_method.items() if look[method].marker != "*"}
+
+
+def _families(methods: Iterable[str], look: Mapping[str, Look]) -> dict[str, list[str]]:
+    """Put the variants of one method together; every other method is by itself."""
+    families: dict[str, list[str]] = {}
+    for method in methods:
+        families.setdefault(look[method].family, []).append(method)
+    return families
+
+
+def _average(seeds: Sequence[MethodResult]) -> float:
+    """Return the mean of Local and Global over the seeds; of variants the highest one is shown where one must do."""
+    value = _mean([row["average2"] for row in map(figures, seeds)])
+    return -math.inf if math.isnan(value) else value
 
 
 def _over_seeds(seeds: Sequence[MethodResult], figure: Callable[[MethodResult], Values]) -> Values:

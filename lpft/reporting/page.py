@@ -16,13 +16,18 @@ import yaml
 
 from lpft.evaluation.advice import Advice
 from lpft.reporting.console import HEADER, comparison_rows, exceptions, incomplete, mean_and_std
-from lpft.reporting.findings import advice_line, advice_of, grouped, signatures_of, told
+from lpft.reporting.findings import advice_line, advice_of, signatures_of, told
+from lpft.reporting.findings import grouped as grouped_signatures
+from lpft.reporting.judging import Judged
 from lpft.reporting.results import MethodResult, is_reference, methods_of
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
+from lpft.reporting.sweeps import Variant, family_of, grouped, read_point, variants_of
 from lpft.reporting.tables import COMPARED, clients_compared, difference_rows, result_rows, summary_rows
+from lpft.reporting.tuned import Tuned, read_tuned
 from lpft.reporting.words import (
     ADVICE_RULE,
     TERMS,
+    describe_family,
     describe_method,
     headline,
     settings_not_from_the_paper,
@@ -33,7 +38,8 @@ from lpft.runs import Run
 CAPTIONS = {
     "tradeoff": (
         "At home against everywhere",
-        "One large point per method, one small point per seed; lines are one standard deviation. The global model"
+        "One large point per method, one small point per seed; bars are one standard deviation, and a line joins the"
+        " settings of a sweep from the first (light) to the last (dark). The global model"
         " (dotted) is as good at home as everywhere. Up is better at home; to the right, more is remembered of the"
         " others. A point up and to the left bought its gain at home by forgetting.",
     ),
@@ -46,21 +52,31 @@ CAPTIONS = {
     "clients": (
         "Who gains, who is hurt",
         "Local accuracy of every client's own model minus the global model's, mean over seeds. Where it is negative,"
-        " the client would have done better to keep the global model.",
+        " the client would have done better to keep the global model. A bar spans the settings of a sweep, its mark is"
+        " their median.",
     ),
     "distortion": (
         "Moving features, forgetting others",
-        "One point per client and method, mean over seeds: how far its features moved from the global model's, and"
-        " how much accuracy over all test sets was lost.",
+        "One large point per client and method, mean over seeds: how far its features moved from the global model's,"
+        " and how much accuracy over all test sets was lost. Small points are evaluated epochs on the way there.",
     ),
     "matrices": (
         "Every model on every test set",
         "Row: whose model. Column: whose test set. Framed: at home. Mean over seeds, one scale. All accuracies of this"
-        " page are means over parts of these matrices; their numbers are in seed_*/METHOD/accuracy.csv.",
+        " page are means over parts of these matrices; their numbers are in seed_*/METHOD/accuracy.csv. Of a method"
+        " with swept settings, those with the highest mean of Local and Global are shown.",
     ),
 }
 """Title and explanation of every figure."""
 
+
+LATER = ("curves", "clients", "distortion", "matrices")
+"""The figures that come after the tables; the others come at once."""
+
+Row = tuple[str, list[str]]
+"""Name and entries."""
+Groups = list[tuple[str, list[tuple[str, str, list[str]]]]]
+"""Rows under the method whose variants they are, or under none: method, how it is called there, entries."""
 
 DIFFERENCES = ("method", "Local", "Global", "worst", "average3", "clients better / same / worse", "n")
 ADVICE = ("client", "val", "global model", "best method", "with it", "gain", "advice", "test: global", "test: advised")
@@ -77,12 +93,15 @@ class Page:
         remarks: what to know before trusting the numbers.
         signatures: signs of failure: name, what to do, where they were found and by which numbers.
         header: columns of the comparison.
-        rows: one per method: its name and entries.
+        groups: one row per method.
+        judged: what the experiment's verdicts said.
+        tuned: what tuning did; None if there was none.
         differences: comparisons seed by seed: the method compared with, and rows in columns `DIFFERENCES`.
         advice: what each client should do, in columns `ADVICE`; the last entry of a row tells whether to personalize.
         advice_line: the same summed up.
-        methods: name and description of every method.
+        methods: name and description of every method; variants of one are described together.
         colors: of the methods in the figures.
+        method_colors: of those that are described.
         terms: column and meaning.
         clients_header: columns of the table of clients.
         clients: one row per client.
@@ -99,27 +118,48 @@ class Page:
     remarks: list[str]
     signatures: list[tuple[str, str, list[str]]]
     header: Sequence[str]
-    rows: list[tuple[str, list[str]]]
-    differences: list[tuple[str, list[tuple[str, list[str]]]]]
-    advice: list[tuple[str, list[str]]]
+    groups: Groups
+    judged: Sequence[Judged]
+    tuned: Tuned | None
+    differences: list[tuple[str, Groups]]
+    advice: list[Row]
     advice_line: str
     methods: list[tuple[str, str]]
     colors: dict[str, str]
+    method_colors: dict[str, str]
     terms: Mapping[str, str]
     clients_header: list[str]
-    clients: list[tuple[str, list[str]]]
+    clients: list[Row]
     foreign: list[tuple[str, str, str]]
     config: str
     made_by: str
     svgs: Mapping[str, str]
     captions: Mapping[str, tuple[str, str]] = field(default_factory=lambda: CAPTIONS)
+    later: Sequence[str] = LATER
     differences_header: Sequence[str] = DIFFERENCES
     advice_header: Sequence[str] = ADVICE
     advice_rule: str = ADVICE_RULE
 
 
-def make_page(run: Run, results: Sequence[MethodResult], config: Mapping[str, Any], svgs: Mapping[str, str]) -> Page:
-    """Collect what the report says."""
+def make_page(
+    run: Run,
+    results: Sequence[MethodResult],
+    config: Mapping[str, Any],
+    svgs: Mapping[str, str],
+    judged: Sequence[Judged] = (),
+    captions: Mapping[str, tuple[str, str]] | None = None,
+) -> Page:
+    """Collect what the report says.
+
+    Args:
+        run: the run.
+        results: of all seeds and methods.
+        config: the resolved experiment.
+        svgs: the figures by name.
+        judged: what the experiment's verdicts said.
+        captions: title and explanation of figures that are not in `CAPTIONS`.
+    """
+    variants = variants_of(config)
     methods, seeds = methods_of(results), sorted({result.seed for result in results})
     names = results[0].clients
     look = looks(methods, config)
@@ -133,27 +173,36 @@ def make_page(run: Run, results: Sequence[MethodResult], config: Mapping[str, An
         remarks=[*incomplete(results), *exceptions(results), *_limits(seeds)],
         signatures=[
             (name, found[0].advice, _first([told(signature) for signature in found]))
-            for name, found in grouped(signatures_of(run, results)).items()
+            for name, found in grouped_signatures(signatures_of(run, results)).items()
         ],
         header=HEADER,
-        rows=comparison_rows(results),
-        differences=[(name, rows) for name in baselines if (rows := _differences(results, name))],
+        groups=_grouped(comparison_rows(results), variants),
+        judged=judged,
+        tuned=read_tuned(read_point(run, results)),
+        differences=[(name, _grouped(rows, variants)) for name in baselines if (rows := _differences(results, name))],
         advice=[(advice.client, _advice_row(advice)) for advice in advices],
         advice_line=_advised(advices),
-        methods=[(method, describe_method(method, config)) for method in methods],
+        methods=_described(methods, variants, config),
         colors={method: look[method].color for method in methods},
+        method_colors={look[method].family: look[method].family_color for method in methods},
         terms=TERMS,
         clients_header=["client", "train", "val", "test", "global model", *methods],
         clients=[(name, _client_row(name, results, methods)) for name in names],
         foreign=settings_not_from_the_paper(config, len(seeds)),
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else "",
-        made_by=_made_by(config),
+        made_by=made_by(config),
         svgs=svgs,
+        captions={**CAPTIONS, **(captions or {})},
     )
 
 
 def to_html(page: Page) -> str:
     """Return the page as one HTML file without any reference to another."""
+    return render("page.html", page=page, figures=with_captions(page.svgs, page.captions))
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in one of the templates beside this module."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -161,8 +210,12 @@ def to_html(page: Page) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    figures = [(name, *page.captions[name], inline_svg(svg, page.captions[name][0])) for name, svg in page.svgs.items()]
-    return environment.get_template("page.html").render(page=page, figures=figures) + "\n"
+    return environment.get_template(template).render(**values) + "\n"
+
+
+def with_captions(svgs: Mapping[str, str], captions: Mapping[str, tuple[str, str]]) -> list[tuple[str, str, str, str]]:
+    """Return name, title, explanation and SVG of every figure, ready for a page."""
+    return [(name, *captions[name], inline_svg(svg, captions[name][0])) for name, svg in svgs.items()]
 
 
 def inline_svg(svg: str, title: str) -> str:
@@ -182,39 +235,79 @@ def inline_svg(svg: str, title: str) -> str:
 
 def to_markdown(page: Page) -> str:
     """Return the page as Markdown, with links to the figures."""
-    figures = {
-        name: [
-            f"## {page.captions[name][0]}",
-            f"![{page.captions[name][0]}](figures/{name}.svg)",
-            page.captions[name][1],
-        ]
-        for name in page.svgs
-    }
-    parts = [f"# {_plain(page.title)}", page.lead, *map(_plain, page.headline)]
-    parts += ["## Comparison", "Accuracy in percent.", _table(page.header, page.rows)]
-    parts += ["\n".join(f"- **{_plain(name)}**: {_plain(text)}" for name, text in page.methods)]
-    parts += figures.pop("tradeoff", [])
-    parts += ["## Before you trust the numbers", "\n".join(f"- {_plain(remark)}" for remark in page.remarks)]
+    figures = {name: figure_in_markdown(name, *page.captions[name]) for name in page.svgs}
+    parts = [f"# {plain(page.title)}", page.lead, *map(plain, page.headline)]
+    parts += ["## Comparison", "Accuracy in percent.", table(page.header, _flat(page.groups))]
+    parts += ["\n".join(f"- **{plain(name)}**: {plain(text)}" for name, text in page.methods)]
+    parts += verdicts_in_markdown(page.judged)
+    parts += [text for name, figure in figures.items() if name not in page.later for text in figure]
+    if page.tuned:
+        parts += ["## Tuned and untuned", plain(page.tuned.rule)]
+        parts += [table(page.tuned.compared_header, page.tuned.compared)]
+        parts += ["All trials:", table(page.tuned.trials_header, page.tuned.trials)]
+    parts += ["## Before you trust the numbers", "\n".join(f"- {plain(remark)}" for remark in page.remarks)]
     for name, advice, found in page.signatures:
         parts += [
-            f"**{_plain(name)}**",
-            "\n".join(f"- {_plain(line)}" for line in found),
-            f"What to do: {_plain(advice)}",
+            f"**{plain(name)}**",
+            "\n".join(f"- {plain(line)}" for line in found),
+            f"What to do: {plain(advice)}",
         ]
-    for baseline, rows in page.differences:
-        title = f"## Difference to {_plain(baseline)}"
-        parts += [title, "In points, seed by seed.", _table(page.differences_header, rows)]
+    for baseline, groups in page.differences:
+        title = f"## Difference to {plain(baseline)}"
+        parts += [title, "In points, seed by seed.", table(page.differences_header, _flat(groups))]
     if page.advice:
-        parts += ["## Who should fine-tune", _plain(page.advice_line), ADVICE_RULE]
-        parts += [_table(page.advice_header, page.advice)]
-    parts += [text for figure in figures.values() for text in figure]
-    parts += ["## Clients", "Local accuracy, mean over seeds.", _table(page.clients_header, page.clients)]
+        parts += ["## Who should fine-tune", plain(page.advice_line), ADVICE_RULE]
+        parts += [table(page.advice_header, page.advice)]
+    parts += [text for name, figure in figures.items() if name in page.later for text in figure]
+    parts += ["## Clients", "Local accuracy, mean over seeds.", table(page.clients_header, page.clients)]
     parts += ["## What the columns mean", "\n".join(f"- **{term}**: {text}" for term, text in page.terms.items())]
     parts += [
         "## Settings not from the paper",
-        _table(["setting", "value", "remark"], [(k, [v, r]) for k, v, r in page.foreign]),
+        table(["setting", "value", "remark"], [(k, [v, r]) for k, v, r in page.foreign]),
     ]
-    return "\n\n".join([*parts, _plain(page.made_by)]) + "\n"
+    return "\n\n".join([*parts, plain(page.made_by)]) + "\n"
+
+
+def figure_in_markdown(name: str, title: str, text: str) -> list[str]:
+    """Return heading, link and explanation of a figure."""
+    return [f"## {plain(title)}", f"![{plain(title)}](figures/{name}.svg)", plain(text)]
+
+
+def verdicts_in_markdown(judged: Sequence[Judged]) -> list[str]:
+    """Return what the verdicts said; nothing if there are none."""
+    parts = ["## Verdict"] if judged else []
+    for each in judged:
+        parts.append(f"**{plain(each.name)}**: {plain(each.lines[0])}")
+        parts += ["\n".join(f"- {plain(line)}" for line in each.lines[1:])] if len(each.lines) > 1 else []
+    return parts
+
+
+def _grouped(rows: Sequence[Row], variants: Mapping[str, Variant]) -> Groups:
+    """Put the rows of variants under the method that they are of."""
+    entries = dict(rows)
+    return [
+        (family, [(m, variants[m].label if family else m, entries[m]) for m in members])
+        for family, members in grouped(entries, variants)
+    ]
+
+
+def _flat(groups: Groups) -> list[Row]:
+    """Return rows that carry the method's name with the variant's."""
+    return [(f"{family}: {name}" if family else name, entries) for family, rows in groups for _, name, entries in rows]
+
+
+def _described(
+    methods: Sequence[str], variants: Mapping[str, Variant], config: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    families: dict[str, list[str]] = {}
+    for method in methods:
+        families.setdefault(family_of(method, variants), []).append(method)
+    return [
+        (name, describe_family(name, [variants[member].values for member in members], members, config))
+        if members[0] in variants
+        else (name, describe_method(name, config))
+        for name, members in families.items()
+    ]
 
 
 def _client_row(name: str, results: Sequence[MethodResult], methods: Sequence[str]) -> list[str]:
@@ -267,7 +360,8 @@ def _limits(seeds: Sequence[int]) -> list[str]:
     return [f"{len(seeds)} seeds: a mean and its spread, no test of significance; small differences may be chance"]
 
 
-def _made_by(config: Mapping[str, Any]) -> str:
+def made_by(config: Mapping[str, Any]) -> str:
+    """Return the versions that a run was made with, as a sentence without its stop."""
     program = config.get("lpft")
     program = program if isinstance(program, Mapping) else {}
     parts = [f"lpft {program['version']}"] if "version" in program else ["lpft"]
@@ -286,13 +380,14 @@ def _span(values: Sequence[int]) -> str:
     return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def _table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    lines = [[_plain(entry) for entry in line] for line in (header, *([name, *entries] for name, entries in rows))]
+def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a table in Markdown."""
+    lines = [[plain(entry) for entry in line] for line in (header, *([name, *entries] for name, entries in rows))]
     lines.insert(1, ["---", *("---:" for _ in header[1:])])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep Markdown from reading anything into a text: names come from outside."""
     text = " ".join(html.escape(text, quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text)

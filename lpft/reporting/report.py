@@ -95,14 +95,18 @@ def write_report(run: Run, show: bool = False) -> Report:
     results = write_tables(run)
     from lpft.reporting.figures import draw_figures  # matplotlib and TensorBoard take half a second
     from lpft.reporting.page import make_page, to_html, to_markdown
+    from lpft.reporting.sweep_figures import draw_variants
     from lpft.reporting.tensorboard import write_events
 
-    svgs = draw_figures(results, config)
+    point = read_point(run, results)
+    swept = draw_variants(point)
+    svgs = {name: svg for name, (*_, svg) in swept.items()} | draw_figures(results, config)
     figures = write_figures(run, svgs)
     write_events(run, results, config)
-    judged = judge(verdicts, [read_point(run, results)])
+    judged = judge(verdicts, [point])
     write_verdicts(run, judged)
-    page = make_page(run, results, config, svgs)
+    captions = {name: (title, text) for name, (title, text, _) in swept.items()}
+    page = make_page(run, results, config, svgs, judged, captions)
     write_atomically(run.root / "report.html", to_html(page))
     write_atomically(run.root / "report.md", to_markdown(page))
     report = Report(results=results, page=run.root / "report.html", figures=figures, judged=judged)
@@ -125,7 +129,8 @@ def write_sweep_report(run: Run, show: bool = False) -> list[Point]:
         FileNotFoundError: if no point has cells yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    verdicts = load_verdicts(read_config(run))
+    config = read_config(run)
+    verdicts = load_verdicts(config)
     points, missing = [], []
     for each in points_in_order(run):
         try:
@@ -140,19 +145,28 @@ def write_sweep_report(run: Run, show: bool = False) -> list[Point]:
     write_sweep_csv(run, points)
     judged = judge(verdicts, points)
     write_verdicts(run, judged)
+    from lpft.reporting.sweep_figures import draw_points
+    from lpft.reporting.sweep_page import make_sweep_page, sweep_to_html, sweep_to_markdown
+
+    figures = draw_points(points)
+    write_figures(run, {name: svg for name, (*_, svg) in figures.items()})
+    page = make_sweep_page(run, points, missing, config, judged, figures)
+    write_atomically(run.root / "report.html", sweep_to_html(page))
+    write_atomically(run.root / "report.md", sweep_to_markdown(page))
     if show:
-        print_sweep(points, missing, judged)
+        print_sweep(points, missing, judged, page=run.root / "report.html")
     return points
 
 
 def write_figures(run: Run, svgs: Mapping[str, str]) -> list[Path]:
     """Write the figures to RUN/figures, and take away those that this run no longer has."""
     from lpft.reporting.page import CAPTIONS
+    from lpft.reporting.sweep_figures import is_ours
 
     folder = run.root / "figures"
     for name, svg in svgs.items():
         write_atomically(folder / f"{name}.svg", svg)
     for path in folder.glob("*.svg"):
-        if path.stem in CAPTIONS and path.stem not in svgs:
+        if (path.stem in CAPTIONS or is_ours(path.stem)) and path.stem not in svgs:
             path.unlink(missing_ok=True)
     return [folder / f"{name}.svg" for name in svgs]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,10 @@ class RunStatus:
         models: the global model of every seed.
         methods: every seed and method, in order.
         report: the page, if it was written.
+        trials: the trials of tuning, every seed and trial.
+        tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
+        points: of a sweep, which has no models and methods of its own.
+        planned: how many points a sweep has.
     """
 
     root: Path
@@ -91,17 +96,33 @@ class RunStatus:
     models: list[GlobalStatus]
     methods: list[MethodStatus]
     report: Path | None
+    trials: list[MethodStatus] = field(default_factory=list)
+    tuned: bool = True
+    points: list[RunStatus] = field(default_factory=list)
+    planned: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do but perhaps the report."""
-        return bool(self.methods) and all(part.complete for part in self.methods) and all(m.done for m in self.models)
+        if self.planned:
+            return len(self.points) >= self.planned and all(point.complete for point in self.points)
+        parts = [*self.methods, *(() if self.tuned else self.trials)]
+        return bool(self.methods) and self.tuned and all(p.complete for p in parts) and all(m.done for m in self.models)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as what `json.dumps` takes."""
-        methods = [{**asdict(method), "complete": method.complete} for method in self.methods]
-        report = None if self.report is None else str(self.report)
-        return {**asdict(self), "root": str(self.root), "methods": methods, "report": report, "complete": self.complete}
+        parts = {
+            name: [{**asdict(part), "complete": part.complete} for part in getattr(self, name)]
+            for name in ("methods", "trials")
+        }
+        return {
+            **{name: getattr(self, name) for name in ("name", "tuned", "planned", "complete")},
+            "root": str(self.root),
+            "report": None if self.report is None else str(self.report),
+            "models": [asdict(model) for model in self.models],
+            **parts,
+            "points": [point.to_json() for point in self.points],
+        }
 
 
 def read_status(run: Run) -> RunStatus:
@@ -111,15 +132,25 @@ def read_status(run: Run) -> RunStatus:
         FileNotFoundError: if the folder is no run.
     """
     check_is_run(run)
-    config, results = read_config(run), read_results(run)
-    planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+    config = read_config(run)
+    sweep = config.get("sweep")
     page = run.root / "report.html"
+    if run.points() or (isinstance(sweep, Mapping) and sweep):
+        points = [read_status(point) for point in run.points()]
+        planned = math.prod(len(values) for values in sweep.values()) if isinstance(sweep, Mapping) else len(points)
+        name = str(config.get("name") or run.root.name)
+        return RunStatus(run.root, name, [], [], page if page.is_file() else None, points=points, planned=planned)
+    results = read_results(run)
+    planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+    grids = (config.get("tune") or {}).get("grids")
     return RunStatus(
         root=run.root,
         name=str(config.get("name") or run.root.name),
         models=[_global_status(run, seed, config) for seed in sorted({*run.seeds(), *planned_seeds})],
         methods=[_method_status(result) for result in results],
         report=page if page.is_file() else None,
+        trials=[_method_status(result) for result in read_results(run.tuning)],
+        tuned=(run.root / "tuning.csv").is_file() or not grids,
     )
 
 
@@ -141,8 +172,8 @@ def print_status(status: RunStatus, as_json: bool = False) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 60 + 18 * len(status.models)))
-    console.print(render_status(status), crop=False)
+        console = Console(width=max(console.width, 80 + 18 * len(status.models)))
+    console.print(render_sweep(status) if status.planned else render_status(status), crop=False)
 
 
 def render_status(status: RunStatus) -> Group:
@@ -163,10 +194,64 @@ def render_status(status: RunStatus) -> Group:
     for method in dict.fromkeys(part.method for part in status.methods):
         parts = {part.seed: part for part in status.methods if part.method == method}
         table.add_row(escape(method), *(_cells(parts[seed]) if seed in parts else "" for seed in seeds))
+    for seed_row in _tuning_row(status, seeds):
+        table.add_row(*seed_row)
     damaged = [f"{path}: {reason}" for part in status.methods for path, reason in part.damaged.items()]
     lines = [f"damaged  {line}" for line in damaged]
     lines.append(f"report   {status.report}" if status.report else "report   not written yet")
     return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def render_sweep(status: RunStatus) -> Group:
+    """Return the status of a sweep: one row per point."""
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(f"{status.name}: {status.root}"))
+    table.title_justify, table.title_style = "left", "bold"
+    for column in ("point", "global models", "cells", "tuning", "report"):
+        table.add_column(column, justify="left" if column == "point" else "right", overflow="fold")
+    for point in status.points:
+        models = sum(model.done for model in point.models)
+        report = _colored("written", True) if point.report else "-"
+        table.add_row(
+            escape(point.root.name),
+            _colored(f"{models}/{len(point.models)}", models == len(point.models)),
+            _sum_of_cells(point.methods),
+            (_sum_of_cells(point.trials) if point.trials else _colored("missing", False) if not point.tuned else "-"),
+            report,
+        )
+    done = sum(point.complete for point in status.points)
+    lines = [f"points   {done} of {status.planned} complete"]
+    lines += [f"damaged  {len(p.damaged)} in {q.root}" for q in status.points for p in q.methods if p.damaged]
+    lines.append(f"report   {status.report}" if status.report else "report   not written yet")
+    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def _sum_of_cells(parts: list[MethodStatus]) -> str:
+    done, expected = sum(part.done for part in parts), sum(part.expected for part in parts)
+    notes = [
+        f"{number} {name}"
+        for name, number in (
+            ("damaged", sum(len(part.damaged) for part in parts)),
+            ("diverged", sum(part.diverged for part in parts)),
+        )
+        if number
+    ]
+    return _colored(", ".join([f"{done}/{expected}", *notes]), bool(parts) and all(part.complete for part in parts))
+
+
+def _tuning_row(status: RunStatus, seeds: list[int]) -> list[list[str]]:
+    """Return a row for the trials of tuning, none if there is no tuning."""
+    if not status.trials and status.tuned:
+        return []
+    by_seed = {seed: [part for part in status.trials if part.seed == seed] for seed in seeds}
+    number = len({part.method for part in status.trials})
+    name = f"tuning, {number} trials" + ("" if status.tuned else ", nothing chosen yet")
+    return [[name, *(_sum_of_cells(parts) if parts else "" for parts in by_seed.values())]]
 
 
 def _cells(part: MethodStatus) -> str:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpft.reporting.results import is_reference
+from lpft.reporting.sweeps import family_of, variants_of
 
 INK, MUTED, GRID, PAPER = "#1b2431", "#5d6877", "#dde2e8", "#fffffe"
 """Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
@@ -79,21 +80,52 @@ class Look:
     Args:
         color: hex colour.
         marker: matplotlib marker.
+        family: the method that it is a variant of; its own name if it is none.
+        label: its name within the family.
+        family_color: what its family has in common.
     """
 
     color: str
     marker: str
+    family: str = ""
+    label: str = ""
+    family_color: str = ""
+
+    @property
+    def plain(self) -> Look:
+        """How its family is drawn as one."""
+        return Look(self.family_color, self.marker, self.family, self.family, self.family_color)
 
 
 def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
-    """Give every method its colour and marker, by its place in the list; no fine-tuning is a grey star."""
-    trained = [method for method in methods if not is_reference(method, config)]
-    return {
-        method: Look(COLORS[trained.index(method) % len(COLORS)], MARKERS[trained.index(method) % len(MARKERS)])
-        if method in trained
-        else Look("#7d8896", "*")
-        for method in methods
-    }
+    """Give every method its colour and marker, by its place in the list; no fine-tuning is a grey star.
+
+    Variants of one method share its marker, and run from a light to a dark shade of its colour.
+    """
+    variants = variants_of(config)
+    families: dict[str, list[str]] = {}
+    for method in methods:
+        if not is_reference(method, config):
+            families.setdefault(family_of(method, variants), []).append(method)
+    found = {method: Look("#7d8896", "*", method, method, "#7d8896") for method in methods}
+    for number, (family, members) in enumerate(families.items()):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        for place, method in enumerate(members):
+            depth = place / (len(members) - 1) if len(members) > 1 else 0.5
+            name = variants[method].label if method in variants else method
+            found[method] = Look(shade(color, depth), marker, family, name, color)
+    return found
+
+
+def shade(color: str, depth: float) -> str:
+    """Mix a hex colour with white (depth 0) or black (depth 1); 0.5 leaves it as it is.
+
+    >>> shade("#0072b2", 0.5), shade("#0072b2", 0.0)
+    ('#0072b2', '#99c7e0')
+    """
+    share, other = (0.6 * (1 - 2 * depth), 255) if depth < 0.5 else (0.55 * (2 * depth - 1), 0)
+    parts = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(part + share * (other - part)):02x}" for part in parts)
 
 
 def render_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:

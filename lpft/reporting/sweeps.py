@@ -129,6 +129,27 @@ def family_of(method: str, variants: Mapping[str, Variant]) -> str:
     return variants[method].family if method in variants else method
 
 
+def tuned_of(config: Mapping[str, Any]) -> dict[str, Values]:
+    """Return the tuned methods of a run, each with the settings that were chosen."""
+    return {str(name): settings or {} for name, settings in _notes(config, "tuned").items()}
+
+
+def grouped(methods: Iterable[str], variants: Mapping[str, Variant]) -> list[tuple[str, list[str]]]:
+    """Put the rows of a table in groups: variants of one method under its name, runs of all others under none.
+
+    >>> variants = {"ft+lr=1": Variant("ft", {"lr": 1}), "ft+lr=2": Variant("ft", {"lr": 2})}
+    >>> grouped(["none", "lp", "ft+lr=1", "ft+lr=2", "lpft"], variants)
+    [('', ['none', 'lp']), ('ft', ['ft+lr=1', 'ft+lr=2']), ('', ['lpft'])]
+    """
+    groups: list[tuple[str, list[str]]] = []
+    for method in methods:
+        family = variants[method].family if method in variants else ""
+        if not groups or groups[-1][0] != family:
+            groups.append((family, []))
+        groups[-1][1].append(method)
+    return groups
+
+
 def read_point(run: Run, results: Sequence[MethodResult] | None = None) -> Point:
     """Read the results of one run."""
     config = read_config(run)

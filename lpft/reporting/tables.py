@@ -137,6 +137,29 @@ def _entry_shown(cell: Cell, epoch: int) -> Row:
     return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
 
 
+def distortion_points(result: MethodResult) -> list[tuple[str, int, float, float]]:
+    """Return client, epoch, distortion and loss of Global for every client and evaluated epoch.
+
+    Epoch 0, where nothing has moved and nothing is lost, is left out. If no epochs were evaluated, the end is all there
+    is.
+    """
+    points = []
+    before = _mean(cell.local_before for cell in result.cells)
+    for cell in result.cells:
+        start = next((entry.get("global_all") for entry in cell.epochs if entry["epoch"] == 0), None)
+        found = [
+            (cell.client, int(entry["epoch"]), float(entry["distortion"]), float(start - entry["global_all"]))
+            for entry in cell.epochs
+            if entry["epoch"] > 0 and None not in (start, entry.get("distortion"), entry.get("global_all"))
+        ]
+        after = _mean(cell.accuracy)
+        if not found and None not in (before, after, cell.distortion_own):
+            last = max((int(entry["epoch"]) for entry in cell.epochs), default=0)
+            found = [(cell.client, last, cell.distortion_own, before - after)]  # type: ignore[operator, list-item]
+        points += found
+    return points
+
+
 def result_rows(results: Iterable[MethodResult]) -> list[dict[str, Any]]:
     """Return one row of results.csv per seed and method that is complete."""
     return [{"seed": r.seed, "method": r.method, **figures(r)} for r in results if r.complete]

@@ -19,7 +19,7 @@ from lpft.evaluation.convergence import MAX_CHANGE, judge_convergence
 from lpft.evaluation.signatures import NEAR_CHANCE
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point, label
-from lpft.reporting.tables import curve_rows, figures
+from lpft.reporting.tables import curve_rows, distortion_points, figures
 
 OVERFIT, RETAINED = 1.0, 1.0
 """Points of global accuracy lost since its best epoch, and of local accuracy that may be lost since the first."""
@@ -129,6 +129,7 @@ def extremes(points: Sequence[Point]) -> list[str]:
         " seed by seed, is within one standard deviation."
     )
     details, collapsed, alike, known = [], 0, 0, False
+    standings: list[int] = []
     for point in points:
         best = {m: fmean(x.values()) for m in point.trained if (x := point.by_seed(m, "global_others"))}
         classes = next((cell.num_classes for r in point.results for cell in r.cells if cell.num_classes), None)
@@ -146,6 +147,7 @@ def extremes(points: Sequence[Point]) -> list[str]:
         gaps = {name: point.differences("lpft", "ft", name) for name in ("local", "global_all")}
         if gaps["global_all"]:
             known = known or len(gaps["global_all"]) > 1
+            standings.append(_sign(gaps["global_all"]))
             alike += chance and len(gaps["global_all"]) > 1 and _sign(gaps["global_all"]) == 0
             told += f"; LP-FT minus FT: Global {_spread(gaps['global_all'], '+.1f')} ({_standing(gaps['global_all'])}),"
             told += f" Local {_spread(gaps['local'], '+.1f')}"
@@ -154,6 +156,9 @@ def extremes(points: Sequence[Point]) -> list[str]:
     told = f"No method remembers anything at {collapsed} of {_count(len(points), 'point')}"
     told += f"; at {alike} of those LP-FT no longer differs from FT" if collapsed and known else ""
     told += "; whether LP-FT differs from FT cannot be told without a second seed" if collapsed and not known else ""
+    if known:
+        ahead, behind = standings.count(1), standings.count(-1)
+        told += f". In Global LP-FT is ahead of FT at {ahead}, behind at {behind} of {_count(len(standings), 'point')}"
     return [f"{told}. {rule}", *details]
 
 
@@ -300,7 +305,7 @@ def _plateau(durations: Mapping[int, Sequence[float]]) -> str:
 def _distortion_and_loss(point: Point, family: str) -> list[tuple[float, float]]:
     """Return distortion and loss of Global for every client, seed and evaluated epoch of a method."""
     results = [result for method in _rows(point, family) for result in point.complete(method)]
-    return [(moved, lost) for result in results for _, moved, lost in distortion_points(result)]
+    return [(moved, lost) for result in results for *_, moved, lost in distortion_points(result)]
 
 
 def _moved(point: Point, family: str) -> list[float]:
@@ -319,29 +324,6 @@ def _rows(point: Point, family: str) -> list[str]:
 
 def _above(values: Mapping[int, float], before: Mapping[int, float]) -> list[float]:
     return [value - before[seed] for seed, value in values.items() if seed in before]
-
-
-def distortion_points(result: MethodResult) -> list[tuple[int, float, float]]:
-    """Return epoch, distortion and loss of Global for every client and evaluated epoch of one method and seed.
-
-    Epoch 0, where all of that is zero, is left out. If no epochs were evaluated, the end is all there is.
-    """
-    points = []
-    before = {cell.client: cell.local_before for cell in result.cells}
-    known = [value for value in before.values() if value is not None]
-    for cell in result.cells:
-        start = next((entry.get("global_all") for entry in cell.epochs if entry["epoch"] == 0), None)
-        found = [
-            (int(entry["epoch"]), float(entry["distortion"]), start - entry["global_all"])
-            for entry in cell.epochs
-            if entry["epoch"] > 0 and None not in (start, entry.get("distortion"), entry.get("global_all"))
-        ]
-        row = [value for value in cell.accuracy if value is not None]
-        if not found and known and row and cell.distortion_own is not None:
-            last = max((int(entry["epoch"]) for entry in cell.epochs), default=0)
-            found = [(last, cell.distortion_own, fmean(known) - fmean(row))]
-        points += found
-    return points
 
 
 def _levels(point: Point, family: str) -> dict[float, str]:

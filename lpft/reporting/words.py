@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 PAPER_EPOCHS, PAPER_SEEDS = 15, 3
+TOLD = ("epochs", "lp_epochs")
+"""Settings that the description of a method tells anyway."""
+
+Settings = Mapping[str, Any]
 
 TERMS = {
     "Local": "A client's own model on its own test set, mean over clients: what personalization is for.",
@@ -96,7 +100,46 @@ def headline(summary: Sequence[Mapping[str, Any]], reference: str | None) -> str
 
 def describe_method(method: str, config: Mapping[str, Any]) -> str:
     """Say in one line what a method does, from its class and its settings."""
-    settings = _section(config, "methods").get(method)
+    told = _describe(_section(config, "methods").get(method), config)
+    unlike = _unlike(method, config)
+    return f"{told} {unlike}" if unlike else told
+
+
+def describe_family(family: str, values: Sequence[Mapping[str, Any]], methods: Sequence[str], config: Settings) -> str:
+    """Say in one line what a method does, and which of its settings were swept.
+
+    Args:
+        family: the method's name.
+        values: the swept settings of every variant.
+        methods: the variants.
+        config: the resolved experiment.
+    """
+    settings = dict(_section(config, "methods").get(methods[0]) or {})
+    swept = {key: list(dict.fromkeys(str(each[key]) for each in values if key in each)) for key in values[0]}
+    settings["init_args"] = {key: value for key, value in _section(settings, "init_args").items() if key not in swept}
+    if "lp_epochs" in swept and _class_name(settings) == "LPFT":
+        told = "Linear probing of the last layer, then full fine-tuning for the rest of the epochs."
+    else:
+        told = _describe(settings, config)
+    listed = "; ".join(f"{key} = {', '.join(found)}" for key, found in swept.items())
+    return f"{told} Swept: {listed}."
+
+
+def _unlike(method: str, config: Settings) -> str:
+    """Say which settings differ from those of the first method of the same class that is named like it, or at all."""
+    methods = _section(config, "methods")
+    mine = methods.get(method)
+    same = [name for name in methods if name != method and _class_name(methods[name]) == _class_name(mine)]
+    named = [name for name in same if method.startswith(f"{name}_")]
+    if not named or not isinstance(mine, Mapping):
+        return ""
+    other = max(named, key=len)
+    own, base = dict(flat(_section(mine, "init_args"))), dict(flat(_section(methods[other], "init_args")))
+    changed = [f"{key} = {own.get(key)}" for key in own | base if own.get(key) != base.get(key) and key not in TOLD]
+    return f"Unlike {other}: {', '.join(changed)}." if changed else ""
+
+
+def _describe(settings: Any, config: Settings) -> str:
     kind = _class_name(settings)
     own = _section(settings, "init_args") if isinstance(settings, Mapping) else {}
     budget = _section(config, "personalization").get("epochs")

@@ -190,6 +190,7 @@ def test_nothing_is_remembered_and_lpft_is_no_better() -> None:
     assert first.startswith(
         "No method remembers anything at 1 of 2 points; at 1 of those LP-FT no longer differs from FT."
     )
+    assert "differs from FT. In Global LP-FT is ahead of FT at 1, behind at 0 of 2 points." in first
     assert low.startswith(
         "shift=4: at chance: others at most 12.0% (ft; near chance is up to 19.0%), worst 12.0%; LP-FT"
     )
