@@ -17,7 +17,7 @@ CONFIG = ROOT / "tests" / "slurm" / "experiment.yaml"
 GONE = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 400) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -68,7 +68,7 @@ class Cluster:
         """Return what Slurm knows of a job, or of the task ``JOB_NUMBER``."""
         return self.tasks(name)[0]
 
-    def wait(self, *jobs: str, seconds: float = 150) -> list[str]:
+    def wait(self, *jobs: str, seconds: float = 400) -> list[str]:
         """Wait for the end of jobs; return the different states of their ends, sorted."""
         wait_until(lambda: all(t["JobState"] in GONE for j in jobs for t in self.tasks(j)), f"jobs {jobs}", seconds)
         return sorted({task["JobState"] for job in jobs for task in self.tasks(job)})
