@@ -73,9 +73,7 @@ def distortion(points: Sequence[Point]) -> list[str]:
         pairs = {name: _distortion_and_loss(point, name) for name in ("ft", "lpft")}
         pooled = [pair for own in pairs.values() for pair in own]
         parts = [f"all: {_correlation(pooled)}", *(f"{name}: {_correlation(own)}" for name, own in pairs.items())]
-        moved = {
-            name: [x for m in point.family(name) for x in point.by_seed(m, "distortion_own").values()] for name in pairs
-        }
+        moved = {name: _moved(point, name) for name in pairs}
         if not pooled or not all(moved.values()):
             lines.append(_at(point, f"Distortion cannot be judged without results of both ft and lpft. {rule}"))
             continue

@@ -144,6 +144,16 @@ def test_distortion_without_epochs_uses_the_end_and_needs_both_methods() -> None
     assert "cannot be judged without" in distortion([make_point({"ft": [(60.0, 20.0)]})])[0]
 
 
+def test_distortion_of_swept_settings_is_averaged_within_a_seed() -> None:
+    """Settings of FT that move features by 1 and 3 are 2 for the one seed there is: no spread."""
+    names = {"ft+lr=1": 1.0, "ft+lr=2": 3.0}
+    variants = {name: {"method": "ft", "values": {"methods.ft.lr": x}} for name, x in names.items()}
+    rows = {"ft+lr=1": [(60.0, 30.0)], "ft+lr=2": [(60.0, 20.0)], "lpft": [(60.0, 30.0)]}
+    (line,) = distortion([make_point(rows, distortions={**names, "lpft": 0.5}, variants=variants)])
+    assert "(mean distortion 0.500 against 2.000)" in line
+    assert "ft: Pearson +1.00, Spearman +1.00 over 4 points" in line
+
+
 # flooding
 
 
