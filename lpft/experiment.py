@@ -34,6 +34,7 @@ from lpft.models.weights import read_weights
 from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
+from lpft.reporting.judging import load_verdicts
 from lpft.runs import Cell, Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
 from lpft.variants import combinations, expand_methods, points, put, trials
 
@@ -227,6 +228,7 @@ class Experiment:
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
         self._check_methods()
         self._check_grids()
+        load_verdicts(self.config)
         if self.fallback and not self.personalization.save_models:
             raise ValueError("`--fallback` needs the models. HINT: set `--personalization.save_models true`.")
         self.data.prepare_data()
@@ -438,6 +440,8 @@ class Experiment:
         config = dict(self.config)
         config["seeds"] = sorted({*before.get("seeds", []), *self.seeds})
         config["methods"] = {**before.get("methods", {}), **config["methods"]}
+        if "tuned" in self.notes:  # what was tuned stays in the file
+            config["tune"] = before.get("tune", config["tune"])
         config["lpft"] = {**versions(), "device": self.devices.kind} | {
             "clients": [client.name for client in self.data.clients],
             "content_hash": self.data.content_hash,
