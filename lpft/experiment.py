@@ -36,7 +36,7 @@ from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.reporting.judging import load_verdicts
 from lpft.runs import Cell, Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
-from lpft.variants import combinations, expand_methods, points, put, trials
+from lpft.variants import alternatives, expand_methods, get, points, put, trials
 
 UNTUNED: dict[str, Any] = {"grids": {}}
 SELECTIONS = ("only", "shard", "fallback")
@@ -294,7 +294,11 @@ class Experiment:
     def trials(self) -> dict[str, list[dict[str, Any]]]:
         """What is tried for each selected method: changes of its settings, the first of which is none at all."""
         grids = self.tune.grids
-        return {name: trials(grids[name], self.tune.trials, name) for name in self.methods if name in grids}
+        return {
+            name: trials(grids[name], self.tune.trials, name, self._untuned(name))
+            for name in self.methods
+            if name in grids
+        }
 
     def tuning(self) -> Experiment:
         """Return the experiment whose methods are the trials; it starts from the same global models."""
@@ -473,16 +477,18 @@ class Experiment:
                 f"`tune.grids.{unknown[0]}` is no method. HINT: the methods are {', '.join(self.all_methods)}."
             )
         for name, grid in self.tune.grids.items():
-            size = len(combinations(grid))
+            size = len(alternatives(grid, self._untuned(name)))
             if size < self.tune.trials - 1:
                 raise ValueError(
-                    f"`tune.grids.{name}` has {size} combinations, too few for `tune.trials={self.tune.trials}`, of"
-                    " which the untuned settings are one: every method has the same number of trials."
+                    f"`tune.grids.{name}` has {size} combinations beside the untuned settings, too few for"
+                    f" `tune.trials={self.tune.trials}`: every method has the same number of trials."
                     f" HINT: give it more values, or set `--tune.trials {size + 1}`."
                 )
-            for values in combinations(grid):
-                for key, value in values.items():
-                    put({"methods": self.config["methods"]}, f"methods.{name}.{key}", value)
+
+    def _untuned(self, name: str) -> dict[str, Any]:
+        """Return a method's own values of the settings in its grid."""
+        methods = {"methods": self.config["methods"]}
+        return {key: get(methods, f"methods.{name}.{key}") for key in self.tune.grids[name]}
 
     def _check_optimizers(self) -> None:
         """Build both optimizers once, so that what does not work ends before any training."""

@@ -32,20 +32,19 @@ def put(settings: Mapping[str, Any], key: str, value: object) -> Settings:
     {'methods': {'ft': {'class_path': 'FT', 'init_args': {'lr': 0.1}}}}
     """
     changed = copy.deepcopy(dict(settings))
-    place = changed
-    *path, last = key.split(".")
-    for word in path:
-        place = _inside(place, word)
-        if not isinstance(place.get(word), dict):
-            raise ValueError(f"`{key}` leads nowhere: there is no section `{word}`. HINT: see --print_config.")
-        place = place[word]
-    place = _inside(place, last)
-    if last not in place:
-        raise ValueError(
-            f"`{key}` leads nowhere: there is no `{last}`, but {', '.join(place)}. HINT: see --print_config."
-        )
+    place, last = _find(changed, key)
     place[last] = value
     return changed
+
+
+def get(settings: Mapping[str, Any], key: str) -> Any:
+    """Return the value that `put` would change.
+
+    >>> get({"class_path": "FT", "init_args": {"lr": 0.1}}, "lr")
+    0.1
+    """
+    place, last = _find(dict(settings), key)
+    return place[last]
 
 
 def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> tuple[Settings, Settings]:
@@ -113,26 +112,69 @@ def labels(combination: Mapping[str, Any]) -> list[str]:
     return [f"{names[key]}={_word(value)}" for key, value in combination.items()]
 
 
-def trials(grid: Mapping[str, Sequence[Any]], count: int, method: str) -> list[Settings]:
+def alternatives(grid: Mapping[str, Sequence[Any]], untuned: Mapping[str, Any]) -> list[Settings]:
+    """Return the combinations of a grid that differ from each other and from the untuned settings.
+
+    Args:
+        grid: values for each of the method's settings.
+        untuned: the method's own values of these settings.
+
+    >>> alternatives({"lr": [0.1, 0.01, 0.1]}, {"lr": 0.01})
+    [{'lr': 0.1}]
+    """
+    different: list[Settings] = []
+    for combination in combinations(grid):
+        if combination != untuned and combination not in different:
+            different.append(combination)
+    return different
+
+
+def trials(
+    grid: Mapping[str, Sequence[Any]], count: int, method: str, untuned: Mapping[str, Any] | None = None
+) -> list[Settings]:
     """Choose the combinations of a grid that are tried.
 
-    The first is the untuned setting; the others are all combinations if they are few enough, else a random choice that
-    depends on the method's name alone.
+    The first is the untuned setting; the others are all `alternatives` if they are few enough, else a part of them.
+    In it every value of a setting is about as frequent as the others; beyond that it is random, and depends on the
+    method's name alone.
 
     Args:
         grid: values for each of the method's settings.
         count: number of trials.
         method: the method's name.
+        untuned: the method's own values of these settings.
 
     >>> trials({"lr": [0.1, 0.01]}, 5, "ft")
     [{}, {'lr': 0.1}, {'lr': 0.01}]
     """
-    everything = combinations(grid) if grid else []
-    chosen = everything
-    if len(everything) > count - 1:
-        order = sorted(random.Random(stable_seed("tune", method)).sample(range(len(everything)), count - 1))
-        chosen = [everything[i] for i in order]
-    return [{}, *chosen]
+    untuned = untuned or {}
+    everything = alternatives(grid, untuned)
+    order = list(range(len(everything)))
+    random.Random(stable_seed("tune", method)).shuffle(order)
+    chosen: list[int] = []
+    taken = [untuned]
+    while order and len(chosen) < count - 1:
+        best = min(order, key=lambda i: sum(t.get(k) == v for k, v in everything[i].items() for t in taken))
+        order.remove(best)
+        chosen.append(best)
+        taken.append(everything[best])
+    return [{}, *(everything[i] for i in sorted(chosen))]
+
+
+def _find(settings: Settings, key: str) -> tuple[Settings, str]:
+    place = settings
+    *path, last = key.split(".")
+    for word in path:
+        place = _inside(place, word)
+        if not isinstance(place.get(word), dict):
+            raise ValueError(f"`{key}` leads nowhere: there is no section `{word}`. HINT: see --print_config.")
+        place = place[word]
+    place = _inside(place, last)
+    if last not in place:
+        raise ValueError(
+            f"`{key}` leads nowhere: there is no `{last}`, but {', '.join(place)}. HINT: see --print_config."
+        )
+    return place, last
 
 
 def _inside(place: Settings, word: str) -> Settings:

@@ -89,6 +89,7 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
     ("sections", "message"),
     [
         ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
+        ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
         ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is no method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lpft.variants import combinations, expand_methods, labels, points, put, trials
+from lpft.variants import alternatives, combinations, expand_methods, labels, points, put, trials
 
 FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 
@@ -58,3 +58,26 @@ def test_trials_begin_untuned_are_few_and_always_the_same() -> None:
     assert len({tuple(trial.items()) for trial in chosen}) == 6
     assert len(trials(grid, 13, "prox")) == 13
     assert chosen != trials(grid, 6, "ft")
+
+
+def test_trials_leave_out_what_is_no_other_setting() -> None:
+    grid: dict[str, list[float]] = {"lr": [0.1, 0.01, 0.1], "mu": [1, 2]}
+    assert alternatives(grid, {"lr": 0.1, "mu": 1.0}) == [
+        {"lr": 0.1, "mu": 2},
+        {"lr": 0.01, "mu": 1},
+        {"lr": 0.01, "mu": 2},
+    ]
+    for method in ("ft", "prox", "sparse", "lss"):
+        chosen = trials(grid, 3, method, {"lr": 0.1, "mu": 1.0})
+        assert len(chosen) == 3
+        assert {"lr": 0.1, "mu": 1} not in chosen
+
+
+@pytest.mark.parametrize("method", ["prox", "sparse", "lss", "lpft"])
+def test_trials_spread_the_values_of_every_setting(method: str) -> None:
+    grid: dict[str, list[float]] = {"a": [1, 2, 3], "b": [0.0, 0.5], "lr": [0.1, 0.2, 0.3, 0.4]}
+    untuned = {"a": 2, "b": 0.5, "lr": None}
+    chosen = [untuned, *trials(grid, 9, method, untuned)[1:]]
+    for key, values in grid.items():
+        counts = [sum(trial[key] == value for trial in chosen) for value in values]
+        assert max(counts) - min(counts) <= 1
