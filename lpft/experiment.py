@@ -30,12 +30,21 @@ from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import BodyHeadNet, NetFactory
-from lpft.models.weights import read_weights
+from lpft.models.weights import load_model, read_weights
 from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.reporting.judging import load_verdicts
-from lpft.runs import Cell, Run, check_client_names, check_method_names, fingerprint, settle, write_atomically
+from lpft.runs import (
+    Cell,
+    DamagedFileError,
+    Run,
+    check_client_names,
+    check_method_names,
+    compare_settings,
+    fingerprint,
+    write_atomically,
+)
 from lpft.variants import alternatives, expand_methods, get, points, put, trials
 
 UNTUNED: dict[str, Any] = {"grids": {}}
@@ -214,7 +223,7 @@ class Experiment:
         self.selections = {key: config[key] for key in SELECTIONS if key in config}
         self.notes: dict[str, Any] = config["lpft"] or {}
         self.name: str = parts.name
-        self.run = Run(parts.out or Path("runs") / parts.name)
+        self.run = Run(Path(parts.out or Path("runs") / parts.name).expanduser())
         self.seeds = _checked_seeds(parts.seeds)
         self.data: FederatedDataModule = parts.data
         self.network: NetFactory = parts.network
@@ -394,10 +403,15 @@ class Experiment:
             "trainer": {"precision": self.devices.precision},
         }
 
+    @cached_property
+    def shared_settings(self) -> dict[str, Any]:
+        """All that the results of every method depend on."""
+        settings = {key: value for key, value in self.config["personalization"].items() if key != "save_models"}
+        return {**self.global_settings, "personalization": settings}
+
     def method_settings(self, name: str) -> dict[str, Any]:
         """All that the results of one method depend on."""
-        settings = {key: value for key, value in self.config["personalization"].items() if key != "save_models"}
-        return {**self.global_settings, "personalization": settings, "method": self.config["methods"][name]}
+        return {**self.shared_settings, "method": self.config["methods"][name]}
 
     @cached_property
     def net(self) -> BodyHeadNet:
@@ -407,48 +421,62 @@ class Experiment:
     # The run folder
 
     def settle(self) -> None:
-        """Compare the settings with those of what is on disk, then write the configuration.
+        """Compare the settings with those of all that is on disk, then write them down.
 
         Raises:
             ValueError: if results were made with other settings, and are not to be overwritten; it names the keys.
         """
+        self.compare()
         for seed in self.seeds:
             if self.command in ("run", "federate"):
-                settle(self.run, seed, "global", self.global_settings, self.overwrite)
+                self.run.write_settings(seed, "global", self.global_settings)
             if self.command in ("run", "personalize"):
                 for name in self.methods:
-                    settle(self.run, seed, name, self.method_settings(name), self.overwrite)
+                    self.run.write_settings(seed, name, self.method_settings(name))
         self.write_config()
 
     def compare(self) -> None:
-        """Raise ValueError if something on disk was made with other settings; write nothing."""
-        of_methods = {name: self.method_settings(name) for name in self.methods}
-        for seed in self.seeds:
-            for part, settings in {"global": self.global_settings, **of_methods}.items():
-                if not self.overwrite and self.run.method_file(seed, part, "settings.json").exists():
-                    settle(self.run, seed, part, settings, overwrite=False)
+        """Raise ValueError if anything on disk was made with other settings, of whatever seed and method."""
+        if self.overwrite:
+            return
+        for seed, part, before in self.run.settings():
+            now = self.global_settings
+            if part != "global":
+                now = {**self.shared_settings, "method": self.config["methods"].get(part, before.get("method"))}
+            compare_settings(self.run.method_file(seed, part, "settings.json").parent, before, now)
 
     def check_global_models(self) -> None:
-        """Raise ValueError if a global model that is to be personalized is missing, or was made otherwise."""
+        """Raise ValueError if a global model that is to be personalized is missing, damaged, or was made otherwise."""
         for seed in self.seeds:
-            if not self.run.global_model(seed).exists():
-                raise ValueError(
-                    f"There is no global model {self.run.global_model(seed)}."
-                    " HINT: train it first with `lpft federate`, or use `lpft run`."
-                )
-            settle(self.run, seed, "global", self.global_settings, overwrite=False)
+            path = self.run.global_model(seed)
+            hint = "HINT: train it first with `lpft federate`, or use `lpft run`."
+            try:
+                _, made_with = load_model(path)
+            except FileNotFoundError as error:
+                raise ValueError(f"There is no global model {path}. {hint}") from error
+            except DamagedFileError as error:
+                raise ValueError(f"The global model {path} is damaged ({error}). {hint}") from error
+            if made_with != fingerprint(self.global_settings):
+                for of_seed, part, before in self.run.settings():
+                    if (of_seed, part) == (seed, "global"):
+                        compare_settings(path.parent, before, self.global_settings)
+                raise ValueError(f"The global model {path} was made with other settings. {hint}")
 
     def write_config(self) -> None:
-        """Write config.yaml; seeds and methods of earlier commands on the same run stay in it."""
+        """Write config.yaml; seeds and methods of earlier commands stay in it as far as they have results."""
         before = read_config(self.run)
         config = dict(self.config)
-        config["seeds"] = sorted({*before.get("seeds", []), *self.seeds})
-        config["methods"] = {**before.get("methods", {}), **config["methods"]}
+        on_disk = self.run.seeds()
+        config["seeds"] = sorted({*(seed for seed in before.get("seeds", []) if seed in on_disk), *self.seeds})
+        kept = {name for seed in on_disk for name in self.run.methods(seed)}
+        earlier = {name: method for name, method in before.get("methods", {}).items() if name in kept}
+        config["methods"] = {**config["methods"], **earlier, **config["methods"]}
         if "tuned" in self.notes:  # what was tuned stays in the file
             config["tune"] = before.get("tune", config["tune"])
         config["lpft"] = {**versions(), "device": self.devices.kind} | {
             "clients": [client.name for client in self.data.clients],
             "content_hash": self.data.content_hash,
+            "settings": fingerprint(self.shared_settings),
         }
         config["lpft"] |= {**(before.get("lpft") or {}), **self.notes} | config["lpft"]
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -550,7 +578,10 @@ def read_config(run: Run) -> dict[str, Any]:
     """Return a run's configuration; empty if there is none."""
     if not run.config.exists():
         return {}
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
     if not isinstance(config, dict):
         raise ValueError(
             f"{run.config} is not the configuration of a run. HINT: move it away, or choose another `--out`."

@@ -171,6 +171,21 @@ class Run:
         """Return the file of one client's personalized model."""
         return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
 
+    def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yield seed, part (``global`` or a method) and settings of all that was made; a damaged file is left out."""
+        for path in sorted(self.root.glob("seed_*/*/settings.json")):
+            with contextlib.suppress(ValueError):  # cells of other settings are still told by their fingerprints
+                settings = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(settings, dict):
+                    yield int(path.parent.parent.name.removeprefix("seed_")), path.parent.name, settings
+
+    def write_settings(self, seed: int, part: str, settings: Mapping[str, Any]) -> None:
+        """Note the settings that a part is made with."""
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        path = self.method_file(seed, part, "settings.json")
+        if not path.exists() or path.read_bytes() != text.encode():
+            write_atomically(path, text)
+
     def seeds(self) -> list[int]:
         """Return the seeds that have a folder, in order."""
         names = (path.name.removeprefix("seed_") for path in self.root.glob("seed_*"))
@@ -262,36 +277,14 @@ def check_method_names(names: Iterable[str]) -> None:
             )
 
 
-def settle(run: Run, seed: int, part: str, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Make sure that what is on disk for a part of a run was made with these settings, and note them there.
-
-    Args:
-        run: the run.
-        seed: the seed.
-        part: ``global`` or the name of a method.
-        settings: all that the part's results depend on.
-        overwrite: allow other settings; results made with those are replaced one by one.
-
-    Raises:
-        ValueError: if the part was made with other settings, and is not to be overwritten; it names the keys.
-    """
-    path = run.method_file(seed, part, "settings.json")
-    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        before = None
-    except ValueError:
-        before = {}
-    if before == settings:
-        return
-    if before is not None and not overwrite:
-        keys = ", ".join(f"`{key}`" for key in changed_keys(before, settings))
+def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError if the results in a folder were made with other settings; it names the keys that differ."""
+    keys = ", ".join(f"`{key}`" for key in changed_keys(before, now))
+    if keys:
         raise ValueError(
-            f"{path.parent} was made with other settings; different are: {keys}."
+            f"{folder} was made with other settings; different are: {keys}."
             " HINT: choose another folder with `--out`, or replace these results with `--overwrite`."
         )
-    write_atomically(path, text)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

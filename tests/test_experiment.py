@@ -351,3 +351,41 @@ def test_fallback_gives_every_client_the_model_it_should_use(out: Path) -> None:
         assert better or name == "global"
     assert "advised" not in run.methods(0)
     toy("run", out, "--only", "ft", "--fallback", "--personalization.save_models", "false", code=2)
+
+
+def test_a_global_model_of_other_settings_is_not_personalized(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after `federate --overwrite` that was killed: the settings are new, the model is not."""
+    run = toy("run", out, "--seeds", "[0]")
+    old = run.global_model(0).read_bytes()
+    changed = ("--seeds", "[0]", "--federation.rounds", 2, "--overwrite")
+    toy("federate", out, *changed)
+    run.global_model(0).write_bytes(old)
+    toy("personalize", out, *changed, code=2)
+    assert "was made with other settings" in capsys.readouterr().err
+    run.global_model(0).write_bytes(old[:-9])
+    toy("personalize", out, *changed, code=2)
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_settings_are_never_mixed_across_seeds_and_methods(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = toy("run", out, "--seeds", "[0]", "--only", "ft")
+    toy("run", out, "--seeds", "[1]", "--only", "ft", "--personalization.epochs", 3, code=2)
+    assert "`personalization.epochs`" in capsys.readouterr().err
+    toy("run", out, "--seeds", "[0]", "--only", "lpft", "--personalization.epochs", 3, code=2)
+    toy("run", out, "--seeds", "[1]", "--only", "ft", "--methods.ft.lr", 0.01, code=2)
+    assert "`method.init_args.lr`" in capsys.readouterr().err
+    toy("run", out, "--seeds", "[1]", "--only", "ft", "--personalization.epochs", 3, "--overwrite")
+    assert [row["seed"] for row in table(run.root / "results.csv")] == ["1"]
+    assert "left out: ft, seed 0: made with other settings" in capsys.readouterr().out
+
+
+def test_damaged_configurations_are_told_or_made_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = toy("run", out, "--seeds", "[0]", "--only", "ft")
+    before = outcome(run)
+    for text in ("", "[]", "{"):
+        run.method_file(0, "ft", "settings.json").write_text(text)
+        toy("run", out, "--seeds", "[0]", "--only", "ft")
+        assert outcome(run) == before
+    run.config.write_text("a: [")
+    toy("run", out, "--seeds", "[0]", "--only", "ft", code=2)
+    assert "is not the configuration of a run" in capsys.readouterr().err

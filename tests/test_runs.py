@@ -16,10 +16,10 @@ from lpft.runs import (
     _checksum,
     check_client_names,
     check_method_names,
+    compare_settings,
     file_name,
     fingerprint,
     read_cell,
-    settle,
     write_atomically,
 )
 
@@ -101,12 +101,15 @@ def test_names_that_would_share_a_file_are_refused() -> None:
 
 def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
     run, old, new = Run(tmp_path), {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}
-    settle(run, 0, "ft", old, overwrite=False)
-    settle(run, 0, "ft", old, overwrite=False)
+    run.write_settings(0, "ft", old)
+    run.write_settings(1, "global", new)
+    assert list(run.settings()) == [(0, "ft", old), (1, "global", new)]
+    compare_settings(tmp_path, old, old)
     with pytest.raises(ValueError, match=r"different are: `a\.c`.*--out.*--overwrite"):
-        settle(run, 0, "ft", new, overwrite=False)
-    settle(run, 0, "ft", new, overwrite=True)
-    assert json.loads(run.method_file(0, "ft", "settings.json").read_text()) == new
+        compare_settings(tmp_path, old, new)
+    run.method_file(0, "ft", "settings.json").write_text("[]")
+    run.method_file(1, "global", "settings.json").write_text("{")
+    assert list(run.settings()) == []
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:

@@ -10,11 +10,11 @@ import csv
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from lpft.runs import Cell, DamagedFileError, Run, file_name
+from lpft.runs import Cell, DamagedFileError, Run, file_name, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,8 @@ class MethodResult:
         cells: usable cells, in the order of `clients`.
         missing: clients without a cell.
         damaged: cells that cannot be used.
+        outdated: whether it was made with other settings than those in config.yaml, as after ``--overwrite`` for some
+            seeds or methods only.
     """
 
     seed: int
@@ -56,6 +58,7 @@ class MethodResult:
     cells: list[Cell]
     missing: list[str]
     damaged: list[Damage]
+    outdated: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -65,7 +68,7 @@ class MethodResult:
     @property
     def complete(self) -> bool:
         """Whether every client's cell is there and all belong to the same settings; only then a mean is comparable."""
-        return bool(self.cells) and not (self.missing or self.damaged or self.mixed)
+        return bool(self.cells) and not (self.missing or self.damaged or self.mixed or self.outdated)
 
     @property
     def problem(self) -> str:
@@ -77,6 +80,8 @@ class MethodResult:
             parts.append(f"{len(self.damaged)} damaged{_some([damage.client for damage in self.damaged])}")
         if self.mixed:
             parts.append("cells of different settings")
+        if self.outdated:
+            parts.append("made with other settings than config.yaml has")
         return ", ".join(parts)
 
     def count(self, status: str) -> int:
@@ -105,7 +110,19 @@ def read_results(run: Run) -> list[MethodResult]:
     planned = {
         (seed, method) for seed in _planned_seeds(config) or seeds for method in _planned_methods(config) or order
     }
-    return [_sorted_out(*key, clients, cells) for key, cells in found.items() if cells or key in planned]
+    results = [_sorted_out(*key, clients, cells) for key, cells in found.items() if cells or key in planned]
+    outdated = set(_outdated(run, config))
+    return [replace(result, outdated=(result.seed, result.method) in outdated) for result in results]
+
+
+def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Yield seeds and methods that were made with other settings than those in config.yaml."""
+    shared = (config.get("lpft") or {}).get("settings")
+    for seed, part, settings in run.settings():
+        rest = {key: value for key, value in settings.items() if key != "method"}
+        method = (config.get("methods") or {}).get(part, settings.get("method"))
+        if part != "global" and shared is not None and (fingerprint(rest), settings.get("method")) != (shared, method):
+            yield seed, part
 
 
 def read_config(run: Run) -> dict[str, Any]:
