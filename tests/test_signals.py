@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Generator
 
 from lpft import signals
 from lpft.cli import main
+from lpft.methods.base import HeadData, Phase
+from lpft.methods.ft import FT
 from lpft.personalization.personalize import Bench
 from lpft.progress import Steps
 from lpft.runs import Run
+from lpft.types import State
 from tests.commands import TOY, outcome, toy
 
 ROOT = Path(__file__).parents[1]
@@ -172,3 +176,46 @@ def test_what_another_process_has_done_meanwhile_is_left_alone(
     toy("run", out)
     assert capsys.readouterr().err.count("done elsewhere") == 18
     assert outcome(Run(out)) == outcome(finished)
+
+
+class Long(FT):
+    """Trains for as long as nobody interrupts it, and tells that it has begun."""
+
+    def phases(self, budget: int) -> list[Phase]:
+        return [Phase(10**6)]
+
+    def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
+        (Path(os.environ["LPFT_BEGUN"]) / str(os.getpid())).touch()
+        return head
+
+    starts_head = True
+
+
+@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_an_interrupt_ends_personalization_at_once(
+    devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run
+) -> None:
+    """Ctrl-C reaches all processes, `kill -INT` the main process alone."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out), "--seeds", "[0]"]
+    command += ["--federation.init", str(finished.global_model(0)), "--trainer.devices", str(devices)]
+    process = subprocess.Popen(
+        [*command, "--methods.long", "tests.test_signals.Long", "--only", "long"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LPFT_BEGUN": str(begun)},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list(begun.iterdir())) < devices and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert process.poll() is None, process.communicate()[1]
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)  # the pipe is closed when the last worker has ended
+    assert process.returncode == 130
+    assert "interrupted; what is finished is kept" in error
+    assert "Traceback" not in error

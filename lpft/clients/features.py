@@ -46,9 +46,13 @@ class GlobalFeatures:
 
     @torch.no_grad()
     def of(self, index: Tensor) -> Tensor:
-        """Compute the features ``(n, k)`` of samples at positions ``(n,)`` of the dataset's arrays."""
+        """Compute the features ``(n, k)`` of samples at positions ``(n,)`` of the dataset's arrays.
+
+        They are in the network's type also within a Trainer's autocast, so that it does not matter who asks first.
+        """
         width = self.net.head.in_features
-        parts = [self.net.body(self.images(part)) for part in chunks(index)]
+        with torch.autocast(self.device.type, enabled=False):
+            parts = [self.net.body(self.images(part)) for part in chunks(index)]
         return torch.cat(parts) if parts else torch.zeros(0, width, device=self.device, dtype=self.dtype)
 
     def images(self, index: Tensor) -> Tensor:

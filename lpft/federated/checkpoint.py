@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lpft.models.weights import writing
 from lpft.runs import replacing, write_atomically
 from lpft.types import State
 
@@ -48,10 +49,14 @@ class Checkpoint:
     history: list[History]
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write it atomically; only tensors and numbers, so that it loads with ``weights_only=True``."""
+        """Write it atomically; only tensors and numbers, so that it loads with ``weights_only=True``.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk.
+        """
         state = {name: t.cpu() for name, t in self.state.items()}
         content = {"round": self.round, "state": state, "history": [astuple(row) for row in self.history]}
-        with replacing(path) as temporary:
+        with writing(path, RuntimeError), replacing(path) as temporary:
             torch.save({**content, "fingerprint": fingerprint}, temporary)
 
     @classmethod

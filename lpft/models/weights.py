@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,11 +17,24 @@ from lpft.types import State
 
 
 def save_model(path: Path, state: State, fingerprint: str) -> None:
-    """Write a state dict as safetensors, atomically, with its settings' fingerprint and a checksum of its content."""
+    """Write a state dict as safetensors, atomically, with its settings' fingerprint and a checksum of its content.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk.
+    """
     state = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state)})  # one entry: their order is not fixed
-    with replacing(path) as temporary:
+    with writing(path, SafetensorError), replacing(path) as temporary:
         save_file(state, temporary, metadata={"lpft": note})
+
+
+@contextmanager
+def writing(path: Path, error: type[Exception]) -> Iterator[None]:
+    """Raise OSError with the path in place of the error that a library raises if it cannot write."""
+    try:
+        yield
+    except error as cause:
+        raise OSError(f"{path} cannot be written: {str(cause).splitlines()[0]}") from cause
 
 
 def load_model(path: Path) -> tuple[State, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -141,9 +142,9 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
     task.data.setup()
     jobs = [job for job in task.jobs()[shard[0] :: shard[1]] if task.missing(job)]
     failures: list[str] = []
-    with Steps("personalize", len(jobs), "stack") as steps:
+    with Steps("personalize", len(jobs), "stack") as steps, closing(_work(task, jobs)) as work:
         try:
-            for job, outcome in _work(task, jobs):
+            for job, outcome in work:
                 try:
                     text = outcome()
                 except BrokenProcessPool:
@@ -160,10 +161,10 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
     return failures
 
 
-def _work(task: PersonalTask, jobs: list[Job]) -> Iterator[tuple[Job, Callable[[], str]]]:
+def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[[], str]]]:
     """Yield every job with a function that returns what came out, or raises what went wrong.
 
-    After a signal it begins no other job.
+    After a signal it begins no other job. Closed before the end, as by Ctrl-C, it ends its processes at once.
     """
     processes = min(task.devices.processes, len(jobs))
     if processes <= 1:
@@ -186,6 +187,10 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Iterator[tuple[Job, Callable[[
                 yield running.pop(future), future.result
                 for job in islice(todo, 0 if stop_requested() else 1):
                     running[pool.submit(_do, job)] = job
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -195,6 +200,7 @@ _bench: Bench
 
 def _start_worker(task: PersonalTask, numbers: Any) -> None:
     global _bench
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     leave_with_parent()
     listen()
     torch.set_num_threads(1)
@@ -208,7 +214,10 @@ def _do(job: Job) -> str:
 
 def _report_failure(task: PersonalTask, job: Job, error: Exception) -> str:
     path = task.run.root / "logs" / f"failed_seed_{job.seed}_{job.method}_{job.clients[0]}.txt"
-    write_atomically(path, "".join(traceback.format_exception(error)))
+    try:
+        write_atomically(path, "".join(traceback.format_exception(error)))
+    except OSError:  # a full disk: it would be the same with every other job
+        raise error from None
     return f"{job}: {type(error).__name__}: {error} (details: {path})"
 
 
@@ -262,8 +271,9 @@ class Bench:
         module = Personalizer(
             self.features, list(job.clients), method, settings, job.seed, lambda *args: self.evaluator.test(*args)
         )
-        with quietly(), torch.random.fork_rng(devices=[]):
-            self._trainer(job, module.num_epochs).fit(module)
+        trainer = self._trainer(job, module.num_epochs)
+        with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
+            trainer.fit(module)
         module.to(self.device)
         return module.stack, module.records, module.train_passes, module.body_is_global
 
@@ -446,6 +456,19 @@ def _number(value: float | None) -> float | None:
 
 
 @contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C, where the Trainer ignores it from then on, and exits."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
 def quietly() -> Iterator[None]:
     """Silence what the Trainer says about the choices that are made here on purpose."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -454,6 +477,8 @@ def quietly() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

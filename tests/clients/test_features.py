@@ -23,3 +23,11 @@ def test_stacked_features_are_padded() -> None:
     assert torch.equal(both[0, :20], features.train(0))
     assert torch.equal(both[1], features.train(1))
     assert not both[0, 20:].any()
+
+
+def test_features_do_not_depend_on_autocast() -> None:
+    first, second = toy_features(dtype=torch.float32), toy_features(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(first.train(0), second.of(second.data.clients[0].train))
+    assert torch.equal(first.train(0), second.train(0))
+    assert first.train(0).dtype == torch.float32
