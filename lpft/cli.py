@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(args: list[str]) -> int:
     """Federate, personalize, report."""
     experiment = _load("run", args)
-    code = _each(experiment, lambda point: _federate(point) or _tune(point) or _personalize(point))
-    return code or _report(experiment.run.root, show=True)
+    code = _each(experiment, _stages)
+    return code if code == STOPPED else _report(experiment.run.root, show=True, code=code)
 
 
 def federate(args: list[str]) -> int:
@@ -186,6 +186,24 @@ def _each(experiment: Experiment, stage: Callable[[Experiment], int]) -> int:
     return max(codes)
 
 
+def _stages(experiment: Experiment) -> int:
+    """Do all stages; where one has failed, go on with what does not need it."""
+    code = _federate(experiment)
+    if code == STOPPED:
+        return code
+    seeds = None
+    if code:
+        from lpft.federated.federate import is_done
+
+        task = experiment.global_task()
+        seeds = [seed for seed in task.seeds if is_done(task, seed)]
+    can_tune = seeds is None or set(experiment.seeds[: experiment.tune.num_seeds]) <= set(seeds)
+    tuning = _tune(experiment) if can_tune else 1
+    if tuning == STOPPED:
+        return tuning
+    return max(code, tuning, _personalize(experiment, seeds, tuned=not tuning))
+
+
 def _federate(experiment: Experiment) -> int:
     from lpft.federated.federate import federate
 
@@ -208,21 +226,24 @@ def _tune(experiment: Experiment) -> int:
     return code
 
 
-def _personalize(experiment: Experiment) -> int:
+def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: bool = True) -> int:
+    """Personalize the seeds, None being all, by the tuned methods too unless their tuning has failed."""
     from lpft.personalization.personalize import personalize
     from lpft.reporting.report import write_tables
 
-    if experiment.trials:
+    if experiment.trials and tuned:
         try:
             experiment = experiment.tuned()
             experiment.settle()
         except ValueError as error:
             _fail(str(error), 2)
-    code = _finish(lambda: personalize(experiment.personal_task(), experiment.shard))
+    task = experiment.personal_task()
+    task.seeds = task.seeds if seeds is None else seeds
+    code = _finish(lambda: personalize(task, experiment.shard))
     if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet
             write_tables(experiment.run)
-    if experiment.fallback and not code:
+    if experiment.fallback and not code and seeds is None:
         _write_advised(experiment)
     return code
 
@@ -260,7 +281,8 @@ def _finish(stage: Callable[[], list[str]]) -> int:
     return STOPPED if stopped else 1 if failures else 0
 
 
-def _report(folder: Any, show: bool) -> int:
+def _report(folder: Any, show: bool, code: int = 0) -> int:
+    """Report and return the code; without one, having nothing to report is an error."""
     from lpft.reporting.report import write_report, write_sweep_report
     from lpft.runs import Run
 
@@ -271,8 +293,10 @@ def _report(folder: Any, show: bool) -> int:
         else:
             write_report(root, show=show)
     except (FileNotFoundError, ValueError) as error:
-        _fail(str(error), 2)
-    return 0
+        if not code:
+            _fail(str(error), 2)
+        print(f"lpft: no report: {error}", file=sys.stderr)
+    return code
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from sklearn.metrics import accuracy_score
 
 from lpft.evaluation.metrics import matrix_metrics
 from lpft.experiment import ExperimentCLI
+from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
 from lpft.runs import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -236,6 +239,29 @@ def test_a_failing_method_does_not_stop_the_others(
     assert "Start the same command again" in error
     assert "this method is broken" in next(run.root.glob("logs/failed_seed_0_broken_*.txt")).read_text()
     assert run.methods(0) == ["ft", "lpft", "none"]
+    assert {row["method"] for row in table(run.root / "results.csv")} == {"ft", "lpft", "none"}
+    assert (run.root / "report.html").exists()
+    assert outcome(toy("run", out)) == outcome(finished)
+
+
+def test_a_failing_seed_does_not_stop_the_others(
+    finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = FedAvg.fit
+
+    def failing(self: FedAvg, *args: Any) -> Checkpoint:
+        if self.seed == 0:
+            raise FloatingPointError("this seed has failed")
+        return fit(self, *args)
+
+    monkeypatch.setattr(FedAvg, "fit", failing)
+    run = toy("run", out, code=1)
+    assert "failed: this seed has failed" in capsys.readouterr().err
+    assert [(row["seed"], row["method"]) for row in table(run.root / "results.csv")] == [
+        ("1", method) for method in ("none", "ft", "lpft")
+    ]
+    assert (run.root / "report.html").exists()
+    monkeypatch.undo()
     assert outcome(toy("run", out)) == outcome(finished)
 
 
