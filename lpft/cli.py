@@ -216,12 +216,14 @@ def _tune(experiment: Experiment) -> int:
 
     if not experiment.trials:
         return 0
-    trials = experiment.tuning()
+    trials = experiment.tuning
     for seed in trials.seeds:
         trials.run.take_global_model(experiment.run, seed)
     code = _finish(lambda: personalize(trials.personal_task(), experiment.shard))
     if not code and experiment.shard == (0, 1):
         for trial in experiment.read_trials()[1]:
+            if trial.method not in experiment.methods:
+                continue
             print(f"tuned {trial.method}: {trial.settings or 'the untuned settings are best'}")
     return code
 

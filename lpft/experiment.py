@@ -237,23 +237,34 @@ class Experiment:
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
         self._check_methods()
         self._check_grids()
+        self.tune.seeds = _checked_seeds(self.tune.seeds, "tune.seeds")
         load_verdicts(self.config)
         if self.fallback and not self.personalization.save_models:
             raise ValueError("`--fallback` needs the models. HINT: set `--personalization.save_models true`.")
         self.data.prepare_data()
         self.data.setup()
         check_client_names(client.name for client in self.data.clients)
+        if self.tune.grids and not any(len(client.val) for client in self.data.clients):
+            raise ValueError(
+                "`tune` chooses by validation data, but the clients have none."
+                " HINT: give them validation samples, or remove `tune`."
+            )
         self.config["out"] = str(self.run.root)
         self._resolve_stacks()
         self._check_optimizers()
 
     # Tasks
 
+    @property
+    def global_seeds(self) -> list[int]:
+        """The seeds that have a global model: those of the experiment, and those of tuning if there are trials."""
+        return sorted({*self.seeds, *self.tune.seeds}) if self.trials else self.seeds
+
     def global_task(self) -> GlobalTask:
         """Return the federated stage."""
         return GlobalTask(
             self.run,
-            self.seeds,
+            self.global_seeds,
             self.data,
             self.network,
             self.federation,
@@ -302,25 +313,43 @@ class Experiment:
     @cached_property
     def trials(self) -> dict[str, list[dict[str, Any]]]:
         """What is tried for each selected method: changes of its settings, the first of which is none at all."""
+        return {name: changes for name, changes in self.all_trials.items() if name in self.methods}
+
+    @cached_property
+    def all_trials(self) -> dict[str, list[dict[str, Any]]]:
+        """The trials of all methods, in their order, selected or not."""
         grids = self.tune.grids
         return {
             name: trials(grids[name], self.tune.trials, name, self._untuned(name))
-            for name in self.methods
+            for name in self.all_methods
             if name in grids
         }
 
+    @cached_property
     def tuning(self) -> Experiment:
-        """Return the experiment whose methods are the trials; it starts from the same global models."""
+        """The experiment whose methods are the trials; it starts from the same global models.
+
+        Trials are only for choosing: they write no models, and are tested at the end only.
+        """
         methods = {}
-        for name, changes in self.trials.items():
+        for name, changes in self.all_trials.items():
             for number, values in enumerate(changes):
                 changed = {"methods": {name: self.config["methods"][name]}}
                 for key, value in values.items():
                     changed = put(changed, f"methods.{name}.{key}", value)
                 methods[trial_name(name, number)] = changed["methods"][name]
-        seeds = self.seeds[: self.tune.num_seeds]
-        others = {"methods": methods, "seeds": seeds, "out": str(self.run.tuning.root), "tune": UNTUNED, "only": None}
-        return rebuild(self.command, {**self._settings(), **others})
+        selected = [trial_name(name, number) for name, changes in self.trials.items() for number in range(len(changes))]
+        settings = self._settings() | {
+            "methods": methods,
+            "seeds": self.tune.seeds,
+            "out": str(self.run.tuning.root),
+            "tune": UNTUNED,
+            "only": ",".join(selected),
+            "personalization": {**self.config["personalization"], "save_models": False, "eval_every": 0},
+        }
+        if "fallback" in settings:
+            settings["fallback"] = False
+        return rebuild(self.command, settings)
 
     def tuned(self) -> Experiment:
         """Return the experiment with the best trial of each tuned method beside the untuned ones.
@@ -330,7 +359,7 @@ class Experiment:
         """
         if not self.trials:
             return self
-        _, chosen = self.read_trials()
+        chosen = [trial for trial in self.read_trials()[1] if trial.method in self.methods]
         methods = dict(self.config["methods"])
         for trial in chosen:
             changed = {"methods": {trial.method: methods[trial.method]}}
@@ -347,10 +376,10 @@ class Experiment:
     def work(self) -> Iterator[tuple[str, int, int]]:
         """Yield for every stage how many of its parts (seeds, stacks) are missing, and how many there are."""
         task = self.global_task()
-        yield "federate", sum(not is_done(task, seed) for seed in self.seeds), len(self.seeds)
+        yield "federate", sum(not is_done(task, seed) for seed in task.seeds), len(task.seeds)
         tuned, chosen = self, 0
         if self.trials:
-            yield "tune", *self.tuning().personal_task().count()
+            yield "tune", *self.tuning.personal_task().count()
             try:
                 tuned = self.tuned()
             except ValueError:  # trials are missing
@@ -359,29 +388,40 @@ class Experiment:
         yield "personalize", missing + chosen, total + chosen
 
     def read_trials(self) -> tuple[list[Trial], list[Trial]]:
-        """Return all trials, and the chosen one of each method; write tuning.csv.
+        """Return the trials, and the chosen one of each method; write tuning.csv.
+
+        Of methods that are not selected it takes those whose trials are complete.
 
         Raises:
             ValueError: if trials are missing, or there are no validation data to choose by.
         """
-        run, results, chosen = self.run.tuning, [], []
-        for name, changes in self.trials.items():
-            of_method = []
-            for number, values in enumerate(changes):
-                cells = []
-                for seed in self.seeds[: self.tune.num_seeds]:
-                    found = [cell for _, cell in run.cells(seed, trial_name(name, number)) if isinstance(cell, Cell)]
-                    if len(found) < len(self.data.clients):
-                        raise ValueError(
-                            f"`tune` has not finished: {trial_name(name, number)} of seed {seed} has {len(found)} of"
-                            f" {len(self.data.clients)} clients. HINT: run `lpft tune` first, or use `lpft run`."
-                        )
-                    cells += found
-                of_method.append(evaluate(name, number, values, cells))
+        results, chosen = [], []
+        for name, changes in self.all_trials.items():
+            try:
+                of_method = [self._read_trial(name, number, values) for number, values in enumerate(changes)]
+            except ValueError:
+                if name in self.methods:
+                    raise
+                continue
             results += of_method
             chosen.append(choose(of_method, self.tune.criterion))
         write_trials(self.run, results, chosen, self.tune.criterion)
         return results, chosen
+
+    def _read_trial(self, name: str, number: int, values: dict[str, Any]) -> Trial:
+        """Sum up a trial of one method; raise ValueError if cells are missing, or were made with other settings."""
+        trial, cells = trial_name(name, number), []
+        made_with = fingerprint(self.tuning.method_settings(trial))
+        for seed in self.tune.seeds:
+            on_disk = [cell for _, cell in self.run.tuning.cells(seed, trial) if isinstance(cell, Cell)]
+            found = [cell for cell in on_disk if cell.fingerprint == made_with]
+            if len(found) < len(self.data.clients):
+                raise ValueError(
+                    f"`tune` has not finished: {trial} of seed {seed} has {len(found)} of"
+                    f" {len(self.data.clients)} clients. HINT: run `lpft tune` first, or use `lpft run`."
+                )
+            cells += found
+        return evaluate(name, number, values, cells)
 
     def _settings(self) -> dict[str, Any]:
         """Return all settings, from which `rebuild` makes the same experiment."""
@@ -427,9 +467,10 @@ class Experiment:
             ValueError: if results were made with other settings, and are not to be overwritten; it names the keys.
         """
         self.compare()
-        for seed in self.seeds:
+        for seed in self.global_seeds:
             if self.command in ("run", "federate"):
                 self.run.write_settings(seed, "global", self.global_settings)
+        for seed in self.seeds:
             if self.command in ("run", "personalize"):
                 for name in self.methods:
                     self.run.write_settings(seed, name, self.method_settings(name))
@@ -447,7 +488,7 @@ class Experiment:
 
     def check_global_models(self) -> None:
         """Raise ValueError if a global model that is to be personalized is missing, damaged, or was made otherwise."""
-        for seed in self.seeds:
+        for seed in self.tune.seeds if self.command == "tune" and self.trials else self.seeds:
             path = self.run.global_model(seed)
             hint = "HINT: train it first with `lpft federate`, or use `lpft run`."
             try:
@@ -620,9 +661,9 @@ def _git_state() -> str | None:
     return done.stdout.strip() if inside.returncode == 0 else None
 
 
-def _checked_seeds(seeds: list[int]) -> list[int]:
+def _checked_seeds(seeds: list[int], key: str = "seeds") -> list[int]:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"`seeds={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
+        raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
     return seeds
 
 

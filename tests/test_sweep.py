@@ -71,6 +71,31 @@ def test_tuning_tries_equally_often_chooses_on_val_and_runs_the_winner(out: Path
     assert outcome(run) == before
 
 
+def test_every_seed_has_the_winners_of_the_tuning_seeds(out: Path, tmp_path: Path) -> None:
+    config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}, "lpft": {"lp_lr": [1.0]}}})
+    toy("run", out, "-c", config, "--seeds", "[1]", "--fallback")
+    run = Run(out)
+    assert run.tuning.seeds() == [0]
+    assert not list(run.tuning.root.glob("seed_*/*/models/*"))
+    assert {row["seed"] for row in table(out / "results.csv")} == {"1"}
+    assert not read_cell(run.tuning.cell(0, "ft+trial1", "c0")).epochs[1].get("local")
+    before = (out / "tuning.csv").read_text()
+    assert before.splitlines()[0].endswith(",chosen,diverged")
+    toy("run", out, "-c", config, "--seeds", "[0]", "--only", "ft")
+    assert (out / "tuning.csv").read_text() == before
+    lpft("status", out)
+
+
+def test_trials_of_other_settings_do_not_count(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--seeds", "[0]", "--only", "ft")
+    toy("run", out, *words, "-c", extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}}}))
+    other = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-3]}}})
+    toy("personalize", out, *words, "-c", other, code=2)
+    assert "ft+trial1 of seed 0 has 0 of 5" in capsys.readouterr().err
+    toy("tune", out, *words, "-c", other)
+    assert [row["settings"] for row in table(out / "tuning.csv")] == ["{}", '{"lr": 0.001}']
+
+
 def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-3]}}})
     words = ("-c", config, "--seeds", "[0]")
@@ -92,6 +117,8 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
         ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
         ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is no method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
+        ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),
+        ({"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}}, "have none"),
         ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),
         ({"sweep": {"data.nope": [1]}}, "no `nope`"),
         ({"sweep": {"federation.rounds": [0]}}, "rounds"),
@@ -103,3 +130,17 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     lpft("run", "-c", TOY, "-c", extra(tmp_path, **sections), "--out", tmp_path / "run", code=2)
     assert message in capsys.readouterr().err
+
+
+def test_tuning_in_stages_needs_the_models_of_its_own_seeds(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("-c", extra(tmp_path, tune={"trials": 2, "seeds": [2], "grids": {"ft": {"lr": [1e-3]}}}), "--only", "ft")
+    toy("federate", out, "--seeds", "[1]")
+    toy("tune", out, *words, "--seeds", "[1]", code=2)
+    assert "seed_2" in capsys.readouterr().err
+    toy("federate", out, *words, "--seeds", "[1]")
+    toy("tune", out, *words, "--seeds", "[1]")
+    toy("personalize", out, *words, "--seeds", "[1]")
+    assert Run(out).tuning.seeds() == [2]
+    assert Run(out).methods(2) == []

@@ -25,13 +25,14 @@ class Tuning:
         grids: for each method, the values to try for its settings, such as ``{ft: {lr: [0.01, 0.001]}}``.
         trials: trials of each method, the untuned settings included; of a larger grid a random part is tried.
         criterion: what is best on validation data: accuracy at home (`local`), everywhere (`global`), or the mean.
-        num_seeds: how many of the seeds the trials are run for.
+        seeds: seeds that the trials are run for, whatever seeds the methods are run for. Their global models are
+            trained along with those of the experiment.
     """
 
     grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     trials: PositiveInt = 6
     criterion: Criterion = "mean"
-    num_seeds: PositiveInt = 1
+    seeds: list[int] = field(default_factory=lambda: [0])
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Trial:
         settings: what is changed.
         val_local: mean over clients and seeds of the accuracy on the client's own validation set, percent.
         val_global: mean over clients and seeds of the accuracy on the validation sets of all clients, percent.
+        diverged: number of clients and seeds whose training has diverged.
     """
 
     method: str
@@ -51,6 +53,7 @@ class Trial:
     settings: dict[str, Any]
     val_local: float
     val_global: float
+    diverged: int = 0
 
     @property
     def name(self) -> str:
@@ -58,7 +61,9 @@ class Trial:
         return trial_name(self.method, self.number)
 
     def score(self, criterion: Criterion) -> float:
-        """Return what the choice goes by."""
+        """Return what the choice goes by; minus infinity if any client has diverged."""
+        if self.diverged:
+            return -math.inf
         both = {"local": self.val_local, "global": self.val_global, "mean": (self.val_local + self.val_global) / 2}
         return both[criterion]
 
@@ -82,11 +87,14 @@ def evaluate(method: str, number: int, settings: dict[str, Any], cells: Iterable
         settings,
         _mean(cell.val_after for cell in cells),
         _mean(cell.val_global for cell in cells),
+        sum(cell.status == "diverged" for cell in cells),
     )
 
 
 def choose(trials: Iterable[Trial], criterion: Criterion) -> Trial:
     """Return the best trial of a method; of equal ones the first, so that the untuned settings win a tie.
+
+    A trial in which a client has diverged is never taken, unless that is so in all of them.
 
     Raises:
         ValueError: if there are no validation data to choose by.
@@ -105,11 +113,13 @@ def write_trials(run: Run, trials: Iterable[Trial], chosen: Iterable[Trial], cri
     winners = {trial.name for trial in chosen}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "trial", "settings", "val_local", "val_global", "criterion", "score", "chosen"])
+    writer.writerow(
+        ["method", "trial", "settings", "val_local", "val_global", "criterion", "score", "chosen", "diverged"]
+    )
     for trial in trials:
         settings = json.dumps(trial.settings)
         figures = [trial.val_local, trial.val_global, criterion, trial.score(criterion)]
-        writer.writerow([trial.method, trial.number, settings, *figures, int(trial.name in winners)])
+        writer.writerow([trial.method, trial.number, settings, *figures, int(trial.name in winners), trial.diverged])
     write_atomically(run.root / "tuning.csv", text.getvalue())
 
 

@@ -100,7 +100,9 @@ def _trial_row(trial: Mapping[str, str]) -> TableRow:
     except (ValueError, AttributeError):
         settings = trial["settings"]
     figures = [_percent(trial[name]) for name in ("val_local", "val_global", "score")]
-    return trial["method"], [trial["trial"], settings, *figures, "chosen" if trial["chosen"] == "1" else ""]
+    diverged = trial.get("diverged") or "0"
+    notes = [word for word, holds in (("chosen", trial["chosen"] == "1"), ("diverged", diverged != "0")) if holds]
+    return trial["method"], [trial["trial"], settings, *figures, ", ".join(notes)]
 
 
 def _percent(text: str) -> str:
