@@ -26,6 +26,7 @@ from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
 from lpft.runs import Run, read_cell
+from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.toy import ToyNet, toy_data
 
@@ -227,6 +228,14 @@ class Broken(Method):
         raise RuntimeError("this method is broken")
 
 
+class OddNet(ToyNet):
+    """Has a parameter of its own."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_failing_method_does_not_stop_the_others(
     finished: Run, devices: int, out: Path, capsys: pytest.CaptureFixture[str]
@@ -278,6 +287,20 @@ def test_a_finished_model_is_personalized_without_federated_training(finished: R
     run = toy("run", out, "--federation.init", model, "--seeds", "[1]")
     assert not run.global_file(1, "history.csv").exists()
     assert matrix(run, 1, "lpft")[1].tolist() == matrix(finished, 1, "lpft")[1].tolist()
+
+
+def test_a_finished_model_leaves_nothing_of_the_one_before(finished: Run, out: Path) -> None:
+    run = toy("run", out, "--only", "none", "--seeds", "[0]")
+    run.global_file(0, "checkpoint.pt").touch()
+    toy("run", out, "--only", "none", "--seeds", "[0]", "--federation.init", finished.global_model(1), "--overwrite")
+    left = {path.name for path in run.global_model(0).parent.iterdir()}
+    assert left == {"model.safetensors", "settings.json"}
+
+
+def test_a_network_that_is_no_body_with_a_head_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy("run", out, "--network", f"{__name__}.OddNet", code=2)
+    assert "outside of body and head: scale" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None:

@@ -16,7 +16,7 @@ from lpft.devices import Devices, leave_with_parent
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.federated.settings import Federation
-from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
 from lpft.progress import Steps
 from lpft.runs import Run
@@ -91,9 +91,15 @@ def is_done(task: GlobalTask, seed: int) -> bool:
 
 
 def build_network(network: NetFactory, data: FederatedDataModule, devices: Devices, seed: int) -> BodyHeadNet:
-    """Build the network of a seed; its initial values depend on the seed alone."""
+    """Build the network of a seed; its initial values depend on the seed alone.
+
+    Raises:
+        ValueError: if it is not made of a body and a linear head alone.
+    """
     with global_generator(seed, "network"):
-        return network(data.spec).to(devices.dtype)
+        net = network(data.spec)
+    check_network(net)
+    return net.to(devices.dtype)
 
 
 def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> tuple[list[str], bool]:
@@ -124,6 +130,9 @@ def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> bool:
     if task.settings.init is not None:
         if fabric.is_global_zero:
             state = read_weights(task.settings.init, like=net.state_dict())
+            for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):  # of a model trained here before
+                for path in task.run.global_model(seed).parent.glob(pattern):
+                    path.unlink()
             save_model(task.run.global_model(seed), state, task.fingerprint)
         return True
     checkpoint_file = task.run.global_file(seed, "checkpoint.pt")

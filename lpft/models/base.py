@@ -25,6 +25,34 @@ class BodyHeadNet(nn.Module):
         return logits
 
 
+def check_network(net: nn.Module) -> None:
+    """Raise ValueError if a network is not made of a body and a linear head alone."""
+    name = type(net).__name__
+    if not isinstance(net, BodyHeadNet) or type(net).forward is not BodyHeadNet.forward:
+        raise ValueError(
+            f"{name} is not derived from lpft.models.base.BodyHeadNet, or has a `forward` of its own."
+            " HINT: derive it from that class, and set `self.body` and `self.head` only."
+        )
+    if not isinstance(getattr(net, "body", None), nn.Module) or not isinstance(getattr(net, "head", None), nn.Linear):
+        raise ValueError(
+            f"{name} lacks a `body` that is a torch.nn.Module or a `head` that is a torch.nn.Linear."
+            " HINT: set both in its `__init__`; layers before the last linear one belong to the body."
+        )
+    owned = [part for part, _ in (*net.named_parameters(), *net.named_buffers())]
+    others = [part for part in owned if not part.startswith(("body.", "head."))]
+    if others:
+        raise ValueError(
+            f"{name} has parameters or buffers outside of body and head: {', '.join(others[:5])}."
+            " HINT: move them into `body`."
+        )
+    lost = [part for part, _ in net.named_buffers() if part not in net.state_dict()]
+    if lost:
+        raise ValueError(
+            f"{name} has buffers that are not saved with it: {', '.join(lost[:5])}."
+            " HINT: register them with `persistent=True`."
+        )
+
+
 def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
     """Raise ValueError if the data's images are too small for a network's poolings."""
     if spec.image_size < smallest:

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
 from lpft.models.mcmahan import McMahanCNN
@@ -89,3 +89,40 @@ def test_shipped_configs_build(path):
     parser.add_argument("--network", type=NetFactory, sub_configs=True)
     make = parser.instantiate(parser.parse_args([f"--network={path}"])).network
     assert make(DataSpec(3, 16, 10))(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+
+
+class Whole(BodyHeadNet):
+    """A network that fits, to be spoiled."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(spec.in_channels * spec.image_size**2, 4))
+        self.head = nn.Linear(4, spec.num_classes)
+
+
+class OwnForward(Whole):
+    def forward(self, x):
+        return self.head(self.body(x)) / 2
+
+
+SPOILED = {
+    "outside": (lambda net: net.register_parameter("scale", nn.Parameter(torch.ones(1))), "outside .* scale"),
+    "outside, buffer": (lambda net: net.register_buffer("mean", torch.ones(1)), "outside .* mean"),
+    "head": (lambda net: setattr(net, "head", nn.Sequential(nn.Linear(4, 3))), "torch.nn.Linear"),
+    "not saved": (lambda net: net.body.register_buffer("b", torch.ones(1), persistent=False), "not saved .* body.b"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED.values(), ids=SPOILED)
+def test_a_network_that_does_not_fit_is_refused(spoil, message):
+    net = Whole(DataSpec(1, 4, 3))
+    check_network(net)
+    spoil(net)
+    with pytest.raises(ValueError, match=f"{message}.*HINT"):
+        check_network(net)
+
+
+@pytest.mark.parametrize("net", [OwnForward(DataSpec(1, 4, 3)), nn.Linear(2, 2)])
+def test_a_network_with_its_own_forward_is_refused(net):
+    with pytest.raises(ValueError, match="HINT: derive"):
+        check_network(net)
