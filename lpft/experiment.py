@@ -28,7 +28,7 @@ from lpft.devices import Devices
 from lpft.federated.cohort import cohort_size
 from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
-from lpft.methods.base import Method
+from lpft.methods.base import Method, check_phases
 from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, read_weights
 from lpft.personalization.personalize import PersonalTask
@@ -251,6 +251,8 @@ class Experiment:
             )
         self.config["out"] = str(self.run.root)
         self._resolve_stacks()
+        for name, method in self.methods.items():
+            check_phases(name, method, self.net, self.personalization.epochs)
         self._check_optimizers()
 
     # Tasks

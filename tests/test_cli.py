@@ -26,6 +26,10 @@ ERRORS = {
         ["run", "-c", TOY, "--methods.lpft.init_args.lp_epochs", 20],
         ["Method `lpft`", "`lp_epochs=20`", "`personalization.epochs=4`", "HINT: set"],
     ),
+    "method for another network": (
+        ["run", "-c", TOY, "--methods.peft", "lpft.methods.peft.PEFT"],
+        ["Method `peft`", "ToyNet has no parameters named *.lora.*", "HINT"],
+    ),
     "unknown method": (["run", "-c", TOY, "--only", "lpft,xyz"], ["--only lpft,xyz", "'xyz'", "none, ft, lpft"]),
     "wrong class": (["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"], ["lpft.models.cnn", "Nope"]),
     "no method": (["run", "-c", TOY, "--methods.x", "torch.optim.SGD"], ["torch.optim.SGD", "Method"]),

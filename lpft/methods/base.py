@@ -23,10 +23,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeFloat
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lpft.types import State
 
@@ -200,6 +201,19 @@ class Method(ABC):
     def overrides(self, hook: str) -> bool:
         """Tell whether the method does anything in a hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
+
+
+def check_phases(name: str, method: Method, net: nn.Module, budget: int) -> None:
+    """Raise ValueError if a phase of a method is to train parameters that a network does not have."""
+    names = [part for part, _ in net.named_parameters()]
+    for phase in method.phases(budget):
+        if phase.trains == "head" or not phase.only:
+            continue
+        if not any(fnmatch(part, pattern) for part in names for pattern in phase.only):
+            raise ValueError(
+                f"Method `{name}`: {type(net).__name__} has no parameters named {' or '.join(phase.only)}."
+                " HINT: use a network that has, such as lpft.models.vit.SmallViT with `adapters: 64` or `lora: 8`."
+            )
 
 
 def check_epochs(name: str, epochs: int, budget: int) -> None:
