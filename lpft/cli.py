@@ -197,7 +197,7 @@ def _stages(experiment: Experiment) -> int:
 
         task = experiment.global_task()
         seeds = [seed for seed in task.seeds if is_done(task, seed)]
-    can_tune = seeds is None or set(experiment.seeds[: experiment.tune.num_seeds]) <= set(seeds)
+    can_tune = seeds is None or not experiment.trials or set(experiment.tune.seeds) <= set(seeds)
     tuning = _tune(experiment) if can_tune else 1
     if tuning == STOPPED:
         return tuning
@@ -229,7 +229,7 @@ def _tune(experiment: Experiment) -> int:
 
 
 def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: bool = True) -> int:
-    """Personalize the seeds, None being all, by the tuned methods too unless their tuning has failed."""
+    """Personalize the experiment's seeds, or those of them that are given; by the tuned methods too if they are."""
     from lpft.personalization.personalize import personalize
     from lpft.reporting.report import write_tables
 
@@ -240,7 +240,7 @@ def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: 
         except ValueError as error:
             _fail(str(error), 2)
     task = experiment.personal_task()
-    task.seeds = task.seeds if seeds is None else seeds
+    task.seeds = [seed for seed in task.seeds if seeds is None or seed in seeds]
     code = _finish(lambda: personalize(task, experiment.shard))
     if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet
