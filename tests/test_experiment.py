@@ -25,6 +25,7 @@ from lpft.experiment import ExperimentCLI
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
+from lpft.personalization.personalize import Job
 from lpft.runs import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -243,7 +244,7 @@ def test_a_failing_method_does_not_stop_the_others(
     extra = ("--methods.broken", f"{__name__}.Broken", "--trainer.devices", devices)
     run = toy("run", out, *extra, code=1)
     error = capsys.readouterr().err
-    assert "failed: seed 0, broken, clients" in error
+    assert "failed: seed 0, broken, clients c1, c2: RuntimeError" in error
     assert "this method is broken" in error
     assert "Start the same command again" in error
     assert "this method is broken" in next(run.root.glob("logs/failed_seed_0_broken_*.txt")).read_text()
@@ -272,6 +273,12 @@ def test_a_failing_seed_does_not_stop_the_others(
     assert (run.root / "report.html").exists()
     monkeypatch.undo()
     assert outcome(toy("run", out)) == outcome(finished)
+
+
+def test_the_name_of_a_job_is_short() -> None:
+    names = tuple(f"c{i}" for i in range(20))
+    assert str(Job(0, "ft", tuple(range(20)), names)) == "seed 0, ft, clients c0, c1, c2 and 17 more"
+    assert str(Job(0, "ft", (3,), ("c3",))) == "seed 0, ft, clients c3"
 
 
 def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ def fedavg_round(
     cost: list[int],
     train: Callable[[list[int], State], Iterator[ClientUpdate]],
     aggregator: Aggregator,
+    describe: Callable[[int], str] = "client {}".format,
 ) -> State:
     """One round: train this rank's clients, sum their contributions over all ranks, average.
 
@@ -45,6 +46,7 @@ def fedavg_round(
         cost: training samples of every client, by position.
         train: trains one stack of clients from the global state.
         aggregator: turns client updates into the next global state.
+        describe: tells in words which client, round and seed it is, from the client's position.
 
     Returns:
         The next global state, the same on every rank and for any number of ranks.
@@ -58,7 +60,7 @@ def fedavg_round(
             if usable(update):
                 total += aggregator.contribution(update)
             else:
-                log.warning("client %d has diverged in this round and is left out of the average", update.client)
+                log.warning("%s has diverged and is left out of the round's average", describe(update.client))
     total = _sum(fabric, total)
     return aggregator.finish(total, like=global_state)
 
@@ -117,8 +119,11 @@ class FedAvg:
             def train(stack: list[int], state: State, round_: int = round_) -> Iterator[ClientUpdate]:
                 return trainer.train(stack, state, round_)
 
+            def describe(client: int, round_: int = round_) -> str:
+                return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
+
             try:
-                state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator)
+                state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"In round {round_} of seed {self.seed} {error}."

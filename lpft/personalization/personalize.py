@@ -50,14 +50,16 @@ class Job:
         seed: the seed.
         method: name of the method.
         clients: positions of the clients.
+        names: their names.
     """
 
     seed: int
     method: str
     clients: tuple[int, ...]
+    names: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, {self.method}, clients {', '.join(map(str, self.clients))}"
+        return f"seed {self.seed}, {self.method}, clients {_listed(self.names)}"
 
 
 @dataclass
@@ -96,7 +98,8 @@ class PersonalTask:
         num_samples = [len(client.train) for client in self.data.clients]
         everyone = range(len(num_samples))
         parts = stacks(everyone, num_samples, self.settings.batch_size, self.clients_per_stack)
-        return [Job(seed, method, tuple(part)) for seed in self.seeds for method in self.methods for part in parts]
+        named = [(tuple(part), tuple(self.data.clients[client].name for client in part)) for part in parts]
+        return [Job(seed, method, *part) for seed in self.seeds for method in self.methods for part in named]
 
     def missing(self, job: Job) -> list[int]:
         """Return those clients of a job whose results are not there, or damaged."""
@@ -448,6 +451,13 @@ def _status(finite: bool, num_train: int, num_test: int) -> str:
     if not num_train:
         return "no_train"
     return "ok" if num_test else "no_test"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    """Join names by commas; of a long list only the first."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 def _number(value: float | None) -> float | None:

@@ -67,6 +67,12 @@ def test_a_diverged_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None
     assert "client 1 has diverged" in caplog.text
 
 
+def test_who_has_diverged_is_told_by_name_round_and_seed(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FloatingPointError):
+        fit(toy_data(), settings(optimizer=partial(SGD, lr=1e30)))
+    assert "seed 0, round 1: client c1 has diverged" in caplog.text
+
+
 def test_all_diverged_is_an_error_with_a_hint() -> None:
     with pytest.raises(FloatingPointError, match=r"round 1 of seed 0.*learning rate"):
         fit(toy_data(), settings(optimizer=partial(SGD, lr=1e30)))
