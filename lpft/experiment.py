@@ -514,14 +514,17 @@ class Experiment:
         kept = {name for seed in on_disk for name in self.run.methods(seed)}
         earlier = {name: method for name, method in before.get("methods", {}).items() if name in kept}
         config["methods"] = {**config["methods"], **earlier, **config["methods"]}
+        notes = {**(before.get("lpft") or {}), **self.notes}
         if "tuned" in self.notes:  # what was tuned stays in the file
             config["tune"] = before.get("tune", config["tune"])
+            tuned = {**(before.get("lpft") or {}).get("tuned", {}), **self.notes["tuned"]}
+            notes["tuned"] = {name: values for name, values in tuned.items() if name in config["methods"]}
         config["lpft"] = {**versions(), "device": self.devices.kind} | {
             "clients": [client.name for client in self.data.clients],
             "content_hash": self.data.content_hash,
             "settings": fingerprint(self.shared_settings),
         }
-        config["lpft"] |= {**(before.get("lpft") or {}), **self.notes} | config["lpft"]
+        config["lpft"] |= notes | config["lpft"]
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         if not self.run.config.exists() or self.run.config.read_text(encoding="utf-8") != text:
             write_atomically(self.run.config, text)

@@ -69,7 +69,9 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
             changed: Settings = {"methods": {name: method}}
             for key, value in combination.items():
                 changed = put(changed, key, value)
-            variant = variant_name(name, combination)
+            variant = variant_name(name, combination, swept)
+            if variant in expanded or (combination and variant in methods):
+                raise ValueError(f"`sweep` makes a method `{variant}`, but there is one of this name already.")
             expanded[variant] = changed["methods"][name]
             if combination:
                 variants[variant] = {"method": name, "values": combination}
@@ -85,7 +87,7 @@ def points(sweep: Mapping[str, Sequence[Any]]) -> dict[str, Settings]:
     keys = {key: values for key, values in sweep.items() if not key.startswith("methods.")}
     if not keys:
         return {}
-    return {",".join(labels(combination)): combination for combination in combinations(keys)}
+    return {",".join(labels(combination, keys)): combination for combination in combinations(keys)}
 
 
 def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -96,20 +98,29 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
     return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
 
 
-def variant_name(method: str, combination: Mapping[str, Any]) -> str:
+def variant_name(method: str, combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> str:
     """Name a variant of a method after what is particular to it."""
-    return "+".join([method, *labels(combination)])
+    return "+".join([method, *labels(combination, sweep)])
 
 
-def labels(combination: Mapping[str, Any]) -> list[str]:
+def labels(combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
     """Return a short label for each swept value: the last words of the key that tell it from the others, and the value.
+
+    Args:
+        combination: one value of each key.
+        sweep: all values of each key; of classes, what differs among them is in the label.
+
+    Raises:
+        ValueError: if two values of a key have the same label.
 
     >>> labels({"a.lr": 0.001, "b.lr": 1, "b.data": {"class_path": "x.y.Z"}})
     ['a.lr=0.001', 'b.lr=1', 'data=Z']
     """
     short = {key: key.rpartition(".")[2] for key in combination}
     names = {key: word if list(short.values()).count(word) == 1 else key for key, word in short.items()}
-    return [f"{names[key]}={_word(value)}" for key, value in combination.items()]
+    return [
+        f"{names[key]}={_unique_word(key, value, (sweep or {}).get(key, []))}" for key, value in combination.items()
+    ]
 
 
 def alternatives(grid: Mapping[str, Sequence[Any]], untuned: Mapping[str, Any]) -> list[Settings]:
@@ -181,8 +192,37 @@ def _inside(place: Settings, word: str) -> Settings:
     return place["init_args"] if word not in place and isinstance(place.get("init_args"), dict) else place
 
 
-def _word(value: object) -> str:
+def _unique_word(key: str, value: object, values: Sequence[Any]) -> str:
+    """Return a word for a swept value that no other value of its key has, on file systems that ignore case as well."""
+    word = _word(value, values)
+    if sum(_word(other, values).casefold() == word.casefold() for other in values) > 1:
+        raise ValueError(
+            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; where"
+            " they differ in case or signs only, sweep them in runs of their own."
+        )
+    return word
+
+
+def _word(value: object, others: Sequence[Any] = ()) -> str:
     if isinstance(value, Mapping) and "class_path" in value:
-        return str(value["class_path"]).rpartition(".")[2]
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+        return _class_word(value, [v for v in others if isinstance(v, Mapping) and "class_path" in v])
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
+
+
+def _class_word(value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """Return a class's name, with the arguments that tell it from other values of the same name."""
+    name = _class_name(value)
+    same = [other for other in others if _class_name(other) == name]
+    if len({str(other["class_path"]) for other in same}) > 1:
+        name = str(value["class_path"])
+    own = value.get("init_args") or {}
+    arguments = [other.get("init_args") or {} for other in same if other["class_path"] == value["class_path"]]
+    differing = [k for k in own if any(k not in other or other[k] != own[k] for other in arguments)]
+    return "-".join([name, *(f"{key}={_word(own[key])}" for key in differing)])
+
+
+def _class_name(value: Mapping[str, Any]) -> str:
+    return str(value["class_path"]).rpartition(".")[2]

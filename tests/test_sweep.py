@@ -83,6 +83,7 @@ def test_every_seed_has_the_winners_of_the_tuning_seeds(out: Path, tmp_path: Pat
     assert before.splitlines()[0].endswith(",chosen,diverged")
     toy("run", out, "-c", config, "--seeds", "[0]", "--only", "ft")
     assert (out / "tuning.csv").read_text() == before
+    assert set(yaml.safe_load(run.config.read_text())["lpft"]["tuned"]) == {"ft_tuned", "lpft_tuned"}
     lpft("status", out)
 
 

@@ -81,3 +81,28 @@ def test_trials_spread_the_values_of_every_setting(method: str) -> None:
     for key, values in grid.items():
         counts = [sum(trial[key] == value for trial in chosen) for value in values]
         assert max(counts) - min(counts) <= 1
+
+
+def test_names_tell_values_apart() -> None:
+    rates = points({"a.lr": [0.1234567, 0.1234568, 0.0, 1e-05, 0.001, 3]})
+    assert list(rates) == ["lr=0.1234567", "lr=0.1234568", "lr=0", "lr=1e-05", "lr=0.001", "lr=3"]
+    classes = [
+        {"class_path": "x.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}},
+        {"class_path": "x.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}},
+        {"class_path": "x.Adam", "init_args": {"lr": 0.1}},
+    ]
+    assert list(points({"a.optimizer": classes})) == ["optimizer=SGD-lr=0.1", "optimizer=SGD-lr=0.2", "optimizer=Adam"]
+    assert list(points({"a.net": [{"class_path": "x.Net"}, {"class_path": "y.Net"}]})) == ["net=x.Net", "net=y.Net"]
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.1], [1, 1.0], ["a b", "a/b"], ["a", "A"], [{"class_path": "x.Y"}] * 2])
+def test_names_that_would_collide_are_refused(values: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"`methods\.ft\.lr`.*share the name"):
+        expand_methods({"ft": FT}, {"methods.ft.lr": values})
+    with pytest.raises(ValueError, match=r"`a\.b`.*share the name"):
+        points({"a.b": values, "a.c": [1]})
+
+
+def test_a_variant_does_not_take_the_name_of_a_method() -> None:
+    with pytest.raises(ValueError, match=r"ft\+lr=0\.1"):
+        expand_methods({"ft": FT, "ft+lr=0.1": FT}, {"methods.ft.lr": [0.1]})
