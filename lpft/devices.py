@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 import warnings
 from typing import Any, Literal
 
@@ -14,6 +12,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from lpft import slurm
+from lpft.processes import available_cores
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -109,20 +108,3 @@ def launched_here() -> int | None:
     if slurm.num_tasks() > 1:
         return int(os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or None
     return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or None if "TORCHELASTIC_RUN_ID" in os.environ else None
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def leave_with_parent() -> None:
-    """End this process as soon as its parent has ended, however that came about, so that nobody goes on writing."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()

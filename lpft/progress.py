@@ -19,11 +19,23 @@ class Steps:
         unit: name of one step, such as ``round``.
         shown: False keeps it silent (on all ranks but the first).
         done: steps that an earlier start has done.
+        counted: what the speed is told in.
+        lines: most lines that are printed where the output is not a terminal; by default one for each call.
     """
 
-    def __init__(self, title: str, total: int, unit: str, shown: bool = True, done: int = 0) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str,
+        shown: bool = True,
+        done: int = 0,
+        counted: str = "clients",
+        lines: int | None = None,
+    ) -> None:
         self.title, self.total, self.unit, self.shown, self.done = title, total, unit, shown, done
-        self.clients = 0
+        self.counted, self.lines = counted, lines
+        self.count = 0
         self.first = done
         self.began = time.perf_counter()
         self._bar: Progress | None = None
@@ -43,23 +55,28 @@ class Steps:
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, text="")
         return self
 
-    def advance(self, text: str, clients: int) -> None:
-        """Report one finished step.
+    def advance(self, text: str, count: int, steps: int = 1) -> None:
+        """Report finished steps.
 
         Args:
             text: what came out, in a few words.
-            clients: clients that were trained in it.
+            count: clients that were trained in them, or what else is counted.
+            steps: how many steps.
         """
-        self.done += 1
-        self.clients += clients
+        before = self.done
+        self.done += steps
+        self.count += count
         seconds = max(time.perf_counter() - self.began, 1e-9)
-        speed = f"{self.clients / seconds:.1f} clients/s"
+        speed = f"{self.count / seconds:.1f} {self.counted}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, text=f"{speed}  {text}")
-        elif self.shown:
+        elif self.shown and (self.lines is None or self._lines_until(self.done) > self._lines_until(before)):
             left = seconds / (self.done - self.first) * (self.total - self.done)
             line = f"{self.title}: {self.unit} {self.done}/{self.total}  {text}  {speed}  {_duration(left)} left"
             print(line, file=sys.stderr, flush=True)
+
+    def _lines_until(self, done: int) -> int:
+        return done * (self.lines or 0) // self.total
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

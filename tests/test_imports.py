@@ -11,7 +11,7 @@ import lpft
 
 PACKAGE = Path(lpft.__file__).parent
 LAYERS = (
-    {"signals", "slurm"},
+    {"signals", "slurm", "processes"},
     {"types", "seeding", "runs", "devices", "progress"},
     {"data", "models"},
     {"clients"},

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from lpft.data.base import FederatedDataModule
-from lpft.data.cache import ArrayWriter, Split
+from lpft.data.cache import ArrayWriter
 from lpft.data.partition import Iid, by_group, equal_parts, follow, split_stratified, stratified_order
-from lpft.data.sources import ArrayFiles, Part, Source, fit, open_source, read_groups, source_files
+from lpft.data.shares import Part, Share, write_shares
+from lpft.data.sources import ArrayFiles, Source, open_source, read_groups, source_files
 from lpft.runs import check_client_names
 from lpft.seeding import stable_seed
 from lpft.types import DataSpec
-
-CHUNK = 1024
-"""Images that are decoded and resized at once."""
-
-log = logging.getLogger("lpft")
-
-
-class Share(NamedTuple):
-    """What one client gets of one part of a source: the positions for each split."""
-
-    client: str
-    source: Source
-    split: Split
-    part: Part
-    positions: np.ndarray
 
 
 class ArrayClients(FederatedDataModule):
@@ -133,52 +116,14 @@ class ArrayClients(FederatedDataModule):
         }
 
     def write(self, writer: ArrayWriter) -> None:
-        """Share out all sources' samples, resize the images, and leave out of train and val what is tested on."""
+        """Share out all sources' samples and resize the images."""
         files = ArrayFiles(self.root)
         shares = [share for name in self.sources for share in self._shares(name, files)]
         check_client_names(dict.fromkeys(share.client for share in shares))
-        held_out: set[bytes] = set()
-        splits: tuple[Split, ...] = ("test", "val", "train")
-        for split in splits:
-            written: set[bytes] = set()
-            for share in shares:
-                if share.split == split:
-                    written |= self._write_share(writer, share, held_out)
-            held_out |= written
-
-    def _write_share(self, writer: ArrayWriter, share: Share, held_out: set[bytes]) -> set[bytes]:
-        """Write one client's split but for held-out images; return the digests of what was written."""
-        digests: set[bytes] = set()
-        num_left_out = 0
-        writer.add(share.client, share.split, self._images(share, np.empty(0, np.int64)), np.empty(0, np.int64))
-        for start in range(0, len(share.positions), CHUNK):
-            positions = share.positions[start : start + CHUNK]
-            images = self._images(share, positions)
-            found = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
-            keep = np.array([digest not in held_out for digest in found])
-            writer.add(share.client, share.split, images[keep], share.part.labels[positions][keep])
-            num_left_out += len(keep) - int(keep.sum())
-            digests.update(found)
-        if num_left_out:
-            log.warning(
-                "%d images of client %r were left out of %s: the same images are in a test or val part.",
-                num_left_out, share.client, share.split,
-            )  # fmt: skip
-        return digests
-
-    def _images(self, share: Share, positions: np.ndarray) -> np.ndarray:
-        """Return images as a network gets them, uint8, ``(n, channels, image_size, image_size)``."""
-        stored = share.part.images(positions) if len(positions) else []
-        if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
-            stored = np.stack(stored)
-        batches = [image[None] for image in stored] if isinstance(stored, list) else [stored]
-        fitted = [fit(batch, self.channels, self.image_size) for batch in batches]
-        images = np.concatenate(fitted) if fitted else np.empty((0, self.channels, *2 * (self.image_size,)), np.uint8)
-        return 255 - images if share.source.invert else images
+        write_shares(writer, shares)
 
     def _shares(self, name: str, files: ArrayFiles) -> Iterator[Share]:
         """Share one source out to its clients."""
-        source = self.sources[name]
         train, test = self._open(name, files)
         for client, mine, mine_test in self._clients(name, train, test, files):
             rng = np.random.default_rng(stable_seed("arrays", self.seed, client))
@@ -188,9 +133,9 @@ class ArrayClients(FederatedDataModule):
             if self.train_per_client is not None:
                 rest = np.sort(rest[stratified_order(labels[rest], rng)[: self.train_per_client]])
             kept, val = split_stratified(labels[rest], self.val_share, rng)
-            yield Share(client, source, "test", test or train, mine_test if test else mine[made_test])
-            yield Share(client, source, "val", train, mine[rest[val]])
-            yield Share(client, source, "train", train, mine[rest[kept]])
+            yield Share(client, "test", test or train, mine_test if test else mine[made_test])
+            yield Share(client, "val", train, mine[rest[val]])
+            yield Share(client, "train", train, mine[rest[kept]])
 
     def _clients(
         self, name: str, train: Part, test: Part | None, files: ArrayFiles

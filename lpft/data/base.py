@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lpft.data.cache import Arrays, ArrayWriter, open_or_build
+from lpft.data.shares import BadImageError, OnBadImage, said_of_bad
 from lpft.types import DataSpec
 
-MAPPED = ("images", "labels", "clients", "content_hash")
+MAPPED = ("arrays", "images", "labels", "groups", "clients", "content_hash")
 """What `FederatedDataModule.setup` fills."""
 
 log = logging.getLogger("lpft")
@@ -49,14 +51,22 @@ class FederatedDataModule(LightningDataModule):
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
     """
 
+    arrays: Arrays
+    """The opened entry of the array cache, with what was left out."""
     images: Tensor
     """uint8, ``(num_samples, channels, size, size)``, memory-mapped."""
     labels: Tensor
     """int64, ``(num_samples,)``."""
+    groups: Tensor
+    """Position of every sample's group in `group_names`, -1 for none; int64, ``(num_samples,)``."""
     clients: list[Client]
     content_hash: str
-    """sha256 over images, labels and the split: two datasets with the same hash give the same results."""
+    """sha256 over images, labels, groups and the split: two datasets with the same hash give the same results."""
 
+    group_names: tuple[str, ...] = ()
+    """Names of the groups that accuracies are told for, such as ``"blond men"``; known without reading the images."""
+    on_bad_image: OnBadImage = "error"
+    """What to do about a file that cannot be decoded."""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -87,11 +97,12 @@ class FederatedDataModule(LightningDataModule):
         warn_of_gaps(self._arrays(), self.spec.num_classes)
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the arrays (building them first if needed) and fill `images`, `labels`, `clients`, `content_hash`."""
+        """Map the arrays (building them first if needed), and fill in `images`, `labels`, `groups` and `clients`."""
         if hasattr(self, "clients"):
             return
-        arrays = self._arrays()
-        self.images, self.labels, self.content_hash = arrays.images, arrays.labels, arrays.content_hash
+        self.arrays = arrays = self._arrays()
+        self.images, self.labels, self.groups = arrays.images, arrays.labels, arrays.groups
+        self.content_hash = arrays.content_hash
         self.clients = [Client(name, *parts) for name, parts in arrays.clients.items()]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,7 +118,10 @@ class FederatedDataModule(LightningDataModule):
 
     def _arrays(self) -> Arrays:
         key = {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.settings()}
-        return open_or_build(self.cache_dir, key, self.spec, self.write)
+        arrays = open_or_build(self.cache_dir, key, self.spec, self.write, self.group_names)
+        if arrays.bad and self.on_bad_image == "error":
+            raise BadImageError(said_of_bad(arrays.bad))
+        return arrays
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""
@@ -117,7 +131,17 @@ class FederatedDataModule(LightningDataModule):
 
 
 def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
-    """Log which clients have no training or no test samples, or do not train on every class."""
+    """Log which samples were left out, and which clients lack samples or classes."""
+    left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
+    if left_out:
+        log.warning(
+            "%d images of %s were left out of train or val: the same images are in a test or val part.",
+            left_out, shortened([f"client {name}" for name in arrays.left_out]),
+        )  # fmt: skip
+    if arrays.bad:
+        log.warning(
+            "%d image files could not be decoded and were left out: %s.", len(arrays.bad), shortened(arrays.bad)
+        )
     gaps = {
         "have no training samples": [name for name, parts in arrays.clients.items() if not len(parts.train)],
         "have no test samples": [name for name, parts in arrays.clients.items() if not len(parts.test)],
@@ -129,5 +153,13 @@ def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
     }
     for gap, names in gaps.items():
         if names:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            log.warning("%d of %d clients %s: %s.", len(names), len(arrays.clients), gap, shown)
+            log.warning("%d of %d clients %s: %s.", len(names), len(arrays.clients), gap, shortened(names))
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Join names, but for those after the first few.
+
+    >>> shortened(["a", "b", "c"], most=2)
+    'a, b, ...'
+    """
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

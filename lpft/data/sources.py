@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse.typing import PositiveInt
 from PIL.Image import Image
-from torch.nn.functional import interpolate
 
+from lpft.data.images import ImageFiles
 from lpft.data.partition import Partitioner
+from lpft.data.shares import Part
 
 
 @dataclass
@@ -94,19 +94,6 @@ class Source:
             )
 
 
-class Part(NamedTuple):
-    """The training or the test part of a source.
-
-    Args:
-        labels: int64, ``(n,)``.
-        images: returns the images at given positions as stored, each uint8 ``(height, width[, channels])`` or one
-            array of them.
-    """
-
-    labels: np.ndarray
-    images: Callable[[np.ndarray], np.ndarray | list[np.ndarray]]
-
-
 def open_source(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Part | None]:
     """Open the training part and, if there is one, the test part of a source; images are read when asked for.
 
@@ -119,6 +106,11 @@ def open_source(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Pa
         ValueError: if the source does not hold what its settings say.
         FileNotFoundError: if a torchvision dataset does not find its files.
     """
+    train, test = _open_both(source, files, whose)
+    return (_negative(train), test and _negative(test)) if source.invert else (train, test)
+
+
+def _open_both(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Part | None]:
     if source.dataset:
         train = _open_dataset(source, files.root, source.train_args, whose)
         test = None if source.test_args is None else _open_dataset(source, files.root, source.test_args, whose)
@@ -128,6 +120,17 @@ def open_source(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Pa
     if x_test and y_test and (files.has(source.path, x_test, whose) or files.has(source.path, y_test, whose)):
         return train, _open_arrays(source.path, x_test, y_test, files, whose)
     return train, None
+
+
+def _negative(part: Part) -> Part:
+    read = part.images
+    assert not isinstance(read, ImageFiles)
+
+    def images(positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        stored = read(positions)
+        return [255 - image for image in stored] if isinstance(stored, list) else 255 - stored
+
+    return part._replace(images=images)
 
 
 def read_groups(source: Source, files: ArrayFiles, whose: str, num_images: int) -> np.ndarray:
@@ -261,30 +264,6 @@ def channels_last(images: np.ndarray, whose: str) -> np.ndarray:
         f"{whose}: images have the shape {images.shape}, expected (n, height, width), (n, height, width, 1 or 3) or"
         " (n, 1 or 3, height, width)."
     )
-
-
-def fit(images: np.ndarray, channels: int, size: int) -> np.ndarray:
-    """Give images the wanted channels and size.
-
-    Args:
-        images: uint8, ``(n, height, width, 1 or 3)``.
-        channels: 1 or 3; RGB becomes grey by luminance as in Pillow, grey becomes RGB by repetition.
-        size: wanted height and width; resized bilinearly with antialiasing.
-
-    Returns:
-        uint8, ``(n, channels, size, size)``.
-
-    >>> fit(np.full((2, 4, 6, 3), 7, np.uint8), channels=1, size=8)[:, 0, 0, 0]
-    array([7, 7], dtype=uint8)
-    """
-    if channels == 1 and images.shape[3] == 3:
-        weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 in units of 2**-16
-        images = ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
-    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    if pixels.shape[2:] != (size, size):
-        resized = interpolate(torch.from_numpy(pixels).float(), size=(size, size), mode="bilinear", antialias=True)
-        pixels = resized.round().clamp(0, 255).to(torch.uint8).numpy()
-    return np.repeat(pixels, channels, axis=1) if pixels.shape[1] < channels else pixels
 
 
 def _check_labels(labels: np.ndarray, whose: str) -> np.ndarray:

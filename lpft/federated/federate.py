@@ -12,12 +12,13 @@ import torch
 from lightning.fabric import Fabric
 
 from lpft.data.base import FederatedDataModule
-from lpft.devices import Devices, leave_with_parent
+from lpft.devices import Devices
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
+from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Run
 from lpft.seeding import global_generator

@@ -25,7 +25,7 @@ from lpft.clients.batches import stacks
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.data.base import FederatedDataModule
-from lpft.devices import Devices, leave_with_parent
+from lpft.devices import Devices
 from lpft.evaluation.distortion import summarize
 from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
 from lpft.methods.base import Method
@@ -33,6 +33,7 @@ from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, save_model
 from lpft.personalization.module import EpochRecord, Personalizer
 from lpft.personalization.settings import Personalization
+from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Cell, DamagedFileError, Run, read_cell, write_atomically
 from lpft.signals import Stopped, listen, stop_requested

@@ -98,8 +98,9 @@ def test_no_tested_image_is_trained_on(tmp_path, caplog):
 
     with caplog.at_level(logging.WARNING, "lpft"):
         data = make(tmp_path, {"a": Source("a.npz"), "b": Source("b.npz")}, channels=1)
-    assert "were left out of train" in caplog.text
-    assert "'b'" in caplog.text
+        data.prepare_data()
+    assert "images of client b were left out of train or val" in caplog.text
+    assert list(data.arrays.left_out) == ["b"]
     tests = set().union(*(bytes_of(data, client.test) for client in data.clients))
     vals = set().union(*(bytes_of(data, client.val) for client in data.clients))
     trains = set().union(*(bytes_of(data, client.train) for client in data.clients))

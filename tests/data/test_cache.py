@@ -176,29 +176,60 @@ def test_a_file_in_the_place_of_an_entry_is_replaced(tmp_path):
 
 def build_and_die(folder):
     def write(writer):
-        writer.add("a", "train", images(10), np.array([0]))
+        writer.add("a", "train", images(10, 11), np.array([0, 1]))
+        writer.add("b", "test", images(20), np.array([2]))
         os.kill(os.getpid(), signal.SIGKILL)
 
     open_or_build(folder, KEY, SPEC, write)
 
 
-def test_killed_build_leaves_nothing_that_is_taken_for_an_entry(tmp_path):
-    process = multiprocessing.get_context("fork").Process(target=build_and_die, args=(tmp_path,))
+def killed_build(folder):
+    process = multiprocessing.get_context("fork").Process(target=build_and_die, args=(folder,))
     process.start()
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
-    (leftover,) = tmp_path.iterdir()
-    assert leftover.name.endswith(".tmp")
+    (leftover,) = folder.iterdir()
+    assert leftover.name.endswith(".partial")
+    return leftover
 
-    arrays = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    assert len(arrays.labels) == 5
-    assert leftover.exists()  # it might be another process's
+
+def test_a_killed_build_is_taken_up_where_it_was(tmp_path):
+    """Rows of a third call that was cut are dropped; the first two are not asked for again; the entry is the same."""
+    leftover = killed_build(tmp_path / "killed")
+    for name in ("images.npy", "labels.npy", "journal"):
+        with (leftover / name).open("ab") as file:
+            file.write(b'{"client')
+    asked = []
+
+    def write(writer):
+        asked.append([writer.skip() for _ in range(3)])
+        writer.add("a", "test", images(12), np.array([2]))
+        writer.add("a", "train", images(13), np.array([0]))
+        writer.add("c", "val", images(), np.array([], np.int64))
+
+    arrays = open_or_build(tmp_path / "killed", KEY, SPEC, write)
+    whole = open_or_build(tmp_path / "whole", KEY, SPEC, write_two_clients)
+    assert asked == [[True, True, False]]
+    assert arrays.content_hash == whole.content_hash
+    for name in ("images.npy", "labels.npy", "groups.npy", "digests.npy", "meta.json"):
+        (one,), (other,) = (tmp_path.glob(f"{folder}/*/{name}") for folder in ("killed", "whole"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "journal"])
+def test_what_a_killed_build_left_is_made_again_if_it_is_damaged(tmp_path, caplog, name):
+    leftover = killed_build(tmp_path)
+    (leftover / name).write_bytes(b"\n" if name == "journal" else b"")
+    with caplog.at_level(logging.WARNING, "lpft"):
+        arrays = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+    assert "is done again" in caplog.text
+    assert arrays.images[:, 0, 0, 0].tolist() == [10, 11, 20, 12, 13]
 
 
 def test_leftovers_of_yesterday_are_removed(tmp_path):
     open_or_build(tmp_path, KEY, SPEC, write_two_clients)
     entry = next(tmp_path.iterdir())
-    leftover = tmp_path / f".{entry.name}.1.tmp"
+    leftover = tmp_path / ".Other-0123.partial"
     entry.rename(leftover)
     for path in (*leftover.iterdir(), leftover):
         os.utime(path, (0, 0))
@@ -206,26 +237,79 @@ def test_leftovers_of_yesterday_are_removed(tmp_path):
     assert entries(tmp_path) == [entry.name]
 
 
-def build_together(folder, barrier, answers):
+def build_slowly(folder, builds, answers):
     def write(writer):
+        with (builds / str(os.getpid())).open("w"):
+            time.sleep(0.5)
         write_two_clients(writer)
-        barrier.wait(30)
 
     arrays = open_or_build(folder, KEY, SPEC, write)
     answers.put((arrays.content_hash, arrays.images[:, 0, 0, 0].tolist()))
 
 
-def test_of_two_processes_that_build_at_once_one_wins(tmp_path):
+def test_of_processes_that_need_the_same_entry_one_builds_it(tmp_path):
     context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=build_together, args=(tmp_path, barrier, answers)) for _ in range(2)]
+    (tmp_path / "builds").mkdir()
+    answers = context.Queue()
+    arguments = (tmp_path / "cache", tmp_path / "builds", answers)
+    processes = [context.Process(target=build_slowly, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
-    first, second = answers.get(timeout=30), answers.get(timeout=30)
+    found = [answers.get(timeout=30) for _ in processes]
     for process in processes:
         process.join(30)
-    assert first == second
-    assert len(entries(tmp_path)) == 1
+    assert found[0] == found[1] == found[2]
+    assert len(entries(tmp_path / "builds")) == 1
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_where_there_are_no_locks_every_process_builds_for_itself(tmp_path, monkeypatch):
+    import fcntl
+
+    def no_locks(*arguments):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert len(open_or_build(tmp_path, KEY, SPEC, write_two_clients).labels) == 5
+
+
+def test_an_image_that_is_tested_or_chosen_on_is_left_out_of_training(tmp_path):
+    """By hand: 10 is a's test image, 20 b's val image; both are in b's train part, 10 in b's val part too."""
+
+    def write(writer):
+        writer.add("a", "test", images(10), np.array([0]))
+        writer.add("b", "val", images(20, 10), np.array([1, 1]))
+        writer.add("b", "train", images(20, 30, 10), np.array([0, 1, 2]))
+        writer.add("a", "train", images(30), np.array([0]))
+
+    arrays = open_or_build(tmp_path, KEY, SPEC, write)
+    assert arrays.images[:, 0, 0, 0].tolist() == [10, 20, 30, 30]
+    assert arrays.labels.tolist() == [0, 1, 1, 0]
+    assert arrays.left_out == {"b": {"val": 1, "train": 2}}
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "val"), ("val", "test")])
+def test_an_image_in_two_parts_is_found_in_any_order(tmp_path, splits):
+    def write(writer):
+        writer.add("a", splits[0], images(10, 11), np.array([0, 1]))
+        writer.add("b", splits[1], images(12, 11), np.array([0, 1]))
+
+    with pytest.raises(ValueError, match=rf"1 images of client 'a' are in its {splits[0]} part and in a {splits[1]}"):
+        open_or_build(tmp_path, KEY, SPEC, write)
+    assert entries(tmp_path) == []
+
+
+def test_groups_and_bad_files_are_kept(tmp_path):
+    def write(writer):
+        writer.add("a", "test", images(10, 11), np.array([0, 1]), np.array([1, -1]), bad=["x.png (cut off)"])
+        writer.add("a", "train", images(12), np.array([2]))
+
+    arrays = open_or_build(tmp_path, KEY, SPEC, write, ["blond", "dark"])
+    assert arrays.groups.tolist() == [1, -1, -1]
+    assert arrays.group_names == ("blond", "dark")
+    assert arrays.bad == ("x.png (cut off)",)
+    with pytest.raises(ValueError, match="groups are not positions in"):
+        open_or_build(tmp_path, KEY, SPEC, write, ["blond"])
 
 
 def test_an_error_while_building_leaves_nothing(tmp_path):

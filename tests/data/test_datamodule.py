@@ -58,7 +58,9 @@ def test_gaps_are_named(caplog):
         "untrained": Parts(none, none, rows),
         "half": Parts(rows[:1], none, none),
     }
-    arrays = Arrays(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1]), clients, "")
+    arrays = Arrays(
+        torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1, -1]), clients, ""
+    )
     with caplog.at_level(logging.WARNING, "lpft"):
         warn_of_gaps(arrays, num_classes=2)
     assert caplog.messages == [

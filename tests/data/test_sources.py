@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpft.data.partition import Dirichlet
-from lpft.data.sources import ArrayFiles, Source, channels_last, fit, open_source, read_groups, source_files
+from lpft.data.sources import ArrayFiles, Source, channels_last, open_source, read_groups, source_files
 
 IMAGES = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
 
@@ -129,17 +129,3 @@ def test_groups_are_checked(tmp_path):
 ])  # fmt: skip
 def test_layouts(shape, seen):
     assert channels_last(np.zeros(shape, np.uint8), "it").shape == seen
-
-
-def test_fitting_keeps_what_fits_and_keeps_flat_areas():
-    rgb = np.random.default_rng(0).integers(256, size=(3, 8, 8, 3)).astype(np.uint8)
-    assert np.array_equal(fit(rgb, 3, 8), rgb.transpose(0, 3, 1, 2))
-    assert (fit(np.full((1, 5, 9, 1), 77, np.uint8), 3, 28) == 77).all()
-    assert fit(rgb, 1, 4).shape == (3, 1, 4, 4)
-
-
-def test_grey_is_pillows_luminance():
-    from PIL import Image
-
-    rgb = np.random.default_rng(0).integers(256, size=(1, 8, 8, 3)).astype(np.uint8)
-    assert np.array_equal(fit(rgb, 1, 8)[0, 0], np.asarray(Image.fromarray(rgb[0]).convert("L")))
