@@ -111,8 +111,9 @@ def stamp(root: Path, names: Sequence[str]) -> str:
         else:
             digest.update(f"{name}\0{found.st_size} {found.st_mtime_ns}\n".encode())
     if missing:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
-            f"{len(missing)} files are missing in {root}: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"{len(missing)} files are missing in {root}: {named}."
             " HINT: unpack the data set again, or remove them from its list."
         )
     return digest.hexdigest()
