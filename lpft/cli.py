@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lpft import __version__, slurm
@@ -25,7 +26,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft federate    -c FILE     train the global model of each seed
   lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
-  lpft prepare     -c FILE     check a dataset and convert it once into the array cache
+  lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
   lpft status      RUN         what is done, failed, missing
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
@@ -94,17 +95,19 @@ def personalize(args: list[str]) -> int:
 
 
 def prepare(args: list[str]) -> int:
-    """Build the array cache and say what is in it."""
+    """Build the array cache, say what is in it, and write counts and a contact sheet."""
+    experiment = _heavy()
     from rich.console import Console
-    from rich.table import Table
 
-    experiment = _load("prepare", args)
-    data = experiment.data
-    table = Table("client", "train", "val", "test", "classes in train", title=f"{data.spec}")
-    for client in data.clients:
-        classes = len(data.labels[client.train].unique())
-        table.add_row(client.name, *map(str, map(len, (client.train, client.val, client.test))), str(classes))
-    Console().print(table)
+    from lpft.data.summary import describe, write_contact_sheet, write_counts
+
+    console = Console()
+    for run, data in experiment.load_datasets(args):
+        describe(data, console)
+        counts, sheet = run.data_file("clients.csv"), run.data_file("contact_sheet.png")
+        write_counts(counts, data)
+        write_contact_sheet(sheet, data)
+        console.print(f"{counts}\n{sheet}: look at it before you train on it", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -162,6 +165,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _load(command: str, args: list[str]) -> Experiment:
+    return _heavy().load(command, args)
+
+
+def _heavy() -> ModuleType:
+    """Import what reads experiments."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a process, before torch is imported
     import torch
 
@@ -173,7 +181,7 @@ def _load(command: str, args: list[str]) -> Experiment:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # classes named in YAML may be in files there
-    return experiment.load(command, args)
+    return experiment
 
 
 def _each(experiment: Experiment, stage: Callable[[Experiment], int]) -> int:

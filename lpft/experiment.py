@@ -98,11 +98,12 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--name", type=str, default="experiment", help="name of the experiment")
         parser.add_argument("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
         parser.add_argument("--seeds", type=list[int], default=[0], help="one run each")
-        parser.add_argument("--network", type=NetFactory, required=True, sub_configs=True, help="builds the network")
+        needed = self.command != "prepare"
+        parser.add_argument("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
         parser.add_argument(
-            "--methods", type=dict[str, Method], required=True, sub_configs=True, help="rows of the table"
+            "--methods", type=dict[str, Method], required=needed, sub_configs=True, help="rows of the table"
         )
         parser.add_argument(
             "--sweep",
@@ -139,10 +140,29 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the experiment; what does not fit ends with exit code 2 and no traceback."""
         try:
+            if self.command == "prepare":
+                self.datasets = list(self._datasets())
+                return
             config = self._expanded(self._plain_config())
             self.experiment = Experiment(self.command, config, self.parser.instantiate(self.config))
         except (ValueError, OSError, ImportError) as error:
             self.parser.error(str(error))
+
+    def _datasets(self) -> Iterator[tuple[Run, FederatedDataModule]]:
+        """Yield the dataset, or the different ones of a sweep, each set up, with the folder of its run."""
+        config = self._plain_config()
+        run, seen = run_of(self.config), []
+        for name, values in (points(config["sweep"] or {}) or {"": {}}).items():
+            settings = {"data": config["data"]}
+            for key, value in values.items():
+                settings = put(settings, key, value) if key.startswith("data.") else settings
+            if settings in seen:
+                continue
+            seen.append(settings)
+            data: FederatedDataModule = self.parser.instantiate(self.parser.parse_object({**config, **settings})).data
+            data.prepare_data()
+            data.setup()
+            yield (run.point(name) if name else run), data
 
     def _expanded(self, config: dict[str, Any]) -> dict[str, Any]:
         """Replace swept methods by their variants; what else is swept stays for `Experiment.points`."""
@@ -223,7 +243,7 @@ class Experiment:
         self.selections = {key: config[key] for key in SELECTIONS if key in config}
         self.notes: dict[str, Any] = config["lpft"] or {}
         self.name: str = parts.name
-        self.run = Run(Path(parts.out or Path("runs") / parts.name).expanduser())
+        self.run = run_of(parts)
         self.seeds = _checked_seeds(parts.seeds)
         self.data: FederatedDataModule = parts.data
         self.network: NetFactory = parts.network
@@ -679,6 +699,20 @@ def _checked_shard(text: str) -> tuple[int, int]:
     raise ValueError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
 
 
+def run_of(parts: Any) -> Run:
+    """Return the run that a parsed configuration is for."""
+    return Run(Path(parts.out or Path("runs") / parts.name).expanduser())
+
+
+def load_datasets(args: list[str]) -> list[tuple[Run, FederatedDataModule]]:
+    """Read the dataset of an experiment, or those of a sweep, from the command line; the rest of it may be missing.
+
+    Raises:
+        SystemExit: with code 2 if they cannot be prepared.
+    """
+    return ExperimentCLI("prepare", args).datasets
+
+
 def load(command: str, args: list[str]) -> Experiment:
     """Read an experiment from the command line.
 
@@ -694,7 +728,7 @@ def load(command: str, args: list[str]) -> Experiment:
                 point.check_global_models()
             if command == "plan":
                 point.compare()
-            elif command != "prepare":
+            else:
                 point.settle()
     except (ValueError, OSError) as error:
         cli.parser.error(str(error))

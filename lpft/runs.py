@@ -133,6 +133,10 @@ class Run:
         """The resolved experiment."""
         return self.root / "config.yaml"
 
+    def data_file(self, name: str) -> Path:
+        """Return a file that tells what is in the dataset: clients.csv, contact_sheet.png."""
+        return self.root / "data" / name
+
     def point(self, name: str) -> Run:
         """Return the run of one point of a sweep."""
         return Run(self.root / "points" / name)

@@ -100,9 +100,25 @@ def test_every_shipped_experiment_parses(config: Path, capsys: pytest.CaptureFix
         assert f"\n  {name}:" in printed, "a control is missing"
 
 
-def test_prepare_shows_the_clients(capsys: pytest.CaptureFixture[str]) -> None:
-    lpft("prepare", "-c", TOY)
+def test_prepare_shows_what_is_in_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("prepare", "-c", TOY, "--out", tmp_path)
     assert "c4" in capsys.readouterr().out
+    assert (tmp_path / "data" / "contact_sheet.png").exists()
+
+
+def test_prepare_needs_data_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("prepare", "--data", "tests.toy.ToyData", "--data.counts", "[9, 5]", "--out", tmp_path)
+    assert "2 clients, 3 classes, images 1x8x8: 14 train, 12 val, 24 test" in capsys.readouterr().out
+    lpft("prepare", "--data", "tests.toy.ToyData", "--data.counts", "nine", code=2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_prepare_prepares_every_dataset_of_a_sweep_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = "{data.counts: [[9, 5], [7, 7, 7]], federation.local_epochs: [1, 2]}"
+    lpft("prepare", "-c", TOY, "--sweep", sweep, "--out", tmp_path)
+    shown = capsys.readouterr().out
+    assert [number in shown for number in ("2 clients", "3 clients")] == [True, True]
+    assert len(list(tmp_path.glob("points/*/data/clients.csv"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ class FederatedDataModule(LightningDataModule):
     content_hash: str
     """sha256 over images, labels, groups and the split: two datasets with the same hash give the same results."""
 
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, where they have some."""
     group_names: tuple[str, ...] = ()
     """Names of the groups that accuracies are told for, such as ``"blond men"``; known without reading the images."""
     on_bad_image: OnBadImage = "error"

@@ -1,0 +1,137 @@
+"""What is in a dataset, for people to check before they train on it: counts, classes, and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lpft.data.base import Client, FederatedDataModule, shortened
+from lpft.data.cache import SPLITS
+from lpft.runs import replacing, write_atomically
+from lpft.seeding import generator
+
+BARS = "▁▂▃▄▅▆▇█"
+MOST_BARS = 40
+MOST_CLIENTS = 40
+"""So many clients are listed; the file has all."""
+
+SHEET_CLIENTS, SHEET_IMAGES = 20, 12
+"""Rows and columns of the contact sheet."""
+
+LEAST_SIDE, MOST_SIDE = 48, 96
+"""Small images are enlarged and large ones reduced, to be looked at; pixels."""
+
+
+def describe(data: FederatedDataModule, console: Console) -> None:
+    """Print what is in a dataset: its form, every client's samples and classes, groups, what was left out."""
+    spec, arrays = data.spec, data.arrays
+    form = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
+    sizes = {split: sum(len(getattr(client, split)) for client in data.clients) for split in SPLITS}
+    listed = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+    console.print(f"{len(data.clients)} clients, {spec.num_classes} classes, images {form}: {listed}", highlight=False)
+    table = Table(*("client", *SPLITS, "classes", "class histogram of train"), box=None, header_style="bold")
+    for client in data.clients[:MOST_CLIENTS]:
+        counts = class_counts(data, client.train)
+        sizes_of = (str(len(getattr(client, split))) for split in SPLITS)
+        table.add_row(client.name, *sizes_of, f"{int((counts > 0).sum())}/{spec.num_classes}", bars(counts))
+    console.print(table)
+    if len(data.clients) > MOST_CLIENTS:
+        console.print(f"... and {len(data.clients) - MOST_CLIENTS} more", highlight=False)
+    for name, count in group_counts(data).items():
+        console.print(f"group {name}: {count}", highlight=False)
+    for name, of_client in list(arrays.left_out.items())[:MOST_CLIENTS]:
+        counted = " and ".join(f"{count} of {split}" for split, count in of_client.items())
+        console.print(f"left out of {name}: {counted}, the same images are in a test or val part", highlight=False)
+    if arrays.bad:
+        console.print(f"left out, cannot be decoded: {len(arrays.bad)} files: {shortened(arrays.bad)}", highlight=False)
+
+
+def class_counts(data: FederatedDataModule, samples: Tensor) -> Tensor:
+    """Count the samples of every class, int64, ``(num_classes,)``."""
+    return torch.bincount(data.labels[samples], minlength=data.spec.num_classes)
+
+
+def group_counts(data: FederatedDataModule) -> dict[str, str]:
+    """Return for every group how many samples of each split are of it, in words."""
+    counts = {}
+    for number, name in enumerate(data.group_names):
+        found = {
+            split: sum(int((data.groups[getattr(client, split)] == number).sum()) for client in data.clients)
+            for split in SPLITS
+        }
+        counts[name] = ", ".join(f"{count} {split}" for split, count in found.items())
+    return counts
+
+
+def bars(counts: Tensor) -> str:
+    """Draw a histogram with one character a class, or for several neighbouring classes if there are many.
+
+    >>> bars(torch.tensor([8, 0, 4, 1]))
+    '█ ▄▁'
+    """
+    summed = [int(part.sum()) for part in torch.tensor_split(counts, min(len(counts), MOST_BARS))]
+    highest = max(summed)
+    return "".join(BARS[-(-count * len(BARS) // highest) - 1] if count else " " for count in summed)
+
+
+def write_counts(path: Path, data: FederatedDataModule) -> None:
+    """Write how many samples of each class every client has, one line a client and split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["client", "split", "samples", *(data.class_names or map(str, range(data.spec.num_classes)))])
+    for client in data.clients:
+        for split in SPLITS:
+            samples = getattr(client, split)
+            writer.writerow([client.name, split, len(samples), *class_counts(data, samples).tolist()])
+    write_atomically(path, text.getvalue())
+
+
+def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
+    """Write a picture of random training images, a row for each of the first clients, with the name of each class."""
+    clients = [client for client in data.clients if len(client.train)][:SHEET_CLIENTS]
+    side = int(np.clip(data.spec.image_size, LEAST_SIDE, MOST_SIDE))
+    font = ImageFont.load_default(11)
+    names, gap, below = 8 + max(int(font.getlength(client.name)) for client in clients), 4, 16
+    size = (names + SHEET_IMAGES * (side + gap) + gap, len(clients) * (side + below) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, client in enumerate(clients):
+        top = gap + row * (side + below)
+        draw.text((gap, top + side // 2 - 6), client.name, "black", font)
+        for column, sample in enumerate(drawn(client)):
+            left = names + column * (side + gap)
+            sheet.paste(picture(data.images[sample], side), (left, top))
+            label = int(data.labels[sample])
+            text = data.class_names[label] if data.class_names else str(label)
+            draw.text((left, top + side + 1), fitting(text, side, font), "dimgray", font)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def drawn(client: Client) -> Tensor:
+    """Draw a few of a client's training samples; the same at each call."""
+    order = torch.randperm(len(client.train), generator=generator("contact sheet", client.name))
+    return client.train[order[:SHEET_IMAGES]]
+
+
+def picture(image: Tensor, side: int) -> Image.Image:
+    """Turn an image ``(channels, size, size)`` into one of the wanted side; enlarged without smoothing."""
+    pixels = image.numpy().transpose(1, 2, 0)
+    shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    how = Image.Resampling.NEAREST if side > shown.width else Image.Resampling.BILINEAR
+    return shown.resize((side, side), how)
+
+
+def fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cut a text off so that it is not wider than so many pixels."""
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
