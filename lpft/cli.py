@@ -30,6 +30,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
   lpft status      RUN         what is done, failed, missing
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
+  lpft theory                  FT against LP-FT in a linear model, in closed form
 
   lpft COMMAND --help          all settings of a command
   lpft COMMAND -c FILE --print_config
@@ -152,6 +153,50 @@ def status(args: list[str]) -> int:
     return 0
 
 
+def theory(args: list[str]) -> int:
+    """Compare FT and LP-FT in the linear model."""
+    parser = _parser("theory", "FT against LP-FT in a linear model, in closed form and on finite samples.")
+    parser.add_argument("--dim", type=int, default=20, metavar="D", help="dimension of the inputs (20)")
+    parser.add_argument("--shared", type=int, default=4, metavar="M", help="rows of the body that all clients use (4)")
+    parser.add_argument("--clients", type=int, default=5, metavar="C", help="number of clients (5)")
+    parser.add_argument("--signal", type=float, default=1.0, metavar="S", help="squared norm of the common head (1)")
+    parser.add_argument("--shift", type=float, default=0.5, metavar="LAMBDA", help="heterogeneity of the heads (0.5)")
+    parser.add_argument("--noise", type=float, metavar="EPS", help="combined shift: inputs are mu_i + EPS z")
+    parser.add_argument("--eta", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.25, 0.5, 1.0], help="step sizes")
+    parser.add_argument("--samples", type=int, metavar="N", help="train on N samples a client, too (concept shift)")
+    parser.add_argument("--label-noise", type=float, default=0.5, metavar="SD", help="of the samples' targets (0.5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write theory.csv and theory.svg there")
+    options = parser.parse_args(args)
+    for name in ("dim", "shared", "clients", "signal", "shift", "samples", "noise"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name} {value} must be above 0")
+    if min(options.eta) <= 0:
+        parser.error(f"--eta {min(options.eta):g} must be above 0")
+    if options.samples and options.noise is not None:
+        parser.error("--samples goes with concept shift. HINT: leave out --noise")
+    from rich.console import Console
+
+    from lpft.theory import lab, linear
+
+    try:
+        clients = linear.draw(
+            options.dim, options.shared, options.clients, options.signal, options.shift, options.noise, options.seed
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console()
+    found = lab.print_comparison(clients, options.eta, console)
+    if options.samples:
+        lab.print_samples(clients, options.samples, options.label_noise, options.seed, console)
+    if options.out:
+        lab.write_comparison(options.out / "theory.csv", found)
+        lab.draw_comparison(options.out / "theory.svg", clients, options.eta)
+        console.print(f"{options.out / 'theory.csv'}, {options.out / 'theory.svg'}", highlight=False, soft_wrap=True)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "federate": federate,
@@ -161,6 +206,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "status": status,
     "plan": plan,
+    "theory": theory,
 }
 
 
