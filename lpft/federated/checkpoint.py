@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from lpft.models.weights import writing
-from lpft.runs import replacing, write_atomically
+from lpft.models.weights import checksum, writing
+from lpft.runs import DamagedFileError, replacing, write_atomically
 from lpft.types import State
 
 
@@ -55,18 +55,28 @@ class Checkpoint:
             OSError: if it cannot be written, as on a full disk.
         """
         state = {name: t.cpu() for name, t in self.state.items()}
-        content = {"round": self.round, "state": state, "history": [astuple(row) for row in self.history]}
+        history = [astuple(row) for row in self.history]
+        content = {"round": self.round, "state": state, "history": history, "fingerprint": fingerprint}
         with writing(path, RuntimeError), replacing(path) as temporary:
-            torch.save({**content, "fingerprint": fingerprint}, temporary)
+            torch.save({**content, "checksum": _checksum(content)}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> tuple[Checkpoint, str]:
         """Read a checkpoint and the fingerprint of the settings it was made with.
 
         Raises:
-            OSError, RuntimeError, or another error of `torch.load`: if the file is not there or damaged.
+            FileNotFoundError: if there is none.
+            DamagedFileError: if it was cut off or edited.
         """
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            intact = content.pop("checksum") == _checksum(content)  # `torch.load` itself does not look at the bytes
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            raise DamagedFileError("it is not a complete checkpoint") from error
+        if not intact:
+            raise DamagedFileError("its checksum does not fit its content")
         history = [History(*row) for row in content["history"]]
         return cls(content["round"], content["state"], history), content["fingerprint"]
 
@@ -78,3 +88,7 @@ class Checkpoint:
         for row in self.history:
             writer.writerow("" if value != value else value for value in astuple(row))
         write_atomically(path, text.getvalue())
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return checksum(content["state"], repr([content["round"], content["history"], content["fingerprint"]]))

@@ -167,7 +167,7 @@ def _load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
         return None
     try:
         checkpoint, made_with = Checkpoint.load(path)
-    except Exception as error:  # a damaged pickle can raise anything
-        log.warning("%s is damaged (%s) and is left out: training starts at round 1", path, type(error).__name__)
+    except DamagedFileError as error:
+        log.warning("%s is damaged (%s) and is left out: training starts at round 1", path, error)
         return None
     return checkpoint if made_with == fingerprint else None

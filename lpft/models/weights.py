@@ -23,7 +23,7 @@ def save_model(path: Path, state: State, fingerprint: str) -> None:
         OSError: if it cannot be written, as on a full disk.
     """
     state = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state)})  # one entry: their order is not fixed
+    note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state, fingerprint)})  # one entry: their order is not fixed
     with writing(path, SafetensorError), replacing(path) as temporary:
         save_file(state, temporary, metadata={"lpft": note})
 
@@ -51,18 +51,19 @@ def load_model(path: Path) -> tuple[State, str]:
         raise FileNotFoundError(f"There is no model {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            note = json.loads((file.metadata() or {}).get("lpft", "{}"))
+            note = json.loads((file.metadata() or {})["lpft"])
+        fingerprint, expected = str(note["fingerprint"]), note["checksum"]
         state: State = load_file(path)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError("it is not a complete safetensors file") from error
-    if note.get("checksum") != checksum(state):
+    if expected != checksum(state, fingerprint):
         raise DamagedFileError("its checksum does not fit its content")
-    return state, note["fingerprint"]
+    return state, fingerprint
 
 
-def checksum(state: State) -> str:
-    """Hash names, types, shapes and values of a state dict."""
-    digest = hashlib.sha256()
+def checksum(state: State, note: str) -> str:
+    """Hash names, types, shapes and values of a state dict, and what is noted beside it."""
+    digest = hashlib.sha256(note.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -14,13 +14,14 @@ from torch.optim import SGD
 from lpft.clients.batches import StackSamples
 from lpft.devices import Devices
 from lpft.federated.aggregation import WeightedMean
-from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
 from lpft.federated.federate import GlobalTask, federate
 from lpft.federated.settings import Federation
 from lpft.models.weights import load_model
-from lpft.runs import Run
+from lpft.runs import DamagedFileError, Run
 from lpft.types import ClientUpdate, State
+from tests.damage import flipped
 from tests.toy import ToyData, ToyNet, largest_difference, same_bits, toy_data, toy_net
 
 
@@ -117,6 +118,28 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     resumed = fit(data, chosen, norm=True, start=restored)
     assert same_bits(resumed.state, through.state)
     assert [row.val_accuracy for row in resumed.history] == [row.val_accuracy for row in through.history]
+
+
+def test_a_damaged_checkpoint_is_never_taken_for_another(tmp_path: Path) -> None:
+    """A flipped bit is detected, or lies where it does not matter."""
+    path = tmp_path / "checkpoint.pt"
+    saved = Checkpoint(1, {"w": torch.arange(20.0)}, [History(1, 0.5, float("nan"), 2, 0.1)])
+    saved.save(path, "f")
+    whole = path.read_bytes()
+    detected = 0
+    for position in range(0, len(whole), 3):
+        path.write_bytes(flipped(whole, position))
+        try:
+            found, fingerprint = Checkpoint.load(path)
+        except DamagedFileError:
+            detected += 1
+            continue
+        assert (found.round, fingerprint, repr(found.history)) == (1, "f", repr(saved.history))
+        assert same_bits(found.state, saved.state)
+    assert detected > len(whole) / 10
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DamagedFileError):
+        Checkpoint.load(path)
 
 
 def task(root: Path, devices: int, **changes: object) -> GlobalTask:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from lpft.models.weights import load_model, read_weights, save_model
 from lpft.runs import DamagedFileError
+from tests.damage import flipped
 from tests.toy import same_bits, toy_net
 
 
@@ -35,6 +36,16 @@ def test_damage_is_detected(damage, tmp_path: Path) -> None:
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DamagedFileError):
         load_model(path)
+
+
+def test_a_flipped_bit_anywhere_is_detected(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, {"w": torch.arange(3.0)}, "abc")
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(flipped(whole, position))
+        with pytest.raises(DamagedFileError):
+            load_model(path)
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
