@@ -459,7 +459,12 @@ class Experiment:
             state = read_weights(federation["init"], like=self.net.state_dict())
             federation["init"] = hashlib.sha256(b"".join(t.numpy().tobytes() for t in state.values())).hexdigest()
         return {
-            "data": {"content": self.data.content_hash},
+            "data": {
+                "content": self.data.content_hash,
+                "num_classes": self.data.spec.num_classes,
+                "mean": list(self.data.mean),
+                "std": list(self.data.std),
+            },
             "network": self.config["network"],
             "federation": federation,
             "trainer": {"precision": self.devices.precision},

@@ -29,7 +29,7 @@ from lpft.personalization.personalize import Job
 from lpft.runs import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
-from tests.toy import ToyNet, toy_data
+from tests.toy import ToyData, ToyNet, toy_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,6 +167,18 @@ def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: 
     run = toy("run", out, *words, "--personalization.epochs", 3, "--overwrite")
     assert read_cell(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
     toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")
+
+
+class Scaled(ToyData):
+    """The same images, which networks see in another way."""
+
+    std = (0.25,)
+
+
+def test_the_same_images_normalized_otherwise_are_other_data(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy("federate", out, "--seeds", "[0]")
+    toy("federate", out, "--seeds", "[0]", "--data", f"{__name__}.Scaled", code=2)
+    assert "different are: `data.std`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", None])

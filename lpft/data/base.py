@@ -61,7 +61,7 @@ class FederatedDataModule(LightningDataModule):
     """Position of every sample's group in `group_names`, -1 for none; int64, ``(num_samples,)``."""
     clients: list[Client]
     content_hash: str
-    """sha256 over images, labels, groups and the split: two datasets with the same hash give the same results."""
+    """sha256 over images, labels, groups and the split."""
 
     class_names: tuple[str, ...] = ()
     """Names of the classes, where they have some."""
