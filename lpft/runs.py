@@ -209,11 +209,19 @@ class Run:
 
 
 def read_cell(path: Path) -> Cell:
-    """Read a cell; raise `DamagedFileError` if it was cut off or edited, FileNotFoundError if it is not there."""
+    """Read a cell from its place in a run.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        DamagedFileError: if it was cut off or edited, or belongs elsewhere: fingerprints do not tell seeds and clients.
+    """
     try:
-        return Cell.from_json(path.read_text(encoding="utf-8"))
+        cell = Cell.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
+    if Run("").cell(cell.seed, cell.method, cell.client).parts != path.parts[-4:]:
+        raise DamagedFileError(f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}")
+    return cell
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

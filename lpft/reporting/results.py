@@ -180,7 +180,7 @@ def _sorted_out(
     cells: dict[str, Cell] = {}
     damaged = []
     for path, cell in found:
-        reason = str(cell) if isinstance(cell, DamagedFileError) else _misplaced(cell, path, seed, method, clients)
+        reason = str(cell) if isinstance(cell, DamagedFileError) else _of_others(cell, clients)
         if reason:
             damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
         elif isinstance(cell, Cell):
@@ -196,9 +196,7 @@ def _sorted_out(
     )
 
 
-def _misplaced(cell: Cell, path: Path, seed: int, method: str, clients: list[str]) -> str:
-    if (cell.seed, cell.method, file_name(cell.client)) != (seed, method, path.stem):
-        return f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}"
+def _of_others(cell: Cell, clients: list[str]) -> str:
     if sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
         return "it was computed for other clients"
     return ""
