@@ -735,6 +735,9 @@ def load(command: str, args: list[str]) -> Experiment:
                 point.compare()
             else:
                 point.settle()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         cli.parser.error(str(error))
+    except OSError as error:
+        folder = cli.experiment.run.root
+        cli.parser.error(f"The run's folder {folder} cannot be used: {error}. HINT: choose another one with `--out`.")
     return cli.experiment

@@ -12,9 +12,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def leave_with_parent() -> None:
-    """End this process as soon as its parent has ended, however that came about, so that nobody goes on writing."""
-    parent = os.getppid()
+def leave_with_parent(parent: int) -> None:
+    """End this process as soon as its parent has ended, however that came about, so that nobody goes on writing.
+
+    Args:
+        parent: process id of the parent, as it knows it itself: it may have ended before this is called.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -142,7 +143,8 @@ def _decode_all(chunks: list[Share], spec: DataSpec) -> Iterator[tuple[Share, De
             yield chunk, _decode(chunk, spec)
         return
     remaining, running = iter(chunks), deque[tuple[Share, Future[Decoded] | None]]()
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), leave_with_parent) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, leave_with_parent, (os.getpid(),)) as pool:
         try:
             while True:
                 for chunk in islice(remaining, 2 * workers - len(running)):

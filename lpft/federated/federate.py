@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Run
 from lpft.seeding import global_generator
-from lpft.signals import Stopped, listen
+from lpft.signals import Stopped, listen, stop_requested
 from lpft.slurm import requeue
 
 log = logging.getLogger("lpft")
@@ -73,7 +74,7 @@ def federate(task: GlobalTask) -> list[str]:
     task.data.setup()
     fabric = task.devices.fabric()
     failures: list[str]
-    failures, stopped = fabric.launch(_on_every_rank, task, missing)  # type: ignore[arg-type]
+    failures, stopped = fabric.launch(_on_every_rank, task, missing, os.getpid())  # type: ignore[arg-type]
     if stopped:
         raise Stopped(failures)
     return failures
@@ -103,11 +104,11 @@ def build_network(network: NetFactory, data: FederatedDataModule, devices: Devic
     return net.to(devices.dtype)
 
 
-def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> tuple[list[str], bool]:
+def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int], parent: int) -> tuple[list[str], bool]:
     """Train the seeds; return what went wrong, and whether a signal has stopped it."""
     torch.set_num_threads(1)
     if fabric.world_size > 1 and not task.devices.launched_by_cluster:
-        leave_with_parent()
+        leave_with_parent(parent)
         listen()
     task.data.setup()
     failures: list[str] = []
@@ -117,6 +118,8 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> tuple[
         except FloatingPointError as error:  # on all ranks at once, since all know the same sum
             failures.append(str(error))
             continue
+        except OSError as error:  # a full disk: it would be the same with every other seed
+            return [*failures, str(error)], False
         if not finished:
             if fabric.is_global_zero:
                 requeue()
@@ -126,40 +129,83 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int]) -> tuple[
 
 
 def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> bool:
-    """Train one global model; return False if a signal has stopped it before the last round."""
+    """Train one global model; return False if a signal has stopped it before the last round.
+
+    Raises:
+        OSError: on every rank, if a file cannot be written.
+    """
     net = build_network(task.network, task.data, task.devices, seed)
+    writer = _FirstRank(fabric)
     if task.settings.init is not None:
-        if fabric.is_global_zero:
-            state = read_weights(task.settings.init, like=net.state_dict())
-            for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):  # of a model trained here before
-                for path in task.run.global_model(seed).parent.glob(pattern):
-                    path.unlink()
-            save_model(task.run.global_model(seed), state, task.fingerprint)
+        writer.do(lambda: _take_model(task, seed, net))
+        writer.agree()
         return True
-    checkpoint_file = task.run.global_file(seed, "checkpoint.pt")
+    checkpoint_file, history_file = (task.run.global_file(seed, name) for name in ("checkpoint.pt", "history.csv"))
     # One rank reads, since files of a network may look different from different machines.
     start = fabric.broadcast(_load_checkpoint(checkpoint_file, task.fingerprint) if fabric.is_global_zero else None)
     steps = Steps(
         f"federate seed {seed}", task.settings.rounds, "round", fabric.is_global_zero, start.round if start else 0
     )
 
-    def after_round(now: Checkpoint) -> None:
-        if fabric.is_global_zero:
-            now.save(checkpoint_file, task.fingerprint)
-            now.write_history(task.run.global_file(seed, "history.csv"))
-            last = now.history[-1]
-            steps.advance(f"train loss {last.train_loss:.4f}  val accuracy {last.val_accuracy:.2f}%", last.num_clients)
+    def save_round(now: Checkpoint) -> None:
+        now.save(checkpoint_file, task.fingerprint)
+        now.write_history(history_file)
+        last = now.history[-1]
+        steps.advance(f"train loss {last.train_loss:.4f}  val accuracy {last.val_accuracy:.2f}%", last.num_clients)
+
+    def save_end(end: Checkpoint) -> None:
+        end.write_history(history_file)
+        save_model(task.run.global_model(seed), end.state, task.fingerprint)
+        checkpoint_file.unlink(missing_ok=True)
 
     with steps:
         fedavg = FedAvg(fabric, net, task.data, task.settings, task.clients_per_stack, seed)
-        end = fedavg.fit(start, after_round)
-    if end.round < task.settings.rounds:
-        return False
-    if fabric.is_global_zero:
-        end.write_history(task.run.global_file(seed, "history.csv"))
-        save_model(task.run.global_model(seed), end.state, task.fingerprint)
-        checkpoint_file.unlink(missing_ok=True)
-    return True
+        end = fedavg.fit(
+            start,
+            after_round=lambda now: writer.do(lambda: save_round(now)),
+            stopping=lambda: writer.has_failed or stop_requested(),
+        )
+    finished = end.round == task.settings.rounds
+    if finished:
+        writer.do(lambda: save_end(end))
+    writer.agree()
+    return finished
+
+
+class _FirstRank:
+    """The rank that alone writes. Where it cannot, all ranks have to end together: the others would wait for it."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.problem: str | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this rank could not write."""
+        return self.problem is not None
+
+    def do(self, write: Callable[[], None]) -> None:
+        """Write, on the first rank; after a failure nothing more."""
+        if self.fabric.is_global_zero and not self.has_failed:
+            try:
+                write()
+            except OSError as error:
+                self.problem = str(error)
+
+    def agree(self) -> None:
+        """Raise OSError on every rank if the first one could not write."""
+        problem = self.fabric.broadcast(self.problem)
+        if problem is not None:
+            raise OSError(problem)
+
+
+def _take_model(task: GlobalTask, seed: int, net: BodyHeadNet) -> None:
+    """Let a model that comes from elsewhere be the global model; remove what is left of one that was trained here."""
+    state = read_weights(str(task.settings.init), like=net.state_dict())
+    for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):
+        for path in task.run.global_model(seed).parent.glob(pattern):
+            path.unlink()
+    save_model(task.run.global_model(seed), state, task.fingerprint)
 
 
 def _load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:

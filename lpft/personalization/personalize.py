@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -182,7 +183,7 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
     numbers = context.SimpleQueue()
     for number in range(processes):
         numbers.put(number)
-    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers))
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers, os.getpid()))
     try:
         todo = iter(jobs)
         running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
@@ -202,10 +203,10 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
 _bench: Bench
 
 
-def _start_worker(task: PersonalTask, numbers: Any) -> None:
+def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    leave_with_parent()
+    leave_with_parent(parent)
     listen()
     torch.set_num_threads(1)
     task.data.setup()
