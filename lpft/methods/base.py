@@ -106,7 +106,7 @@ class Method(ABC):
     flood: float | None = None
     """Level of loss flooding, also for methods whose constructor does not take it."""
     starts_head: bool = False
-    """Whether `start_head` is called; it costs a forward pass over the training data."""
+    """Whether `start_head` is called; it costs a forward pass over the training and validation data."""
     keep_best: bool = False
     """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
     ones the earliest; the start counts as epoch 0) in place of the last epoch's. Clients without validation data keep

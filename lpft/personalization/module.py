@@ -279,8 +279,8 @@ class Personalizer(LightningModule):
     def train_passes(self) -> list[float]:
         """Each client's cost in forward and backward passes of single samples, per training sample.
 
-        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0. Scoring candidates or
-        epochs on validation data counts too: a method that needs it pays for it.
+        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0. Scoring heads, candidates
+        or epochs on validation data counts too: a method that needs it pays for it.
         """
         method, clients = self.method, [self.global_features.data.clients[client] for client in self._clients]
         full: float = sum(phase.epochs for phase in self.phases if phase.trains == "all")
@@ -288,7 +288,7 @@ class Personalizer(LightningModule):
         forward = int(method.starts_head or any(phase.trains == "head" for phase in self.phases))
         if method.refresh_norm and has_batch_norm(self.stack.module):
             forward += method.num_candidates + 1
-        scored = method.num_candidates + method.keep_best * (self.num_epochs + 1)
+        scored = method.num_candidates + method.keep_best * (self.num_epochs + 1) + method.starts_head
         return [full + (forward + scored * len(client.val) / len(client.train)) / 3 for client in clients]
 
     # Checkpoints
