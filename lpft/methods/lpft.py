@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator
 
 from lpft.methods.base import HeadData, Method, Phase, check_epochs
@@ -25,9 +25,10 @@ class LPFT(Method):
     which is the recipe of Kumar et al.
 
     Args:
-        lp_epochs: epochs of phase 1; the rest of the budget is phase 2. null: the whole budget.
+        lp_epochs: epochs of phase 1; the rest is phase 2. null: all epochs.
         lp_lr: learning rate of phase 1.
         lr: learning rate of phase 2; null is the rate of ``personalization.optimizer``.
+        epochs: how many of the budget's epochs to spend in both phases; null spends all.
         head_init: head to start from. ``global``: theta_G's; ``random``: a new one, each client its own; ``zero``;
             ``lstsq``: least squares of the labels as zeros and ones, in closed form.
         lp_solver: ``sgd``: the optimizer of ``personalization``; ``logreg``: see above.
@@ -36,7 +37,7 @@ class LPFT(Method):
         common: what every method takes: ``flood``, which holds in both phases.
 
     Raises:
-        ValueError: if both `head_init` and `lp_solver` ask for a head.
+        ValueError: if both `head_init` and `lp_solver` ask for a head, or probing is to last longer than `epochs`.
 
     References:
         Kumar et al., arXiv:2202.10054 (LP-FT); Chen et al., arXiv:2511.12695 (for federated personalization). The split
@@ -49,6 +50,7 @@ class LPFT(Method):
         lp_epochs: NonNegativeInt | None = 5,
         lp_lr: PositiveFloat = 1e-2,
         lr: PositiveFloat | None = None,
+        epochs: PositiveInt | None = None,
         head_init: Literal["global", "random", "zero", "lstsq"] = "global",
         lp_solver: Literal["sgd", "logreg"] = "sgd",
         bn: Literal["train", "eval"] = "train",
@@ -60,6 +62,11 @@ class LPFT(Method):
                 f"`lp_solver=logreg` does not start from any head, but `head_init={head_init}`."
                 " HINT: leave out `head_init`, or set `lp_solver: sgd`."
             )
+        if epochs is not None and (lp_epochs or 0) > epochs:
+            raise ValueError(
+                f"`lp_epochs={lp_epochs}` is more than `epochs={epochs}`. HINT: set `lp_epochs` to {epochs} or less."
+            )
+        self.epochs = epochs
         self.lp_epochs = lp_epochs
         self.lp_lr = lp_lr
         self.lr = lr
@@ -70,10 +77,12 @@ class LPFT(Method):
 
     def phases(self, budget: int) -> list[Phase]:
         """Return a phase of linear probing and a phase of full fine-tuning; phases without epochs are left out."""
-        lp_epochs = budget if self.lp_epochs is None else self.lp_epochs
-        check_epochs("lp_epochs", lp_epochs, budget)
+        check_epochs("epochs", self.epochs or 0, budget)
+        epochs = self.epochs or budget
+        lp_epochs = epochs if self.lp_epochs is None else self.lp_epochs
+        check_epochs("lp_epochs", lp_epochs, epochs)
         probing = Phase(lp_epochs, trains="head", lr=0.0 if self.lp_solver == "logreg" else self.lp_lr)
-        tuning = Phase(budget - lp_epochs, trains="all", lr=self.lr, bn=self.bn)
+        tuning = Phase(epochs - lp_epochs, trains="all", lr=self.lr, bn=self.bn)
         return [phase for phase in (probing, tuning) if phase.epochs]
 
     def start_head(self, head: State, data: HeadData, generator: Generator) -> State:

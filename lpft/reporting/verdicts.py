@@ -271,6 +271,7 @@ def _by_family(point: Point, judged: Mapping[str, tuple[bool, str]]) -> list[str
 def _by_duration(point: Point) -> dict[str, dict[int, list[float]]]:
     """Return the Averages by seed for every duration of linear probing, by the family and its other settings."""
     budget = (point.config.get("personalization") or {}).get("epochs")
+    methods = point.config.get("methods") or {}
     found: dict[str, dict[int, list[float]]] = {}
     for method in point.methods:
         variant = point.variants.get(method)
@@ -279,7 +280,8 @@ def _by_duration(point: Point) -> dict[str, dict[int, list[float]]]:
             rest = {key: value for key, value in variant.values.items() if key != "lp_epochs"}
             name = f"{variant.family} ({label(rest)})" if rest else variant.family
             averages = list(point.by_seed(method, _average(point)).values())
-            duration = budget if duration is None else duration
+            own = ((methods.get(method) or {}).get("init_args") or {}).get("epochs") or budget
+            duration = own if duration is None else duration
             if averages and duration is not None:
                 found.setdefault(name, {})[int(duration)] = averages
     return found

@@ -146,10 +146,9 @@ def _describe(settings: Any, config: Settings) -> str:
     if kind == "NoFineTuning":
         return "No fine-tuning: every client keeps the global model."
     if kind == "FT":
-        epochs = own.get("epochs") or budget
-        return "Full fine-tuning: all layers" + (f", {_count(epochs, 'epoch')}." if epochs else ".")
+        return _describe_ft(own.get("epochs") or budget)
     if kind == "LPFT":
-        return _describe_lpft(own.get("lp_epochs", 5), budget)
+        return _describe_lpft(own.get("lp_epochs", 5), own.get("epochs") or budget, own.get("lp_solver") == "logreg")
     listed = ", ".join(f"{key} = {value}" for key, value in flat(own))
     if kind in SENTENCES:
         return f"{SENTENCES[kind]}{f' ({listed})' if listed else ''}."
@@ -196,11 +195,21 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _describe_lpft(lp_epochs: int | None, budget: int | None) -> str:
-    if lp_epochs is None or lp_epochs == budget:
-        whole = f", {_count(budget, 'epoch')}" if budget else ""
-        return f"Linear probing: only the last layer{whole}; the features stay the global model's."
-    rest = f"all layers for the other {budget - lp_epochs}" if budget else "all layers for the rest"
+def _describe_ft(epochs: int | None) -> str:
+    return "Full fine-tuning: all layers" + (f", {_count(epochs, 'epoch')}." if epochs else ".")
+
+
+def _describe_lpft(lp_epochs: int | None, epochs: int | None, solved: bool) -> str:
+    if lp_epochs == 0:
+        told = _describe_ft(epochs)
+        return f"A last layer by logistic regression, then f{told[1:]}" if solved else told
+    if lp_epochs is None or lp_epochs == epochs:
+        whole = f", {_count(epochs, 'epoch')}" if epochs else ""
+        solver = ", solved for by logistic regression" if solved else whole
+        return f"Linear probing: only the last layer{solver}; the features stay the global model's."
+    rest = f"all layers for the other {epochs - lp_epochs}" if epochs else "all layers for the rest"
+    if solved:
+        return f"A last layer by logistic regression in place of {_count(lp_epochs, 'epoch')}, {rest}."
     return f"Linear probing, then full fine-tuning: only the last layer for {_count(lp_epochs, 'epoch')}, {rest}."
 
 

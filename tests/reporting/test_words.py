@@ -24,6 +24,33 @@ def test_methods_in_words(method: str, text: str) -> None:
     assert describe_method(method, CONFIG) == text
 
 
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"epochs": 5, "lp_epochs": 2},
+            "Linear probing, then full fine-tuning: only the last layer for 2 epochs, all layers for the other 3.",
+        ),
+        (
+            {"epochs": 1, "lp_epochs": None},
+            "Linear probing: only the last layer, 1 epoch; the features stay the global model's.",
+        ),
+        ({"lp_epochs": 0}, "Full fine-tuning: all layers, 15 epochs."),
+        (
+            {"lp_epochs": 0, "lp_solver": "logreg"},
+            "A last layer by logistic regression, then full fine-tuning: all layers, 15 epochs.",
+        ),
+        (
+            {"lp_epochs": 5, "lp_solver": "logreg"},
+            "A last layer by logistic regression in place of 5 epochs, all layers for the other 10.",
+        ),
+    ],
+)
+def test_linear_probing_in_words(settings: dict[str, object], text: str) -> None:
+    config = {"personalization": {"epochs": 15}, "methods": {"x": {"class_path": "a.LPFT", "init_args": settings}}}
+    assert describe_method("x", config) == text
+
+
 def test_other_methods_show_class_and_settings() -> None:
     config = {"methods": {"prox": {"class_path": "lpft.methods.prox.ProximalFT", "init_args": {"mu": 0.1, "lr": None}}}}
     assert describe_method("prox", config) == "Full fine-tuning with a pull back to the global model (mu = 0.1)."
