@@ -1,16 +1,35 @@
-"""Every shipped experiment runs: a few rounds, one seed."""
+"""Every shipped experiment has its controls, and runs: a few rounds, one seed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lpft.runs import Run
 from tests.commands import lpft
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+OWN_DATA = CONFIGS / "digit5_small.yaml"
 EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
+CONTROLS = ["none", "lp", "ft_short", "ft_early", "ft"]
+
+
+@pytest.mark.parametrize("config", [*EXPERIMENTS, OWN_DATA], ids=lambda path: path.stem)
+def test_every_shipped_experiment_has_its_controls_and_its_judge(config: Path) -> None:
+    found = yaml.safe_load(config.read_text())
+    assert [name for name in found["methods"] if name in CONTROLS] == CONTROLS
+    assert list(found["methods"]).index("lpft") >= len(CONTROLS)
+    assert found["name"] == config.stem == Path(found["out"]).name
+    assert len(found["seeds"]) >= 3
+    assert bool(found.get("verdicts")) == (config.parent.name == "experiments")
+
+
+def test_modes_of_batch_norm_are_compared_on_a_network_that_has_it() -> None:
+    found = yaml.safe_load((CONFIGS / "experiments" / "f4_ablations.yaml").read_text())
+    assert found["methods"]["lpft_bn_eval"]["init_args"]["bn"] == "eval"
+    assert found["network"]["init_args"]["norm"] is True
 
 
 @pytest.mark.slow
