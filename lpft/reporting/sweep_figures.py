@@ -265,13 +265,19 @@ def _places(levels: Sequence[Any]) -> list[tuple[Any, float, str]]:
     mixed with words, stand side by side.
     """
     if not all(_is_number(level) for level in levels):
-        return [(level, float(number), short(word(level), 14)) for number, level in enumerate(levels)]
+        return [(level, float(number), text) for number, (level, text) in enumerate(_texts(levels, 14))]
     ordered = sorted(levels)
     if not _is_log(ordered):
         return [(level, float(level), word(level)) for level in ordered]
     positive = [level for level in ordered if level > 0]
     step = (positive[-1] / positive[0]) ** (1 / (len(positive) - 1))
     return [(level, float(level) if level > 0 else positive[0] / step, word(level)) for level in ordered]
+
+
+def _texts(levels: Sequence[Any], length: int) -> list[tuple[Any, str]]:
+    """Write values in short; at full length where two would look the same."""
+    texts = [short(word(level), length) for level in levels]
+    return list(zip(levels, texts if len(set(texts)) == len(texts) else map(word, levels), strict=True))
 
 
 def _is_log(levels: Sequence[Any]) -> bool:
@@ -300,8 +306,8 @@ def _heat(observations: Sequence[Observation], keys: Sequence[str], signed: bool
             values[row, column] = each.mean_and_std(metric)[0]
         _heat_panel(ax, values, metric, signed)
         ax.set_title(METRICS[metric].replace("(%)", "(points)") if signed else METRICS[metric])
-        ax.set_xticks(range(len(across)), [short(word(value), 12) for value in across])
-        ax.set_yticks(range(len(down)), [short(word(value), 12) for value in down])
+        ax.set_xticks(range(len(across)), [text for _, text in _texts(across, 12)])
+        ax.set_yticks(range(len(down)), [text for _, text in _texts(down, 12)])
         ax.set_xlabel(keys[1])
         ax.set_ylabel(keys[0])
     return figure

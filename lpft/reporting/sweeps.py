@@ -204,11 +204,12 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 def word(value: object) -> str:
     """Write a swept value in short.
 
-    >>> word(0.0001), word(None), word({"class_path": "my.data.Shifted"})
-    ('0.0001', 'null', 'Shifted')
+    >>> word(0.0001), word(None), word({"class_path": "my.data.Shifted", "init_args": {"by": 0.5, "n": 3}})
+    ('0.0001', 'null', 'Shifted(by=0.5, n=3)')
     """
     if isinstance(value, Mapping) and "class_path" in value:
-        return str(value["class_path"]).rpartition(".")[2]
+        name, settings = str(value["class_path"]).rpartition(".")[2], value.get("init_args") or {}
+        return f"{name}({', '.join(f'{key}={word(own)}' for key, own in settings.items())})" if settings else name
     if isinstance(value, float):
         return f"{value:g}"
     return "null" if value is None else str(value)

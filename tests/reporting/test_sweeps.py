@@ -4,6 +4,7 @@ import io
 import yaml
 from fabricate import make_point, make_run
 
+from lpft.reporting.sweep_figures import draw_points
 from lpft.reporting.sweeps import num_planned, points_in_order, read_point, sweep_csv
 from lpft.runs import Run, write_atomically
 
@@ -32,6 +33,17 @@ def test_swept_settings_of_methods_are_columns_too() -> None:
     )
     assert [row["methods.ft.lr"] for row in rows] == ["", "0.1"]
     assert rows[1]["methods.ft.kind"] == '{"class_path": "X"}'
+
+
+def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
+    classes = [{"class_path": "a.Dirichlet", "init_args": {"alpha": x, "min_samples": 9}} for x in (0.1, 1.0)]
+    points = [make_point({"ft": [(1.0, 1.0)]}, values={"data.partition": value}) for value in classes]
+    assert [point.label for point in points] == [
+        "partition=Dirichlet(alpha=0.1, min_samples=9)",
+        "partition=Dirichlet(alpha=1, min_samples=9)",
+    ]
+    _, _, svg = draw_points(points)["sweep"]
+    assert "Dirichlet(alpha=0.1" in svg
 
 
 def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
