@@ -86,7 +86,7 @@ def draw_variants(point: Point) -> dict[str, Drawn]:
         title = f"{' and '.join(names)} by {', '.join(keys)}"
         caption = (
             "Mean over seeds; bars are one standard deviation. Horizontal lines are the methods that were not swept."
-            " Distortion is how far the features moved."
+            f" Distortion is how far the features moved.{_left_out(observations, keys)}"
         )
         name = f"sweep-{'-'.join(_safe(key) for key in keys)}"
         svg = render_svg(name, partial(_lines, observations, keys, controls, base))
@@ -116,6 +116,7 @@ def draw_points(points: Sequence[Point]) -> dict[str, Drawn]:
     look = looks(methods, {"methods": {m: s for p in points for m, s in (p.config.get("methods") or {}).items()}})
     title = f"By {', '.join(keys)}"
     caption = "Mean over seeds; bars are one standard deviation. Accuracies are of test sets."
+    caption += _left_out(observations, keys)
     svg = render_svg("sweep", partial(_lines, observations, keys, (), look))
     drawn = {"sweep": (title, caption, svg)} if svg else {}
     differences = _lpft_minus_ft(points, names)
@@ -155,10 +156,8 @@ def _lines(
     observations: Sequence[Observation], keys: Sequence[str], controls: Sequence[Observation], look: Mapping[str, Look]
 ) -> Figure | None:
     """Draw one line per method against the key with the most values; other keys make columns of panels."""
-    counts = {key: len(_levels(observations, key)) for key in keys}
-    across = max(counts, key=lambda key: counts[key])
-    rest = [key for key in keys if key != across]
-    columns = list(product(*(_levels(observations, key) for key in rest)))[:MANY]
+    across, rest, columns = _columns(observations, keys)
+    columns = columns[:MANY]
     metrics = [
         m for m in (IN_GRID if rest else METRICS) if any(not math.isnan(o.mean_and_std(m)[0]) for o in observations)
     ]
@@ -192,6 +191,22 @@ def _lines(
         handles, names, loc="outside upper left", ncols=min(6, len(names)), handlelength=1.8, columnspacing=1.3
     )
     return figure
+
+
+def _columns(observations: Sequence[Observation], keys: Sequence[str]) -> tuple[str, list[str], list[tuple[Any, ...]]]:
+    """Return the key with the most values, the other keys, and all combinations of their values."""
+    counts = {key: len(_levels(observations, key)) for key in keys}
+    across = max(counts, key=lambda key: counts[key])
+    rest = [key for key in keys if key != across]
+    return across, rest, list(product(*(_levels(observations, key) for key in rest)))
+
+
+def _left_out(observations: Sequence[Observation], keys: Sequence[str]) -> str:
+    """Say what is not drawn; empty if everything is."""
+    _, rest, columns = _columns(observations, keys)
+    if len(columns) <= MANY:
+        return ""
+    return f" Of {len(columns)} combinations of {' and '.join(rest)} the first {MANY} are drawn; sweep.csv has all."
 
 
 def _line(

@@ -5,7 +5,7 @@ import yaml
 from fabricate import make_point, make_run
 
 from lpft.reporting.sweep_figures import draw_points
-from lpft.reporting.sweeps import num_planned, points_in_order, read_point, sweep_csv
+from lpft.reporting.sweeps import Point, num_planned, points_in_order, read_point, sweep_csv
 from lpft.runs import Run, write_atomically
 
 
@@ -44,6 +44,16 @@ def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
     ]
     _, _, svg = draw_points(points)["sweep"]
     assert "Dirichlet(alpha=0.1" in svg
+
+
+def test_combinations_that_are_not_drawn_are_counted() -> None:
+    def points(levels: int) -> list[Point]:
+        grid = [(a, b, c) for a in range(9) for b in range(levels) for c in range(3)]
+        return [make_point({"ft": [(1.0, 1.0)]}, values={"d.a": a, "d.b": b, "d.c": c}) for a, b, c in grid]
+
+    _, caption, _ = draw_points(points(3))["sweep"]
+    assert caption.endswith("Of 9 combinations of b and c the first 6 are drawn; sweep.csv has all.")
+    assert "combinations" not in draw_points(points(2))["sweep"][1]
 
 
 def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
