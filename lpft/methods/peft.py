@@ -24,7 +24,8 @@ class PEFT(LPFT):
     Args:
         modules: ``adapter`` or ``lora``.
         lp_epochs: epochs of linear probing before; null: all epochs.
-        lpft: the other settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``head_init``, ``lp_solver``, ``bn``, ``flood``.
+        lpft: the other settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``head_init``, ``lp_solver``, ``bn``,
+            ``flood``.
 
     References:
         Houlsby et al., arXiv:1902.00751 (adapters); Hu et al., arXiv:2106.09685 (LoRA); Chen et al., arXiv:2511.12695,
