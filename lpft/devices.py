@@ -32,6 +32,8 @@ class Devices:
             or as many as srun or torchrun have started.
         num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
+
+    Nothing is refused before `check`, so that work for other machines can be counted here.
     """
 
     def __init__(
@@ -42,26 +44,33 @@ class Devices:
         precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
     ) -> None:
         has_gpu = torch.cuda.is_available()
-        if accelerator in ("cuda", "gpu") and not has_gpu:
-            raise ValueError(
-                f"`trainer.accelerator={accelerator}`, but torch {torch.__version__} finds no GPU on this machine."
-                " HINT: use `--trainer.accelerator cpu`."
-            )
-        self.kind = "cuda" if has_gpu and accelerator != "cpu" else "cpu"
-        available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
-        if self.kind == "cuda" and devices != "auto" and devices > available:
-            raise ValueError(f"`trainer.devices={devices}`, but there are {available} GPUs. HINT: use `auto`.")
-        self.count: int = (launched_here() or available) if devices == "auto" else devices
-        if slurm.num_tasks() > 1:
-            slurm.check_devices(self.count, num_nodes)
-        elif num_nodes > 1 and not self.launched_by_cluster:
-            raise ValueError(
-                f"`trainer.num_nodes={num_nodes}`, but this is a single process."
-                f" HINT: start one for each device with `srun --nodes={num_nodes} --ntasks-per-node={self.count}`,"
-                " or use `--trainer.num_nodes 1`."
-            )
+        self.kind = "cuda" if accelerator in ("cuda", "gpu") or (has_gpu and accelerator == "auto") else "cpu"
+        self.available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
+        self.count: int = (launched_here() or self.available) if devices == "auto" else devices
+        self.accelerator = accelerator
         self.num_nodes: int = num_nodes
         self.precision = precision
+
+    def check(self) -> None:
+        """Raise ValueError if this machine does not have them, or Slurm has another number of tasks."""
+        if self.kind == "cuda" and not self.available:
+            raise ValueError(
+                f"`trainer.accelerator={self.accelerator}`, but torch {torch.__version__} finds no GPU on this machine."
+                " HINT: use `--trainer.accelerator cpu`."
+            )
+        if self.kind == "cuda" and self.count > self.available:
+            hint = "`--gres=gpu:N` or `--gpus-per-node`; --gpus-per-task and --gpu-bind hide GPUs from the other tasks"
+            raise ValueError(
+                f"`trainer.devices={self.count}`, but there are {self.available} GPUs."
+                f" HINT: use {hint if slurm.num_tasks() > 1 else '`auto`'}."
+            )
+        if slurm.num_tasks() > 1:
+            slurm.check_devices(self.count, self.num_nodes)
+        elif self.num_nodes > 1 and not self.launched_by_cluster:
+            raise ValueError(
+                f"`trainer.num_nodes={self.num_nodes}`, but this is a single process. HINT: start one for each device"
+                f" with `srun --nodes={self.num_nodes} --ntasks-per-node={self.count}`, or use `--trainer.num_nodes 1`."
+            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -251,6 +251,8 @@ class Experiment:
         self.personalization: Personalization = parts.personalization
         self.all_methods: dict[str, Method] = parts.methods
         self.devices: Devices = parts.trainer
+        if command not in ("plan", "prepare"):  # which use none
+            self.devices.check()
         self.sweep: dict[str, list[Any]] = parts.sweep or {}
         self.tune: Tuning = parts.tune
         self.methods = self._selected(getattr(parts, "only", None))

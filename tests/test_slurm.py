@@ -72,23 +72,53 @@ def test_tasks_that_do_not_fit_are_refused(
 
 @pytest.mark.usefixtures("tasks")
 def test_devices_must_equal_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    Devices("cpu", 2, 2).check()
     assert Devices("cpu", 2, 2).launched_by_cluster
     assert Devices("cpu", "auto", 2).count == 2
     for devices, num_nodes in ((1, 4), (4, 1), (1, 2), (2, 1)):
         with pytest.raises(
             ValueError, match=r"Slurm has 4: --nodes=2, --ntasks-per-node=2\. HINT: `--trainer.devices 2"
         ):
-            Devices("cpu", devices, num_nodes)
+            Devices("cpu", devices, num_nodes).check()
     change(monkeypatch, SLURM_NTASKS="3")  # a step of fewer tasks than the job
     with pytest.raises(ValueError, match="are 4 processes, but Slurm has 3"):
-        Devices("cpu", 2, 2)
+        Devices("cpu", 2, 2).check()
     change(monkeypatch, SLURM_NTASKS="1")
+    Devices("cpu", 2).check()
     assert not Devices("cpu", 2).launched_by_cluster
+
+
+@pytest.mark.usefixtures("tasks")
+def test_tasks_that_see_one_gpu_each_are_told_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are two on each node, as after --gpus-per-task=1."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for devices in (2, "auto"):
+        with pytest.raises(ValueError, match=r"`trainer.devices=2`, but there are 1 GPUs. HINT: use `--gres=gpu:N`"):
+            Devices("cuda", devices, 2).check()  # type: ignore[arg-type]
 
 
 def test_several_nodes_need_srun() -> None:
     with pytest.raises(ValueError, match=r"`trainer.num_nodes=2`.*`srun --nodes=2 --ntasks-per-node=3`"):
-        Devices("cpu", 3, num_nodes=2)
+        Devices("cpu", 3, num_nodes=2).check()
+
+
+def test_the_plan_is_made_for_devices_that_are_elsewhere(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU takes larger stacks than a CPU: with stacks for the CPU there would be too many tasks."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("lpft.clients.size.STEP_FLOPS", {"cpu": 1.0, "cuda": 1e15})
+    monkeypatch.setattr("lpft.clients.size.MIN_STACKS", 1)
+    words = ("--out", out, "--seeds", "[0]", "--personalization.clients_per_stack", "auto", "--trainer.num_nodes", 2)
+    counts = []
+    for accelerator in ("cpu", "gpu"):
+        lpft("plan", "-c", TOY, *words, "--trainer.accelerator", accelerator)
+        counts.append(capsys.readouterr().out.splitlines()[-1])
+    assert counts[0] == "personalize 15 15"
+    assert int(counts[1].split()[1]) < 15
+    lpft("run", "-c", TOY, "--out", out, "--trainer.accelerator", "gpu", code=2)
+    assert "finds no GPU" in capsys.readouterr().err
 
 
 def test_torchrun_says_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
