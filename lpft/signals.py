@@ -17,6 +17,7 @@ STOPPED = 75
 """Exit code of a command that was asked to stop: what is finished is kept, and the same command goes on from there."""
 
 _requested = False
+_got_on = False
 _heard: set[signal.Signals] = set()
 
 
@@ -62,10 +63,24 @@ def stop_requested() -> bool:
     return _requested
 
 
+def got_on() -> None:
+    """Note that this process has ended a round or a stack."""
+    global _got_on
+    _got_on = True
+
+
+def stop_before() -> bool:
+    """Tell whether to stop before another seed or stage is begun.
+
+    A process that has got nowhere yet does one round or stack in any case, or its job would be requeued for ever.
+    """
+    return _requested and _got_on
+
+
 def forget() -> None:
-    """Forget that the signal has come."""
-    global _requested
-    _requested = False
+    """Forget that the signal has come, and what was done."""
+    global _requested, _got_on
+    _requested = _got_on = False
 
 
 def _request(number: int, _: FrameType | None) -> None:

@@ -22,7 +22,7 @@ from lpft.federated.cohort import sample_cohort, shard
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.signals import stop_requested
+from lpft.signals import got_on, stop_requested
 from lpft.types import ClientUpdate, State
 
 log = logging.getLogger("lpft")
@@ -134,13 +134,10 @@ class FedAvg:
             seconds = time.perf_counter() - began
             now = Checkpoint(round_, state, [*now.history, History(round_, loss, accuracy, len(cohort), seconds)])
             after_round(now)
-            if self._any_rank(stopping()):
+            got_on()
+            if any_rank(self.fabric, stopping()):
                 break
         return now
-
-    def _any_rank(self, flag: bool) -> bool:
-        """Tell every rank whether the flag is set on one of them: a signal does not reach all in the same round."""
-        return bool(_sum(self.fabric, torch.tensor(float(flag), device=self.fabric.device)))
 
     def _mean_loss(self, trainer: LocalTrainer, cohort: list[int]) -> float:
         """Return the mean over the cohort of the clients' losses; every rank knows those of its own clients."""
@@ -165,6 +162,11 @@ class FedAvg:
             logits = self.net(samples.images(i, self.net.head.weight.dtype)).unsqueeze(0)
             counts.update(logits, samples.labels(i), o.to(self.fabric.device))
         return float(percent(_sum(self.fabric, counts.correct), _sum(self.fabric, counts.total)).nanmean())
+
+
+def any_rank(fabric: Fabric, flag: bool) -> bool:
+    """Tell every rank whether the flag is set on one of them: a signal does not reach all in the same round."""
+    return bool(_sum(fabric, torch.tensor(float(flag), device=fabric.device)))
 
 
 def _sum(fabric: Fabric, values: Tensor) -> Tensor:

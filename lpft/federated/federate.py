@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
 from lpft.federated.checkpoint import Checkpoint
-from lpft.federated.fedavg import FedAvg
+from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
@@ -23,7 +23,7 @@ from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Run
 from lpft.seeding import global_generator
-from lpft.signals import Stopped, listen, stop_requested
+from lpft.signals import Stopped, got_on, listen, stop_before, stop_requested
 from lpft.slurm import requeue
 
 log = logging.getLogger("lpft")
@@ -77,6 +77,7 @@ def federate(task: GlobalTask) -> list[str]:
     failures, stopped = fabric.launch(_on_every_rank, task, missing, os.getpid())  # type: ignore[arg-type]
     if stopped:
         raise Stopped(failures)
+    got_on()  # the rounds were perhaps those of other processes
     return failures
 
 
@@ -114,7 +115,7 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int], parent: i
     failures: list[str] = []
     for seed in seeds:
         try:
-            finished = _one_seed(fabric, task, seed)
+            finished = not any_rank(fabric, stop_before()) and _one_seed(fabric, task, seed)
         except FloatingPointError as error:  # on all ranks at once, since all know the same sum
             failures.append(str(error))
             continue

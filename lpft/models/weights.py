@@ -23,7 +23,8 @@ def save_model(path: Path, state: State, fingerprint: str) -> None:
         OSError: if it cannot be written, as on a full disk.
     """
     state = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state, fingerprint)})  # one entry: their order is not fixed
+    # One entry, since the order of several is not fixed.
+    note = json.dumps({"fingerprint": fingerprint, "checksum": checksum(state, fingerprint)})
     with writing(path, SafetensorError), replacing(path) as temporary:
         save_file(state, temporary, metadata={"lpft": note})
 

@@ -37,7 +37,7 @@ from lpft.personalization.settings import Personalization
 from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Cell, DamagedFileError, Run, read_cell, write_atomically
-from lpft.signals import Stopped, listen, stop_requested
+from lpft.signals import Stopped, got_on, listen, stop_before, stop_requested
 from lpft.slurm import requeue
 from lpft.types import State
 
@@ -147,6 +147,9 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
     task.data.setup()
     jobs = [job for job in task.jobs()[shard[0] :: shard[1]] if task.missing(job)]
     failures: list[str] = []
+    if jobs and stop_before():
+        requeue()
+        raise Stopped(failures)
     with Steps("personalize", len(jobs), "stack") as steps, closing(_work(task, jobs)) as work:
         try:
             for job, outcome in work:
@@ -157,6 +160,7 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
                 except Exception as error:
                     failures.append(_report_failure(task, job, error))
                     text = "FAILED"
+                got_on()
                 steps.advance(f"seed {job.seed} {job.method}: {text}", len(job.clients))
         except BrokenProcessPool:
             return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
