@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
-# Settings of all stages, in one place. Edit this file, or name another one that sets the same variables:
-#   LPFT_SETTINGS=slurm/examples/gpu.sh slurm/submit.sh configs/digits.yaml
+# Settings of all stages, in one place. Edit this file; or name another one, wherever it is, that sets some of the same
+# variables (what it does not set is as here), such as a copy of one of slurm/examples:
+#   LPFT_SETTINGS=my_cluster.sh slurm/submit.sh configs/digits.yaml
 # Partition, account and time limit can be given by Slurm's own variables (SBATCH_PARTITION, SBATCH_ACCOUNT,
 # SBATCH_TIMELIMIT), or stage by stage in the lists of options at the end.
 
@@ -29,6 +30,8 @@ PRECISION= # 32-true, 64-true, bf16-mixed or bf16-true; empty: what the experime
 export LPFT_STOP_SIGNAL=USR1
 STOP_BEFORE=300
 export LPFT_REQUEUE=1 # 0 where `scontrol requeue` is forbidden: submit again instead
+
+WHILE_QUEUED=no # yes: submit although jobs of the same run are in the queue; they would do the same work twice
 
 REPORT_AFTER=afterany # report what is there even if tasks have failed; afterok: only if all is there
 

@@ -9,8 +9,11 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-settings=$(realpath "${LPFT_SETTINGS:-$here/settings.sh}")
+defaults=$here/settings.sh
+settings=$(realpath "${LPFT_SETTINGS:-$defaults}")
 # shellcheck source=slurm/settings.sh
+source "$defaults"
+# shellcheck source=/dev/null
 source "$settings"
 
 main() {
@@ -26,7 +29,13 @@ main() {
     if [[ $# -gt 0 ]]; then
         shift # the --
     fi
+    set +u # modules and environments may use variables that are not set
     load_lpft
+    set -u
+    if ! command -v lpft >/dev/null; then
+        echo "slurm/submit.sh: there is no command lpft. HINT: load_lpft in $settings must make it known." >&2
+        exit 2
+    fi
     for experiment in "${experiments[@]}"; do
         submit "$experiment" "$@"
     done
@@ -43,10 +52,6 @@ submit() {
         options+=(--trainer.precision "$PRECISION")
     fi
 
-    # To count the work takes neither GPUs nor nodes.
-    plan=$(lpft plan "${options[@]}" --trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1)
-    out=$(sed -n 's/^out //p' <<<"$plan")
-    after=
     local accelerator=cpu cores=(--cpus-per-task="$DEVICES_PER_TASK") federate_gpus=() task_gpus=()
     if [[ $GPUS == yes ]]; then
         accelerator=gpu cores=()
@@ -54,21 +59,30 @@ submit() {
     fi
     options+=(--trainer.accelerator "$accelerator")
 
+    plan=$(lpft plan "${options[@]}")
+    out=$(sed -n 's/^out //p' <<<"$plan")
+    after=
+    local busy
+    busy=$(in_queue)
+    if [[ -n $busy && $WHILE_QUEUED != yes ]]; then
+        echo "$out: nothing is submitted, since its jobs are in the queue: $busy. Wait for their end, or scancel them."
+        return
+    fi
     if [[ $(missing federate) -gt 0 ]]; then
         queue federate afterok --nodes="$NODES" --ntasks-per-node="$TASKS_PER_NODE" "${federate_gpus[@]}" \
-            "${FEDERATE_OPTIONS[@]}" "$here/1-federate.sbatch" "$settings" "${options[@]}"
+            "${FEDERATE_OPTIONS[@]}" "$here/1-federate.sbatch" "$defaults" "$settings" "${options[@]}"
     fi
     local stage tasks
     for stage in tune personalize; do
         tasks=$(array_size "$(missing "$stage")")
         if [[ $tasks -gt 0 ]]; then
             queue "$stage" afterok --array="0-$((tasks - 1))%$MAX_RUNNING" "${cores[@]}" "${task_gpus[@]}" \
-                "${ARRAY_OPTIONS[@]}" "$here/2-personalize.sbatch" "$settings" "$stage" "$tasks" \
-                "${options[@]}" --trainer.devices "$DEVICES_PER_TASK" --trainer.num_nodes 1
+                "${ARRAY_OPTIONS[@]}" "$here/2-personalize.sbatch" "$defaults" "$settings" "$stage" \
+                "$tasks" "${options[@]}" --trainer.devices "$DEVICES_PER_TASK" --trainer.num_nodes 1
         fi
     done
     if [[ -n $after ]] || page_is_old; then
-        queue report "$REPORT_AFTER" "${REPORT_OPTIONS[@]}" "$here/3-report.sbatch" "$settings" "$out"
+        queue report "$REPORT_AFTER" "${REPORT_OPTIONS[@]}" "$here/3-report.sbatch" "$defaults" "$settings" "$out"
     else
         echo "$out: nothing is missing"
     fi
@@ -86,9 +100,15 @@ queue() {
     shift 2
     mkdir -p "$out/logs" # Slurm does not make it, and the job would end without a word
     after=$(sbatch --parsable --job-name="lpft-$stage" --output="$log" --signal="$LPFT_STOP_SIGNAL@$STOP_BEFORE" \
-        "${dependency[@]}" "$@")
+        --comment="lpft $(realpath -m "$out")" "${dependency[@]}" "$@")
     after=${after%%;*} # where several clusters are, the name of this one follows
     echo "$out: $stage is job $after"
+}
+
+# Print the jobs of this run that have not ended.
+in_queue() {
+    squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u | awk -v run="lpft $(realpath -m "$out")" \
+        '{ job = $1; sub(/^[^ ]+ /, "") } $0 == run { printf "%s%s", gap, job; gap = " " }'
 }
 
 # missing STAGE : how many parts of a stage are missing.

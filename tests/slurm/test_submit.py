@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "slurm").rglob("*") if path.suffix in (".sh", ".sbatch"))
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture
@@ -18,6 +20,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Submit with so many parts missing; return sbatch's words for each job, and what is printed."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "queue").touch()
 
     def command(name: str, text: str) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -27,9 +30,10 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         plan = f"out run\\nfederate {federate} 9\\ntune {tune} 9\\npersonalize {personalize} 99999"
         command("lpft", f'echo "$@" >>lpft.log; printf "{plan}\\n"')
         command("scontrol", 'echo "MaxArraySize            = 1001"')
+        command("squeue", f"cat {tmp_path}/queue")
         command("sbatch", 'echo "$@" >>jobs; wc -l <jobs')
         (tmp_path / "jobs").write_text("")
-        (tmp_path / "settings.sh").write_text(f"source {ROOT}/slurm/settings.sh\n{settings}\n")
+        (tmp_path / "settings.sh").write_text(f"{settings}\n")
         done = subprocess.run(
             [ROOT / "slurm" / "submit.sh", *(words or ("x.yaml", "--", "--seeds", "[0]"))],
             env={**os.environ, "LPFT_SETTINGS": "settings.sh"},
@@ -94,7 +98,7 @@ def test_gpus_precision_and_options_of_the_user(submit) -> None:
         assert "--trainer.accelerator gpu" in " ".join(job)
         assert "--trainer.precision bf16-mixed" in " ".join(job)
     assert not [word for word in report if word.startswith("--gres")]
-    assert "--trainer.accelerator cpu" in Path("lpft.log").read_text(), "the machine that submits may have no GPU"
+    assert "--trainer.accelerator gpu" in Path("lpft.log").read_text(), "the plan is made for GPUs"
 
 
 def test_a_run_is_submitted_by_its_folder(submit) -> None:
@@ -103,6 +107,40 @@ def test_a_run_is_submitted_by_its_folder(submit) -> None:
     assert len(jobs) == 4
     assert "-c run/config.yaml --out run" in " ".join(jobs[0])
     assert "-c other.yaml" in " ".join(jobs[2])
+
+
+def test_what_is_in_the_queue_is_not_submitted_again(submit, tmp_path: Path) -> None:
+    """Of jobs that belong to this run; another run's name may begin alike."""
+    Path("queue").write_text(f"11 lpft {tmp_path}/run2\n12 (null)\n")
+    jobs, _ = submit(1, 0, 8)
+    assert len(jobs) == 3
+    assert f"--comment=lpft {tmp_path}/run" in " ".join(jobs[0])
+    Path("queue").write_text(f"13 lpft {tmp_path}/run\n14 lpft {tmp_path}/run\n14 lpft {tmp_path}/run\n")
+    jobs, text = submit(1, 0, 8)
+    assert jobs == []
+    assert "its jobs are in the queue: 13 14." in text
+    assert len(submit(1, 0, 8, "WHILE_QUEUED=yes")[0]) == 3
+
+
+def test_a_command_that_is_not_known_is_told(tmp_path: Path) -> None:
+    (tmp_path / "settings.sh").write_text("load_lpft() { echo $NO_SUCH_VARIABLE; }\n")
+    done = subprocess.run(
+        [ROOT / "slurm" / "submit.sh", "x.yaml"],
+        env={"PATH": "/usr/bin:/bin", "LPFT_SETTINGS": str(tmp_path / "settings.sh")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"HINT: load_lpft in {tmp_path}/settings.sh" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_examples_can_be_copied_and_named(submit, name: str) -> None:
+    example = (ROOT / "slurm" / "examples" / f"{name}.sh").read_text()
+    jobs, _ = submit(1, 0, 8, example + "module() { :; }; source() { :; }")
+    assert "--nodes=2" in jobs[0]
+    assert any(word.startswith("--time=") for job in jobs for word in job)
+    assert ("--gres=gpu:1" in jobs[1]) == (name == "gpu")
 
 
 def test_without_an_experiment_it_explains_itself() -> None:
@@ -114,5 +152,6 @@ def test_without_an_experiment_it_explains_itself() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_sound(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", "-x", script], cwd=ROOT, check=True)
+    if SHELLCHECK is None:
+        pytest.skip("shellcheck is not installed; the extra `dev` has it")
+    subprocess.run([SHELLCHECK, "-x", script], cwd=ROOT, check=True)
