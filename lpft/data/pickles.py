@@ -1,0 +1,162 @@
+"""Pickled arrays from strangers, read without running anything that the file names."""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KINDS = "biufcSUO"
+"""Kinds of numpy types that are read: numbers, text, and objects, which are again of what is allowed."""
+
+
+def load_arrays(path: Path) -> Any:
+    """Read a pickle of numpy arrays, numbers, strings, and lists, tuples, sets and dictionaries of such.
+
+    A pickle is a program, which may call anything that can be imported. Here it can name nothing but what arrays are
+    made of, and numpy's own constructors, which trust sizes and types of the file, are replaced by ones that check
+    them. Pickles of Python 2 are read too; their strings and keys are decoded as Latin-1.
+
+    Args:
+        path: the file, written by any version of numpy with any pickle protocol.
+
+    Raises:
+        ValueError: if the file names something else, or is no whole pickle.
+        FileNotFoundError: if there is no such file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _made(_Unpickler(file, encoding="latin1").load())
+    except FileNotFoundError:
+        raise
+    except _RefusedError as error:
+        raise ValueError(
+            f"{path} is not loaded: {error}, and a pickle may only hold numpy arrays, numbers, strings, and lists,"
+            " tuples, sets and dictionaries of them. HINT: a pickle can run any program; ask for one of arrays alone,"
+            " or for `.npz`."
+        ) from None
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise ValueError(
+            f"{path} cannot be read as a pickle of arrays ({type(error).__name__}: {' '.join(str(error).split())})."
+            " HINT: it may be cut off or of another format; get it again."
+        ) from error
+
+
+class _RefusedError(Exception):
+    """The file holds what is not allowed."""
+
+
+class _Dtype:
+    """What a pickle says of a numpy type."""
+
+    def __init__(self, name: str | bytes, *_: Any) -> None:
+        self.name, self.order = _text(name), "="
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        self.order = {"|": "=", "": "="}.get(_text(state[1]), _text(state[1]))
+        if any(part is not None for part in state[2:5]):
+            raise _RefusedError("it holds arrays of records")
+
+    def made(self) -> np.dtype:
+        dtype = np.dtype(self.order + self.name)
+        if dtype.kind not in KINDS:
+            raise _RefusedError(f"it holds arrays of type {dtype}")
+        return dtype
+
+
+class _Array:
+    """What a pickle says of an array, until it is made."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: tuple[tuple[int, ...], _Dtype, bool, Any] | None = None
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        shape, dtype, columns_first, content = state[-4:]
+        self.state = (tuple(shape), dtype, bool(columns_first), content)
+
+    def made(self) -> np.ndarray:
+        if self.state is None:
+            raise ValueError("an array without content")
+        shape, said, columns_first, content = self.state
+        dtype = said.made()
+        if dtype.kind == "O":
+            flat = np.empty(len(content), object)
+            flat[:] = [_made(element) for element in content]
+        else:
+            flat = np.frombuffer(_bytes(content), dtype).copy()
+        if prod(shape) != flat.size or any(side < 0 for side in shape):
+            raise ValueError(f"an array of shape {shape} with {flat.size} elements")
+        return flat.reshape(shape, order="F" if columns_first else "C")
+
+
+def _scalar(dtype: _Dtype, content: Any) -> Any:
+    array = _Array()
+    array.__setstate__(((1,), dtype, False, content))
+    return array.made()[0]
+
+
+def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((shape, dtype, order == "F", content))
+    return array
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """Do what Python 3 asks for where it pickles bytes for Python 2."""
+    if codecs.lookup(encoding).name != "iso8859-1":
+        raise _RefusedError(f"it encodes text as {encoding}")
+    return text.encode("latin1")
+
+
+ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    **{
+        (f"numpy.{core}.{module}", name): made
+        for core in ("core", "_core")
+        for module, name, made in (
+            ("multiarray", "_reconstruct", _Array),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_buffer),
+        )
+    },
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{
+        (module, plain.__name__): plain
+        for module in ("builtins", "__builtin__")
+        for plain in (set, frozenset, complex, bytes)
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise _RefusedError(f"it names `{module}.{name}`")
+        return ALLOWED[module, name]
+
+
+def _made(content: Any) -> Any:
+    """Replace what stands for arrays and types by these, in containers of any depth."""
+    if isinstance(content, _Array | _Dtype):
+        return content.made()
+    if isinstance(content, dict):
+        return {key: _made(value) for key, value in content.items()}
+    if isinstance(content, list | tuple | set | frozenset):
+        return type(content)(_made(element) for element in content)
+    return content
+
+
+def _bytes(content: Any) -> bytes | bytearray:
+    return content.encode("latin1") if isinstance(content, str) else content
+
+
+def _text(content: str | bytes) -> str:
+    return content.decode("latin1") if isinstance(content, bytes) else content
