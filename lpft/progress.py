@@ -72,7 +72,7 @@ class Steps:
             self._bar.update(self._task, completed=self.done, text=f"{speed}  {text}")
         elif self.shown and (self.lines is None or self._lines_until(self.done) > self._lines_until(before)):
             left = seconds / (self.done - self.first) * (self.total - self.done)
-            line = f"{self.title}: {self.unit} {self.done}/{self.total}  {text}  {speed}  {_duration(left)} left"
+            line = f"{self.title}: {self.unit} {self.done}/{self.total}  {text}  {speed}  {duration(left)} left"
             print(line, file=sys.stderr, flush=True)
 
     def _lines_until(self, done: int) -> int:
@@ -85,7 +85,8 @@ class Steps:
             self._bar.stop()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as ``h:mm:ss`` or ``m:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,28 @@ class Cell:
         return cls(**content)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a global model, or with a stack of clients.
+
+    Args:
+        path: its file, which has all that is known.
+        seed: seed of the run.
+        part: ``global`` or a method.
+        clients: names of the clients; empty for a global model.
+        error: the last line, which says what it was.
+    """
+
+    path: Path
+    seed: int
+    part: str
+    clients: list[str]
+    error: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, {self.part}" + (f", clients {listed(self.clients)}" if self.clients else "")
+
+
 class Run:
     """The folder of one experiment.
 
@@ -190,6 +212,35 @@ class Run:
         if not path.exists() or path.read_bytes() != text.encode():
             write_atomically(path, text)
 
+    @property
+    def logs(self) -> Path:
+        """Folder of tracebacks, and of what jobs print."""
+        return self.root / "logs"
+
+    @property
+    def working(self) -> Path:
+        """Folder of what is worked on; see `lpft.presence`."""
+        return self.logs / "working"
+
+    def failure(self, seed: int, part: str, number: int = 0) -> Path:
+        """Return the file for what went wrong with a method's stack that begins with this client (its position).
+
+        For a global model the part is ``global``.
+        """
+        return self.logs / f"failed_seed_{seed}_{part}_{number}.txt"
+
+    def write_failure(self, path: Path, seed: int, part: str, clients: Iterable[str], text: str) -> None:
+        """Note what went wrong; remove the file when it has gone well."""
+        note = json.dumps({"seed": seed, "part": part, "clients": list(clients)})
+        write_atomically(path, f"{note}\n{text.rstrip()}\n")
+
+    def failures(self) -> Iterator[Failure]:
+        """Yield what went wrong and has not gone well since."""
+        for path in sorted(self.logs.glob("failed_*.txt")):
+            with contextlib.suppress(OSError, ValueError, TypeError):  # gone well meanwhile, or not ours
+                note, *lines = path.read_text(encoding="utf-8").splitlines()
+                yield Failure(path, **json.loads(note), error=lines[-1])
+
     def seeds(self) -> list[int]:
         """Return the seeds that have a folder, in order."""
         names = (path.name.removeprefix("seed_") for path in self.root.glob("seed_*"))
@@ -260,6 +311,13 @@ def file_name(client: str) -> str:
     """
     quoted = quote(unicodedata.normalize("NFC", client), safe="")
     return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Join names by commas; of a long list only the first."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 def check_client_names(names: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from lpft.experiment import ExperimentCLI
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
-from lpft.personalization.personalize import Job
+from lpft.personalization.personalize import Bench, Job
 from lpft.runs import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -263,7 +263,30 @@ def test_a_failing_method_does_not_stop_the_others(
     assert run.methods(0) == ["ft", "lpft", "none"]
     assert {row["method"] for row in table(run.root / "results.csv")} == {"ft", "lpft", "none"}
     assert (run.root / "report.html").exists()
+    assert {(failure.seed, failure.part) for failure in run.failures()} == {(0, "broken"), (1, "broken")}
     assert outcome(toy("run", out)) == outcome(finished)
+
+
+def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a seed nor a stack, once it was done at another start."""
+    fit, do = FedAvg.fit, Bench.do
+
+    def fail(*_: Any) -> Any:
+        raise FloatingPointError("by a test")
+
+    monkeypatch.setattr(FedAvg, "fit", fail)
+    run = toy("federate", out, "--seeds", "[0]", code=1)
+    assert [str(failure) for failure in run.failures()] == ["seed 0, global"]
+    monkeypatch.setattr(FedAvg, "fit", fit)
+    toy("federate", out, "--seeds", "[0]")
+    assert list(run.failures()) == []
+    monkeypatch.setattr(Bench, "do", fail)
+    toy("personalize", out, "--seeds", "[0]", code=1)
+    assert len(list(run.failures())) == 9
+    monkeypatch.setattr(Bench, "do", do)
+    toy("personalize", out, "--seeds", "[0]")
+    assert list(run.failures()) == []
+    assert not list(run.working.iterdir())
 
 
 def test_a_failing_seed_does_not_stop_the_others(

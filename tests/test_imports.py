@@ -13,6 +13,7 @@ PACKAGE = Path(lpft.__file__).parent
 LAYERS = (
     {"signals", "slurm", "processes"},
     {"types", "seeding", "runs", "devices", "progress"},
+    {"presence"},
     {"data", "models"},
     {"clients"},
     {"federated", "methods", "theory"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
+from lpft.presence import Presence, Work
 from lpft.processes import leave_with_parent
 from lpft.progress import Steps
 from lpft.runs import Run
@@ -113,20 +115,37 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int], parent: i
         listen()
     task.data.setup()
     failures: list[str] = []
-    for seed in seeds:
-        try:
-            finished = not any_rank(fabric, stop_before()) and _one_seed(fabric, task, seed)
-        except FloatingPointError as error:  # on all ranks at once, since all know the same sum
-            failures.append(str(error))
-            continue
-        except OSError as error:  # a full disk: it would be the same with every other seed
-            return [*failures, str(error)], False
-        if not finished:
+    with closing(Presence(task.run)) as presence:
+        for seed in seeds:
             if fabric.is_global_zero:
-                requeue()
-            fabric.barrier()  # as soon as one rank has left, srun ends the others
-            return failures, True
+                presence.at([Work(seed, "global", [])])
+            try:
+                finished = not any_rank(fabric, stop_before()) and _one_seed(fabric, task, seed)
+            except FloatingPointError as error:  # on all ranks at once, since all know the same sum
+                failures.append(str(error))
+                if fabric.is_global_zero:
+                    _note_failure(task, seed, str(error))
+                continue
+            except OSError as error:  # a full disk: it would be the same with every other seed
+                return [*failures, str(error)], False
+            if not finished:
+                if fabric.is_global_zero:
+                    requeue()
+                fabric.barrier()  # as soon as one rank has left, srun ends the others
+                return failures, True
+            if fabric.is_global_zero:
+                _note_failure(task, seed, None)
     return failures, False
+
+
+def _note_failure(task: GlobalTask, seed: int, error: str | None) -> None:
+    """Note for `lpft status` what went wrong, or that all went well; training does not depend on it."""
+    path = task.run.failure(seed, "global")
+    with suppress(OSError):
+        if error is None:
+            path.unlink(missing_ok=True)
+        else:
+            task.run.write_failure(path, seed, "global", [], error)
 
 
 def _one_seed(fabric: Fabric, task: GlobalTask, seed: int) -> bool:

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,9 +35,10 @@ from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, save_model
 from lpft.personalization.module import EpochRecord, Personalizer
 from lpft.personalization.settings import Personalization
+from lpft.presence import Presence, Work
 from lpft.processes import leave_with_parent
 from lpft.progress import Steps
-from lpft.runs import Cell, DamagedFileError, Run, read_cell, write_atomically
+from lpft.runs import Cell, DamagedFileError, Run, listed, read_cell, write_atomically
 from lpft.signals import Stopped, got_on, listen, stop_before, stop_requested
 from lpft.slurm import requeue
 from lpft.types import State
@@ -60,8 +62,13 @@ class Job:
     clients: tuple[int, ...]
     names: tuple[str, ...]
 
+    @property
+    def work(self) -> Work:
+        """What others are told of it."""
+        return Work(self.seed, self.method, list(self.names))
+
     def __str__(self) -> str:
-        return f"seed {self.seed}, {self.method}, clients {_listed(self.names)}"
+        return f"seed {self.seed}, {self.method}, clients {listed(self.names)}"
 
 
 @dataclass
@@ -106,6 +113,10 @@ class PersonalTask:
     def missing(self, job: Job) -> list[int]:
         """Return those clients of a job whose results are not there, or damaged."""
         return [client for client in job.clients if not self._is_done(job, client)]
+
+    def failure(self, job: Job) -> Path:
+        """Return the file for what went wrong with a job."""
+        return self.run.failure(job.seed, job.method, job.clients[0])
 
     def count(self) -> tuple[int, int]:
         """Return how many jobs are missing, and how many there are."""
@@ -155,6 +166,7 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
             for job, outcome in work:
                 try:
                     text = outcome()
+                    task.failure(job).unlink(missing_ok=True)
                 except BrokenProcessPool:
                     raise
                 except Exception as error:
@@ -178,20 +190,24 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
     processes = min(task.devices.processes, len(jobs))
     if processes <= 1:
         bench = Bench(task, task.devices.device())
-        for job in jobs:
-            yield job, lambda job=job: bench.do(job)  # type: ignore[misc]
-            if stop_requested():
-                return
+        with closing(Presence(task.run)) as presence:
+            for job in jobs:
+                presence.at([job.work])
+                yield job, lambda job=job: bench.do(job)  # type: ignore[misc]
+                if stop_requested():
+                    return
         return
     context = multiprocessing.get_context("fork" if task.devices.kind == "cpu" else "spawn")
     numbers = context.SimpleQueue()
     for number in range(processes):
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers, os.getpid()))
+    presence = Presence(task.run)
     try:
         todo = iter(jobs)
         running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
         while running:
+            presence.at(job.work for job in running.values())
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result
                 for job in islice(todo, 0 if stop_requested() else 1):
@@ -201,6 +217,7 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
             process.kill()
         raise
     finally:
+        presence.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -222,9 +239,10 @@ def _do(job: Job) -> str:
 
 
 def _report_failure(task: PersonalTask, job: Job, error: Exception) -> str:
-    path = task.run.root / "logs" / f"failed_seed_{job.seed}_{job.method}_{job.clients[0]}.txt"
+    path = task.failure(job)
     try:
-        write_atomically(path, "".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error))
+        task.run.write_failure(path, job.seed, job.method, job.names, text)
     except OSError:  # a full disk: it would be the same with every other job
         raise error from None
     return f"{job}: {type(error).__name__}: {error} (details: {path})"
@@ -457,13 +475,6 @@ def _status(finite: bool, num_train: int, num_test: int) -> str:
     if not num_train:
         return "no_train"
     return "ok" if num_test else "no_test"
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    """Join names by commas; of a long list only the first."""
-    if len(names) <= most:
-        return ", ".join(names)
-    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 def _number(value: float | None) -> float | None:

@@ -1,14 +1,17 @@
-"""What of a run is done, missing or failed. Imports neither torch nor numpy, so that it answers at once."""
+"""What of a run is done, at work, failed or missing. Imports neither torch nor numpy, so that it answers at once."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpft.presence import at_work
+from lpft.reporting.mishaps import Mishap, job_mishaps
+from lpft.reporting.outlook import Outlook, Pace
 from lpft.reporting.results import MethodResult, read_config, read_history, read_results
 from lpft.runs import Run
 
@@ -25,32 +28,40 @@ class GlobalStatus:
         done: whether the finished model is there.
         rounds: rounds trained so far.
         planned: rounds in all; None if that is not known, or the model came from elsewhere.
+        running: whether it is trained just now.
+        failed: what went wrong with it; empty if nothing did.
     """
 
     seed: int
     done: bool
     rounds: int
     planned: int | None
+    running: bool = False
+    failed: str = ""
 
     def __str__(self) -> str:
-        """Return ``done (60 rounds)``, ``12/60 rounds`` or ``missing``."""
+        """Return ``done (60 rounds)``, ``12/60 rounds, running``, ``failed`` or ``missing``."""
         if self.done:
             return f"done ({self.rounds} rounds)" if self.rounds else "done"
-        if self.rounds:
-            return f"{self.rounds}/{self.planned} rounds" if self.planned else f"{self.rounds} rounds"
-        return "missing"
+        words = [f"{self.rounds}/{self.planned} rounds" if self.planned else f"{self.rounds} rounds"]
+        words = [*(words if self.rounds else []), *(["running"] if self.running else ["failed"] if self.failed else [])]
+        return ", ".join(words) or "missing"
 
 
 @dataclass(frozen=True)
 class MethodStatus:
     """How many cells of one seed and method are there.
 
+    Each cell counts once: as done, running, failed, missing or damaged.
+
     Args:
         seed: seed of the run.
         method: the method's name.
         expected: number of cells there should be.
         done: usable cells.
-        missing: clients without a cell.
+        running: clients whose cells are worked on just now.
+        failed: clients for which it went wrong, with the reason.
+        missing: clients for which nothing was done yet.
         damaged: files of cells that cannot be used, with the reason.
         diverged: done, but training diverged.
         no_train: done, but without training samples.
@@ -62,6 +73,8 @@ class MethodStatus:
     method: str
     expected: int
     done: int
+    running: list[str]
+    failed: dict[str, str]
     missing: list[str]
     damaged: dict[str, str]
     diverged: int
@@ -89,6 +102,8 @@ class RunStatus:
         tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
         points: of a sweep, which has no models and methods of its own.
         planned: how many points a sweep has.
+        errors: what went wrong and was not made good yet.
+        outlook: how long it will take.
     """
 
     root: Path
@@ -100,6 +115,8 @@ class RunStatus:
     tuned: bool = True
     points: list[RunStatus] = field(default_factory=list)
     planned: int = 0
+    errors: list[Mishap] = field(default_factory=list)
+    outlook: Outlook = field(default_factory=Outlook)
 
     @property
     def complete(self) -> bool:
@@ -121,6 +138,8 @@ class RunStatus:
             "report": None if self.report is None else str(self.report),
             "models": [asdict(model) for model in self.models],
             **parts,
+            "errors": [asdict(error) for error in self.errors],
+            "outlook": self.outlook.to_json(),
             "points": [point.to_json() for point in self.points],
         }
 
@@ -131,27 +150,85 @@ def read_status(run: Run) -> RunStatus:
     Raises:
         FileNotFoundError: if the folder is no run.
     """
+    if run.logs.is_dir() and not run.config.is_file() and not run.seeds():
+        return RunStatus(run.root, run.root.name, [], [], None, errors=job_mishaps(run))  # its first job waits
+    status = _read_status(run)
+    if status.complete:
+        return status
+    known = [error.error for error in status.errors]
+    return replace(status, errors=[*status.errors, *job_mishaps(run, known)])
+
+
+def _read_status(run: Run) -> RunStatus:
+    """Look at all but the logs of jobs."""
     check_is_run(run)
     config = read_config(run)
     sweep = config.get("sweep")
     page = run.root / "report.html"
     if run.points() or (isinstance(sweep, Mapping) and sweep):
-        points = [read_status(point) for point in run.points()]
+        points = [_read_status(point) for point in run.points()]
         planned = math.prod(len(values) for values in sweep.values()) if isinstance(sweep, Mapping) else len(points)
-        name = str(config.get("name") or run.root.name)
-        return RunStatus(run.root, name, [], [], page if page.is_file() else None, points=points, planned=planned)
-    results = read_results(run)
+        return RunStatus(
+            root=run.root,
+            name=str(config.get("name") or run.root.name),
+            models=[],
+            methods=[],
+            report=page if page.is_file() else None,
+            points=points,
+            planned=planned,
+            errors=[error for point in points for error in point.errors],
+            outlook=sum((point.outlook for point in points), Outlook()),
+        )
     planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
     grids = (config.get("tune") or {}).get("grids")
+    here, tuning = _Now(run), _Now(run.tuning)
+    results, trials = read_results(run), read_results(run.tuning)
+    models = [_global_status(here, seed, config) for seed in sorted({*run.seeds(), *planned_seeds})]
+    methods = [_method_status(here, result) for result in results]
+    of_trials = [_method_status(tuning, result) for result in trials]
     return RunStatus(
         root=run.root,
         name=str(config.get("name") or run.root.name),
-        models=[_global_status(run, seed, config) for seed in sorted({*run.seeds(), *planned_seeds})],
-        methods=[_method_status(result) for result in results],
+        models=models,
+        methods=methods,
         report=page if page.is_file() else None,
-        trials=[_method_status(result) for result in read_results(run.tuning)],
+        trials=of_trials,
         tuned=(run.root / "tuning.csv").is_file() or not grids,
+        errors=[*here.mishaps(models, methods), *tuning.mishaps([], of_trials)],
+        outlook=Outlook(
+            tuple(_pace_of_rounds(run, model) for model in models),
+            tuple(_pace_of_cells(result) for result in [*results, *trials]),
+            sum(work.part != "global" for work in [*here.work, *tuning.work]),
+        ),
     )
+
+
+class _Now:
+    """What is worked on just now, and what has failed last."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.work = at_work(run)
+        self.failures = list(run.failures())
+
+    def running(self, seed: int, part: str) -> set[str]:
+        """Return the clients that are worked on; for a global model one without a name."""
+        return {c for work in self.work if (work.seed, work.part) == (seed, part) for c in work.clients or [""]}
+
+    def failed(self, seed: int, part: str) -> dict[str, str]:
+        """Return the clients for which it went wrong, with the reason; for a global model one without a name."""
+        mine = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
+        return {client: failure.error for failure in mine for client in failure.clients or [""]}
+
+    def mishaps(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[Mishap]:
+        """Return the failures that still count."""
+        failed = {(model.seed, "global") for model in models if model.failed}
+        failed |= {(part.seed, part.method) for part in methods if part.failed}
+        return [
+            Mishap(str(failure), failure.error, str(failure.path))
+            for failure in self.failures
+            if (failure.seed, failure.part) in failed
+        ]
 
 
 def check_is_run(run: Run) -> None:
@@ -198,7 +275,9 @@ def render_status(status: RunStatus) -> Group:
         table.add_row(*seed_row)
     damaged = [f"{path}: {reason}" for part in status.methods for path, reason in part.damaged.items()]
     lines = [f"damaged  {line}" for line in damaged]
-    lines.append(f"report   {status.report}" if status.report else "report   not written yet")
+    if not status.models:
+        lines.append("nothing has begun: its jobs are waiting (squeue --me), or have failed at the start")
+    lines += _last_lines(status)
     return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
 
 
@@ -227,8 +306,41 @@ def render_sweep(status: RunStatus) -> Group:
     done = sum(point.complete for point in status.points)
     lines = [f"points   {done} of {status.planned} complete"]
     lines += [f"damaged  {len(p.damaged)} in {q.root}" for q in status.points for p in q.methods if p.damaged]
-    lines.append(f"report   {status.report}" if status.report else "report   not written yet")
+    lines += _last_lines(status)
     return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def _last_lines(status: RunStatus, most: int = 5) -> list[str]:
+    """Return what went wrong, how long it takes, and where the report is."""
+    lines = []
+    same: dict[str, list[Mishap]] = {}
+    for error in status.errors:
+        same.setdefault(error.error, []).append(error)
+    for text, errors in list(same.items())[:most]:
+        others = f" (and {len(errors) - 1} more)" if errors[1:] else ""
+        lines += [f"error    {errors[0].where}{others}: {text}", f"         {errors[0].path}"]
+    if len(same) > most:
+        lines.append(f"         and {len(same) - most} other errors: see --json")
+    if status.models or status.points:
+        lines += [] if status.complete else [f"left     {_outlook(status.outlook)}"]
+    lines.append(f"report   {status.report}" if status.report else "report   not written yet")
+    return lines
+
+
+def _outlook(outlook: Outlook) -> str:
+    """Return in words how long it takes."""
+    from lpft.progress import duration
+
+    rounds, cells, words = outlook.seconds_of_rounds, outlook.seconds_of_cells, []
+    if rounds != 0:
+        words.append("rounds " + ("not known before the first has ended" if rounds is None else duration(rounds)))
+    if cells is None:
+        words.append("cells not known before the first has ended")
+    elif cells and outlook.at_work > 1:
+        words.append(f"cells {duration(cells / outlook.at_work)} with {outlook.at_work} stacks at a time, as now")
+    elif cells:
+        words.append(f"cells {duration(cells)} with one process")
+    return ", then ".join(words) or "nothing but tuning's choice or damaged files"
 
 
 def _sum_of_cells(parts: list[MethodStatus]) -> str:
@@ -236,6 +348,8 @@ def _sum_of_cells(parts: list[MethodStatus]) -> str:
     notes = [
         f"{number} {name}"
         for name, number in (
+            ("running", sum(len(part.running) for part in parts)),
+            ("failed", sum(len(part.failed) for part in parts)),
             ("damaged", sum(len(part.damaged) for part in parts)),
             ("diverged", sum(part.diverged for part in parts)),
         )
@@ -256,6 +370,8 @@ def _tuning_row(status: RunStatus, seeds: list[int]) -> list[list[str]]:
 
 def _cells(part: MethodStatus) -> str:
     notes = {
+        "running": len(part.running),
+        "failed": len(part.failed),
         "damaged": len(part.damaged),
         "diverged": part.diverged,
         "no_train": part.no_train,
@@ -269,26 +385,46 @@ def _colored(text: str, good: bool) -> str:
     return f"[green]{text}[/]" if good else f"[yellow]{text}[/]"
 
 
-def _global_status(run: Run, seed: int, config: Mapping[str, Any]) -> GlobalStatus:
+def _global_status(now: _Now, seed: int, config: Mapping[str, Any]) -> GlobalStatus:
+    run = now.run
     federation = config.get("federation")
     federation = federation if isinstance(federation, Mapping) else {}
     rounds = federation.get("rounds") if not federation.get("init") else None
     history = read_history(run.global_file(seed, "history.csv"))
+    done, running = run.global_model(seed).is_file(), bool(now.running(seed, "global"))
     return GlobalStatus(
         seed=seed,
-        done=run.global_model(seed).is_file(),
+        done=done,
         rounds=len(history),
         planned=rounds if isinstance(rounds, int) else None,
+        running=running and not done,
+        failed="" if done or running else now.failed(seed, "global").get("", ""),
     )
 
 
-def _method_status(result: MethodResult) -> MethodStatus:
+def _pace_of_rounds(run: Run, model: GlobalStatus) -> Pace:
+    history = read_history(run.global_file(model.seed, "history.csv"))
+    seconds = [row["seconds"] for row in history if row.get("seconds") is not None]
+    left = 0 if model.done or model.planned is None else max(0, model.planned - model.rounds)
+    return Pace("round", left, [second for second in seconds if second is not None])
+
+
+def _pace_of_cells(result: MethodResult) -> Pace:
+    left = len(result.clients) - len(result.cells)
+    return Pace(result.method, left, [cell.seconds for cell in result.cells])
+
+
+def _method_status(now: _Now, result: MethodResult) -> MethodStatus:
+    running = now.running(result.seed, result.method)
+    failed = now.failed(result.seed, result.method)
     return MethodStatus(
         seed=result.seed,
         method=result.method,
         expected=len(result.clients),
         done=len(result.cells),
-        missing=result.missing,
+        running=[client for client in result.missing if client in running],
+        failed={c: failed[c] for c in result.missing if c in failed and c not in running},
+        missing=[client for client in result.missing if client not in running and client not in failed],
         damaged={str(damage.path): damage.reason for damage in result.damaged},
         diverged=result.count("diverged"),
         no_train=result.count("no_train"),

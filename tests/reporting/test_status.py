@@ -2,6 +2,9 @@ import io
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
+from lpft.presence import Presence, Work, at_work
 from lpft.reporting.status import print_status, read_status, render_status
 from lpft.runs import Cell, Run
 
@@ -72,7 +76,10 @@ def test_json_has_it_all(tmp_path: Path) -> None:
     content = json.loads(json.dumps(read_status(make_run(tmp_path, seeds=(0,))).to_json()))
     assert content["complete"] is True
     assert content["methods"][0]["method"] == "none"
-    assert content["models"][0] == {"seed": 0, "done": True, "rounds": 60, "planned": 60}
+    model = {"seed": 0, "done": True, "rounds": 60, "planned": 60, "running": False, "failed": ""}
+    assert content["models"][0] == model
+    assert content["outlook"]["seconds_left"] == 0
+    assert content["errors"] == []
 
 
 def test_printed_json_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +88,68 @@ def test_printed_json_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out) == found.to_json()
     print_status(found)
     assert "10/10" in capsys.readouterr().out
+
+
+@contextmanager
+def working(run: Run, *work: Work) -> Iterator[None]:
+    here = Presence(run)
+    here.at(work)
+    while not at_work(run):
+        time.sleep(0.01)
+    yield
+    here.close()
+
+
+def test_every_cell_is_done_running_failed_missing_or_damaged(tmp_path: Path) -> None:
+    """Of ft's ten cells of seed 0 five are there, one of them damaged; a stack is worked on that has failed before."""
+    run = make_run(
+        tmp_path,
+        seeds=(0, 1),
+        methods=("ft", "lp"),
+        edit=lambda cell: None if (cell.seed, cell.method) == (0, "ft") and cell.client in CLIENTS[5:] else cell,
+    )
+    run.cell(0, "ft", CLIENTS[0]).write_text("")
+    for number, clients in ((4, CLIENTS[4:6]), (6, CLIENTS[6:8])):
+        run.write_failure(run.failure(0, "ft", number), 0, "ft", clients, "Traceback\nRuntimeError: broken")
+    run.write_failure(run.failure(0, "lp", 2), 0, "lp", CLIENTS[2:4], "made good since")
+    run.global_model(1).unlink()
+    run.write_failure(run.failure(1, "global"), 1, "global", [], "In round 3 all clients have diverged.")
+    with working(run, Work(0, "ft", list(CLIENTS[6:8])), Work(0, "lp", list(CLIENTS[:2]))):
+        found, text = read_status(run), rendered(run)
+    ft = next(part for part in found.methods if (part.seed, part.method) == (0, "ft"))
+    assert (ft.done, ft.running, ft.failed) == (4, list(CLIENTS[6:8]), {CLIENTS[5]: "RuntimeError: broken"})
+    assert (ft.missing, len(ft.damaged)) == (list(CLIENTS[8:]), 1)
+    assert str(found.models[1]) == "60/60 rounds, failed"
+    assert [(error.where, error.error) for error in found.errors] == [
+        (f"seed 0, ft, clients {CLIENTS[4]}, {CLIENTS[5]}", "RuntimeError: broken"),
+        (f"seed 0, ft, clients {CLIENTS[6]}, {CLIENTS[7]}", "RuntimeError: broken"),
+        ("seed 1, global", "In round 3 all clients have diverged."),
+    ]
+    assert found.outlook.at_work == 2
+    for words in ("4/10, 2 running, 1 failed, 1 damaged", "(and 1 more): RuntimeError: broken", "2 stacks at a time"):
+        assert words in text
+    assert "made good since" not in text
+    assert json.loads(json.dumps(found.to_json()))["outlook"]["seconds_left"] > 0
+
+
+def test_a_global_model_that_is_trained(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0,), edit=lambda cell: None)
+    run.global_model(0).unlink()
+    run.global_file(0, "history.csv").write_text("round,train_loss,val_accuracy,num_clients,seconds\n1,2.0,,10,0.5\n")
+    with working(run, Work(0, "global", [])):
+        assert str(read_status(run).models[0]) == "1/60 rounds, running"
+        assert read_status(run).outlook.seconds_of_rounds == 59 * 0.5
+        assert "rounds 0:30, then cells not known" in rendered(run)
+    assert str(read_status(run).models[0]) == "1/60 rounds"
+
+
+def test_jobs_that_wait_or_have_failed_at_the_start(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.logs.mkdir()
+    assert "its jobs are waiting (squeue --me)" in rendered(run)
+    (run.logs / "lpft-federate-7.log").write_text("/var/spool/slurm/script: line 9: lpft: command not found\n")
+    assert "lpft: command not found" in rendered(run)
+    assert not read_status(run).complete
 
 
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Who works on what of a run just now: every process keeps a small file, and takes it away at its end.
+
+A process that was killed leaves its file behind: it is not believed once it has not been renewed for a while, or if the
+process is one of this machine and no longer there. Nothing depends on these files but what `lpft status` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lpft.runs import Run, write_atomically
+
+LOOK, RENEW = 2.0, 20.0
+"""Seconds after which a change is written, and after which the file is renewed in any case."""
+LOST = 120.0
+"""Seconds after which a file that nobody has renewed is not believed."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done at a time.
+
+    Args:
+        seed: seed of the run.
+        part: ``global`` or a method.
+        clients: the clients of the stack; empty for the global model.
+    """
+
+    seed: int
+    part: str
+    clients: list[str]
+
+
+class Presence:
+    """Tells others what this process works on.
+
+    Its thread starts with the first work: start other processes before that.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.working / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._work: list[Work] = []
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def at(self, work: Iterable[Work]) -> None:
+        """Say what is worked on from now on."""
+        self._work = list(work)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._renew, name="presence", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Say that this process works no more."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        written: list[Work] | None = None
+        last = 0.0
+        while True:
+            now = time.monotonic()
+            if self._work != written or now - last > RENEW:
+                written, last = self._work, now
+                content = {"host": socket.gethostname(), "pid": os.getpid(), "work": [asdict(work) for work in written]}
+                with contextlib.suppress(OSError):  # the work itself will tell of a full disk
+                    write_atomically(self.path, json.dumps(content) + "\n")
+            if self._over.wait(LOOK):
+                return
+
+
+def at_work(run: Run) -> list[Work]:
+    """Return what is worked on just now, on whatever machine."""
+    found = []
+    for path in sorted(run.working.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it has ended meanwhile
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if _is_alive(path, content["host"], content["pid"]):
+                found += [Work(**work) for work in content["work"]]
+    return found
+
+
+def _is_alive(path: Path, host: str, pid: int) -> bool:
+    if abs(time.time() - path.stat().st_mtime) > LOST:
+        return False
+    if host == socket.gethostname() and os.name == "posix":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    return True

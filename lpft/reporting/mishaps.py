@@ -1,0 +1,64 @@
+"""What went wrong in a run and was not made good yet: failures that were noted, and the last words of jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpft.runs import Run
+
+TAIL_BYTES, TAIL_LINES = 20_000, 10
+BAD = re.compile(
+    r"\b(error|killed|cancelled|not found|no such file)\b|\w(Error|Exception): |^lpft \w+: |^lpft: .*(failed|HINT)",
+    re.IGNORECASE,
+)
+HARMLESS = re.compile(r"DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept")
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Something that went wrong.
+
+    Args:
+        where: what it happened to.
+        error: what it was, in a line.
+        path: file that says more.
+    """
+
+    where: str
+    error: str
+    path: str
+
+
+def job_mishaps(run: Run, known: Iterable[str] = ()) -> list[Mishap]:
+    """Return the last bad lines of the logs of every stage's last job.
+
+    Args:
+        run: the run.
+        known: errors that are told elsewhere.
+    """
+    last: dict[str, tuple[int, list[Path]]] = {}
+    for path in sorted(run.logs.glob("*.log")):
+        found = re.fullmatch(r"(.+)-(\d+)(_\d+)?", path.stem)
+        if found:
+            stage, job = found[1], int(found[2])
+            if stage not in last or job > last[stage][0]:
+                last[stage] = (job, [])
+            if job == last[stage][0]:
+                last[stage][1].append(path)
+    logs = [path for _, paths in last.values() for path in paths]
+    known = list(known)
+    return [Mishap(path.stem, line, str(path)) for path in logs for line in _last_words(path, known)]
+
+
+def _last_words(path: Path, known: list[str]) -> Iterator[str]:
+    """Yield the last bad line among the last lines of a log, if there is one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    for line in reversed(lines):
+        if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in known):
+            yield line.strip()
+            return

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+from lpft.reporting.mishaps import job_mishaps
+from lpft.runs import Run
+
+KILLED = """\
+federate seed 0: round 3/6  train loss 0.4  val accuracy 90.00%  9.9 clients/s  0:01 left
+srun: error: lpft-n2: task 1: Killed
+srun: Terminating StepId=1.0
+slurmstepd: error: *** STEP 1.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 ***
+srun: error: lpft-n1: task 0: Exited with exit code 143
+"""
+REQUEUED = """\
+lpft: stopped by a signal.
+lpft: job 2_0 goes on later
+lpft: what is finished is kept. Start the same command again to go on.
+slurmstepd: error: *** STEP 2.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 DUE TO JOB REQUEUE ***
+"""
+REFUSED = """\
+lpft personalize: There is no global model seed_0. HINT: train it first.
+For all settings: lpft personalize --help
+srun: error: lpft-n1: task 0: Exited with exit code 2
+"""
+FAILED = """\
+lpft: failed: seed 0, ft, clients c0: RuntimeError: broken (details: failed_seed_0_ft_0.txt)
+lpft: what is finished is kept. Start the same command again to go on.
+"""
+
+
+def write(run: Run, **logs: str) -> None:
+    run.logs.mkdir()
+    for name, text in logs.items():
+        (run.logs / f"{name.replace('__', '-')}.log").write_text(text)
+
+
+def test_last_words_of_jobs(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, federate__1=KILLED, personalize__2_0=REQUEUED, personalize__2_1=REFUSED, personalize__2_2=FAILED)
+    found = {mishap.where: mishap.error for mishap in job_mishaps(run, ["RuntimeError: broken"])}
+    assert found == {
+        "federate-1": KILLED.splitlines()[3],
+        "personalize-2_1": REFUSED.splitlines()[0],
+    }
+    assert "personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
+
+
+def test_only_the_last_job_of_a_stage_counts(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, federate__9=KILLED, federate__10="fine\n", personalize__9_1=REFUSED, other=KILLED)
+    assert [mishap.where for mishap in job_mishaps(run)] == ["personalize-9_1"]
+
+
+def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, federate__1=KILLED + "federate seed 0: round 4/6\n" * 10)
+    assert job_mishaps(run) == []
+
+
+def test_there_are_no_logs_outside_of_slurm(tmp_path: Path) -> None:
+    assert job_mishaps(Run(tmp_path)) == []

@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lpft import presence
+from lpft.presence import Presence, Work, at_work
+from lpft.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "LOOK", 0.01)
+
+
+def wait_for(run: Run, work: list[Work]) -> None:
+    end = time.monotonic() + 20
+    while at_work(run) != work:
+        assert time.monotonic() < end, at_work(run)
+        time.sleep(0.01)
+
+
+def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
+    run, stack, model = Run(tmp_path), Work(0, "ft", ["a", "b"]), Work(1, "global", [])
+    here = Presence(run)
+    here.close()
+    assert at_work(run) == []
+    here = Presence(run)
+    here.at([stack])
+    wait_for(run, [stack])
+    here.at([stack, model])
+    wait_for(run, [stack, model])
+    here.close()
+    assert list(run.working.iterdir()) == []
+
+
+def test_a_process_that_was_killed_is_not_believed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    code = (
+        "import os, signal, time; from lpft.presence import Presence, Work, at_work; from lpft.runs import Run;"
+        f"run = Run({str(tmp_path)!r}); Presence(run).at([Work(0, 'ft', ['a'])])\n"
+        "while not at_work(run): time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode < 0
+    assert len(list(run.working.iterdir())) == 1
+    assert at_work(run) == []
+
+
+def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, work = Run(tmp_path), Work(0, "ft", ["a"])
+    monkeypatch.setattr("socket.gethostname", lambda: "other")
+    monkeypatch.setattr(presence, "RENEW", 0.02)
+    here = Presence(run)
+    here.at([work])
+    wait_for(run, [work])
+    monkeypatch.undo()
+    monkeypatch.setattr(presence, "RENEW", 0.02)
+    path = next(run.working.iterdir())
+    os.utime(path, (1, 1))
+    wait_for(run, [work])
+    here.close()
+    path.write_text('{"host": "other", "pid": 1, "work": [{"seed": 0, "part": "ft", "clients": ["a"]}]}')
+    assert at_work(run) == [work]
+    os.utime(path, (time.time() - presence.LOST - 1,) * 2)
+    assert at_work(run) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"host": "x"}', '{"host": "x", "pid": 1, "work": [{}]}'])
+def test_a_damaged_file_says_nothing(text: str, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.working.mkdir(parents=True)
+    (run.working / "x-1.json").write_text(text)
+    assert at_work(run) == []
+
+
+def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    here = Presence(Run(tmp_path))
+    here.at([Work(0, "ft", ["a"])])
+    time.sleep(0.05)
+    here.close()
+    assert at_work(Run(tmp_path)) == []
