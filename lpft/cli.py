@@ -287,6 +287,7 @@ def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: 
     from lpft.personalization.personalize import personalize
     from lpft.reporting.report import write_tables
 
+    shard = experiment.shard  # the point's own
     if experiment.trials and tuned:
         try:
             experiment = experiment.tuned()
@@ -295,7 +296,7 @@ def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: 
             _fail(str(error), 2)
     task = experiment.personal_task()
     task.seeds = [seed for seed in task.seeds if seeds is None or seed in seeds]
-    code = _finish(lambda: personalize(task, experiment.shard))
+    code = _finish(lambda: personalize(task, shard))
     if experiment.command == "personalize":
         with contextlib.suppress(FileNotFoundError):  # nothing is there yet
             write_tables(experiment.run)

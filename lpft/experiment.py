@@ -331,7 +331,7 @@ class Experiment:
         first, count = self.shard
         for experiment in experiments:  # the next point goes on where the last one has ended, so that shards are even
             experiment.shard = (first % count, count)
-            first -= len(experiment.personal_task().jobs())
+            first -= experiment.num_jobs
         return experiments
 
     @cached_property
@@ -397,6 +397,17 @@ class Experiment:
         settings = {**self._settings(), "methods": methods, "tune": UNTUNED, "lpft": note}
         return rebuild(self.command, {**settings, "only": only} if only else settings)
 
+    @property
+    def num_jobs(self) -> int:
+        """How many stacks the command has to do, done or not; with those of the methods that tuning will choose."""
+        if self.command == "tune":
+            return len(self.tuning.personal_task().jobs()) if self.trials else 0
+        return len(self.personal_task().jobs()) + self._num_jobs_of_tuned
+
+    @property
+    def _num_jobs_of_tuned(self) -> int:
+        return len(self.trials) * len(self.personal_task().jobs()) // len(self.methods)
+
     def work(self) -> Iterator[tuple[str, int, int]]:
         """Yield for every stage how many of its parts (seeds, stacks) are missing, and how many there are."""
         task = self.global_task()
@@ -407,7 +418,7 @@ class Experiment:
             try:
                 tuned = self.tuned()
             except ValueError:  # trials are missing
-                chosen = len(self.trials) * len(self.personal_task().jobs()) // len(self.methods)
+                chosen = self._num_jobs_of_tuned
         missing, total = tuned.personal_task().count()
         yield "personalize", missing + chosen, total + chosen
 

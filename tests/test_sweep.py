@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lpft.personalization.personalize import Job, PersonalTask
 from lpft.runs import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
 
@@ -39,6 +40,27 @@ def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path:
     assert outcome(points[2]) == outcome(alone)
     lpft("report", out)
     lpft("status", points[0].root)
+
+
+def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three points of four methods (one of them tuned) of three stacks: 36 for five tasks."""
+    config = extra(
+        tmp_path, sweep={"data.num_val": [6, 5, 3]}, tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}}}, seeds=[0]
+    )
+    toy("federate", out, "-c", config)
+    toy("tune", out, "-c", config)
+    done: list[list[tuple[Path, Job]]] = []
+
+    def personalize(task: PersonalTask, shard: tuple[int, int]) -> list[str]:
+        done[-1] += [(task.run.root, job) for job in task.jobs()[shard[0] :: shard[1]]]
+        return []
+
+    monkeypatch.setattr("lpft.personalization.personalize.personalize", personalize)
+    for shard in range(5):
+        done.append([])
+        toy("personalize", out, "-c", config, "--shard", f"{shard}/5")
+    assert sorted(map(len, done)) == [7, 7, 7, 7, 8]
+    assert len({job for jobs in done for job in jobs}) == 36
 
 
 def test_tuning_tries_equally_often_chooses_on_val_and_runs_the_winner(out: Path, tmp_path: Path) -> None:
