@@ -271,7 +271,7 @@ def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.Monkey
     """Neither a seed nor a stack, once it was done at another start."""
     fit, do = FedAvg.fit, Bench.do
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise FloatingPointError("by a test")
 
     monkeypatch.setattr(FedAvg, "fit", fail)
