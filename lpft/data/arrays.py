@@ -13,7 +13,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter
-from lpft.data.partition import Iid, by_group, equal_parts, follow, split_stratified, stratified_order
+from lpft.data.partition import Iid, by_group, equal_parts, follow, train_val_test
 from lpft.data.shares import Part, Share, write_shares
 from lpft.data.sources import ArrayFiles, Source, open_source, read_groups, source_files
 from lpft.runs import check_client_names
@@ -127,15 +127,11 @@ class ArrayClients(FederatedDataModule):
         train, test = self._open(name, files)
         for client, mine, mine_test in self._clients(name, train, test, files):
             rng = np.random.default_rng(stable_seed("arrays", self.seed, client))
-            labels = train.labels[mine]
             test_share = 0.0 if test else self.test_share
-            rest, made_test = split_stratified(labels, test_share, rng)
-            if self.train_per_client is not None:
-                rest = np.sort(rest[stratified_order(labels[rest], rng)[: self.train_per_client]])
-            kept, val = split_stratified(labels[rest], self.val_share, rng)
-            yield Share(client, "test", test or train, mine_test if test else mine[made_test])
-            yield Share(client, "val", train, mine[rest[val]])
-            yield Share(client, "train", train, mine[rest[kept]])
+            made = train_val_test(train.labels[mine], test_share, self.val_share, rng, self.train_per_client)
+            yield Share(client, "test", test or train, mine_test if test else mine[made.test])
+            yield Share(client, "val", train, mine[made.val])
+            yield Share(client, "train", train, mine[made.train])
 
     def _clients(
         self, name: str, train: Part, test: Part | None, files: ArrayFiles

@@ -65,7 +65,9 @@ def split_stratified(labels: np.ndarray, share: float, rng: np.random.Generator)
     return np.sort(order[size:]), np.sort(order[:size])
 
 
-def train_val_test(labels: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator) -> Partition:
+def train_val_test(
+    labels: np.ndarray, test_share: float, val_share: float, rng: np.random.Generator, most: int | None = None
+) -> Partition:
     """Split one client's samples into train, val and test, stratified by class.
 
     Args:
@@ -73,11 +75,14 @@ def train_val_test(labels: np.ndarray, test_share: float, val_share: float, rng:
         test_share: share of all samples that is tested on.
         val_share: share of the rest on which choices are made.
         rng: source of all randomness.
+        most: most samples that are trained and chosen on, a stratified draw; what is left over is in no part.
 
     >>> [len(part) for part in train_val_test(np.arange(100) % 10, 0.25, 0.1, np.random.default_rng(0))]
     [67, 8, 25]
     """
     rest, test = split_stratified(labels, test_share, rng)
+    if most is not None:
+        rest = np.sort(rest[stratified_order(labels[rest], rng)[:most]])
     train, val = split_stratified(labels[rest], val_share, rng)
     return Partition(rest[train], rest[val], test)
 
