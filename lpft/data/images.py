@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -96,11 +96,16 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def stamp(root: Path, names: Sequence[str]) -> str:
+def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"] = "error") -> str:
     """Hash names, sizes and modification times of files, without reading them: what a cache's key needs.
 
+    Args:
+        root: folder that the names start from.
+        names: paths of the files.
+        on_missing: what to do about files that are not there; those that are skipped are hashed as missing.
+
     Raises:
-        FileNotFoundError: if files are not there.
+        FileNotFoundError: if files are not there, and are not to be skipped.
     """
     digest, missing = hashlib.sha256(), []
     for name in names:
@@ -108,13 +113,16 @@ def stamp(root: Path, names: Sequence[str]) -> str:
             found = os.stat(root / name)  # noqa: PTH116 (twice as fast, and there may be a million)
         except FileNotFoundError:
             missing.append(name)
+            state = "missing"
         else:
-            digest.update(f"{name}\0{found.st_size} {found.st_mtime_ns}\n".encode())
-    if missing:
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        digest.update(os.fsencode(name) + f"\0{state}\n".encode())
+    if missing and on_missing == "error":
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
             f"{len(missing)} files are missing in {root}: {named}."
-            " HINT: unpack the data set again, or remove them from its list."
+            " HINT: unpack the data set again, or remove them from its list;"
+            " `--data.init_args.on_bad_image skip` leaves them out."
         )
     return digest.hexdigest()
 
