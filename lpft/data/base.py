@@ -132,6 +132,27 @@ class FederatedDataModule(LightningDataModule):
         return (images.to(dtype) / 255 - mean) / std
 
 
+def normalization(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Check the settings that images are normalized with, on the scale from 0 to 1; by default 0.5 and 0.5.
+
+    Raises:
+        ValueError: if `channels` is neither 1 nor 3, or there is not one number for each, above 0 for `std`.
+
+    >>> normalization([0.1307], None, 1)
+    ((0.1307,), (0.5,))
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise ValueError(f"`{name}={values}` is not one number for each of `channels={channels}`.")
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"`std={std}` is not above 0. HINT: `mean` and `std` are on the scale from 0 to 1.")
+    return tuple(mean or (0.5,) * channels), tuple(std or (0.5,) * channels)
+
+
 def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
     """Log which samples were left out, and which clients lack samples or classes."""
     left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
