@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "square", "triangle")
+SAME = {shape: shape for shape in SHAPES}
 ENDINGS = ("png", "jpg", "JPEG", "bmp")
 
 
@@ -28,10 +30,12 @@ def shape(kind: str, rng: np.random.Generator, mode: str = "RGB") -> Image.Image
     return image.convert(mode)
 
 
-def save_shapes(folder: Path, num_each: int, seed: int = 0, kinds: tuple[str, ...] = SHAPES, mode: str = "RGB") -> None:
-    """Save shapes in a folder for each class, in files of several formats."""
+def save_shapes(
+    folder: Path, num_each: int, seed: int = 0, classes: Mapping[str, str] = SAME, mode: str = "RGB"
+) -> None:
+    """Save shapes in files of several formats, in a folder for each class; `classes` says which shape a class has."""
     rng = np.random.default_rng(seed)
-    for kind in kinds:
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for name, kind in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(num_each):
-            shape(kind, rng, mode).save(folder / kind / f"{seed}-{i:03}.{ENDINGS[i % len(ENDINGS)]}")
+            shape(kind, rng, mode).save(folder / name / f"{seed}-{i:03}.{ENDINGS[i % len(ENDINGS)]}")

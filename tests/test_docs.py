@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from lpft.cli import COMMANDS
+from lpft.models.cnn import SmallCNN
+from lpft.models.weights import load_model
+from lpft.runs import Run
+from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
+from tests.shapes import save_shapes, shape
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,8 +31,10 @@ def blocks(path: Path, language: str) -> list[str]:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that docs/own.md shows, from which lpft is started."""
-    for block in blocks(ROOT / "docs" / "own.md", "python"):
-        name = block.splitlines()[0].removeprefix("# ")
+    for block in (block for language in ("python", "yaml") for block in blocks(ROOT / "docs" / "own.md", language)):
+        if not (named := re.match(r"# (\w+\.(?:py|yaml))\n", block)):
+            continue
+        name = named[1]
         (tmp_path / name).write_text(block)
         sys.modules.pop(name.removesuffix(".py"), None)
     monkeypatch.chdir(tmp_path)
@@ -39,6 +49,58 @@ def test_a_method_and_a_network_in_files_of_their_own_run_stacked(written: Path,
     run = toy("run", written / "run", *words, *net)
     rows = {row["method"]: row for row in table(run.root / "results.csv")}
     assert 0 < float(rows["anchored"]["distortion_own"]) < float(rows["ft"]["distortion_own"])
+
+
+def test_sites_of_images_and_a_global_model_become_models(
+    written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk of docs/own.md, with other images: four sites in three forms, a model that was trained without lpft."""
+    shapes = {"cat": "circle", "dog": "square", "owl": "triangle"}
+    save_shapes(written / "sites" / "north", 12, seed=0, classes=shapes)
+    save_shapes(written / "sites" / "south" / "train", 10, seed=1, classes=shapes, mode="L")
+    save_shapes(written / "sites" / "south" / "test", 6, seed=2, classes=shapes)
+    save_shapes(written / "sites" / "west" / "scans", 12, seed=3, classes=shapes)
+    files = sorted((written / "sites" / "west").rglob("*.*"))
+    lines = [f"{file.relative_to(written / 'sites' / 'west').as_posix()},{file.parent.name}" for file in files]
+    (written / "sites" / "west" / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    save_shapes(written / "sites" / "øst", 12, seed=4, classes=shapes)
+
+    net = SmallCNN(DataSpec(3, 32, 3), width=8, features=32)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        labels = torch.from_numpy(rng.integers(3, size=32))
+        images = [np.array(shape(list(shapes.values())[k], rng).resize((32, 32))) for k in labels.tolist()]
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+        loss = torch.nn.functional.cross_entropy(net((pixels - 0.5) / 0.5), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(net.state_dict(), written / "global.pt")
+
+    words = ("-c", "sites.yaml", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
+    lpft("prepare", *words)
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("north", "south", "west", "øst"))
+    short = ("--personalization.epochs", 3, "--methods.ft_short.epochs", 2, "--methods.lpft.lp_epochs", 1)
+    lpft("run", *words, *short, "--fallback")
+    run, names = Run(written / "runs" / "sites"), ["north", "south", "west", "øst"]
+    trained, _ = load_model(run.global_model(0))
+    assert all(torch.equal(trained[name], tensor) for name, tensor in net.state_dict().items())
+    matrix = {row[""]: row for row in table(run.method_file(0, "none", "accuracy.csv"))}
+    assert list(matrix) == names
+    assert min(float(matrix["north"][name]) for name in names) > 50  # it was trained on such shapes; a third is chance
+    assert [row["client"] for row in table(run.root / "advice.csv")] == names
+    assert (run.root / "report.html").exists()
+    for name in names:
+        assert run.model(0, "advised", name).exists()
+        own, _ = load_model(run.model(0, "lpft", name))
+        assert any(not torch.equal(own[key], trained[key]) for key in trained)
+    tested = next((written / "sites" / "north" / "cat").iterdir())
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["use_model.py", str(run.model(0, "lpft", "north")), str(tested)])
+    runpy.run_path("use_model.py")
+    assert capsys.readouterr().out.strip() in shapes
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

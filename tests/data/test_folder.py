@@ -103,7 +103,7 @@ def test_lists_with_splits_and_groups(tmp_path):
         "images/50.png;test;cat;women;34\nimages/60.png;test; dog ;women;35\n",
         encoding="utf-8",
     )
-    save_shapes(root / "b", 2, kinds=("cat", "dog"))
+    save_shapes(root / "b", 2, classes={"cat": "circle", "dog": "square"})
     data = make(root)
     assert data.group_names == ("men", "women")
     first = data.clients[0]
