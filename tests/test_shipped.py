@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from lpft.runs import Run
 from tests.commands import lpft
+from tests.shapes import save_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OWN_DATA = CONFIGS / "digit5_small.yaml"
@@ -39,3 +41,23 @@ def test_every_shipped_experiment_runs(config: Path, out: Path) -> None:
     runs = Run(out).points() or [Run(out)]
     assert all((run.root / "results.csv").exists() for run in runs)
     assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
+@pytest.mark.parametrize("name", ["digit5_small", "pacs", "office_caltech10"])
+def test_every_experiment_on_real_images_runs(name: str, out: Path) -> None:
+    root = ("--data.init_args.root", os.environ["LPFT_TEST_DATA"])
+    lpft("run", "-c", CONFIGS / f"{name}.yaml", "-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, *root,
+         "--personalization.epochs", 2, "--methods.ft_short.epochs", 1, "--methods.lpft.lp_epochs", 1)  # fmt: skip
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_template_for_own_sites_runs(tmp_path: Path, out: Path) -> None:
+    for seed in range(3):
+        save_shapes(tmp_path / "sites" / f"site {seed}", 6, seed=seed)
+    words = ("--data.init_args.root", tmp_path / "sites", "--federation.init", "null", "--out", out)
+    lpft("run", "-c", CONFIGS / "own_sites.yaml", "-c", CONFIGS / "sizes" / "smoke.yaml", *words)
+    assert len(list((out / "seed_0" / "lpft" / "models").iterdir())) == 3
