@@ -216,7 +216,7 @@ def _said_of_lack(
         if has < needs
     ]
     return (
-        f"There are too few {split} images for {len(rhos)} clients with rho = {_listed(rhos)}, {2 * per_class} images"
+        f"There are too few {split} images for clients with rho = {_listed(rhos)}, {2 * per_class} images"
         f" each ({'; '.join(lacking)}). HINT: take fewer clients, rho nearer to 0.5, or more images of these groups."
     )
 
