@@ -1,0 +1,171 @@
+"""CelebA: hair colour, where it goes with the sex of the person."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from lpft.data.attributes import AttributeTable, SpuriousClients, read_columns, require, split_words
+from lpft.data.shares import OnBadImage
+
+HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_CelebA.txt"
+IMAGES = "img_align_celeba"
+
+
+class CelebA(SpuriousClients):
+    """CelebA (Liu et al., 2015): is a celebrity's hair blond, where that goes with being a man?
+
+    Client i has P(Male | blond) = P(not Male | not blond) = rho_i, in training and test alike. Classes are balanced in
+    every client, and clients are of one size: as large as the rarest group, blond men, suffices for. The data set's own
+    parts are kept; no identity is in two of them, which is made sure of where ``identity_CelebA.txt`` is there. The
+    middle 178x178 pixels of an image are taken. Images are normalised as for ImageNet. The four combinations of the two
+    attributes are the groups that accuracies are told for.
+
+    In ``root``: ``img_align_celeba/000001.jpg`` ..., ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, or the
+    two lists as ``.csv``. The images are for non-commercial research only.
+
+    Args:
+        root: folder of the data set.
+        target: the attribute that makes the classes.
+        attribute: the attribute that goes with it.
+        rho: every client's correlation.
+        image_size: height and width to which the images are resized (bilinear, antialiased).
+        train_per_client: images that a client trains on and chooses by, an even number; by default all that there are.
+        seed: of the choice of images; not the seed of a run.
+        on_bad_image: what to do about a file that cannot be decoded: `error`, or `skip` to leave it out and count it.
+        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
+
+    Raises:
+        ValueError: if there is no such attribute, a list is not what it should be, or there are too few images.
+        FileNotFoundError: if files are missing.
+
+    References:
+        Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015; the task is that of Sagawa et al.,
+        arXiv:1911.08731.
+    """
+
+    crop = 178
+
+    def __init__(
+        self,
+        root: str = "celeba",
+        target: str = "Blond_Hair",
+        attribute: str = "Male",
+        rho: tuple[ClosedUnitInterval, ...] = (0.9, 0.7, 0.3, 0.1),
+        image_size: PositiveInt = 64,
+        train_per_client: PositiveInt | None = None,
+        seed: int = 0,
+        on_bad_image: OnBadImage = "error",
+        cache_dir: str | None = None,
+    ) -> None:
+        names = (f"not {target}", target), (f"not {attribute}", attribute)
+        super().__init__(
+            root, *names, rho, image_size, train_per_client,
+            val_share=0.1, test_share=0.25, seed=seed, on_bad_image=on_bad_image, cache_dir=cache_dir,
+        )  # fmt: skip
+        self.target, self.attribute = target, attribute
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder with the images; some archives have it within one of the same name."""
+        inner = self.root / IMAGES / IMAGES
+        return inner if inner.is_dir() else self.root / IMAGES
+
+    def read_table(self) -> AttributeTable:
+        """Read the lists of attributes and of parts and, if it is there, that of identities."""
+        lists = {name: [f"{name}.txt", f"{name}.csv"] for name in (ATTRIBUTES, PARTITION)}
+        require(self.root, {f"{IMAGES}/": [IMAGES], **{" or ".join(names): names for names in lists.values()}}, HOME)
+        paths = {key: next(p for name in names if (p := self.root / name).exists()) for key, names in lists.items()}
+        names, target, attribute = read_attributes(paths[ATTRIBUTES], [self.target, self.attribute])
+        part_of = read_pairs(paths[PARTITION], "partition")
+        parts = split_words(_looked_up(names, part_of, paths[PARTITION]), str(paths[PARTITION]))
+        path = self.root / IDENTITY
+        people = np.array(_looked_up(names, read_pairs(path, "identity"), path)) if path.exists() else None
+        return AttributeTable(names, target, attribute, parts, people)
+
+
+def read_attributes(path: Path, wanted: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Read two attributes of every image.
+
+    Args:
+        path: the list, as ``.csv`` with a header, or as ``.txt``: the number of images, the attributes' names, then one
+            line with an image's name and its values, -1 or 1.
+        wanted: names of the two attributes.
+
+    Returns:
+        Names of the images, and which have the one and the other attribute, bool, ``(n,)``.
+
+    Raises:
+        ValueError: if there is no such attribute, or the list is of another form.
+    """
+    if path.suffix == ".csv":
+        columns = read_columns(path, ["image_id", *wanted], HOME)
+        names, values = columns["image_id"], [columns[name] for name in wanted]
+    else:
+        names, values = _read_text(path, wanted)
+    odd = sorted({value for column in values for value in column} - {"-1", "1"})
+    if odd:
+        raise ValueError(f"{path} has the values {', '.join(odd[:5])}, expected -1 and 1. {_hint()}")
+    target, attribute = (np.array(column) == "1" for column in values)
+    return names, target, attribute
+
+
+def _read_text(path: Path, wanted: list[str]) -> tuple[list[str], list[list[str]]]:
+    count, header, *rows = [*_lines(path), "", ""]
+    rows, attributes = rows[:-2], header.split()
+    missing = [name for name in wanted if name not in attributes]
+    if not count.strip().isdigit() or not attributes:
+        raise ValueError(
+            f"{path} starts with {count[:40]!r} and {header[:40]!r}, expected the number of images, then the names of"
+            f" the attributes. {_hint()}"
+        )
+    if missing:
+        raise ValueError(
+            f"{path} has no attribute {', '.join(map(repr, missing))}. HINT: set `target` and `attribute` to two of"
+            f" {', '.join(attributes)}."
+        )
+    words = [row.split() for row in rows]
+    short = next((row[0] for row in words if len(row) != 1 + len(attributes)), None)
+    if short or len(words) != int(count):
+        found = f"another number of values for {short}" if short else f"{len(words)} images"
+        raise ValueError(f"{path} has {found}, expected {int(count)} images with {len(attributes)} values. {_hint()}")
+    places = [1 + attributes.index(name) for name in wanted]
+    return [row[0] for row in words], [[row[place] for row in words] for place in places]
+
+
+def read_pairs(path: Path, column: str) -> dict[str, str]:
+    """Read a list with one value per image: ``.txt`` without a header, or ``.csv`` with `column`."""
+    if path.suffix == ".csv":
+        columns = read_columns(path, ["image_id", column], HOME)
+        return dict(zip(columns["image_id"], columns[column], strict=True))
+    rows = [line.split() for line in _lines(path)]
+    odd = next((row for row in rows if len(row) != 2), None)
+    if odd:
+        raise ValueError(
+            f"{path} has the line {' '.join(odd)[:40]!r}, expected an image's name and one value. {_hint()}"
+        )
+    return {row[0]: row[1] for row in rows}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}). {_hint()}") from error
+
+
+def _looked_up(names: list[str], values: dict[str, str], path: Path) -> list[str]:
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(
+            f"{path} says nothing of {len(missing)} images that have attributes: {', '.join(missing[:5])}. {_hint()}"
+        )
+    return [values[name] for name in names]
+
+
+def _hint() -> str:
+    return f"HINT: the list as it should be comes from {HOME}."
