@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -115,26 +116,35 @@ def read_attributes(path: Path, wanted: list[str]) -> tuple[list[str], np.ndarra
 
 
 def _read_text(path: Path, wanted: list[str]) -> tuple[list[str], list[list[str]]]:
-    count, header, *rows = [*_lines(path), "", ""]
-    rows, attributes = rows[:-2], header.split()
-    missing = [name for name in wanted if name not in attributes]
+    lines = _lines(path)
+    count, header = next(lines, ""), next(lines, "")
+    attributes = header.split()
     if not count.strip().isdigit() or not attributes:
         raise ValueError(
             f"{path} starts with {count[:40]!r} and {header[:40]!r}, expected the number of images, then the names of"
             f" the attributes. {_hint()}"
         )
+    missing = [name for name in wanted if name not in attributes]
     if missing:
         raise ValueError(
             f"{path} has no attribute {', '.join(map(repr, missing))}. HINT: set `target` and `attribute` to two of"
             f" {', '.join(attributes)}."
         )
-    words = [row.split() for row in rows]
-    short = next((row[0] for row in words if len(row) != 1 + len(attributes)), None)
-    if short or len(words) != int(count):
-        found = f"another number of values for {short}" if short else f"{len(words)} images"
-        raise ValueError(f"{path} has {found}, expected {int(count)} images with {len(attributes)} values. {_hint()}")
+    names: list[str] = []
+    values: list[list[str]] = [[] for _ in wanted]
     places = [1 + attributes.index(name) for name in wanted]
-    return [row[0] for row in words], [[row[place] for row in words] for place in places]
+    for line in lines:
+        words = line.split()
+        if len(words) != 1 + len(attributes):
+            raise ValueError(
+                f"{path} has {len(words) - 1} values for {words[0]}, expected {len(attributes)}. {_hint()}"
+            )
+        names.append(words[0])
+        for column, place in zip(values, places, strict=True):
+            column.append(words[place])
+    if len(names) != int(count):
+        raise ValueError(f"{path} has {len(names)} images, expected {int(count)} as its first line says. {_hint()}")
+    return names, values
 
 
 def read_pairs(path: Path, column: str) -> dict[str, str]:
@@ -142,18 +152,21 @@ def read_pairs(path: Path, column: str) -> dict[str, str]:
     if path.suffix == ".csv":
         columns = read_columns(path, ["image_id", column], HOME)
         return dict(zip(columns["image_id"], columns[column], strict=True))
-    rows = [line.split() for line in _lines(path)]
-    odd = next((row for row in rows if len(row) != 2), None)
-    if odd:
-        raise ValueError(
-            f"{path} has the line {' '.join(odd)[:40]!r}, expected an image's name and one value. {_hint()}"
-        )
-    return {row[0]: row[1] for row in rows}
+    pairs: dict[str, str] = {}
+    for line in _lines(path):
+        words = line.split()
+        if len(words) != 2:
+            raise ValueError(
+                f"{path} has the line {line.strip()[:40]!r}, expected an image's name and a value. {_hint()}"
+            )
+        pairs[words[0]] = words[1]
+    return pairs
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with path.open(encoding="utf-8") as file:
+            yield from (line for line in file if not line.isspace())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text ({error}). {_hint()}") from error
 
