@@ -65,6 +65,9 @@ class Cell:
         val_global: the personalized model's mean accuracy over the validation sets of all clients.
         num_classes: number of classes of the task.
         num_train_classes: number of classes among the client's training samples.
+        groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
+            client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
+            ``num_all``).
     """
 
     seed: int
@@ -94,6 +97,7 @@ class Cell:
     val_global: float | None = None
     num_classes: int | None = None
     num_train_classes: int | None = None
+    groups: dict[str, dict[str, Any]] | None = None
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""

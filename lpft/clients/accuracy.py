@@ -38,10 +38,6 @@ class AccuracyMatrix(Metric):
 
     def compute(self) -> Tensor:
         """Return percent, float64, ``(K, C)``; NaN for clients without samples. A single entry becomes a scalar."""
-        return self.matrix()
-
-    def matrix(self) -> Tensor:
-        """Return percent, float64, always ``(K, C)``."""
         return percent(self.correct, self.total)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lpft.clients.accuracy import AccuracyMatrix
+from lpft.clients.accuracy import AccuracyMatrix, percent
 from lpft.clients.features import CHUNK, GlobalFeatures, chunks
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.distortion import ClientMeans
@@ -24,10 +24,12 @@ class StackEvaluation:
     Args:
         accuracy: percent, ``(K, C)``: K rows of the accuracy matrix.
         distortion: mean l2 distance of the features from theta_G's over each client's test samples, ``(K, C)``.
+        group_hits: number of correct predictions on each client's test samples of each group, int64, ``(K, C, G)``.
     """
 
     accuracy: Tensor
     distortion: Tensor
+    group_hits: Tensor
 
 
 class Evaluator:
@@ -44,6 +46,9 @@ class Evaluator:
         sets = [getattr(client, split) for client in self.clients]
         self.index = torch.cat(sets)
         self.owner = torch.cat([torch.full_like(samples, i) for i, samples in enumerate(sets)])
+        self.num_groups = len(features.data.group_names)
+        # one bin for every client and group, the first of a client's bins for samples of no group
+        self.bin = self.owner * (1 + self.num_groups) + features.data.groups[self.index] + 1
 
     @cached_property
     def on_val(self) -> Evaluator:
@@ -51,15 +56,25 @@ class Evaluator:
         return Evaluator(self.global_features, "val")
 
     @cached_property
+    def group_sizes(self) -> Tensor:
+        """Number of every client's samples tested on in each group, int64, ``(C, G)``."""
+        return self.bin.bincount(minlength=self._num_bins).unflatten(0, (len(self.clients), -1))[:, 1:]
+
+    @cached_property
     def test_features(self) -> Tensor:
         """theta_G's features of all samples tested on, ``(num_test, k)``."""
         return self.global_features.of(self.index)
 
     @cached_property
+    def global_evaluation(self) -> StackEvaluation:
+        """How theta_G itself does, as a stack of one."""
+        net = self.global_features.net
+        return self._heads(lambda features: net.head(features).unsqueeze(0), 1)
+
+    @property
     def global_accuracy(self) -> Tensor:
         """theta_G's accuracy on every client's test set, percent, ``(C,)``."""
-        net = self.global_features.net
-        return self._heads(lambda features: net.head(features).unsqueeze(0), 1).squeeze(0)
+        return self.global_evaluation.accuracy[0]
 
     @cached_property
     def global_norms(self) -> Tensor:
@@ -82,21 +97,18 @@ class Evaluator:
             probed: their bodies are theta_G's, so that theta_G's features serve and the distortion is 0.
         """
         if probed:
-            accuracy = self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
-            empty = accuracy.isnan()
-            return StackEvaluation(accuracy, torch.zeros_like(accuracy).masked_fill(empty, float("nan")))
-        counts = AccuracyMatrix(stack.num_clients, len(self.clients)).to(self.device)
+            return self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
+        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.device)
         moved = ClientMeans(stack.num_clients, len(self.clients), self.device)
         size = max(16, CHUNK // stack.num_clients)
         with _inference(stack):
-            for index, owner, before in zip(
-                chunks(self.index, size), chunks(self.owner, size), chunks(self.test_features, size), strict=True
+            for index, owner, bins, before in zip(
+                *(chunks(each, size) for each in (self.index, self.owner, self.bin, self.test_features)), strict=True
             ):
                 after = stack.features(self.global_features.images(index), shared=True)
-                owner = owner.to(self.device)
-                counts.update(stack.classify(after), self._labels(index), owner)
-                moved.update((after - before).norm(dim=-1), owner)
-        return StackEvaluation(counts.matrix().cpu(), moved.compute())
+                counts.update(stack.classify(after), self._labels(index), bins.to(self.device))
+                moved.update((after - before).norm(dim=-1), owner.to(self.device))
+        return self._evaluation(counts, moved.compute())
 
     @torch.inference_mode()
     def hits(self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None) -> list[Tensor]:
@@ -141,13 +153,23 @@ class Evaluator:
         return torch.nn.utils.rnn.pad_sequence([self.global_features.of(samples) for samples in sets], batch_first=True)
 
     @torch.inference_mode()
-    def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> Tensor:
-        counts = AccuracyMatrix(num_models, len(self.clients)).to(self.device)
-        for features, index, owner in zip(
-            chunks(self.test_features), chunks(self.index), chunks(self.owner), strict=True
-        ):
-            counts.update(classify(features), self._labels(index), owner.to(self.device))
-        return counts.matrix().cpu()
+    def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> StackEvaluation:
+        counts = AccuracyMatrix(num_models, self._num_bins).to(self.device)
+        for features, index, bins in zip(chunks(self.test_features), chunks(self.index), chunks(self.bin), strict=True):
+            counts.update(classify(features), self._labels(index), bins.to(self.device))
+        return self._evaluation(counts)
+
+    @property
+    def _num_bins(self) -> int:
+        return len(self.clients) * (1 + self.num_groups)
+
+    def _evaluation(self, counts: AccuracyMatrix, distortion: Tensor | None = None) -> StackEvaluation:
+        """Sum up the bins; without a distortion it is 0."""
+        hits, sizes = (each.cpu().unflatten(-1, (len(self.clients), -1)) for each in (counts.correct, counts.total))
+        accuracy = percent(hits.sum(-1), sizes.sum(-1))
+        if distortion is None:
+            distortion = torch.zeros_like(accuracy).masked_fill(accuracy.isnan(), torch.nan)
+        return StackEvaluation(accuracy, distortion, hits[..., 1:])
 
     def _labels(self, index: Tensor) -> Tensor:
         return self.global_features.samples.labels(index)

@@ -29,6 +29,7 @@ from lpft.clients.stack import ClientStack
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
 from lpft.evaluation.distortion import summarize
+from lpft.evaluation.groups import by_group
 from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
 from lpft.methods.base import Method
 from lpft.models.base import BodyHeadNet, NetFactory
@@ -332,10 +333,11 @@ class Bench:
         num_clients = len(results.clients)
         start = EpochRecord(0, "start", None, None, [math.nan] * num_clients)
         if every:
-            same = evaluator.global_accuracy.expand(num_clients, -1)
-            start.evaluation = StackEvaluation(same, torch.zeros_like(same))
+            same, hits = evaluator.global_accuracy, evaluator.global_evaluation.group_hits
+            same, hits = same.expand(num_clients, -1), hits.expand(num_clients, -1, -1)
+            start.evaluation = StackEvaluation(same, torch.zeros_like(same), hits)
             if records:
-                records[-1].evaluation = StackEvaluation(results.accuracy, results.distortion)
+                records[-1].evaluation = StackEvaluation(results.accuracy, results.distortion, results.group_hits)
         return [[_epoch(record, k, client) for record in [start, *records]] for k, client in enumerate(results.clients)]
 
     def _cell(
@@ -377,7 +379,12 @@ class Bench:
             val_global=_number(results.val_global[k]),
             num_classes=task.data.spec.num_classes,
             num_train_classes=len(self.features.samples.labels(client.train).unique()),
+            groups=self._by_group(results.group_hits[k], own),
         )
+
+    def _by_group(self, hits: torch.Tensor, own: int) -> dict[str, Any] | None:
+        names = self.task.data.group_names
+        return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), own) if names else None
 
     def _save(self, cell: Cell, state: State) -> None:
         run = self.task.run
@@ -396,6 +403,7 @@ class StackResults:
         finite: whether each network is finite; False means diverged.
         accuracy: percent, ``(K, C)``.
         distortion: mean distance of features over each client's test samples, ``(K, C)``.
+        group_hits: number of correct predictions per client and group, int64, ``(K, C, G)``.
         val_before: theta_G's accuracy on each client's validation set, percent.
         val_after: the personalized network's.
         val_gained: number of validation samples that only the personalized network gets right.
@@ -409,6 +417,7 @@ class StackResults:
     finite: list[bool]
     accuracy: torch.Tensor
     distortion: torch.Tensor
+    group_hits: torch.Tensor
     val_before: list[float]
     val_after: list[float]
     val_gained: list[int]
@@ -439,6 +448,7 @@ class StackResults:
             finite.tolist(),
             result.accuracy,
             result.distortion,
+            result.group_hits,
             share(before).tolist(),
             share(after).tolist(),
             [int((a & ~b).sum()) for a, b in zip(after, before, strict=True)],

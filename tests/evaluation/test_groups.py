@@ -1,0 +1,117 @@
+"""Accuracy by group: by hand, against scikit-learn, and alike for stacks, probed heads and the global model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import recall_score
+
+from lpft.clients.features import GlobalFeatures
+from lpft.clients.stack import ClientStack
+from lpft.data.cache import ArrayWriter
+from lpft.evaluation.groups import by_group, worst_group
+from lpft.evaluation.matrix import Evaluator
+from tests.evaluation.test_matrix import stack_of
+from tests.toy import ToyData, toy_net
+
+NAMES = ("left", "right", "nobody")
+
+
+class GroupedData(ToyData):
+    """Toy clients whose samples are of group 0, of group 1, or (every third) of none; nobody is of group 2."""
+
+    group_names = NAMES
+
+    def write(self, writer: ArrayWriter) -> None:
+        rng = np.random.default_rng(self.seed)
+        for i, count in enumerate(self.counts):
+            for split, n in (("train", count), ("val", self.num_val), ("test", self.num_test[i])):
+                images = rng.integers(0, 256, (n, 1, 8, 8)).astype(np.uint8)
+                writer.add(f"c{i}", split, images, rng.integers(0, 3, n), np.arange(n) % 3 - 1)
+
+
+def grouped(**settings: object) -> GroupedData:
+    data = GroupedData(**settings)  # type: ignore[arg-type]
+    data.setup()
+    return data
+
+
+def test_by_hand() -> None:
+    """Model 1 of two: 1 of 4 men and 2 of 2 women at home; with the other client's 3 of 4 and 0 of 1."""
+    found = by_group(["men", "women"], np.array([[3, 0], [1, 2]]), np.array([[4, 1], [4, 2]]), own=1)
+    assert found == {
+        "men": {"local": 25.0, "all": 50.0, "num_local": 4, "num_all": 8},
+        "women": {"local": 100.0, "all": pytest.approx(200 / 3), "num_local": 2, "num_all": 3},
+    }
+    assert (worst_group(found, "local"), worst_group(found, "all")) == (25.0, 50.0)
+
+
+def test_a_group_without_samples_is_not_the_worst() -> None:
+    found = by_group(["men", "women"], np.array([[0, 2]]), np.array([[0, 3]]), own=0)
+    assert found["men"] == {"local": None, "all": None, "num_local": 0, "num_all": 0}
+    assert worst_group(found, "local") == pytest.approx(200 / 3)
+    nothing = by_group(["men"], np.zeros((1, 1), int), np.zeros((1, 1), int), own=0)
+    assert worst_group(nothing, "all") is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_counted_as_scikit_learn_does(count: int) -> None:
+    """Among the samples of a group, accuracy is the recall of the class "predicted right"."""
+    data = grouped()
+    features = GlobalFeatures(toy_net(norm=True), data, torch.device("cpu"))
+    nets = [toy_net(norm=True, seed=seed).eval() for seed in range(count)]
+    evaluator = Evaluator(features)
+    result = evaluator.test(stack_of(nets))
+    sets = [client.test for client in data.clients]
+    for k, net in enumerate(nets):
+        found = by_group(NAMES, result.group_hits[k].numpy(), evaluator.group_sizes.numpy(), own=k)
+        for where, index in (("local", sets[k]), ("all", torch.cat(sets))):
+            with torch.no_grad():
+                predicted = net(data.normalize(data.images[index], torch.float64)).argmax(1)
+            right = (predicted == data.labels[index]).numpy()
+            per_group = recall_score(
+                data.groups[index] + 1, np.where(right, data.groups[index] + 1, -1), average=None, labels=[1, 2]
+            )
+            assert [found[name][where] for name in NAMES[:2]] == pytest.approx(100 * per_group)
+            assert found["nobody"][where] is None
+            assert found["left"][f"num_{where}"] == int((data.groups[index] == 0).sum())
+
+
+def test_a_stack_counts_like_its_models_one_by_one() -> None:
+    features = GlobalFeatures(toy_net(), grouped(), torch.device("cpu"))
+    nets = [toy_net(seed=seed).eval() for seed in range(3)]
+    evaluator = Evaluator(features)
+    together = evaluator.test(stack_of(nets))
+    alone = [evaluator.test(stack_of([net])) for net in nets]
+    assert torch.equal(together.group_hits, torch.cat([each.group_hits for each in alone]))
+    assert torch.equal(together.accuracy, torch.cat([each.accuracy for each in alone]))
+
+
+def test_groups_leave_the_matrix_as_it_is() -> None:
+    data = grouped()
+    net, nets = toy_net(), [toy_net(seed=seed).eval() for seed in range(2)]
+    with_groups = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
+    data.group_names, data.groups = (), torch.full_like(data.groups, -1)
+    without = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
+    assert torch.equal(with_groups.accuracy, without.accuracy)
+    assert torch.equal(with_groups.distortion, without.distortion)
+    assert without.group_hits.shape == (2, 5, 0)
+
+
+def test_probed_heads_and_theta_g_are_counted_like_any_model() -> None:
+    features = GlobalFeatures(toy_net(), grouped(), torch.device("cpu"))
+    evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
+    full, probed = evaluator.test(stack), evaluator.test(stack, probed=True)
+    assert torch.equal(full.group_hits, probed.group_hits)
+    assert torch.equal(evaluator.global_evaluation.group_hits[0], probed.group_hits[0])
+    assert probed.group_hits.any()
+
+
+def test_a_client_without_test_samples_has_no_group() -> None:
+    evaluator = Evaluator(GlobalFeatures(toy_net(), grouped(counts=(10, 10), num_test=(6, 0)), torch.device("cpu")))
+    result = evaluator.test(ClientStack(evaluator.global_features.net, 2))
+    assert evaluator.group_sizes.tolist() == [[2, 2, 0], [0, 0, 0]]
+    found = by_group(NAMES, result.group_hits[1].numpy(), evaluator.group_sizes.numpy(), own=1)
+    assert worst_group(found, "local") is None
+    assert worst_group(found, "all") is not None
