@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lpft as package
-from tests.commands import TOY, lpft, toy
+from tests.commands import TOY, lpft
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -144,30 +143,3 @@ def test_tuning_can_be_added_to_an_experiment(capsys: pytest.CaptureFixture[str]
 def test_sizes_can_be_added_to_an_experiment(size: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lpft("run", "-c", ROOT / "configs" / "experiments" / "e2_lp_duration.yaml", "-c", size, "--print_config")
     assert "methods.lpft.lp_epochs:" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("stage", "devices"), [("federate", 1), ("personalize", 1), ("personalize", 2)])
-def test_a_full_disk_is_said_and_loses_nothing(stage: str, devices: int, out: Path) -> None:
-    """Files may have 2000 bytes, fewer than a model has."""
-    if stage == "personalize":
-        toy("federate", out)
-    code = """
-import resource, signal, sys
-from lpft.cli import main
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import lpft.experiment
-write = lpft.experiment.Experiment.write_config
-def then_full(self):
-    write(self)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-lpft.experiment.Experiment.write_config = then_full
-main(sys.argv[1:])
-"""
-    words = [stage, "-c", TOY, "--out", str(out), "--trainer.devices", str(devices)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "cannot be written" in done.stderr
-    assert "hat is finished is kept" in done.stderr
-    assert "Traceback" not in done.stderr
-    toy(stage, out)

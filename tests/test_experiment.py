@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -181,21 +176,6 @@ def test_the_same_images_normalized_otherwise_are_other_data(out: Path, capsys: 
     assert "different are: `data.std`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", None])
-def test_a_damaged_result_is_made_again(
-    finished: Run, damage: bytes | None, out: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = toy("run", out)
-    cell, model = run.cell(0, "ft", "c2"), run.model(1, "lpft", "c4")
-    for path in (cell, model):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-30] + bytes(30) if damage is None else damage)
-    toy("run", out)
-    assert outcome(run) == outcome(finished)
-    assert f"{cell} is damaged" in caplog.text
-    assert f"{model} is damaged" in caplog.text
-
-
 def test_clients_that_lack_samples_are_marked(out: Path) -> None:
     run = toy(
         "run",
@@ -353,69 +333,6 @@ def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None
         assert copy.run.root == out
     assert copy.fingerprints == task.fingerprints
     assert copy.jobs() == task.jobs()
-
-
-def start(out: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lpft", "run", "-c", TOY, "--out", str(out), "--trainer.devices", "2", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-
-
-def alive(group: int) -> bool:
-    """Tell whether any process of a group is alive (zombies are not)."""
-    states = [
-        path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()
-    ]
-    return any(int(fields[2]) == group and fields[0] != "Z" for fields in states)
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.01)
-
-
-SLOWER = ("--federation.rounds", "12", "--personalization.epochs", "12")
-MOMENTS = {
-    "federate": lambda out: (out / "seed_0/global/checkpoint.pt").exists(),
-    "personalize": lambda out: len(list(out.glob("seed_*/*/cells/*.json"))) > 4,
-}
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killing_the_main_process_ends_all_and_loses_nothing(moment: str, out: Path, tmp_path: Path) -> None:
-    process = start(out, *SLOWER)
-    wait_until(lambda: MOMENTS[moment](out) or process.poll() is not None)
-    assert process.poll() is None, "it ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not alive(process.pid), seconds=5)
-    killed = toy("run", out, *SLOWER)
-    assert outcome(killed) == outcome(toy("run", tmp_path / "whole", *SLOWER))
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    rng = np.random.default_rng()
-    out, kills = tmp_path / "killed", 0
-    while kills < 20:
-        process = start(out, *SLOWER)
-        try:
-            process.wait(float(rng.uniform(4, 14)))
-            if process.returncode == 0:
-                for path in list(out.glob("seed_*/*/cells/*.json"))[::3]:
-                    path.unlink()  # done too early: give it something to do again
-                continue
-        except subprocess.TimeoutExpired:
-            kills += 1
-            os.kill(process.pid, signal.SIGKILL) if kills % 2 else os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        wait_until(lambda: not alive(process.pid), seconds=5)  # noqa: B023
-    assert outcome(toy("run", out, *SLOWER)) == outcome(toy("run", tmp_path / "whole", *SLOWER))
 
 
 def test_cells_hold_what_is_needed_to_trust_them(finished: Run) -> None:

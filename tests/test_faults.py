@@ -1,0 +1,404 @@
+"""When things go wrong: every kind of fault is injected, and results are right, or the error is clear; nothing is lost.
+
+What goes wrong with data is in tests/data, with Slurm in tests/test_slurm.py and tests/slurm.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Generator
+
+from lpft.devices import leave_with_parent
+from lpft.federated.local import LocalTrainer
+from lpft.methods.base import HeadData
+from lpft.methods.ft import FT
+from lpft.personalization.personalize import Bench
+from lpft.runs import Cell, Run, read_cell
+from lpft.types import ClientUpdate, State
+from tests.commands import TOY, outcome, table, toy
+from tests.damage import flipped
+from tests.forked import FORK, Forked, wait_until, without_privileges
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+SLOWER = ("--federation.rounds", 12, "--personalization.epochs", 12)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of the toy experiment; do not change it."""
+    return toy("run", tmp_path_factory.mktemp("finished"))
+
+
+def finish(out: Path) -> Run:
+    """Do what is missing, but for the report."""
+    toy("federate", out)
+    return toy("personalize", out)
+
+
+def contents(run: Run) -> dict[Path, bytes]:
+    """Return all that is finished: global models, cells and personalized models."""
+    found = [path for pattern in ("cells/*.json", "*/*.safetensors") for path in run.root.glob(f"seed_*/*/{pattern}")]
+    found += run.root.glob("seed_*/global/*.safetensors")
+    return {path: path.read_bytes() for path in found}
+
+
+# A process, or all, are killed
+
+MOMENTS = {
+    "federate": lambda run: run.global_file(0, "checkpoint.pt").exists(),
+    "personalize": lambda run: len(list(run.root.glob("seed_*/*/cells/*.json"))) > 2,
+}
+
+
+@pytest.mark.parametrize("stage", MOMENTS)
+@pytest.mark.parametrize("victim", ["main process", "one of the others"])
+def test_a_killed_process_ends_all_and_loses_nothing(
+    victim: str, stage: str, finished: Run, out: Path, tmp_path: Path
+) -> None:
+    """Held up a little, so that it does not end before it is killed."""
+    run = Run(_copied(finished, out, "seed_*/global/*" if stage == "personalize" else "none"))
+    process = Forked(
+        *(stage, "-c", TOY, "--out", out, "--trainer.devices", 2),
+        log=tmp_path / "log",
+        before=lambda: write_slowly(0.1),
+    )
+    wait_until(lambda: MOMENTS[stage](run) or not process.alive())
+    if victim == "main process":
+        assert process.alive(), "it ended before it could be killed"
+        process.kill(everyone=False)
+    else:
+        os.kill(process.children()[-1], signal.SIGKILL)
+        assert process.code() == 1
+        assert "what is finished is kept. Start the same command again" in process.said()
+        assert "Traceback" not in process.said()
+    wait_until(lambda: not process.alive(), seconds=5)
+    before = contents(run)
+    assert len(before) < len(contents(finished)), "it was killed too late"
+    finish(out)
+    assert before.items() <= contents(run).items()
+    assert outcome(run) == outcome(finished)
+
+
+def write_slowly(seconds: float) -> None:
+    """Let every file take its time to get to its place."""
+    replace = Path.replace
+
+    def replacing(self: Path, target: Path) -> Path:
+        time.sleep(seconds)
+        return replace(self, target)
+
+    Path.replace = replacing  # type: ignore[method-assign, assignment]
+
+
+def test_a_process_whose_parent_has_ended_already_ends_too() -> None:
+    """Killed between the fork and the first look at it: who the parent was is no longer known from the system."""
+    process = FORK.Process(target=lambda: (leave_with_parent(2**22 + 1), time.sleep(60)))
+    process.start()
+    process.join(10)
+    assert process.exitcode == 1
+
+
+def die_at_write(number: int, after: bool) -> None:
+    """Let this process kill itself at the write of a result, before or after the file is renamed to its place."""
+    replace, written = Path.replace, iter(range(1, number + 1))
+
+    def replacing(self: Path, target: Path) -> Path:
+        if not {"global", "cells", "models"} & set(target.parts):
+            return replace(self, target)
+        last = next(written) == number
+        if last and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(self, target)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return target
+
+    Path.replace = replacing  # type: ignore[method-assign, assignment]
+
+
+def test_killed_at_every_few_writes(finished: Run, out: Path, tmp_path: Path) -> None:
+    """Each start does a few writes more; there are 76 of checkpoints, histories, models and cells."""
+    rng, run, kills = random.Random(0), Run(out), 0
+    before: dict[Path, bytes] = {}
+    for stage in ("federate", "personalize"):
+        while True:
+            number, after = rng.randint(3, 10), rng.random() < 0.5
+            process = Forked(
+                stage,
+                "-c",
+                TOY,
+                "--out",
+                out,
+                log=tmp_path / "log",
+                before=lambda n=number, a=after: die_at_write(n, a),
+            )
+            code = process.code()
+            now = contents(run)
+            assert before.items() <= now.items(), "something finished was lost"
+            before = now
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, process.said()
+            kills += 1
+    assert 8 <= kills <= 40
+    assert outcome(run) == outcome(finished)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """Thirty kills, of the main process or of all, at any moment from the start of the command to the last report."""
+    rng = random.Random()
+    words = ("run", "-c", TOY, "--trainer.devices", 2, *SLOWER)
+    began = time.monotonic()
+    assert Forked(*words, "--out", tmp_path / "whole", log=tmp_path / "log").code() == 0
+    duration, expected = time.monotonic() - began, outcome(Run(tmp_path / "whole"))
+    kills, equal, stages = 0, 0, {"federate": 0, "personalize": 0, "report": 0}
+    for lot in range(10):
+        run = Run(tmp_path / str(lot))
+        for _ in range(3):
+            process = Forked(*words, "--out", run.root, log=tmp_path / "log")
+            if process.code(rng.uniform(0, duration)) == 0:
+                continue
+            process.kill(everyone=rng.random() < 0.5)
+            wait_until(lambda: not process.alive(), seconds=5)  # noqa: B023
+            kills += 1
+            stages[_stage(run)] += 1
+        again = Forked(*words, "--out", run.root, log=tmp_path / "log")
+        assert again.code() == 0, again.said()
+        equal += outcome(run) == expected
+    print(f"{kills} kills ({stages}), {equal} of 10 runs equal to the uninterrupted one")
+    assert equal == 10
+    assert kills >= 20
+
+
+def _stage(run: Run) -> str:
+    """Return how far a run has come."""
+    if not all(run.global_model(seed).exists() for seed in (0, 1)):
+        return "federate"
+    return "personalize" if len(list(run.root.glob("seed_*/*/cells/*.json"))) < 30 else "report"
+
+
+# A result file is cut off or edited
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: flipped(content, len(content) // 2),
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped"])
+def test_a_damaged_file_is_said_and_made_again(
+    damage: str, finished: Run, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of every kind one: the global model, a cell, a personalized model; and all that is derived from them."""
+    run = Run(_copied(finished, out))
+    results = [run.global_model(1), run.cell(0, "ft", "c2"), run.model(1, "lpft", "c4")]
+    derived = [run.root / "results.csv", run.root / "summary.csv", run.root / "report.html"]
+    derived += [run.method_file(0, "ft", name) for name in ("accuracy.csv", "clients.csv", "curves.csv")]
+    damaged = {path: DAMAGES[damage](path.read_bytes()) for path in [*results, *derived]}
+    for path, content in damaged.items():
+        path.write_bytes(content)
+    toy("run", out)
+    for path in results:
+        assert f"{path} is damaged" in caplog.text
+    assert outcome(run) == outcome(finished)
+    assert not any(path.read_bytes() == content for path, content in damaged.items())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_training_does_not_go_on_from_a_damaged_checkpoint(
+    damage: str, finished: Run, out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checkpoint is that of round 2."""
+    killed = Forked("federate", "-c", TOY, "--out", out, log=tmp_path / "log", before=lambda: die_at_write(4, True))
+    assert killed.code() == -signal.SIGKILL
+    run = Run(out)
+    path = run.global_file(0, "checkpoint.pt")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    toy("federate", out)
+    assert f"{path} is damaged" in caplog.text
+    assert [run.global_model(seed).read_bytes() for seed in (0, 1)] == [
+        finished.global_model(seed).read_bytes() for seed in (0, 1)
+    ]
+
+
+def test_a_cell_of_another_client_seed_or_method_is_not_taken(
+    finished: Run, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings, and hence fingerprints, are the same for all clients and seeds."""
+    run = Run(_copied(finished, out))
+    run.cell(0, "ft", "c1").write_bytes(run.cell(0, "ft", "c2").read_bytes())
+    run.cell(1, "none", "c0").write_bytes(run.cell(0, "none", "c0").read_bytes())
+    finish(out)
+    assert "it is the cell of seed 0, method ft, client c2" in caplog.text
+    assert "it is the cell of seed 0, method none, client c0" in caplog.text
+    assert outcome(run) == outcome(finished)
+
+
+def _copied(run: Run, out: Path, pattern: str = "**/*") -> Path:
+    for path in run.root.glob(pattern):
+        if path.is_file():
+            place = out / path.relative_to(run.root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    return out
+
+
+# Loss becomes NaN in one client
+
+
+class OneNaN(FT):
+    """Fine-tuning in which the client with 33 training samples, c1, has a NaN from the start."""
+
+    starts_head = True
+
+    def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
+        return {name: t * float("nan") for name, t in head.items()} if len(data.labels) == 33 else head
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_one_client_diverges_and_the_others_go_on(size: int, out: Path) -> None:
+    """c1 shares its stack with c2."""
+    words = ("--seeds", "[0]", "--personalization.clients_per_stack", size, "--methods.nan", f"{__name__}.OneNaN")
+    run = toy("run", out, "--only", "none,ft,nan", *words)
+    struck, none = read_cell(run.cell(0, "nan", "c1")), read_cell(run.cell(0, "none", "c1"))
+    assert struck.status == "diverged"
+    assert (struck.accuracy, struck.val_after, struck.distortion_own) == (none.accuracy, none.val_before, None)
+    theirs, ours = load_file(run.model(0, "nan", "c1")), load_file(run.global_model(0))
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    for client in ("c0", "c2", "c3", "c4"):
+        cell, plain = read_cell(run.cell(0, "nan", client)), read_cell(run.cell(0, "ft", client))
+        assert (cell.status, cell.accuracy, cell.distortion_all) == ("ok", plain.accuracy, plain.distortion_all)
+        one, other = load_file(run.model(0, "nan", client)), load_file(run.model(0, "ft", client))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    status = {row["client"]: row["status"] for row in table(run.method_file(0, "nan", "clients.csv"))}
+    assert [name for name, text in status.items() if text == "diverged"] == ["c1"]
+    assert "diverged" in (run.root / "report.md").read_text()
+
+
+def test_an_update_that_is_not_finite_has_no_weight(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In round 2 of seed 0 client c2 sends NaN; the same for one process and for two."""
+    train = LocalTrainer.train
+
+    def struck(self: LocalTrainer, clients: list[int], state: State, round_: int) -> Iterator[ClientUpdate]:
+        for update in train(self, clients, state, round_):
+            if (self.seed, round_, update.client) == (0, 2, 2):
+                update.state["head.bias"][0] = float("nan")
+            yield update
+
+    monkeypatch.setattr(LocalTrainer, "train", struck)
+    one = toy("federate", out)
+    assert caplog.messages == ["seed 0, round 2: client c2 has diverged and is left out of the round's average"]
+    assert all(tensor.isfinite().all() for tensor in load_file(one.global_model(0)).values())
+    two = toy("federate", tmp_path / "two", "--trainer.devices", 2)
+    assert contents(one).keys() == {one.root / path.relative_to(two.root) for path in contents(two)}
+    assert list(contents(one).values()) == list(contents(two).values())
+
+
+# Two processes get the same cell
+
+
+def test_two_processes_on_one_run_write_what_one_writes(finished: Run, out: Path, tmp_path: Path) -> None:
+    """Both have computed the first stack before either writes."""
+    together = FORK.Barrier(2)
+
+    def meet() -> None:
+        save = Bench._save
+
+        def first_save(self: Bench, cell: Cell, state: State) -> None:
+            together.wait(60)
+            Bench._save = save  # type: ignore[method-assign]
+            save(self, cell, state)
+
+        Bench._save = first_save  # type: ignore[method-assign]
+
+    words = ("personalize", "-c", TOY, "--out", _copied(finished, out, "seed_*/global/*"))
+    both = [Forked(*words, log=tmp_path / str(number), before=meet) for number in (0, 1)]
+    assert [process.code() for process in both] == [0, 0], [process.said() for process in both]
+    assert not together.broken
+    assert outcome(Run(out)) == outcome(finished)
+    assert not list(out.rglob("*.tmp"))
+
+
+# The disk is full, the folder read-only
+
+
+def full_disk(limit: int = 2000) -> None:
+    """Let no file grow beyond 2000 bytes, fewer than a model has."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("stage", ["federate", "personalize", "report"])
+def test_a_full_disk_is_said_and_loses_nothing(
+    stage: str, devices: int, finished: Run, out: Path, tmp_path: Path
+) -> None:
+    run = Run(_copied(finished, out))
+    _undo(run, stage)
+    before = contents(run)
+    words = ["report", out] if stage == "report" else [stage, "-c", TOY, "--out", out, "--trainer.devices", devices]
+    struck = Forked(*words, log=tmp_path / "log", before=full_disk)
+    assert struck.code() == 1, struck.said()
+    assert "hat is finished is kept" in struck.said()
+    assert "Traceback" not in struck.said()
+    assert contents(run) == before
+    assert not list(out.rglob("*.tmp"))
+    assert outcome(finish(out)) == outcome(finished)
+
+
+@pytest.mark.parametrize("stage", ["federate", "personalize", "report"])
+def test_a_read_only_folder_is_said_and_loses_nothing(stage: str, finished: Run, out: Path, tmp_path: Path) -> None:
+    run = Run(_copied(finished, out))
+    toy(stage, out) if stage != "report" else None  # its configuration names another folder
+    _undo(run, stage)
+    before = contents(run)
+    folders = [out, *(path for path in out.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    words = ["report", out] if stage == "report" else [stage, "-c", TOY, "--out", out]
+    struck = Forked(*words, log=tmp_path / "log", before=without_privileges)
+    code = struck.code()
+    for folder in folders:
+        folder.chmod(0o755)
+    assert code == 1, struck.said()
+    assert "Permission denied" in struck.said()
+    assert str(out) in struck.said()
+    assert "Traceback" not in struck.said()
+    assert contents(run) == before
+    assert outcome(finish(out)) == outcome(finished)
+
+
+def _undo(run: Run, stage: str) -> None:
+    """Leave something to do for a stage."""
+    if stage == "federate":
+        run.global_model(1).unlink()
+    elif stage == "personalize":
+        for path in (run.cell(0, "ft", "c1"), run.cell(1, "lpft", "c0"), run.cell(1, "none", "c3")):
+            path.unlink()
+    else:
+        (run.root / "results.csv").unlink()
+
+
+def test_nothing_can_be_made_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    toy("run", tmp_path / "file" / "run", code=2)
+    assert f"The run's folder {tmp_path / 'file' / 'run'} cannot be used" in (error := capsys.readouterr().err)
+    assert "HINT: choose another one with `--out`" in error
