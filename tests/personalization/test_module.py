@@ -70,6 +70,18 @@ def test_one_by_one_and_stacked_equal_a_plain_loop(norm: bool, optimizer: Any, l
         assert largest_difference(stacked[k], plain) < tolerance
 
 
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("lp_epochs", [0, 1])
+def test_one_step_in_float32_hardly_depends_on_the_size_of_the_stack(norm: bool, lp_epochs: int) -> None:
+    features = toy_features(norm, dtype=torch.float32, counts=(16, 15, 14, 13, 12))
+    method, chosen = LPFT(lp_epochs=lp_epochs, lp_lr=LP_LR), settings(epochs=1)
+    stacked = personalize(features, [0, 1, 2, 3, 4], method, chosen)
+    for client in range(5):
+        (alone,) = personalize(features, [client], method, chosen)
+        assert largest_difference(alone, dict(features.net.state_dict())) > 0
+        assert largest_difference(stacked[client], alone) < 1e-5
+
+
 @pytest.mark.parametrize("clients", [[1], [1, 2]])
 def test_probing_leaves_the_body_bit_for_bit(clients: list[int]) -> None:
     features = toy_features(norm=True)
