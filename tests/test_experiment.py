@@ -112,6 +112,17 @@ def test_any_number_of_processes_gives_the_same_files(finished: Run, devices: in
     assert outcome(toy("run", out, "--trainer.devices", devices)) == outcome(finished)
 
 
+def test_dropout_is_the_same_in_any_process_and_after_a_restart(out: Path, tmp_path: Path) -> None:
+    words = ("--network.dropout", 0.3, "--only", "ft,lpft")
+    whole, apart = (toy("federate", folder, *words) for folder in (out, tmp_path / "apart"))
+    toy("personalize", out, *words)
+    apart.global_model(1).unlink()
+    toy("federate", apart.root, *words, "--trainer.devices", 2)
+    toy("personalize", apart.root, *words, "--shard", "1/2", "--trainer.devices", 2)
+    toy("personalize", apart.root, *words)
+    assert outcome(whole) == outcome(apart)
+
+
 def test_in_float64_the_size_of_stacks_does_not_matter(tmp_path: Path) -> None:
     sizes = {
         size: toy(
