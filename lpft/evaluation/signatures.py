@@ -92,7 +92,7 @@ def find_signatures(
     trained = [cell for cell in cells if _is_trained(cell)]
     return [
         *not_converged(histories or {}),
-        *extreme_heterogeneity(trained),
+        *extreme_heterogeneity(_of_ready_models(trained, histories or {})),
         *too_little_data(trained),
         *probing_too_short(trained),
         *normalization_drift(trained),
@@ -123,6 +123,20 @@ def extreme_heterogeneity(cells: Sequence[Cell]) -> Iterator[Signature]:
     for client, own in _grouped(cells, "client").items():
         if len(_grouped(own, "method")) == len(by_method) and (found := _at_chance(own, client)):
             yield found
+
+
+def _of_ready_models(cells: Sequence[Cell], histories: Mapping[int, Sequence[float | None]]) -> list[Cell]:
+    """Leave out the seeds whose global model is near chance itself and still improved when training ended.
+
+    There nobody remembers anything since nothing has been learnt yet; whether it can be, is open.
+    """
+    found: list[Cell] = []
+    for seed, own in _grouped(cells, "seed").items():
+        classes = next((cell.num_classes for cell in own if cell.num_classes), None)
+        learnt = not classes or _mean(_known(cell.local_before) for cell in own) > _near_chance(classes)
+        if learnt or seed not in histories or judge_convergence(histories[seed]).converged:
+            found += own
+    return found
 
 
 def _at_chance(cells: Sequence[Cell], client: str | None = None) -> Signature | None:

@@ -94,6 +94,24 @@ def test_clients_with_something_in_common(run: list[Cell]) -> None:
     assert HETEROGENEITY not in names(find_signatures(run))
 
 
+@pytest.mark.parametrize(
+    ("before", "histories", "expected"),
+    [
+        (11.0, {0: [9.0, 11.0], 1: [8.0, 11.0]}, [NOT_CONVERGED, NOT_CONVERGED]),
+        (50.0, {0: [9.0, 50.0], 1: [8.0, 50.0]}, [NOT_CONVERGED, NOT_CONVERGED, HETEROGENEITY]),
+        (11.0, {0: [11.0] * 10, 1: [11.0] * 10}, [HETEROGENEITY]),
+        (11.0, {0: [11.0] * 10, 1: [8.0, 11.0]}, [NOT_CONVERGED, HETEROGENEITY]),
+        (11.0, {}, [HETEROGENEITY]),
+    ],
+)
+def test_a_global_model_that_has_learnt_nothing_yet_says_nothing_about_the_clients(
+    before: float, histories: dict[int, list[float]], expected: list[str]
+) -> None:
+    """Near chance itself and not converged: too few rounds explain it. Converged there, or come from elsewhere: not."""
+    run = [replace(cell, local_before=before) for cell in lonely()]
+    assert names(find_signatures(run, histories)) == expected
+
+
 def test_chance_depends_on_the_number_of_classes() -> None:
     (found,) = find_signatures([replace(cell, num_classes=2) for cell in lonely(away=54.0)])
     assert "chance is 50.0%" in found.found
