@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import platform
-import re
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning
 import torch
@@ -31,6 +28,7 @@ from lpft.federated.settings import Federation
 from lpft.methods.base import Method, check_phases
 from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, read_weights
+from lpft.parser import ExperimentParser
 from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
@@ -50,12 +48,6 @@ from lpft.variants import alternatives, expand_methods, get, points, put, trials
 UNTUNED: dict[str, Any] = {"grids": {}}
 SELECTIONS = ("only", "shard", "fallback")
 NOT_IN_CONFIG = ("config", "print_config", "overwrite", "lpft", *SELECTIONS)
-TRAINER_HINTS = {
-    "gradient_clip_val": "use `personalization.clip_norm`, which clips every client on its own",
-    "max_epochs": "use `personalization.epochs`",
-    "logger": "`lpft report` writes TensorBoard events for every method",
-    "callbacks": "methods are written as `lpft.methods.base.Method`",
-}
 
 
 class ExperimentCLI(LightningCLI):
@@ -79,7 +71,7 @@ class ExperimentCLI(LightningCLI):
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
-                parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command]},
+                parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command], "allow_abbrev": False},
             )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -178,39 +170,6 @@ class ExperimentCLI(LightningCLI):
     def _plain_config(self) -> dict[str, Any]:
         dumped: dict[str, Any] = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         return dumped
-
-
-class ExperimentParser(LightningArgumentParser):
-    """A parser whose errors are short, and end in a hint where the rule is ours."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong, and end with exit code 2."""
-        ours = re.search(r"Errors:\n  - (.*?)\n  - Expected a <class 'NoneType'>", message, re.DOTALL)
-        message = ours[1] if ours else message  # a constructor's own words, out of the parser's
-        hint = self._hint(message)
-        message += f"\nHINT: {hint}." if hint else ""
-        sys.stderr.write(f"{self.prog}: {message}\nFor all settings: {self.prog} --help\n")
-        sys.exit(2)
-
-    def _hint(self, message: str) -> str | None:
-        """Return what to do about an unknown key."""
-        found = re.search(r"Group '(.+?)' does not accept option '(.+?)'|unrecognized arguments: --([\w.]+)", message)
-        if not found:
-            return None
-        key = found[3] or f"{found[1]}.{found[2]}"
-        section = key.rpartition(".")[0]
-        known = [
-            a.dest for a in self._actions if a.dest.rpartition(".")[0] == section and a.dest not in ("help", section)
-        ]
-        if section == "trainer":
-            other = TRAINER_HINTS.get(key.removeprefix("trainer."))
-            return "`trainer` has accelerator, devices, num_nodes and precision only" + (f"; {other}" if other else "")
-        close = difflib.get_close_matches(key, known, n=1)
-        if close:
-            return f"perhaps `{close[0]}` is meant"
-        return (
-            f"`{section}` has {', '.join(k.removeprefix(section + '.') for k in known)}" if section and known else None
-        )
 
 
 DESCRIPTIONS = {
@@ -625,7 +584,7 @@ class Experiment:
         unknown = [name for name in names if name not in self.all_methods]
         if unknown or not names:
             raise ValueError(
-                f"`--only {only}` names no method {', '.join(map(repr, unknown))}."
+                f"`--only {only}` names no method{' ' * bool(unknown)}{', '.join(map(repr, unknown))}."
                 f" HINT: the methods of this experiment are {', '.join(self.all_methods)}."
             )
         return {name: method for name, method in self.all_methods.items() if name in names}
@@ -751,6 +710,7 @@ def load(command: str, args: list[str]) -> Experiment:
     except ValueError as error:
         cli.parser.error(str(error))
     except OSError as error:
-        folder = cli.experiment.run.root
-        cli.parser.error(f"The run's folder {folder} cannot be used: {error}. HINT: choose another one with `--out`.")
+        cli.parser.error(
+            f"`out: {cli.experiment.run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
+        )
     return cli.experiment

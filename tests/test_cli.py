@@ -43,6 +43,7 @@ ERRORS = {
         ["`federation.optimizer`", "LBFGS", "clients_per_stack: 1"],
     ),
     "rate 0": (["run", "-c", TOY, "--personalization.optimizer.lr", 0], ["`personalization.optimizer`", "rate 0"]),
+    "out is a file": (["run", "-c", TOY, "--out", TOY], [f"`out: {TOY}`", "ot a directory", "HINT", "--out"]),
     "no GPU": (["run", "-c", TOY, "--trainer.accelerator", "cuda"], ["trainer.accelerator=cuda", "cpu"]),
     "data too small": (
         ["run", "-c", TOY, "--data", "lpft.data.digits.Digits", "--data.num_clients", 500],

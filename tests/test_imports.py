@@ -11,7 +11,7 @@ import lpft
 
 PACKAGE = Path(lpft.__file__).parent
 LAYERS = (
-    {"signals", "slurm", "processes"},
+    {"signals", "slurm", "processes", "parser"},
     {"types", "seeding", "runs", "devices", "progress"},
     {"presence"},
     {"data", "models"},
