@@ -1,0 +1,285 @@
+"""Small files in the exact layouts; every image carries its domain, set and number in its first three pixels."""
+
+import bz2
+import os
+import pickle
+from itertools import chain, combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from lpft.data.digit5 import Digit5
+from lpft.data.digit_files import DOMAINS
+
+FOLDERS = {"mnist": "MNIST", "mnist_m": "MNIST_M", "svhn": "SVHN", "synth_digits": "SynthDigits", "usps": "USPS"}
+
+
+def images_of(domain, test, num, size=28, channels=3):
+    """Random pictures whose flat corners say whose they are: (domain, set, number)."""
+    rng = np.random.default_rng([DOMAINS.index(domain), test])
+    images = rng.integers(256, size=(num, size, size, channels)).astype(np.uint8)
+    for k, value in enumerate((np.full(num, 40 * DOMAINS.index(domain)), np.full(num, 100 * test), np.arange(num))):
+        images[:, 4 * k : 4 * k + 4, :4] = value[:, None, None, None]
+    return images
+
+
+def digits(num):
+    return np.arange(num) % 10
+
+
+def marks(data, positions):
+    """Read (domain, set, number) back from an image."""
+    return [tuple(int(v) for v in image[0, [1, 5, 9], 1]) for image in data.images[positions]]
+
+
+def save_mats(folder, num=40, num_test=20):
+    folder.mkdir(exist_ok=True)
+    one_hot = np.eye(10, dtype=np.uint8)
+    mnist, mnist_m = {}, {}
+    for split, test, n in (("train", 0, num), ("test", 1, num_test)):
+        mnist |= {f"{split}_{size}": images_of("mnist", test, n, size, 1) for size in (28, 32)}
+        mnist[f"{split}_32"] = mnist[f"{split}_32"][..., 0]
+        mnist[f"label_{split}"] = mnist_m[f"label_{split}"] = one_hot[digits(n)]
+        mnist_m[split] = images_of("mnist_m", test, n)
+        for domain, name in (("svhn", "svhn"), ("synth_digits", "synth")):
+            labels = np.where(digits(n) == 0, 10, digits(n)).astype(np.uint8)[:, None]
+            images = images_of(domain, test, n, 32).transpose(1, 2, 3, 0)
+            savemat(folder / f"{name}_{split}_32x32.mat", {"X": images, "y": labels}, do_compression=True)
+    savemat(folder / "mnist_data.mat", mnist)
+    savemat(folder / "mnistm_with_label.mat", mnist_m)
+    usps = np.empty((2, 2), object)
+    for test, n in enumerate((num, num_test)):
+        usps[test, 0] = images_of("usps", test, n, 28, 1).transpose(0, 3, 1, 2) / 255.0
+        usps[test, 1] = digits(n)[:, None]
+    savemat(folder / "usps_28x28.mat", {"dataset": usps})
+
+
+def save_pickles(root, parts=3, per_part=20, num_test=15):
+    for domain, name in FOLDERS.items():
+        (root / name / "partitions").mkdir(parents=True)
+        channels = 1 if domain in ("mnist", "usps") else 3
+        images = images_of(domain, 0, parts * per_part, 28, channels)
+        images, tests = (
+            each[..., 0] if channels == 1 else each for each in (images, images_of(domain, 1, num_test, 28, channels))
+        )
+        for k, positions in enumerate(np.split(np.arange(parts * per_part), parts)):
+            pair = (images[positions], digits(parts * per_part)[positions])
+            (root / name / "partitions" / f"train_part{k}.pkl").write_bytes(pickle.dumps(pair, pickle.HIGHEST_PROTOCOL))
+        (root / name / "test.pkl").write_bytes(pickle.dumps((tests, digits(num_test)), pickle.HIGHEST_PROTOCOL))
+
+
+def save_torchvision(root, num=40, num_test=20):
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    (root / "SVHN").mkdir()
+    for prefix, split, test, n in (("train", "train", 0, num), ("t10k", "test", 1, num_test)):
+        images, labels = images_of("mnist", test, n, 28, 1), digits(n).astype(np.uint8)
+        for kind, magic, array in (
+            ("images-idx3", b"\0\0\x08\x03", images[..., 0]),
+            ("labels-idx1", b"\0\0\x08\x01", labels),
+        ):
+            header = magic + np.array(array.shape, ">i4").tobytes()
+            (root / "MNIST" / "raw" / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+        images = images_of("svhn", test, n, 32).transpose(1, 2, 3, 0)
+        savemat(
+            root / "SVHN" / f"{split}_32x32.mat", {"X": images, "y": np.where(digits(n) == 0, 10, digits(n))[:, None]}
+        )
+    for name, test, n in (("usps.bz2", 0, num), ("usps.t.bz2", 1, num_test)):
+        rows = images_of("usps", test, n, 16, 1).reshape(n, -1) / 127.5 - 1
+        text = "\n".join(
+            f"{digit + 1} " + " ".join(f"{k + 1}:{value:.5f}" for k, value in enumerate(row))
+            for digit, row in zip(digits(n), rows, strict=True)
+        )
+        (root / name).write_bytes(bz2.compress(text.encode()))
+
+
+def opened(root, cache, **settings):
+    data = Digit5(str(root), cache_dir=str(cache), **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def sizes(data):
+    return [(len(client.train), len(client.val), len(client.test)) for client in data.clients]
+
+
+def check_no_leak(data):
+    parts = {
+        split: chain(*(getattr(client, split).tolist() for client in data.clients))
+        for split in ("train", "val", "test")
+    }
+    seen = {split: {data.images[position].numpy().tobytes() for position in part} for split, part in parts.items()}
+    assert all(not seen[one] & seen[other] for one, other in combinations(seen, 2))
+
+
+def test_mat_files_by_fedbns_recipe(tmp_path):
+    """Of 40 + 20 merged images 12 are tested on; of the other 48, 30 are used: 27 for training, 3 for choices."""
+    save_mats(tmp_path / "Digit-Five")
+    data = opened(tmp_path, tmp_path / "cache", train_per_client=30)
+    assert [client.name for client in data.clients] == list(DOMAINS)
+    assert sizes(data) == [(27, 3, 12)] * 5
+    assert (data.images.shape[1:], data.mean, data.std) == ((3, 28, 28), (0.5,) * 3, (0.5,) * 3)
+    for position, client in enumerate(data.clients):
+        for part in (client.train, client.val, client.test):
+            found = marks(data, part)
+            assert {domain for domain, _, _ in found} == {40 * position}
+            assert data.labels[part].tolist() == [number % 10 for _, _, number in found]
+        assert {which for _, which, _ in marks(data, client.test)} == {0, 100}  # merged
+        counts = np.bincount(data.labels[client.test], minlength=10)
+        assert counts.max() - counts.min() <= 1
+    check_no_leak(data)
+
+
+def test_mat_files_with_official_sets(tmp_path):
+    """As in the preset for KD3A: the sets are kept, 32x32 pixels, USPS is not repeated."""
+    save_mats(tmp_path)
+    data = opened(
+        tmp_path, tmp_path / "cache", split="official", image_size=32, train_per_client=100, test_per_client=9,
+        layout="mat",
+    )  # fmt: skip
+    assert sizes(data) == [(36, 4, 9)] * 5
+    for client in data.clients:
+        assert {which for _, which, _ in marks(data, client.train)} == {0}
+        assert {which for _, which, _ in marks(data, client.test)} == {100}
+    usps = data.clients[4]
+    assert len({data.images[position].numpy().tobytes() for position in [*usps.train, *usps.val]}) == 40
+    check_no_leak(data)
+    mnist = data.images[data.clients[0].test][0]
+    number = marks(data, data.clients[0].test)[0][2]
+    assert np.array_equal(mnist[0], images_of("mnist", 1, 20, 32, 1)[number, ..., 0])  # of the 32x32 array, not resized
+
+
+def test_an_image_in_both_official_sets_is_only_tested_on(tmp_path):
+    save_mats(tmp_path)
+    usps = np.empty((2, 2), object)
+    for test in range(2):
+        usps[test, 0] = images_of("usps", 0, 40, 28, 1).transpose(0, 3, 1, 2) / 255.0
+        usps[test, 1] = digits(40)[:, None]
+    savemat(tmp_path / "usps_28x28.mat", {"dataset": usps})
+    data = opened(tmp_path, tmp_path / "cache", domains=["usps"])
+    check_no_leak(data)
+    assert len(data.arrays.left_out["usps"]) > 0
+
+
+def test_pickles_are_split_already(tmp_path):
+    save_pickles(tmp_path)
+    data = opened(tmp_path, tmp_path / "cache", train_per_client=20)
+    assert sizes(data) == [(18, 2, 15)] * 5
+    assert {number for _, _, number in marks(data, data.clients[2].train)} <= set(range(20))  # the first part
+    check_no_leak(data)
+    more = opened(tmp_path, tmp_path / "cache", train_per_client=30)
+    assert sizes(more) == [(27, 3, 15)] * 5
+    numbers = {number for _, _, number in marks(more, more.clients[2].train)}
+    assert max(numbers) in range(20, 40)
+    assert sizes(opened(tmp_path, tmp_path / "cache", train_per_client=None)) == [(54, 6, 15)] * 5
+    assert data.labels[data.clients[0].test].tolist() == [n % 10 for _, _, n in marks(data, data.clients[0].test)]
+
+
+def test_torchvisions_files(tmp_path):
+    save_torchvision(tmp_path)
+    data = opened(tmp_path, tmp_path / "cache", domains=["mnist", "svhn", "usps"], image_size=32)
+    assert sizes(data) == [(43, 5, 12)] * 3
+    svhn = data.clients[1]
+    assert data.labels[svhn.test].tolist() == [number % 10 for _, _, number in marks(data, svhn.test)]
+    assert len(data.labels.unique()) == 10
+    check_no_leak(data)
+
+
+def test_domains_from_different_layouts_and_places(tmp_path):
+    """MNIST in torchvision's layout, MNIST-M as an array file elsewhere, the others as pickles."""
+    save_pickles(tmp_path / "one")
+    save_torchvision(tmp_path / "two")
+    names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = (images_of("mnist_m", 0, 40), digits(40), images_of("mnist_m", 1, 20), digits(20))
+    np.savez(tmp_path / "m.npz", **dict(zip(names, arrays, strict=True)))
+    data = opened(
+        tmp_path / "one", tmp_path / "cache", folders={"mnist": "../two", "mnist_m": "../m.npz"}, split="official"
+    )
+    assert sizes(data) == [(36, 4, 20), (36, 4, 20), *[(54, 6, 15)] * 3]
+    check_no_leak(data)
+
+
+def test_the_seed_decides_who_is_tested_on(tmp_path):
+    save_mats(tmp_path)
+    tests = [
+        marks(data, data.clients[0].test)
+        for seed in (0, 0, 1)
+        for data in [opened(tmp_path, tmp_path / "cache", domains=["mnist"], seed=seed)]
+    ]
+    assert tests[0] == tests[1] != tests[2]
+
+
+def test_all_that_is_missing_is_named_with_what_is_there(tmp_path):
+    save_torchvision(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        Digit5(str(tmp_path)).settings()
+    said = str(caught.value)
+    assert "mnist_m: expected Digit-Five/mnistm_with_label.mat (mat) or MNIST_M/partitions/train_part0.pkl" in said
+    assert "synth_digits: expected" in said
+    assert "found in" in said
+    assert "MNIST, SVHN, usps.bz2" in said
+    assert "svhn: " not in said
+    assert "HINT" in said
+    assert "non-commercial" in said
+    with pytest.raises(FileNotFoundError, match=r"mnist: expected Digit-Five/mnist_data.mat \(mat\); found"):
+        Digit5(str(tmp_path), layout="mat").settings()
+    with pytest.raises(FileNotFoundError, match=r"no such folder"):
+        Digit5(str(tmp_path / "nowhere")).settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"domains": ["mnist", "mnist"]}, "none of them twice, of mnist, mnist_m, svhn, synth_digits, usps"),
+        ({"domains": []}, "at least one"),
+        ({"domains": ["mnist"], "folders": {"usps": "x"}}, "`folders` names usps, expected .*: mnist"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Digit5(**settings)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("svhn_train_32x32.mat", {"Y": np.ones(3)}, "there is no variable y, found Y"),
+        ("svhn_train_32x32.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1]]}, "2 images and 1 labels"),
+        ("svhn_train_32x32.mat", {"X": np.zeros((32, 32, 3, 1), np.uint8), "y": [[11]]}, "labels go from 11 to 11"),
+        ("svhn_train_32x32.mat", b"x" * 200, "cannot be read"),
+    ],
+)
+def test_mat_files_that_hold_something_else(tmp_path, file, content, message):
+    save_mats(tmp_path)
+    if isinstance(content, bytes):
+        (tmp_path / file).write_bytes(content)
+    else:
+        savemat(tmp_path / file, content)
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path, tmp_path / "cache", domains=["svhn"], split="official")
+
+
+def test_pickles_that_hold_something_else(tmp_path):
+    save_pickles(tmp_path)
+    for content, message in (
+        ({"images": 1}, "does not hold a pair of arrays"),
+        ((np.zeros((2, 28, 28), np.uint8), np.zeros(3)), "2 images and 3 labels"),
+        (print, "is not loaded: it names `.*print`"),
+    ):
+        (tmp_path / "USPS" / "test.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            opened(tmp_path, tmp_path / "cache", domains=["usps"])
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
+def test_real_digits(tmp_path):
+    data = opened(
+        Path(os.environ["LPFT_TEST_DATA"]), tmp_path, domains=["mnist", "mnist_m", "usps"],
+        folders={"mnist": "open", "mnist_m": "research/mnist_m.npz", "usps": "research/USPS"},
+    )  # fmt: skip
+    assert [len(client.train) + len(client.val) for client in data.clients] == [743] * 3
+    assert [len(client.test) for client in data.clients] == [1300, 480, 800]
+    check_no_leak(data)
