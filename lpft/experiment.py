@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -27,7 +26,7 @@ from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method, check_phases
 from lpft.models.base import BodyHeadNet, NetFactory
-from lpft.models.weights import load_model, read_weights
+from lpft.models.weights import checksum, load_model
 from lpft.parser import ExperimentParser
 from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
@@ -426,10 +425,12 @@ class Experiment:
     @cached_property
     def global_settings(self) -> dict[str, Any]:
         """All that the global models depend on."""
-        federation = dict(self.config["federation"])
-        if federation["init"] is not None:
-            state = read_weights(federation["init"], like=self.net.state_dict())
-            federation["init"] = hashlib.sha256(b"".join(t.numpy().tobytes() for t in state.values())).hexdigest()
+        network, federation = dict(self.config["network"]), dict(self.config["federation"])
+        del federation["init_map"]  # what it makes of the file counts
+        if federation["init"] is None:
+            del federation["init_head"]
+        else:
+            federation["init"] = checksum(self.federation.read_init(self.net), note="init")
         return {
             "data": {
                 "content": self.data.content_hash,
@@ -437,7 +438,7 @@ class Experiment:
                 "mean": list(self.data.mean),
                 "std": list(self.data.std),
             },
-            "network": self.config["network"],
+            "network": network,
             "federation": federation,
             "trainer": {"precision": self.devices.precision},
         }

@@ -37,6 +37,7 @@ ERRORS = {
     "bad seeds": (["run", "-c", TOY, "--seeds", "[1, 1]"], ["seeds=[1, 1]", "HINT"]),
     "out of range": (["run", "-c", TOY, "--federation.participation", 0], ["participation", ">0"]),
     "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
+    "new head of nothing": (["run", "-c", TOY, "--federation.init_head", "new"], ["federation.init_head", "HINT"]),
     "no such model": (["run", "-c", TOY, "--federation.init", "no.pt"], ["no.pt", "HINT"]),
     "mixing optimizer": (
         ["run", "-c", TOY, "--federation.optimizer", "torch.optim.LBFGS"],

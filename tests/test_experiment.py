@@ -322,6 +322,31 @@ def test_a_finished_model_is_personalized_without_federated_training(finished: R
     assert matrix(run, 1, "lpft")[1].tolist() == matrix(finished, 1, "lpft")[1].tolist()
 
 
+def test_a_model_with_other_names_and_classes_is_personalized(
+    finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Same body, named otherwise, and a new head: the error says how, and the result does not depend on the names."""
+    ours = load_file(finished.global_model(0))
+    theirs = {name.removeprefix("body.").replace("head.", "fc."): tensor for name, tensor in ours.items()}
+    theirs |= {"fc.weight": torch.zeros(7, 10), "fc.bias": torch.zeros(7)}
+    torch.save({"state_dict": theirs}, out.parent / "theirs.pt")
+    words = ["--seeds", "[0]", "--only", "lpft", "--federation.init"]
+    toy("run", out, *words, out.parent / "theirs.pt", code=2)
+    error = capsys.readouterr().err
+    renames = """{"": "body.", "fc.": "head."}"""
+    assert f"--federation.init_map '{renames}'`, and a new head, `--federation.init_head new`" in error
+    toy("run", out, *words, out.parent / "theirs.pt", "--federation.init_map", renames, "--federation.init_head", "new")
+    run = Run(out)
+    new = load_file(run.global_model(0))
+    assert all(torch.equal(new[name], tensor) for name, tensor in ours.items() if name.startswith("body."))
+    assert not torch.equal(new["head.weight"], ours["head.weight"])
+    before = outcome(run)
+    toy("run", out, *words, finished.global_model(0), "--federation.init_head", "new")  # the same body, and so settings
+    assert outcome(run) == before
+    toy("run", out, *words, finished.global_model(0), code=2)
+    assert "different are: `federation.init`, `federation.init_head`" in capsys.readouterr().err
+
+
 def test_a_finished_model_leaves_nothing_of_the_one_before(finished: Run, out: Path) -> None:
     run = toy("run", out, "--only", "none", "--seeds", "[0]")
     run.global_file(0, "checkpoint.pt").touch()

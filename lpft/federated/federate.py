@@ -19,7 +19,7 @@ from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
-from lpft.models.weights import DamagedFileError, load_model, read_weights, save_model
+from lpft.models.weights import DamagedFileError, load_model, save_model
 from lpft.presence import Presence, Work
 from lpft.processes import leave_with_parent
 from lpft.progress import Steps
@@ -221,7 +221,7 @@ class _FirstRank:
 
 def _take_model(task: GlobalTask, seed: int, net: BodyHeadNet) -> None:
     """Let a model that comes from elsewhere be the global model; remove what is left of one that was trained here."""
-    state = read_weights(str(task.settings.init), like=net.state_dict())
+    state = {**net.state_dict(), **task.settings.read_init(net)}
     for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):
         for path in task.run.global_model(seed).parent.glob(pattern):
             path.unlink()

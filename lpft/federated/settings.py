@@ -7,7 +7,9 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt, restricted_number_type
 from torch.optim import SGD
 
-from lpft.types import OptimizerCallable
+from lpft.models.base import BodyHeadNet
+from lpft.models.weights import read_weights
+from lpft.types import OptimizerCallable, State
 
 Participation = restricted_number_type(
     "Participation", float, [(">", 0), ("<=", 1)], docstring="share of the clients in a round, in (0, 1]"
@@ -28,6 +30,13 @@ class Federation:
         weighting: weight of a client in the average: by its number of training `samples`, or `equal`.
         clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
         init: a model file (safetensors, or a torch state dict) to start from instead of federated training.
+        init_map: what names in that file begin with, and what they are to begin with in the network, such as
+            `{"fc.": head., "": body.}` for torchvision's ResNets; of several that fit the longest counts. null leaves
+            tensors out.
+        init_head: whether to `keep` the file's head, or to start from a `new` one, as is needed for other classes.
+
+    Raises:
+        ValueError: if there is a map or a new head, but no file.
     """
 
     def __init__(
@@ -40,7 +49,14 @@ class Federation:
         weighting: Literal["samples", "equal"] = "samples",
         clients_per_stack: PositiveInt | Literal["auto"] = "auto",
         init: str | None = None,
+        init_map: dict[str, str | None] | None = None,
+        init_head: Literal["keep", "new"] = "keep",
     ) -> None:
+        if init is None and (init_map or init_head != "keep"):
+            raise ValueError(
+                "`federation.init_map` and `federation.init_head` are for a model from a file."
+                " HINT: name it with `--federation.init FILE`, or remove them."
+            )
         self.rounds = rounds
         self.local_epochs = local_epochs
         self.participation: float = participation
@@ -49,3 +65,14 @@ class Federation:
         self.weighting = weighting
         self.clients_per_stack = clients_per_stack
         self.init = init
+        self.init_map = init_map
+        self.init_head = init_head
+
+    def read_init(self, net: BodyHeadNet) -> State:
+        """Return the state that `init` gives the network: all of it, but for a head that is to be new.
+
+        Raises:
+            FileNotFoundError, ValueError: if the file is not there, cannot be read or does not fit.
+        """
+        assert self.init is not None
+        return read_weights(self.init, net.state_dict(), self.init_map, self.init_head == "new")
