@@ -426,6 +426,8 @@ class Experiment:
     def global_settings(self) -> dict[str, Any]:
         """All that the global models depend on."""
         network, federation = dict(self.config["network"]), dict(self.config["federation"])
+        if self.net.weights_hash is not None:  # the file's content counts, not where it lies
+            network["init_args"] = {**network["init_args"], "weights": self.net.weights_hash}
         del federation["init_map"]  # what it makes of the file counts
         if federation["init"] is None:
             del federation["init_head"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
@@ -359,6 +360,22 @@ def test_a_network_that_is_no_body_with_a_head_is_refused(out: Path, capsys: pyt
     toy("run", out, "--network", f"{__name__}.OddNet", code=2)
     assert "outside of body and head: scale" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out: Path) -> None:
+    def network_settings(path: Path) -> Any:
+        words = ["--network", "lpft.models.torchvision.TorchvisionNet", "--network.name", "shufflenet_v2_x0_5"]
+        words += ["--network.weights", str(path)]
+        return ExperimentCLI("federate", ["-c", TOY, "--out", str(out), *words]).experiment.global_settings["network"]
+
+    weights = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
+    for folder in ("a", "b"):
+        (out.parent / folder).mkdir(parents=True)
+        torch.save(weights, out.parent / folder / "w.pth")
+    first = network_settings(out.parent / "a" / "w.pth")
+    assert network_settings(out.parent / "b" / "w.pth") == first
+    torch.save({**weights, "fc.bias": torch.ones(3)}, out.parent / "b" / "w.pth")
+    assert network_settings(out.parent / "b" / "w.pth") != first
 
 
 def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None:

@@ -19,6 +19,9 @@ class BodyHeadNet(nn.Module):
     body: nn.Module
     head: nn.Linear
 
+    weights_hash: str | None = None
+    """Hash of the file that the setting ``weights`` names, of a network that starts from one."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, ``(batch, num_classes)``, of images ``(batch, channels, size, size)``."""
         logits: Tensor = self.head(self.body(x))

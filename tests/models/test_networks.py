@@ -1,32 +1,46 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from jsonargparse import ArgumentParser
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
+from lpft.models.alexnet import AlexNetBN
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
 from lpft.models.mcmahan import McMahanCNN
 from lpft.models.mlp import MLP
+from lpft.models.resnet import CifarResNet18
 from lpft.types import DataSpec
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "networks"
-NETS = [MLP, SmallCNN, lambda spec: SmallCNN(spec, norm=True), McMahanCNN, FedBNDigitCNN]
-IDS = ["mlp", "small", "small-norm", "mcmahan", "fedbn"]
+ANY_SIZE = {"mlp": MLP, "cifar-resnet18": lambda spec: CifarResNet18(spec, width=2)}
+FROM_4 = {
+    "small": SmallCNN,
+    "small-norm": lambda spec: SmallCNN(spec, norm=True),
+    "mcmahan": McMahanCNN,
+    "fedbn": FedBNDigitCNN,
+}
+FROM_63 = {"alexnet": lambda spec: AlexNetBN(spec, width=8)}
+SMALLEST = {**dict.fromkeys(ANY_SIZE, 1), **dict.fromkeys(FROM_4, 4), **dict.fromkeys(FROM_63, 63)}
+NETS = ANY_SIZE | FROM_4 | FROM_63
+ANY_NET = pytest.mark.parametrize("name", NETS)
 
 
 def count(net):
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("make", NETS, ids=IDS)
+@ANY_NET
 @pytest.mark.parametrize("spec", [DataSpec(3, 16, 10), DataSpec(1, 9, 2), DataSpec(1, 4, 3)], ids=str)
-def test_contract(make, spec):
+def test_contract(name, spec):
     """Body and head own everything; the head is the last linear layer; logits are the head of the features."""
-    net = make(spec).eval()
+    spec = replace(spec, image_size=max(spec.image_size, SMALLEST[name]))
+    net = NETS[name](spec).eval()
     x = torch.randn(5, spec.in_channels, spec.image_size, spec.image_size)
     features = net.body(x)
     assert isinstance(net, BodyHeadNet)
@@ -38,13 +52,14 @@ def test_contract(make, spec):
     assert torch.equal(net(x)[:2], net(x[:2])) or torch.allclose(net(x)[:2], net(x[:2]), atol=1e-5)
 
 
-@pytest.mark.parametrize("make", NETS, ids=IDS)
-def test_stacked_gradients_equal_single_ones(make):
+@ANY_NET
+def test_stacked_gradients_equal_single_ones(name):
     """Three networks mapped as one: gradients and running statistics as one by one, in float64."""
     torch.manual_seed(0)
-    spec = DataSpec(1, 4, 3)
-    nets = [make(spec).double() for _ in range(3)]
-    x, y = torch.randn(3, 6, 1, 4, 4, dtype=torch.float64), torch.randint(3, (3, 6))
+    spec = DataSpec(1, max(4, SMALLEST[name]), 3)
+    nets = [NETS[name](spec).double() for _ in range(3)]
+    x = torch.randn(3, 6, 1, spec.image_size, spec.image_size, dtype=torch.float64)
+    y = torch.randint(3, (3, 6))
     params, buffers = stack_module_state(nets)
 
     def loss(params, buffers, x, y):
@@ -60,20 +75,29 @@ def test_stacked_gradients_equal_single_ones(make):
             torch.testing.assert_close(buffers[name][k], buffer)
 
 
-@pytest.mark.parametrize("make", NETS[1:], ids=IDS[1:])
-def test_images_that_are_too_small_are_refused(make):
-    with pytest.raises(ValueError, match="at least 4x4 pixels, but the data's are 3x3"):
-        make(DataSpec(1, 3, 10))
+@pytest.mark.parametrize("name", FROM_4 | FROM_63)
+def test_images_that_are_too_small_are_refused(name):
+    n = SMALLEST[name]
+    with pytest.raises(ValueError, match=f"at least {n}x{n} pixels, but the data's are {n - 1}x{n - 1}"):
+        NETS[name](DataSpec(1, n - 1, 10))
 
 
 def test_number_of_parameters():
-    """By reference: McMahan et al. give 1,663,370; FedBN's layers are counted by hand.
+    """By reference: McMahan et al. give 1,663,370; the layers of the others are counted by hand.
 
     Convolutions 3*64*25+64, 64*64*25+64, 64*128*25+128; linear 6272*2048+2048, 2048*512+512, 512*10+10; BatchNorm two
-    each for 64, 64, 128, 2048 and 512.
+    each for 64, 64, 128, 2048 and 512. ResNet-18: torchvision's network with 1000 classes has 11,689,512; the first
+    convolution has 3*64*40 weights less, the head 990*513. AlexNet: convolutions 3*64*121+64, 64*192*25+192,
+    192*384*9+384, 384*256*9+256, 256*256*9+256; linear 9216*4096+4096, 4096*4096+4096, 4096*10+10; BatchNorm two each
+    for 64, 192, 384, 256, 256, 4096 and 4096.
     """
     assert count(McMahanCNN(DataSpec(1, 28, 10))) == 1_663_370
     assert count(FedBNDigitCNN(DataSpec(3, 28, 10))) == 4864 + 102_464 + 204_928 + 12_847_104 + 1_049_088 + 5130 + 5632
+    assert count(CifarResNet18(DataSpec(3, 32, 10))) == 11_689_512 - 7680 - 507_870
+    with torch.device("meta"):
+        alexnet = count(AlexNetBN(DataSpec(3, 256, 10)))
+    convolutions = 23_296 + 307_392 + 663_936 + 884_992 + 590_080
+    assert alexnet == convolutions + 37_752_832 + 16_781_312 + 40_970 + 2 * (64 + 192 + 384 + 256 + 256 + 4096 + 4096)
     assert count(SmallCNN(DataSpec(3, 16, 10))) == 448 + 4640 + 32_832 + 650
 
 
@@ -83,12 +107,27 @@ def test_mlp_widths():
     assert (len(list(linear.body.parameters())), linear.head.in_features) == (0, 4)
 
 
+def test_residual_network_equals_torchvisions():
+    """By reference: the same blocks and names, but for the first layers; values that torchvision would start from."""
+    ours, theirs = CifarResNet18(DataSpec(3, 8, 5)), torchvision.models.resnet18(num_classes=5)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    state = {name.removeprefix("body.").replace("head.", "fc."): t for name, t in ours.state_dict().items()}
+    theirs.load_state_dict(state)
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    weight = ours.body.layer4[1].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_build(path):
+    if path.stem.startswith("timm"):
+        pytest.importorskip("timm")
+    size = 63 if path.stem == "alexnet_bn" else 16
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=NetFactory, sub_configs=True)
     make = parser.instantiate(parser.parse_args([f"--network={path}"])).network
-    assert make(DataSpec(3, 16, 10))(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    assert make(DataSpec(3, size, 10))(torch.zeros(2, 3, size, size)).shape == (2, 10)
 
 
 class Whole(BodyHeadNet):
