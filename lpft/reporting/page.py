@@ -22,7 +22,15 @@ from lpft.reporting.judging import Judged
 from lpft.reporting.results import MethodResult, is_reference, methods_of
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweeps import Variant, family_of, grouped, read_point, variants_of
-from lpft.reporting.tables import COMPARED, clients_compared, difference_rows, result_rows, summary_rows
+from lpft.reporting.tables import (
+    COMPARED,
+    clients_compared,
+    difference_rows,
+    group_columns,
+    group_rows,
+    result_rows,
+    summary_rows,
+)
 from lpft.reporting.tuned import Tuned, read_tuned
 from lpft.reporting.words import (
     ADVICE_RULE,
@@ -79,6 +87,11 @@ Groups = list[tuple[str, list[tuple[str, str, list[str]]]]]
 """Rows under the method whose variants they are, or under none: method, how it is called there, entries."""
 
 DIFFERENCES = ("method", "Local", "Global", "worst", "average3", "clients better / same / worse", "n")
+BY_GROUP = (
+    "Accuracy in percent of the clients' own models on the test images of one group, mean over clients. The worst group"
+    " is that of each model by itself, so its mean may be lower than all others in the row. A group of few images says"
+    " little."
+)
 ADVICE = ("client", "val", "global model", "best method", "with it", "gain", "advice", "test: global", "test: advised")
 
 
@@ -97,6 +110,8 @@ class Page:
         judged: what the experiment's verdicts said.
         tuned: what tuning did; None if there was none.
         differences: comparisons seed by seed: the method compared with, and rows in columns `DIFFERENCES`.
+        by_group: accuracies by group of samples: the test set, columns, and rows; none if the data have no groups.
+        group_sizes: how many test samples the groups have.
         advice: what each client should do, in columns `ADVICE`; the last entry of a row tells whether to personalize.
         advice_line: the same summed up.
         methods: name and description of every method; variants of one are described together.
@@ -122,6 +137,8 @@ class Page:
     judged: Sequence[Judged]
     tuned: Tuned | None
     differences: list[tuple[str, Groups]]
+    by_group: list[tuple[str, Sequence[str], Groups]]
+    group_sizes: str
     advice: list[Row]
     advice_line: str
     methods: list[tuple[str, str]]
@@ -137,6 +154,7 @@ class Page:
     captions: Mapping[str, tuple[str, str]] = field(default_factory=lambda: CAPTIONS)
     later: Sequence[str] = LATER
     differences_header: Sequence[str] = DIFFERENCES
+    by_group_rule: str = BY_GROUP
     advice_header: Sequence[str] = ADVICE
     advice_rule: str = ADVICE_RULE
 
@@ -180,6 +198,8 @@ def make_page(
         judged=judged,
         tuned=read_tuned(read_point(run, results)),
         differences=[(name, _grouped(rows, variants)) for name in baselines if (rows := _differences(results, name))],
+        by_group=[(title, header, _grouped(rows, variants)) for title, header, rows in _by_group(results)],
+        group_sizes=_group_sizes(results),
         advice=[(advice.client, _advice_row(advice)) for advice in advices],
         advice_line=_advised(advices),
         methods=_described(methods, variants, config),
@@ -255,6 +275,10 @@ def to_markdown(page: Page) -> str:
     for baseline, groups in page.differences:
         title = f"## Difference to {plain(baseline)}"
         parts += [title, "In points, seed by seed.", table(page.differences_header, _flat(groups))]
+    if page.by_group:
+        parts += ["## By group", plain(page.by_group_rule), plain(page.group_sizes)]
+    for title, header, groups in page.by_group:
+        parts += [f"**{plain(title)}**", table(header, _flat(groups))]
     if page.advice:
         parts += ["## Who should fine-tune", plain(page.advice_line), ADVICE_RULE]
         parts += [table(page.advice_header, page.advice)]
@@ -335,6 +359,33 @@ def _differences(results: Sequence[MethodResult], baseline: str) -> list[tuple[s
         figures = [mean_and_std(by_metric[metric], "{:+.1f}", "{:.1f}") for metric in COMPARED]
         rows.append((method, [*figures, clients, str(by_metric["local"]["n"])]))
     return rows
+
+
+def _by_group(results: Sequence[MethodResult]) -> list[tuple[str, Sequence[str], list[Row]]]:
+    """Return for both kinds of test sets a title, columns, and mean and standard deviation over seeds by method."""
+    rows = group_rows(results)
+    columns = group_columns(cell for result in results for cell in result.cells) if rows else []
+    titles = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
+    found: list[tuple[str, Sequence[str], list[Row]]] = []
+    for where in titles if columns else ():
+        own = [column for column in columns if column.split("/")[0] in (f"worst_group_{where}", f"group_{where}")]
+        entries: dict[str, list[str]] = {}
+        for row in summary_rows(rows, methods_of(results), own):
+            entries.setdefault(row["method"], []).append(mean_and_std(row, "{:.1f}"))
+        header = ("method", "worst group", *(column.partition("/")[2] for column in own[1:]))
+        found.append((titles[where], header, list(entries.items())))
+    return found
+
+
+def _group_sizes(results: Sequence[MethodResult]) -> str:
+    """Say how many test samples each group has, at a client and altogether."""
+    cells = {cell.client: cell for result in results for cell in result.cells if cell.groups}
+    sizes: dict[str, list[int]] = {}
+    for cell in cells.values():
+        for name, figures in (cell.groups or {}).items():
+            sizes.setdefault(name, []).append(figures["num_local"])
+    told = "; ".join(f"{name}: {_span(found)} at a client, {sum(found)} altogether" for name, found in sizes.items())
+    return f"Test images. {told}." if told else ""
 
 
 def _advice_row(advice: Advice) -> list[str]:

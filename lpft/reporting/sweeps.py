@@ -22,7 +22,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
-from lpft.reporting.tables import FIGURES, result_rows, summary_rows, to_csv
+from lpft.reporting.tables import figures_in, result_rows, summary_rows, to_csv
 from lpft.runs import Run, write_atomically
 
 Values = Mapping[str, Any]
@@ -104,7 +104,7 @@ class Point:
         return [result for result in self.results if result.complete and result.method == method]
 
     def by_seed(self, method: str, metric: str) -> dict[int, float]:
-        """Return a figure of `FIGURES` of one method for every seed where it is known."""
+        """Return a figure of results.csv of one method for every seed where it is known."""
         rows = [row for row in self.rows if row["method"] == method]
         return {row["seed"]: row[metric] for row in rows if not math.isnan(row[metric])}
 
@@ -218,12 +218,14 @@ def word(value: object) -> str:
 def sweep_csv(points: Sequence[Point]) -> str:
     """Return sweep.csv: one row per point and method, with mean and standard deviation of every figure.
 
-    Columns are the swept keys, ``method``, ``n`` (seeds), then for each of `FIGURES` its mean, and its standard
-    deviation (ddof 0) under the same name with ``_std``. A swept key of a method is blank in the rows of other methods.
+    Columns are the swept keys, ``method``, ``n`` (seeds), then for each figure of results.csv its mean, and its
+    standard deviation (ddof 0) under the same name with ``_std``. A swept key of a method is blank in the rows of other
+    methods.
     """
     own = [f"methods.{v.family}.{key}" for point in points for v in point.variants.values() for key in v.values]
     keys = list(dict.fromkeys([*(key for point in points for key in point.values), *own]))
-    columns = [*keys, "method", "n", *(name + end for name in FIGURES for end in ("", "_std"))]
+    names = figures_in(row for point in points for row in point.rows)
+    columns = [*keys, "method", "n", *(name + end for name in names for end in ("", "_std"))]
     return to_csv(columns, [row for point in points for row in _sweep_rows(point)])
 
 

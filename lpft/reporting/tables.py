@@ -14,17 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from lpft.evaluation.groups import Where, worst_group
 from lpft.evaluation.metrics import MATRIX_METRICS, Matrix, client_metrics, hurt_share, matrix_metrics
 from lpft.reporting.findings import advice_of, signatures_of
 from lpft.reporting.results import MethodResult, methods_of
 from lpft.runs import Cell, Run, write_atomically
 
 FIGURES = (*MATRIX_METRICS, "distortion_own", "distortion_all", "hurt_share", "train_passes", "seconds")
-RESULT_COLUMNS = ("seed", "method", *FIGURES)
+GROUP_FIGURES = ("worst_group_local", "worst_group_all")
+"""What is added to `FIGURES` where the data have groups."""
 SUMMARY_COLUMNS = ("method", "metric", "mean", "std", "n")
 CLIENT_METRICS = ("local", "global_all", "global_others", "worst", "cstd")
 CLIENT_COLUMNS = (
@@ -52,7 +54,7 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
         write_atomically(run.method_file(result.seed, result.method, name), text)
 
     write("accuracy.csv", accuracy_csv(result))
-    write("clients.csv", to_csv(CLIENT_COLUMNS, client_rows(result)))
+    write("clients.csv", to_csv((*CLIENT_COLUMNS, *group_columns(result.cells)), client_rows(result)))
     curves = curve_rows(result)
     if any(row["local"] is not None for row in curves):
         write("curves.csv", to_csv(CURVE_COLUMNS, curves))
@@ -63,7 +65,7 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
 def write_run_tables(run: Run, results: Sequence[MethodResult]) -> None:
     """Write results.csv, summary.csv, advice.csv and signatures.csv of a run."""
     rows = result_rows(results)
-    write_atomically(run.root / "results.csv", to_csv(RESULT_COLUMNS, rows))
+    write_atomically(run.root / "results.csv", to_csv(("seed", "method", *figures_in(rows)), rows))
     write_atomically(run.root / "summary.csv", to_csv(SUMMARY_COLUMNS, summary_rows(rows, methods_of(results))))
     write_atomically(run.root / "advice.csv", to_csv(ADVICE_COLUMNS, map(asdict, advice_of(results))))
     found = [{**asdict(s), "signature": s.name, "advice": s.advice} for s in signatures_of(run, results)]
@@ -100,10 +102,42 @@ def client_rows(result: MethodResult) -> list[dict[str, Any]]:
     for index, client in enumerate(result.clients):
         if cell := cells.get(client):
             metrics = {name: float(per_client[name][index]) for name in CLIENT_METRICS}
-            rows.append({name: getattr(cell, name) for name in CLIENT_COLUMNS if hasattr(cell, name)} | metrics)
+            known = {name: getattr(cell, name) for name in CLIENT_COLUMNS if hasattr(cell, name)}
+            rows.append(known | metrics | group_entries(cell))
         else:
             rows.append({"client": client, "status": "missing" if client in result.missing else "damaged"})
     return rows
+
+
+def group_columns(cells: Iterable[Cell]) -> list[str]:
+    """Return the columns of clients.csv that tell of groups; none if the data have no groups."""
+    names = dict.fromkeys(name for cell in cells for name in cell.groups or ())
+    columns = [f"group_{where}/{name}" for where in get_args(Where) for name in names]
+    return [*GROUP_FIGURES, *columns] if names else []
+
+
+def group_entries(cell: Cell) -> dict[str, float | None]:
+    """Return what a cell has for `group_columns`, percent; None for a group without samples."""
+    groups, places = cell.groups, get_args(Where)
+    if not groups:
+        return {}
+    worst = {f"worst_group_{where}": worst_group(groups, where) for where in places}
+    return worst | {f"group_{where}/{name}": groups[name][where] for where in places for name in groups}
+
+
+def group_rows(results: Iterable[MethodResult]) -> list[dict[str, Any]]:
+    """Return one row per seed and method that is complete: the mean over clients of each of `group_columns`."""
+    return [
+        {"seed": result.seed, "method": result.method, **group_figures(result)}
+        for result in results
+        if result.complete and group_columns(result.cells)
+    ]
+
+
+def group_figures(result: MethodResult) -> dict[str, float]:
+    """Return the mean over clients of each of `group_columns`; clients without samples of a group are left out."""
+    entries = [group_entries(cell) for cell in result.cells]
+    return {name: _nan(_mean(entry.get(name) for entry in entries)) for name in group_columns(result.cells)}
 
 
 def curve_rows(result: MethodResult) -> list[dict[str, Any]]:
@@ -166,7 +200,11 @@ def result_rows(results: Iterable[MethodResult]) -> list[dict[str, Any]]:
 
 
 def figures(result: MethodResult) -> dict[str, float]:
-    """Sum up a complete method and seed in the figures of `FIGURES`; NaN where one is not defined."""
+    """Sum up a complete method and seed in the figures of `FIGURES`; NaN where one is not defined.
+
+    Where the data have groups, those of `GROUP_FIGURES` are added.
+    """
+    by_group = group_figures(result)
     matrix = accuracy_matrix(result)
     before = np.array([math.nan if cell.local_before is None else cell.local_before for cell in result.cells])
     return {
@@ -176,24 +214,35 @@ def figures(result: MethodResult) -> dict[str, float]:
         "hurt_share": hurt_share(np.diagonal(matrix), before),
         "train_passes": math.fsum(cell.train_passes for cell in result.cells),
         "seconds": math.fsum(cell.seconds for cell in result.cells),
+        **{name: by_group[name] for name in GROUP_FIGURES if name in by_group},
     }
 
 
-def summary_rows(rows: Iterable[Row], order: Sequence[str] = ()) -> list[dict[str, Any]]:
+def figures_in(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the figures that rows of results.csv have: `FIGURES`, and `GROUP_FIGURES` where the data have groups."""
+    return (*FIGURES, *(GROUP_FIGURES if any(name in row for row in rows for name in GROUP_FIGURES) else ()))
+
+
+def summary_rows(
+    rows: Iterable[Row], order: Sequence[str] = (), columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Return mean and standard deviation (ddof 0) over seeds for every method and figure.
 
     Args:
         rows: rows of results.csv.
         order: the methods in the order to list them; others follow as they come.
+        columns: the figures; by default all that results.csv has.
 
     >>> rows = [{"seed": seed, "method": "ft", "local": local} for seed, local in ((0, 80.0), (1, 90.0))]
     >>> summary_rows(rows)[0]
     {'method': 'ft', 'metric': 'local', 'mean': 85.0, 'std': 5.0, 'n': 2}
     """
+    rows = list(rows)
     by_method: dict[str, list[Row]] = {method: [] for method in order}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    return [_summary_row(method, name, seeds) for method, seeds in by_method.items() if seeds for name in FIGURES]
+    names = figures_in(rows) if columns is None else columns
+    return [_summary_row(method, name, seeds) for method, seeds in by_method.items() if seeds for name in names]
 
 
 def _summary_row(method: str, metric: str, seeds: Iterable[Row]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,9 @@ from lpft.clients.stack import ClientStack
 from lpft.data.cache import ArrayWriter
 from lpft.evaluation.groups import by_group, worst_group
 from lpft.evaluation.matrix import Evaluator
+from lpft.models.weights import load_model
+from lpft.runs import read_cell
+from tests.commands import table, toy
 from tests.evaluation.test_matrix import stack_of
 from tests.toy import ToyData, toy_net
 
@@ -115,3 +120,32 @@ def test_a_client_without_test_samples_has_no_group() -> None:
     found = by_group(NAMES, result.group_hits[1].numpy(), evaluator.group_sizes.numpy(), own=1)
     assert worst_group(found, "local") is None
     assert worst_group(found, "all") is not None
+
+
+def test_cells_of_a_run_hold_what_their_models_do(out: Path) -> None:
+    """The saved models, tested again one by one; a client that has diverged holds what theta_G does."""
+    settings = ("--seeds", "[0]", "--data", "tests.evaluation.test_groups.GroupedData", "--federation.rounds", 1)
+    wild = ("--methods.wild", "lpft.methods.ft.FT", "--methods.wild.lr", 1e30)
+    toy("federate", out, *settings)
+    run = toy("personalize", out, *settings, *wild)
+    data = grouped()
+    start = toy_net(norm=True, dtype=torch.float32)
+    start.load_state_dict(load_model(run.global_model(0))[0])
+    evaluator = Evaluator(GlobalFeatures(start, data, torch.device("cpu")))
+    statuses = set()
+    for method in ("none", "ft", "lpft", "wild"):
+        for k, client in enumerate(data.clients):
+            cell = read_cell(run.cell(0, method, client.name))
+            net = toy_net(norm=True, dtype=torch.float32).eval()
+            net.load_state_dict(load_model(run.model(0, method, client.name))[0])
+            hits = evaluator.test(stack_of([net])).group_hits[0].numpy()
+            assert cell.groups == by_group(NAMES, hits, evaluator.group_sizes.numpy(), own=k)
+            statuses.add((method, cell.status))
+            if cell.status == "diverged":
+                assert cell.groups == read_cell(run.cell(0, "none", client.name)).groups
+    assert ("wild", "diverged") in statuses
+    rows = table(run.method_file(0, "lpft", "clients.csv"))
+    cell = read_cell(run.cell(0, "lpft", "c0"))
+    assert float(rows[0]["group_all/right"]) == cell.groups["right"]["all"]  # type: ignore[index]
+    assert rows[0]["group_all/nobody"] == ""
+    assert "worst_group_all" in table(run.root / "results.csv")[0]
