@@ -12,6 +12,7 @@ def test_cohorts_depend_on_seed_and_round_alone() -> None:
     assert draw == [sample_cohort([1] * 20, 0.3, seed=0, round_=r) for r in range(30)]
     assert all(len(set(cohort)) == 6 for cohort in draw)
     assert len({tuple(cohort) for cohort in draw}) > 20
+    assert draw != [sample_cohort([1] * 20, 0.3, seed=1, round_=r) for r in range(30)]
     assert {client for cohort in draw for client in cohort} == set(range(20))
 
 

@@ -176,6 +176,16 @@ def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(
     assert "is damaged" in caplog.text
 
 
+def test_training_does_not_go_on_from_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
+    path = Run(tmp_path / "a").global_file(0, "checkpoint.pt")
+    path.parent.mkdir(parents=True)
+    other = {name: torch.zeros_like(t) for name, t in toy_net(True, torch.float32).state_dict().items()}
+    Checkpoint(2, other, []).save(path, "another fingerprint")
+    for name in ("a", "b"):
+        federate(task(tmp_path / name, 1))
+    assert Run(tmp_path / "a").global_model(0).read_bytes() == Run(tmp_path / "b").global_model(0).read_bytes()
+
+
 def test_a_finished_model_from_elsewhere_takes_the_place_of_training(tmp_path: Path) -> None:
     with torch.no_grad():
         net = toy_net(norm=True, dtype=torch.float32, seed=5)
