@@ -349,6 +349,7 @@ def _report(folder: Any, show: bool, code: int = 0) -> int:
             write_sweep_report(root, show=show)
         else:
             write_report(root, show=show)
+        root.remove_leftovers()
     except (FileNotFoundError, ValueError) as error:
         if not code:
             _fail(str(error), 2)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -253,6 +254,13 @@ class Run:
     def methods(self, seed: int) -> list[str]:
         """Return the methods that have at least one cell for this seed, in alphabetical order."""
         return sorted({path.parent.parent.name for path in self.root.glob(f"seed_{seed}/*/cells/*.json")})
+
+    def remove_leftovers(self, older_than: float = 24 * 3600) -> None:
+        """Remove what killed processes had begun to write: temporary files that nobody touched for a day (seconds)."""
+        for path in self.root.glob("**/.*.tmp"):
+            with contextlib.suppress(OSError):  # another process removes it, or the folder is read-only
+                if time.time() - path.stat().st_mtime > older_than:
+                    path.unlink()
 
     def cells(self, seed: int, method: str) -> Iterator[tuple[Path, Cell | DamagedFileError]]:
         """Yield every cell of a method on disk, or what is wrong with it."""

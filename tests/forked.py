@@ -48,10 +48,11 @@ class Forked:
         """Return the process ids of its ranks or workers, the oldest first."""
         return sorted(pid for pid, fields in _stats() if int(fields[1]) == self.pid and fields[0] != "Z")
 
-    def kill(self, everyone: bool) -> None:
-        """Send SIGKILL to the whole group, or to the main process alone."""
-        (os.killpg if everyone else os.kill)(self.pid, signal.SIGKILL)
-        self._process.join()
+    def kill(self, everyone: bool) -> bool:
+        """Send SIGKILL to the whole group, or to the main process alone; tell whether it was in time."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if everyone else os.kill)(self.pid, signal.SIGKILL)
+        return self.code() == -signal.SIGKILL
 
     def alive(self) -> bool:
         """Tell whether any process of the group is alive (zombies are not)."""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Generator
 
-from lpft.devices import leave_with_parent
 from lpft.federated.local import LocalTrainer
 from lpft.methods.base import HeadData
 from lpft.methods.ft import FT
 from lpft.personalization.personalize import Bench
+from lpft.processes import leave_with_parent
 from lpft.runs import Cell, Run, read_cell
 from lpft.types import ClientUpdate, State
-from tests.commands import TOY, outcome, table, toy
+from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
 from tests.forked import FORK, Forked, wait_until, without_privileges
 
@@ -76,8 +77,7 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     )
     wait_until(lambda: MOMENTS[stage](run) or not process.alive())
     if victim == "main process":
-        assert process.alive(), "it ended before it could be killed"
-        process.kill(everyone=False)
+        assert process.kill(everyone=False), "it ended before it could be killed"
     else:
         os.kill(process.children()[-1], signal.SIGKILL)
         assert process.code() == 1
@@ -135,15 +135,8 @@ def test_killed_at_every_few_writes(finished: Run, out: Path, tmp_path: Path) ->
     for stage in ("federate", "personalize"):
         while True:
             number, after = rng.randint(3, 10), rng.random() < 0.5
-            process = Forked(
-                stage,
-                "-c",
-                TOY,
-                "--out",
-                out,
-                log=tmp_path / "log",
-                before=lambda n=number, a=after: die_at_write(n, a),
-            )
+            words = (stage, "-c", TOY, "--out", out)
+            process = Forked(*words, log=tmp_path / "log", before=partial(die_at_write, number, after))
             code = process.code()
             now = contents(run)
             assert before.items() <= now.items(), "something finished was lost"
@@ -154,6 +147,18 @@ def test_killed_at_every_few_writes(finished: Run, out: Path, tmp_path: Path) ->
             kills += 1
     assert 8 <= kills <= 40
     assert outcome(run) == outcome(finished)
+
+
+def test_what_killed_processes_had_begun_is_removed_after_a_day(finished: Run, out: Path, tmp_path: Path) -> None:
+    run = Run(_copied(finished, out, "**/c0.json"))
+    words = ("federate", "-c", TOY, "--out", out)
+    for number in (1, 2):
+        killed = Forked(*words, log=tmp_path / "log", before=partial(die_at_write, number, False))
+        assert killed.code() == -signal.SIGKILL
+    old, young = sorted(run.root.glob("seed_0/global/.*.tmp"))
+    os.utime(old, (0, 0))
+    lpft("report", out)
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 @pytest.mark.slow
@@ -169,12 +174,11 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         run = Run(tmp_path / str(lot))
         for _ in range(3):
             process = Forked(*words, "--out", run.root, log=tmp_path / "log")
-            if process.code(rng.uniform(0, duration)) == 0:
-                continue
-            process.kill(everyone=rng.random() < 0.5)
+            assert process.code(rng.uniform(0, duration)) in (0, None), process.said()
+            if process.kill(everyone=rng.random() < 0.5):
+                kills += 1
+                stages[_stage(run)] += 1
             wait_until(lambda: not process.alive(), seconds=5)  # noqa: B023
-            kills += 1
-            stages[_stage(run)] += 1
         again = Forked(*words, "--out", run.root, log=tmp_path / "log")
         assert again.code() == 0, again.said()
         equal += outcome(run) == expected
