@@ -432,7 +432,7 @@ class Experiment:
         if federation["init"] is None:
             del federation["init_head"]
         else:
-            federation["init"] = checksum(self.federation.read_init(self.net), note="init")
+            federation["init"] = checksum(self.federation.read_init(self.net))
         return {
             "data": {
                 "content": self.data.content_hash,

@@ -64,7 +64,7 @@ def load_model(path: Path) -> tuple[State, str]:
     return state, fingerprint
 
 
-def checksum(state: State, note: str) -> str:
+def checksum(state: State, note: str = "") -> str:
     """Hash names, types, shapes and values of a state dict, and what is noted beside it."""
     digest = hashlib.sha256(note.encode())
     for name in sorted(state):
