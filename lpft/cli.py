@@ -28,7 +28,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
-  lpft status      RUN         what is done, failed, missing
+  lpft status      RUN         what is done, at work, failed and why, missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft theory                  FT against LP-FT in a linear model, in closed form
 
@@ -138,11 +138,11 @@ def report(args: list[str]) -> int:
 
 
 def status(args: list[str]) -> int:
-    """Say what is done, failed, missing."""
+    """Say what is done, at work, failed, missing, and how long the rest takes."""
     from lpft.reporting.status import print_status, read_status
     from lpft.runs import Run
 
-    parser = _parser("status", "What is done, failed, missing.")
+    parser = _parser("status", "What is done, at work, failed, missing; the last errors; how long the rest takes.")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
