@@ -261,7 +261,11 @@ def render_status(status: RunStatus) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(f"{status.name}: {status.root}"))
+    title = f"{status.name}: {status.root}"
+    if not status.models:
+        begun = f"{title}: nothing has begun; its jobs are waiting (squeue --me), or have failed at the start"
+        return Group(*(Text(line, no_wrap=True, overflow="ignore") for line in [begun, *_last_lines(status)]))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(title))
     table.title_justify, table.title_style = "left", "bold"
     table.add_column("")
     seeds = [model.seed for model in status.models]
@@ -275,8 +279,6 @@ def render_status(status: RunStatus) -> Group:
         table.add_row(*seed_row)
     damaged = [f"{path}: {reason}" for part in status.methods for path, reason in part.damaged.items()]
     lines = [f"damaged  {line}" for line in damaged]
-    if not status.models:
-        lines.append("nothing has begun: its jobs are waiting (squeue --me), or have failed at the start")
     lines += _last_lines(status)
     return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
 
