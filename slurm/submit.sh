@@ -59,11 +59,12 @@ submit() {
     fi
     options+=(--trainer.accelerator "$accelerator")
 
+    local queued busy
+    queued=$(squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u) # first: what ends from now on is planned
     plan=$(lpft plan "${options[@]}")
     out=$(sed -n 's/^out //p' <<<"$plan")
     after=
-    local busy
-    busy=$(in_queue)
+    busy=$(jobs_of_run "$queued")
     if [[ -n $busy && $WHILE_QUEUED != yes ]]; then
         echo "$out: nothing is submitted, since its jobs are in the queue: $busy. Wait for their end, or scancel them."
         return
@@ -105,10 +106,10 @@ queue() {
     echo "$out: $stage is job $after"
 }
 
-# Print the jobs of this run that have not ended.
-in_queue() {
-    squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u | awk -v run="lpft $(realpath -m "$out")" \
-        '{ job = $1; sub(/^[^ ]+ /, "") } $0 == run { printf "%s%s", gap, job; gap = " " }'
+# jobs_of_run QUEUE : those jobs, each a line with its comment, that are of this run.
+jobs_of_run() {
+    awk -v run="lpft $(realpath -m "$out")" \
+        '{ job = $1; sub(/^[^ ]+ /, "") } $0 == run { printf "%s%s", gap, job; gap = " " }' <<<"$1"
 }
 
 # missing STAGE : how many parts of a stage are missing.

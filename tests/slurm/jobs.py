@@ -37,10 +37,10 @@ class Cluster:
         self.bin = Path(sys.executable).parent
         self.settings = folder / "settings.sh"
         self.settings.write_text(
-            f"source {ROOT}/slurm/settings.sh\n"
             f"load_lpft() {{ PATH={self.bin}:$PATH; }}\n"
             "NODES=2 TASKS_PER_NODE=1 STACKS_PER_TASK=9 STOP_BEFORE=5\n"
             'FEDERATE_OPTIONS=(--time="${FEDERATE_MINUTES:-10}")\n'
+            'WHILE_QUEUED="${TWICE:-no}"\n'
         )
         self.env = {**os.environ, "SLURM_CONF": conf, "LPFT_SETTINGS": str(self.settings), "PYTHONPATH": str(ROOT)}
         self.env["OMP_NUM_THREADS"] = "1"

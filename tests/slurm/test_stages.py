@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lpft.reporting.status import read_status
 from lpft.runs import Run
 from tests.commands import lpft, outcome
 from tests.slurm.hindered import BREAK, HOLD
@@ -20,6 +21,7 @@ from tests.slurm.jobs import CONFIG, Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
 
+SWEEP = ("--sweep", '{"federation.rounds": [2, 3]}')
 TUNE = ("--tune.trials", 2, "--tune.grids", '{"lpft": {"lp_epochs": [2]}}')
 
 
@@ -28,7 +30,12 @@ def log(run: Run, job: str) -> str:
 
 
 def stamps(run: Run) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in run.root.glob("seed_*/*/cells/*.json")}
+    return {path: path.stat().st_mtime_ns for path in run.root.glob("**/seed_*/*/cells/*.json")}
+
+
+def whole_outcome(run: Run) -> dict[str, Any]:
+    """Return the outcome of a run, or of each point of a sweep."""
+    return {point.root.name: outcome(point) for point in run.points()} or outcome(run)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
         if options not in known:
             out = tmp_path_factory.mktemp("local")
             lpft("run", "-c", CONFIG, "--out", out, *options)
-            known[options] = outcome(Run(out))
+            known[options] = whole_outcome(Run(out))
         return known[options]
 
     return run
@@ -83,26 +90,32 @@ def test_three_stages_with_a_failing_stack_then_what_is_missing(
 ) -> None:
     run, fuse = Run(out), tmp_path / "fuse"
     fuse.touch()
-    jobs = cluster.submit(out, *TUNE, **{BREAK: fuse})
+    jobs = cluster.submit(out, *SWEEP, *TUNE, **{BREAK: fuse})
     assert list(jobs) == ["federate", "tune", "personalize", "report"]
     assert cluster.wait(*jobs.values()) == ["COMPLETED", "FAILED"]
     assert cluster.task(jobs["federate"])["NumNodes"] == "2"
     states = {stage: [task["JobState"] for task in cluster.tasks(job)] for stage, job in jobs.items()}
     assert states["tune"] == states["report"] == ["COMPLETED"]
-    assert sorted(states["personalize"]) == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert sorted(states["personalize"]) == ["COMPLETED"] * 5 + ["FAILED"]
     assert "a test wanted this stack to fail" in log(run, jobs["personalize"])
+    assert "error    seed 0, ft, clients" in log(run, jobs["report"])
     assert (out / "report.html").exists()
     before = stamps(run)
-    assert 0 < 40 - len(before) <= 2, "all but one stack of up to two clients"
+    found = read_status(run)
+    failed = [client for point in found.points for part in point.methods for client in part.failed]
+    assert 0 < len(failed) <= 2, "one stack of up to two clients"
+    assert [error.error for error in found.errors] == ["RuntimeError: a test wanted this stack to fail"]
+    assert found.outlook.seconds_of_cells > 0
 
-    again = cluster.submit(out, *TUNE)
+    again = cluster.submit(out, *SWEEP, *TUNE)
     assert list(again) == ["personalize", "report"]
     assert cluster.wait(*again.values()) == ["COMPLETED"]
     assert len(cluster.tasks(again["personalize"])) == 1
     assert before.items() <= stamps(run).items()
-    assert outcome(run) == local(*TUNE)
+    assert read_status(run).complete
+    assert whole_outcome(run) == local(*SWEEP, *TUNE)
 
-    assert cluster.submit(out, *TUNE) == {}
+    assert cluster.submit(out, *SWEEP, *TUNE) == {}
 
 
 def test_arrays_are_signalled_requeued_killed_and_doubled(
@@ -112,7 +125,7 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     run, hold = Run(out), tmp_path / "hold"
     lpft("federate", "-c", CONFIG, "--out", out)
     hold.write_text("15")
-    first, second = (cluster.submit(out, **{HOLD: hold}) for _ in range(2))
+    first, second = (cluster.submit(out, TWICE="yes", **{HOLD: hold}) for _ in range(2))
     assert list(first) == list(second) == ["personalize", "report"]
     tasks = [f"{jobs['personalize']}_{number}" for jobs in (first, second) for number in (0, 1)]
     wait_until(lambda: all(cluster.task(task)["JobState"] == "RUNNING" for task in tasks), "four tasks run")
@@ -120,6 +133,9 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     wait_until(lambda: all(hold.with_name(f"{job}-0").exists() for job in ids), "four tasks are held")
     before = stamps(run)
     assert 0 < len(before) < 30
+    assert cluster.submit(out) == {}, "both are in the queue"
+    wait_until(lambda: read_status(run).outlook.at_work == 4, "four tasks say what they work on")
+    assert sum(len(part.running) for part in read_status(run).methods) >= 2
 
     cluster.call("scontrol", "requeue", tasks[1])
     cluster.kill(ids[2])
@@ -131,6 +147,7 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     assert [cluster.task(task)["JobState"] for task in tasks] == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
     assert [cluster.task(task)["Restarts"] for task in tasks] == ["1", "1", "0", "0"]
     assert "stopped by a signal" in log(run, tasks[0])
+    assert read_status(run).outlook.at_work == 0
     lpft("report", out)  # the first report may have come before the other array's end
     assert outcome(run) == local()
     assert cluster.submit(out) == {}
@@ -155,8 +172,12 @@ def test_federated_training_is_stopped_requeued_and_killed(
     cluster.call("scontrol", "requeue", job)
     wait_until(lambda: is_held(2), "the third life is held")
     done.append(rounds())
+    assert [model.running for model in read_status(run).models] == [False, True]
     cluster.kill(job, rank=1)
     assert cluster.wait(job) == ["FAILED"]
+    found = read_status(run)
+    assert not any(model.running for model in found.models)
+    assert "Killed" in "".join(error.error for error in found.errors)
     assert 0 < done[0] < done[1] < 12, "every life gets on"
     assert cluster.task(job)["Restarts"] == "2"
     for number in range(1, done[1] + 1):
