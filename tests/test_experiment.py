@@ -286,10 +286,10 @@ def test_a_failing_seed_does_not_stop_the_others(
 ) -> None:
     fit = FedAvg.fit
 
-    def failing(self: FedAvg, *args: Any) -> Checkpoint:
+    def failing(self: FedAvg, *args: Any, **options: Any) -> Checkpoint:
         if self.seed == 0:
             raise FloatingPointError("this seed has failed")
-        return fit(self, *args)
+        return fit(self, *args, **options)
 
     monkeypatch.setattr(FedAvg, "fit", failing)
     run = toy("run", out, code=1)
