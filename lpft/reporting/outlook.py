@@ -15,11 +15,13 @@ class Pace:
         kind: steps of the same kind take about the same time: a method's cells, say.
         left: number of steps that are left.
         seconds: of the steps that have ended.
+        typical: whether steps of other kinds, none of which has ended, may take as long.
     """
 
     kind: str
     left: int
     seconds: Sequence[float]
+    typical: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Outlook:
 
     @property
     def seconds_of_cells(self) -> float | None:
-        """Seconds that the remaining cells take one process; None if that is not known before the first has ended."""
+        """Seconds that the remaining cells take one process; None if that is not known yet."""
         return _rest(self.cells)
 
     @property
@@ -63,15 +65,16 @@ class Outlook:
 
 
 def _rest(paces: Sequence[Pace]) -> float | None:
-    """Return the seconds for all that is left; a kind of which nothing has ended takes as long as the others."""
-    left = [pace for pace in paces if pace.left]
-    if not left:
-        return 0.0
-    ended = [second for pace in paces for second in pace.seconds]
-    if not ended:
-        return None
+    """Return the seconds for all that is left; a kind of which nothing has ended takes as long as the slowest other."""
+    ended: dict[str, list[float]] = {}
+    for pace in paces:
+        ended.setdefault(pace.kind, []).extend(pace.seconds)
+    means = {kind: fmean(seconds) for kind, seconds in ended.items() if seconds}
+    typical = [means[pace.kind] for pace in paces if pace.kind in means and pace.typical]
     total = 0.0
-    for kind in {pace.kind for pace in left}:
-        own = [second for pace in paces if pace.kind == kind for second in pace.seconds]
-        total += fmean(own or ended) * sum(pace.left for pace in left if pace.kind == kind)
+    for pace in paces:
+        if pace.left:
+            if pace.kind not in means and not typical:
+                return None
+            total += pace.left * means.get(pace.kind, max(typical, default=0.0))
     return total

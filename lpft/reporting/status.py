@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lpft.presence import at_work
 from lpft.reporting.mishaps import Mishap, job_mishaps
 from lpft.reporting.outlook import Outlook, Pace
-from lpft.reporting.results import MethodResult, read_config, read_history, read_results
+from lpft.reporting.results import MethodResult, is_reference, read_config, read_history, read_results
 from lpft.runs import Run
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _read_status(run: Run) -> RunStatus:
         errors=[*here.mishaps(models, methods), *tuning.mishaps([], of_trials)],
         outlook=Outlook(
             tuple(_pace_of_rounds(run, model) for model in models),
-            tuple(_pace_of_cells(result) for result in [*results, *trials]),
+            tuple(_pace_of_cells(result, config) for result in [*results, *trials]),
             sum(work.part != "global" for work in [*here.work, *tuning.work]),
         ),
     )
@@ -337,7 +337,7 @@ def _outlook(outlook: Outlook) -> str:
     if rounds != 0:
         words.append("rounds " + ("not known before the first has ended" if rounds is None else duration(rounds)))
     if cells is None:
-        words.append("cells not known before the first has ended")
+        words.append("cells not known before the first of a trained method has ended")
     elif cells and outlook.at_work > 1:
         words.append(f"cells {duration(cells / outlook.at_work)} with {outlook.at_work} stacks at a time, as now")
     elif cells:
@@ -411,9 +411,10 @@ def _pace_of_rounds(run: Run, model: GlobalStatus) -> Pace:
     return Pace("round", left, [second for second in seconds if second is not None])
 
 
-def _pace_of_cells(result: MethodResult) -> Pace:
+def _pace_of_cells(result: MethodResult, config: Mapping[str, Any]) -> Pace:
     left = len(result.clients) - len(result.cells)
-    return Pace(result.method, left, [cell.seconds for cell in result.cells])
+    seconds = [cell.seconds for cell in result.cells]
+    return Pace(result.method, left, seconds, typical=not is_reference(result.method, config))
 
 
 def _method_status(now: _Now, result: MethodResult) -> MethodStatus:
