@@ -36,6 +36,10 @@ ERRORS = {
     "bad shard": (["personalize", "-c", TOY, "--shard", "3/2"], ["--shard 3/2", "1/4"]),
     "bad seeds": (["run", "-c", TOY, "--seeds", "[1, 1]"], ["seeds=[1, 1]", "HINT"]),
     "out of range": (["run", "-c", TOY, "--federation.participation", 0], ["participation", ">0"]),
+    "no folder of sites": (
+        ["prepare", "-c", ROOT / "configs" / "own_sites.yaml", "--data.init_args.root", "nowhere"],
+        ["no folder nowhere", "Expected ROOT/CLIENT/CLASS/IMAGE", "HINT: set"],
+    ),
     "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
     "new head of nothing": (["run", "-c", TOY, "--federation.init_head", "new"], ["federation.init_head", "HINT"]),
     "no such model": (["run", "-c", TOY, "--federation.init", "no.pt"], ["no.pt", "HINT"]),
