@@ -15,7 +15,7 @@ from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter
 from lpft.data.partition import Iid, by_group, equal_parts, follow, train_val_test
 from lpft.data.shares import Part, Share, write_shares
-from lpft.data.sources import ArrayFiles, Source, open_source, read_groups, source_files
+from lpft.data.sources import ArrayFiles, Source, open_source, open_val, read_groups, source_files
 from lpft.runs import check_client_names
 from lpft.seeding import stable_seed
 from lpft.types import DataSpec
@@ -26,10 +26,10 @@ class ArrayClients(FederatedDataModule):
 
     Every source is a client of that name, or several (``name-0``, ``name-1``, ... with `num_clients`, ``name-GROUP``
     with `group`); its `partition` shifts labels or sizes between them. A source with a test part keeps it; otherwise
-    `test_share` of a client's images is tested on. A tenth of the training images is for choices. All splits are
-    stratified by class and seeded by `seed` and the client's name. An image that is, after resizing, pixel for pixel in
-    anyone's test part is left out of all train and val parts, one that is in a val part is left out of the train parts;
-    how many is logged.
+    `test_share` of a client's images is tested on. Likewise it keeps its part for choices, or `val_share` of the
+    training images is for them. All splits are stratified by class and seeded by `seed` and the client's name. An image
+    that is, after resizing, pixel for pixel in anyone's test part is left out of all train and val parts, one that is
+    in a val part is left out of the train parts; how many is logged.
 
     Args:
         sources: where images come from, by name.
@@ -38,7 +38,7 @@ class ArrayClients(FederatedDataModule):
         channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
         num_classes: number of classes; by default the highest label of all sources plus one.
         train_per_client: most images that a client trains on and chooses by; a stratified draw of them.
-        val_share: share of the training images on which choices are made.
+        val_share: share of the training images on which choices are made, where the source has no part for them.
         test_share: share of a client's images that is tested on, where the source has no test part of its own.
         seed: of the parts and splits; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
@@ -124,41 +124,44 @@ class ArrayClients(FederatedDataModule):
 
     def _shares(self, name: str, files: ArrayFiles) -> Iterator[Share]:
         """Share one source out to its clients."""
-        train, test = self._open(name, files)
-        for client, mine, mine_test in self._clients(name, train, test, files):
+        train, val, test = self._open(name, files)
+        for client, mine, mine_val, mine_test in self._clients(name, files):
             rng = np.random.default_rng(stable_seed("arrays", self.seed, client))
-            test_share = 0.0 if test else self.test_share
-            made = train_val_test(train.labels[mine], test_share, self.val_share, rng, self.train_per_client)
+            test_share, val_share = 0.0 if test else self.test_share, 0.0 if val else self.val_share
+            made = train_val_test(train.labels[mine], test_share, val_share, rng, self.train_per_client)
             yield Share(client, "test", test or train, mine_test if test else mine[made.test])
-            yield Share(client, "val", train, mine[made.val])
+            yield Share(client, "val", val or train, mine_val if val else mine[made.val])
             yield Share(client, "train", train, mine[made.train])
 
-    def _clients(
-        self, name: str, train: Part, test: Part | None, files: ArrayFiles
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Yield every client of a source: its name and positions in the training and in the test part."""
+    def _clients(self, name: str, files: ArrayFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield every client of a source: its name and positions in the training, val and test part."""
         source, nothing = self.sources[name], np.empty(0, np.int64)
+        train, val, test = self._open(name, files)
         if source.group:
             groups = read_groups(source, files, f"`sources.{name}`", len(train.labels))
             for group, positions in by_group(groups).items():
-                yield f"{name}-{group}", positions, nothing
+                yield f"{name}-{group}", positions, nothing, nothing
             return
         rng = np.random.default_rng(stable_seed("arrays", self.seed, name, "clients", source.num_clients))
         with _said_of(name):
             trains = (source.partition or Iid())(train.labels, source.num_clients, rng)
-        if test is None:
-            tests = [nothing] * source.num_clients
-        elif source.partition is None:
-            tests = equal_parts(test.labels, source.num_clients, rng)
-        else:
-            tests = follow(trains, train.labels, test.labels, rng)
-        names = [name] if source.num_clients == 1 else [f"{name}-{k}" for k in range(source.num_clients)]
-        yield from zip(names, trains, tests, strict=True)
 
-    def _open(self, name: str, files: ArrayFiles) -> tuple[Part, Part | None]:
-        """Open the training and the test part of a source; one with groups has no test part for them."""
-        train, test = open_source(self.sources[name], files, f"`sources.{name}`")
-        return train, None if self.sources[name].group else test
+        def dealt(part: Part | None) -> list[np.ndarray]:
+            if part is None:
+                return [nothing] * source.num_clients
+            if source.partition is None:
+                return equal_parts(part.labels, source.num_clients, rng)
+            return follow(trains, train.labels, part.labels, rng)
+
+        tests, vals = dealt(test), dealt(val)
+        names = [name] if source.num_clients == 1 else [f"{name}-{k}" for k in range(source.num_clients)]
+        yield from zip(names, trains, vals, tests, strict=True)
+
+    def _open(self, name: str, files: ArrayFiles) -> tuple[Part, Part | None, Part | None]:
+        """Open the training, val and test part of a source; one with groups has no val and test part for them."""
+        source, whose = self.sources[name], f"`sources.{name}`"
+        train, test = open_source(source, files, whose)
+        return (train, None, None) if source.group else (train, open_val(source, files, whose), test)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter
 from lpft.data.digit_files import DOMAINS, DigitFiles, Domain, Found, Layout, joined
 from lpft.data.images import stamp
-from lpft.data.partition import split_stratified, stratified_order
+from lpft.data.partition import stratified_order, train_val_test
 from lpft.data.shares import Share, write_shares
 from lpft.seeding import stable_seed
 from lpft.types import DataSpec
@@ -128,16 +128,17 @@ class Digit5(FederatedDataModule):
     def _shares(self, domain: Domain, found: Found) -> Iterator[Share]:
         rng = np.random.default_rng(stable_seed("digit5", self.seed, domain))
         train, test = found.open(self.train_per_client)
-        mine, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
-        if self.split == "merged" and not found.is_split:
+        merged = self.split == "merged" and not found.is_split
+        if merged:
             train = test = joined(train, test)
-            mine, tested = split_stratified(train.labels, MERGED_TEST_SHARE, rng)
-        mine = some(mine, train.labels, self.train_per_client, rng)
-        tested = some(tested, test.labels, self.test_per_client, rng)
-        kept, val = split_stratified(train.labels[mine], self.val_share, rng)
+        test_share = MERGED_TEST_SHARE if merged else 0.0
+        made = train_val_test(train.labels, test_share, self.val_share, rng, self.train_per_client)
+        tested = made.test if merged else np.arange(len(test.labels))
+        if self.test_per_client is not None:
+            tested = np.sort(tested[stratified_order(test.labels[tested], rng)[: self.test_per_client]])
         yield Share(domain, "test", test, tested)
-        yield Share(domain, "val", train, mine[val])
-        yield Share(domain, "train", train, mine[kept])
+        yield Share(domain, "val", train, made.val)
+        yield Share(domain, "train", train, made.train)
 
     def _found(self) -> dict[Domain, Found]:
         """Find the files of all domains."""
@@ -152,10 +153,3 @@ class Digit5(FederatedDataModule):
                 f" `--data.init_args.domains`. Nothing is downloaded; get the files at: {TERMS}."
             )
         return {domain: each for domain, each in found.items() if each is not None}
-
-
-def some(positions: np.ndarray, labels: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Draw at most so many of the positions, stratified by class; sorted, as they are."""
-    if most is None or len(positions) <= most:
-        return positions
-    return np.sort(positions[stratified_order(labels[positions], rng)[:most]])

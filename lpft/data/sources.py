@@ -35,14 +35,16 @@ class Source:
         y_train: their labels.
         x_test: test images; if neither these nor `y_test` are there, a part of the training images is tested on.
         y_test: their labels.
+        x_val: images for choices; by default a part of the training images is for them.
+        y_val: their labels.
         train_args: arguments of the torchvision class (besides ``root``) for the training part.
         test_args: the same for the test part; null if there is none.
         group: array with the group (writer, site) of every training image: every group becomes a client, with a train,
-            val and test part of its own training images. The source's test part, being of other groups, is left out.
+            val and test part of its own training images. The source's other parts, being of other groups, are left out.
         group_file: ``.npz`` file of `group`, if that is not `path`; relative to the data's `root`.
         num_clients: number of parts that become clients.
         partition: who gets which images, such as `lpft.data.partition.Dirichlet`; by default the parts are equal and
-            stratified. A test part of the source is dealt so that each client has the class mix it trains on.
+            stratified. A val or test part of the source is dealt so that each client has the class mix it trains on.
         invert: take the negative of every image.
     """
 
@@ -52,6 +54,8 @@ class Source:
     y_train: str = "y_train"
     x_test: str | None = "x_test"
     y_test: str | None = "y_test"
+    x_val: str | None = None
+    y_val: str | None = None
     train_args: dict[str, Any] = field(default_factory=lambda: {"train": True})
     test_args: dict[str, Any] | None = field(default_factory=lambda: {"train": False})
     group: str | None = None
@@ -62,10 +66,10 @@ class Source:
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
-        for name in ("path", "dataset", "x_test", "y_test", "group", "group_file"):
+        for name in ("path", "dataset", "x_test", "y_test", "x_val", "y_val", "group", "group_file"):
             if getattr(self, name) == "None":  # so jsonargparse passes on a null of the command line
                 setattr(self, name, None)
-        arrays = [self.x_train, self.y_train, self.x_test, self.y_test]
+        arrays = [self.x_train, self.y_train, self.x_test, self.y_test, self.x_val, self.y_val]
         if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in arrays)):
             needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, arrays))}"
             raise ValueError(
@@ -73,10 +77,11 @@ class Source:
                 " HINT: give the `.npz` file or the dataset's folder as `path`, or name `.npy` files for all four"
                 " (`x_test: null` and `y_test: null` if there is no test part)."
             )
-        if (self.x_test is None) != (self.y_test is None):
-            raise ValueError(
-                f"A source has `x_test: {self.x_test}` and `y_test: {self.y_test}`. HINT: give both or none."
-            )
+        for x, y in (("x_test", "y_test"), ("x_val", "y_val")):
+            if (getattr(self, x) is None) != (getattr(self, y) is None):
+                raise ValueError(
+                    f"A source has `{x}: {getattr(self, x)}` and `{y}: {getattr(self, y)}`. HINT: give both or none."
+                )
         if self.group and self.num_clients > 1:
             raise ValueError(
                 f"A source has `group: {self.group}` and `num_clients: {self.num_clients}`, but every group is one"
@@ -108,6 +113,14 @@ def open_source(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Pa
     """
     train, test = _open_both(source, files, whose)
     return (_negative(train), test and _negative(test)) if source.invert else (train, test)
+
+
+def open_val(source: Source, files: ArrayFiles, whose: str) -> Part | None:
+    """Open the part for choices, if the source names one; see `open_source`."""
+    if source.x_val is None or source.y_val is None:
+        return None
+    val = _open_arrays(source.path, source.x_val, source.y_val, files, whose)
+    return _negative(val) if source.invert else val
 
 
 def _open_both(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Part | None]:
@@ -151,6 +164,7 @@ def source_files(source: Source, root: Path) -> list[Path]:
     names = {source.path, source.group_file}
     if not source.dataset:
         names |= {source.x_train, source.y_train, source.x_test, source.y_test}
+        names |= {source.x_val, source.y_val}
         names = {name for name in names if name and (name.endswith(".npy") or name in (source.path, source.group_file))}
     if source.group and source.group.endswith(".npy"):
         names.add(source.group)
@@ -159,8 +173,10 @@ def source_files(source: Source, root: Path) -> list[Path]:
 
 
 def _dataset_files(folder: Path, source: Source) -> list[Path]:
-    """Return all files of a dataset's folder; torchvision's MNIST family has a folder by the class's name in it."""
-    own = folder / (source.dataset or "").rpartition(".")[2]
+    """Return all files of a dataset's folder; torchvision's classes name one in it, or it has the class's own name."""
+    dataset = str(source.dataset)
+    inner = getattr(_import(dataset, "A source"), "base_folder", dataset.rpartition(".")[2])
+    own = folder / inner if isinstance(inner, str) else folder
     return sorted(path for path in (own if own.is_dir() else folder).rglob("*") if path.is_file())
 
 

@@ -162,6 +162,51 @@ def test_label_shift_of_a_pool_without_test_part(tmp_path):
         assert ((mixes(data, split) > 0).sum(1) == 2).all()
 
 
+MED = {
+    f"{x}_{part}": f"{part}_{what}"
+    for x, what in (("x", "images"), ("y", "labels"))
+    for part in ("train", "val", "test")
+}
+
+
+def save_medmnist(path, num_train=80, num_val=12, num_test=20, **more):
+    """Save the layout of MedMNIST: its names, labels of shape (n, 1)."""
+    arrays = {}
+    for k, (part, num) in enumerate((("train", num_train), ("val", num_val), ("test", num_test))):
+        arrays[f"{part}_images"] = np.random.default_rng(k).integers(256, size=(num, 8, 8)).astype(np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(num) % 4)[:, None].astype(np.uint8)
+    np.savez(path, **{**arrays, **more})
+    return arrays
+
+
+def test_a_part_for_choices_is_kept(tmp_path):
+    """As in MedMNIST: nothing is taken from the training images; its 12 images are dealt as the others are."""
+    arrays = save_medmnist(tmp_path / "m.npz")
+    data = make(tmp_path, {"m": Source("m.npz", num_clients=2, **MED)})
+    assert sizes(data) == {"m-0": (40, 6, 10), "m-1": (40, 6, 10)}
+    for split in ("train", "val", "test"):
+        positions = torch.cat([getattr(client, split) for client in data.clients])
+        assert {image[0].numpy().tobytes() for image in data.images[positions]} == {
+            image.tobytes() for image in arrays[f"{split}_images"]
+        }
+    data = make(tmp_path, {"m": Source("m.npz", num_clients=2, partition=Pathological(2), **MED)})
+    assert sizes(data) == {"m-0": (40, 6, 10), "m-1": (40, 6, 10)}
+    assert torch.equal(mixes(data, "train") > 0, mixes(data, "val") > 0)
+    one = make(tmp_path, {"m": Source("m.npz", invert=True, **MED)})
+    assert bytes_of(one, one.clients[0].val) == {np.repeat(255 - x[None], 3, 0).tobytes() for x in arrays["val_images"]}
+
+
+def test_a_part_for_choices_shares_no_image_with_the_others(tmp_path, caplog):
+    arrays = save_medmnist(tmp_path / "m.npz")
+    both = np.concatenate([arrays["val_images"][:5], arrays["train_images"][5:]])
+    save_medmnist(tmp_path / "m.npz", test_images=arrays["val_images"], test_labels=arrays["val_labels"])
+    data = make(tmp_path, {"m": Source("m.npz", **MED)})
+    assert sizes(data) == {"m": (80, 0, 12)}
+    save_medmnist(tmp_path / "m.npz", train_images=both)
+    data = make(tmp_path, {"m": Source("m.npz", **MED)})
+    assert sizes(data) == {"m": (75, 12, 20)}
+
+
 def test_another_partition_is_another_key(tmp_path):
     save(tmp_path / "a.npz")
     sources = [Source("a.npz", num_clients=2, partition=p) for p in (None, Dirichlet(0.1), Dirichlet(0.2))]
@@ -222,9 +267,13 @@ def parse(*arguments):
     return parser.instantiate(parser.parse_args(list(arguments))).data
 
 
+NUM_CLASSES = {"teacher_student": 4, "pacs": 7, "cifar100_c": 100}
+NUM_CLASSES |= dict.fromkeys(["celeba", "celeba_3", "chexpert", "fairface", "pacs_spurious", "pneumonia_mnist"], 2)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_parse(path):
-    assert parse(f"--data={path}").spec.num_classes == {"teacher_student": 4, "pacs": 7}.get(path.stem, 10)
+    assert parse(f"--data={path}").spec.num_classes == NUM_CLASSES.get(path.stem, 10)
 
 
 def test_partition_and_null_on_the_command_line(tmp_path):

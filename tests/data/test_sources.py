@@ -75,7 +75,12 @@ def test_a_file_that_is_cut_off_is_said(tmp_path):
     [
         ({}, "no `path`"),
         ({"dataset": "torchvision.datasets.MNIST"}, "no `path`"),
-        ({"path": "a.npz", "x_test": None}, "give both or none"),
+        ({"path": "a.npz", "x_test": None}, "`x_test: None` and `y_test: y_test`. HINT: give both or none"),
+        ({"path": "a.npz", "y_val": "v"}, "`x_val: None` and `y_val: v`. HINT: give both or none"),
+        (
+            {"x_train": "a.npy", "y_train": "b.npy", "x_test": None, "y_test": None, "x_val": "c", "y_val": "d"},
+            "no `path`",
+        ),
         ({"path": "a.npz", "group": "g", "num_clients": 2}, "leave one of them out"),
         ({"path": "a.npz", "group_file": "g.npz"}, "but no `group`"),
         ({"path": "a.npz", "partition": Dirichlet()}, "only one client. HINT: set the source's `num_clients`"),
@@ -102,12 +107,14 @@ def test_a_dataset_without_files_or_with_wrong_arguments(tmp_path):
 
 
 def test_only_the_datasets_own_folder_counts(tmp_path):
-    for name in ("MNIST/raw/a", "other/b"):
+    for name in ("MNIST/raw/a", "other/b", "cifar-10-batches-py/c"):
         (tmp_path / "open" / name).parent.mkdir(parents=True)
         (tmp_path / "open" / name).write_text("")
     source = Source(path="open", dataset="torchvision.datasets.MNIST")
     assert source_files(source, tmp_path) == [tmp_path / "open/MNIST/raw/a"]
     assert source_files(source, Path("nowhere")) == [Path("nowhere/open")]
+    source = Source(path="open", dataset="torchvision.datasets.CIFAR10")
+    assert source_files(source, tmp_path) == [tmp_path / "open/cifar-10-batches-py/c"]
 
 
 def test_groups_are_checked(tmp_path):
