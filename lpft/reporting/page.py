@@ -46,10 +46,9 @@ from lpft.runs import Run
 CAPTIONS = {
     "tradeoff": (
         "At home against everywhere",
-        "One large point per method, one small point per seed; bars are one standard deviation, and a line joins the"
-        " settings of a sweep from the first (light) to the last (dark). The global model"
-        " (dotted) is as good at home as everywhere. Up is better at home; to the right, more is remembered of the"
-        " others. A point up and to the left bought its gain at home by forgetting.",
+        "One large point per method, one small point per seed; bars are one standard deviation. The global model (dotted)"
+        " is as good at home as everywhere. Up is better at home; to the right, more is remembered of the others. A"
+        " point up and to the left bought its gain at home by forgetting.",
     ),
     "curves": (
         "While fine-tuning",
@@ -60,8 +59,7 @@ CAPTIONS = {
     "clients": (
         "Who gains, who is hurt",
         "Local accuracy of every client's own model minus the global model's, mean over seeds. Where it is negative,"
-        " the client would have done better to keep the global model. A bar spans the settings of a sweep, its mark is"
-        " their median.",
+        " the client would have done better to keep the global model.",
     ),
     "distortion": (
         "Moving features, forgetting others",
@@ -71,11 +69,17 @@ CAPTIONS = {
     "matrices": (
         "Every model on every test set",
         "Row: whose model. Column: whose test set. Framed: at home. Mean over seeds, one scale. All accuracies of this"
-        " page are means over parts of these matrices; their numbers are in seed_*/METHOD/accuracy.csv. Of a method"
-        " with swept settings, those with the highest mean of Local and Global are shown.",
+        " page are means over parts of these matrices; their numbers are in seed_*/METHOD/accuracy.csv.",
     ),
 }
 """Title and explanation of every figure."""
+
+SWEPT = {
+    "tradeoff": " A line joins the settings of a sweep from the first (light) to the last (dark).",
+    "clients": " A bar spans the settings of a sweep, its mark is their median.",
+    "matrices": " Of a method with swept settings, those with the highest mean of Local and Global are shown.",
+}
+"""What is added to the explanation where methods have swept settings."""
 
 
 LATER = ("curves", "clients", "distortion", "matrices")
@@ -212,7 +216,10 @@ def make_page(
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else "",
         made_by=made_by(config),
         svgs=svgs,
-        captions={**CAPTIONS, **(captions or {})},
+        captions={
+            **{name: (title, text + SWEPT.get(name, "") * bool(variants)) for name, (title, text) in CAPTIONS.items()},
+            **(captions or {}),
+        },
     )
 
 

@@ -86,6 +86,12 @@ def test_page_tells_what_was_done(run: Run) -> None:
     assert all(name in text for name in (*METHODS, *CLIENTS))
     assert "federation.optimizer.lr" in text
     assert "Settings not from the paper" in text
+    assert "of a sweep" not in text, "nothing was swept"
+
+
+def test_the_table_leads_to_the_meaning_of_its_columns(run: Run) -> None:
+    page = (run.root / "report.html").read_text(encoding="utf-8")
+    assert page.index('href="#terms"') < page.index("<table>") < page.index('id="terms"')
 
 
 def test_first_screen_tells_the_result(run: Run) -> None:

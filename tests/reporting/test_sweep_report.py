@@ -90,6 +90,7 @@ def test_variants_have_figures_a_group_in_the_table_and_a_verdict(
     for text in both_pages(run):
         assert "Swept: lp_epochs = 0, 5, 15." in text
         assert "lpft by lp_epochs" in text
+        assert "A line joins the settings of a sweep" in text
         assert "the best Average is" in text
     figure = (run.root / "figures" / "sweep-lp_epochs.svg").read_text(encoding="utf-8")
     assert all(f">{word}<" in figure for word in ("Local (%)", "distortion", "lpft", "lp", "none"))
