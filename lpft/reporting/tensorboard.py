@@ -38,8 +38,12 @@ TAGS = {
 }
 """Tag of the event file: column of curves.csv."""
 
-GLOBAL_TAGS = {"train/loss": "train_loss", "val/accuracy": "val_accuracy", "clients": "num_clients"}
-"""Tag of the event file: column of history.csv."""
+GLOBAL_TAGS = {
+    "federated/loss": "train_loss",
+    "federated/val_accuracy": "val_accuracy",
+    "federated/clients": "num_clients",
+}
+"""Tag of the event file: column of history.csv. None of them is a method's, whose steps are epochs, not rounds."""
 
 FINAL = ("local", "global_all", "global_others", "worst_row", "average3", "distortion_own", "hurt_share")
 PREFIX = "events.out.tfevents."
@@ -196,6 +200,7 @@ def _layout_value() -> Summary.Value:
             "worst": ["^worst/accuracy$"],
         },
         "Training": {"loss": ["^train/loss$"], "learning rates": ["^lr/head$", "^lr/body$"], "drift": ["^distortion$"]},
+        "Global model, by round": {"loss": ["^federated/loss$"], "accuracy": ["^federated/val_accuracy$"]},
     }
     layout = layout_pb2.Layout(
         category=[

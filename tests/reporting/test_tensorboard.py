@@ -90,8 +90,10 @@ def test_hyperparameters_are_the_methods_settings(run: Run) -> None:
 
 def test_global_model_on_the_round_axis(run: Run) -> None:
     events = load(run.global_file(0, ""))
-    assert {"train/loss", "val/accuracy"} <= set(events.Tags()["scalars"])
-    assert [point.step for point in events.Scalars("val/accuracy")] == list(range(1, 61))
+    tags = set(events.Tags()["scalars"])
+    assert {"federated/loss", "federated/val_accuracy"} <= tags
+    assert not tags & set(TAGS), "rounds are no epochs, and have no place in the methods' charts"
+    assert [point.step for point in events.Scalars("federated/val_accuracy")] == list(range(1, 61))
 
 
 def test_final_figures_stand_at_the_last_epoch_if_none_was_evaluated(tmp_path: Path) -> None:
