@@ -46,9 +46,9 @@ from lpft.runs import Run
 CAPTIONS = {
     "tradeoff": (
         "At home against everywhere",
-        "One large point per method, one small point per seed; bars are one standard deviation. The global model (dotted)"
-        " is as good at home as everywhere. Up is better at home; to the right, more is remembered of the others. A"
-        " point up and to the left bought its gain at home by forgetting.",
+        "One large point per method, one small point per seed; bars are one standard deviation. The global model"
+        " (dotted) is as good at home as everywhere. Up is better at home; to the right, more is remembered of the"
+        " others. A point up and to the left bought its gain at home by forgetting.",
     ),
     "curves": (
         "While fine-tuning",
