@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lpft.runs import Run
-from tests.commands import lpft
+from tests.commands import lpft, table
 from tests.shapes import save_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -41,6 +41,10 @@ def test_every_shipped_experiment_runs(config: Path, out: Path) -> None:
     runs = Run(out).points() or [Run(out)]
     assert all((run.root / "results.csv").exists() for run in runs)
     assert (out / "report.html").exists()
+    found = yaml.safe_load(config.read_text())
+    verdicts = table(out / "verdicts.csv") if "verdicts" in found else []
+    assert {row["verdict"] for row in verdicts} == {path.rpartition(".")[2] for path in found.get("verdicts", [])}
+    assert not any("cannot be judged" in row["line"] or row["line"].startswith("failed") for row in verdicts)
 
 
 @pytest.mark.slow
