@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpft.reporting.findings import advice_line, advice_of, signature_lines, signatures_of
+from lpft.reporting.findings import FEW, advice_line, advice_of, signature_lines, signatures_of
 from lpft.reporting.judging import Judged
 from lpft.reporting.results import MethodResult, methods_of, read_config
 from lpft.reporting.sweeps import Point, grouped, short_keys, variants_of, word
 from lpft.reporting.tables import result_rows, summary_rows
 from lpft.reporting.words import settings_not_from_the_paper
-from lpft.runs import STATUSES, Run
+from lpft.runs import STATUSES, Cell, Run
 
 COLUMNS = (
     ("local", "Local", "{:.1f}"),
@@ -213,7 +213,26 @@ def _seeds(which: Sequence[str]) -> str:
 
 
 def exceptions(results: Iterable[MethodResult]) -> list[str]:
-    """Name the clients whose status is not ok, once per status and set of methods and seeds."""
+    """Name the clients whose status is not ok, once per status, and those that do not train on every class."""
+    results = list(results)
+    return [*_not_ok(results), *_few_classes([cell for result in results for cell in result.cells])]
+
+
+def _few_classes(cells: Iterable[Cell]) -> list[str]:
+    few = [cell for cell in cells if 0 < (cell.num_train_classes or 0) < (cell.num_classes or 0)]
+    if not few:
+        return []
+    clients = list(dict.fromkeys(cell.client for cell in few))
+    share = f"{len(clients)} of {len(few[0].clients)} clients do not train on all {few[0].num_classes} classes"
+    return [f"few classes: {_some(clients)} ({share})"]
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:FEW]) + (", ..." if len(every) > FEW else "")
+
+
+def _not_ok(results: Iterable[MethodResult]) -> list[str]:
     meaning = {
         "diverged": "training diverged; the global model stands in",
         "no_train": "no training samples; the global model stands in",
@@ -229,8 +248,7 @@ def exceptions(results: Iterable[MethodResult]) -> list[str]:
         clients = {client: places for (found, client), places in where.items() if found == status}
         if clients:
             places = len({place for places in clients.values() for place in places})
-            names = ", ".join(list(clients)[:5]) + (", ..." if len(clients) > 5 else "")
-            lines.append(f"{status}: {names} ({meaning[status]}; in {places} of the method-seed pairs)")
+            lines.append(f"{status}: {_some(clients)} ({meaning[status]}; in {places} of the method-seed pairs)")
     return lines
 
 

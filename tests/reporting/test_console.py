@@ -49,6 +49,16 @@ def test_matters_are_named_once(tmp_path: Path) -> None:
     assert f"no_train: {CLIENTS[9]}" in text
 
 
+def test_clients_that_lack_classes_are_named_once(tmp_path: Path) -> None:
+    def edit(cell: Cell) -> Cell:
+        known = 0 if cell.client == CLIENTS[0] else 3 if cell.client in CLIENTS[1:3] else 10
+        return replace(cell, num_classes=10, num_train_classes=known, num_train=40 * known)
+
+    text = printed(make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), edit=edit))
+    assert text.count("few classes") == 1
+    assert f"few classes: {CLIENTS[1]}, {CLIENTS[2]} (2 of 10 clients do not train on all 10 classes)" in text
+
+
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     def edit(cell: Cell) -> Cell:
         return replace(cell, status="diverged")
