@@ -63,6 +63,8 @@ class ExperimentParser(LightningArgumentParser):
             return _perhaps(problem.option, settings_of(problem.owner), "it has")
         if reason.startswith("the following arguments are required"):
             return "name an experiment, such as `-c configs/digits.yaml`"
+        if problem.key == "sources":
+            return "write the settings of every source, such as {ward: {path: ward.npz}}"
         if example and ("is abstract" in reason or reason.endswith("Got value: None")):
             return (
                 f"`class_path` names a class, `init_args` its settings: {{class_path: {example}, init_args: {{...}}}}"
@@ -167,7 +169,7 @@ def _with_value(reason: str, value: str) -> str:
     """Add what was given, unless the reason has it, or it is but the parser's word for all settings of a class."""
     if "Got value" in reason or re.search(rf"(?<![\w<>=-]){re.escape(value)}(?!\w)", reason):
         return reason
-    return reason if re.match(r"\w+\(", value) else f"{reason.rstrip('.')}. Got value: {value}"
+    return reason if re.match(r"\w+\(|\{'class_path'", value) else f"{reason.rstrip('.')}. Got value: {value}"
 
 
 def settings_of(class_path: str) -> list[str]:
@@ -247,6 +249,7 @@ def _is_yaml(text: str) -> bool:
 def _plain(reason: str) -> str:
     """Put Python's words for types into a reader's."""
     reason = reason.partition("\nSubclass types expect one of:")[0]
+    reason = re.sub(r"^'utf-8' codec can't decode .*", "Expected settings, or a YAML file that has them", reason)
     reason = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", reason)
     reason = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", reason)
     return reason.replace("Expected a int", "Expected an int")

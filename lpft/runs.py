@@ -336,6 +336,7 @@ def check_client_names(names: Iterable[str]) -> None:
     """Raise ValueError if two clients would share a file on some file system (names that differ in case only, say)."""
     seen: dict[str, str] = {}
     for name in names:
+        _check_text(name, "client")
         key = file_name(name).casefold()
         if not name:
             raise ValueError("A client has an empty name. HINT: give every client a name.")
@@ -352,11 +353,18 @@ def check_client_names(names: Iterable[str]) -> None:
 def check_method_names(names: Iterable[str]) -> None:
     """Raise ValueError if a method's name cannot be the name of its folder."""
     for name in names:
+        _check_text(name, "method")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name in ("global", "advised"):
             raise ValueError(
                 f"`methods.{name}` is not a name for a method."
                 " HINT: use letters, digits and `_ - + = .`, but not `global` or `advised`."
             )
+
+
+def _check_text(name: object, what: str) -> None:
+    """Raise ValueError if YAML has made something else of a name, such as a number, or False of ``no``."""
+    if not isinstance(name, str):
+        raise ValueError(f"The name {name} of a {what} is no text. HINT: put it in quotes.")
 
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

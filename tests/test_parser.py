@@ -135,5 +135,34 @@ def test_settings_beside_class_path(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "init_args: {" in said(["run", "-c", str(config)], capsys)
 
 
+@pytest.mark.parametrize("source", ["ward.npz", "null"])
+def test_a_source_is_a_set_of_settings(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ward.npz").write_bytes(b"PK\xff\x00")
+    init_args = f"{{root: {tmp_path}, sources: {{ward: {source}}}}}"
+    data = f"{{class_path: lpft.data.arrays.ArrayClients, init_args: {init_args}}}"
+    config = tmp_path / "x.yaml"
+    config.write_text(Path(TOY).read_text().replace("{class_path: tests.toy.ToyData}", data))
+    error = said(["run", "-c", str(config)], capsys)
+    assert "`sources`" in error
+    assert "codec" not in error
+    assert "HINT: write the settings of every source, such as {ward: {path: ward.npz}}" in error
+
+
+@pytest.mark.parametrize("name", ["1", "no"])
+@pytest.mark.parametrize("what", ["client", "method"])
+def test_a_name_that_is_no_text(what: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(TOY).read_text()
+    if what == "client":
+        data = f"{{class_path: lpft.data.arrays.ArrayClients, init_args: {{sources: {{{name}: {{path: x.npz}}}}}}}}"
+        text = text.replace("{class_path: tests.toy.ToyData}", data)
+    else:
+        text = text.replace("  ft: {", f"  {name}: {{")
+    config = tmp_path / "x.yaml"
+    config.write_text(text)
+    error = said(["run", "-c", str(config)], capsys)
+    assert f"The name {({'1': 1, 'no': False})[name]} of a {what} is no text" in error
+    assert "HINT: put it in quotes" in error
+
+
 def test_what_is_not_understood_is_left_as_it_is() -> None:
     assert explain("Something else entirely").reason == "Something else entirely"
