@@ -42,6 +42,8 @@ log = logging.getLogger("lpft")
 Look = Callable[[Corruption, Severity], Callable[[np.ndarray], np.ndarray]]
 """Gives, for a corruption, the function from ids, ``(n,)``, to images, uint8, ``(n, 32, 32, 3)``."""
 
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 
 class CifarC(FederatedDataModule):
     """Input shift: every client sees CIFAR images under a corruption of its own, named ``fog-3`` after it.
@@ -101,6 +103,7 @@ class CifarC(FederatedDataModule):
         self.shared_ids, self.part, self.seed = shared_ids, part, seed
         self.plain = None if plain == "None" else plain  # so jsonargparse passes on a null of the command line
         self.mean, self.std = MEANS[num_classes], STDS[num_classes]
+        self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
 
     @property
     def spec(self) -> DataSpec:

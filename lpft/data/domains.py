@@ -145,6 +145,18 @@ class DomainFolders(FederatedDataModule):
             for domain, of_domain in listed.items()
         }
 
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the classes: those that are kept, else the folders of their images, or nothing if those differ."""
+        if self.classes is not None:
+            return self.classes
+        names: dict[int, set[str]] = {label: set() for label in range(self.spec.num_classes)}
+        for part in self._filled:
+            assert isinstance(part.images, ImageFiles)
+            for path, label in zip(part.images.names, part.labels.tolist(), strict=True):
+                names[label].add(folder_of(path))
+        return tuple(name for each in names.values() for name in each) if {*map(len, names.values())} == {1} else ()
+
     def settings(self) -> dict[str, object]:
         """Return the key of the cache: the settings, the lists, and size and modification time of every file.
 

@@ -128,7 +128,7 @@ class FolderClients(FederatedDataModule):
     @property
     def spec(self) -> DataSpec:
         """The settings; without `classes` the folders are looked through for them."""
-        return DataSpec(self.channels, self.image_size, len(self.classes))
+        return DataSpec(self.channels, self.image_size, len(self.class_names))
 
     @functools.cached_property
     def sites(self) -> list[Site]:
@@ -138,7 +138,7 @@ class FolderClients(FederatedDataModule):
         return sites
 
     @functools.cached_property
-    def classes(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the classes, in the order of the labels."""
         if isinstance(self.given_classes, str):
             return read_classes(self.root / self.given_classes)
@@ -160,9 +160,9 @@ class FolderClients(FederatedDataModule):
         """
         files = [(site.name, split, *file) for site in self.sites for split in SPLITS
                  for file in site.parts.get(split, [])]  # fmt: skip
-        check_known(self.sites, self.classes)
+        check_known(self.sites, self.class_names)
         return {
-            "classes": list(self.classes),
+            "classes": list(self.class_names),
             "clients": [[site.name, *site.parts] for site in self.sites],
             "samples": hashlib.sha256(repr(files).encode()).hexdigest(),
             "files": stamp(self.root, [name for _, _, name, *_ in files], self.on_bad_image),
@@ -200,7 +200,7 @@ class FolderClients(FederatedDataModule):
         ]
 
     def _part(self, files: list[File]) -> Part:
-        labels = {name: label for label, name in enumerate(self.classes)}
+        labels = {name: label for label, name in enumerate(self.class_names)}
         groups = {"": NO_GROUP, **{name: group for group, name in enumerate(self.group_names)}}
         return Part(
             np.array([labels[file.label] for file in files], np.int64),

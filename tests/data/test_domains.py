@@ -72,6 +72,7 @@ def test_lists_become_clients(tmp_path, place, first):
     made.lists("photo", ["cat", "dog", "t-shirt"], 10, 2, [first, first + 1, first + 2], place)
     made.lists("sketch", ["cat", "t-shirt"], 10, 3, [first, first + 2], place)
     data = make(DomainFolders, tmp_path / "set")
+    assert data.class_names == ("cat", "dog", "t-shirt")
     assert sizes(data) == {"photo": (27, 3, 6), "sketch": (18, 2, 6)}
     assert data.spec == DataSpec(3, 4, 3)
     for client in data.clients:

@@ -32,7 +32,7 @@ def paint(path, value, size=(8, 8)):
 
 def seen(data, positions):
     """Return value and class of every image; all its pixels have the value."""
-    return sorted((data.images[i, 0, 0, 0].item(), data.classes[data.labels[i]]) for i in positions.tolist())
+    return sorted((data.images[i, 0, 0, 0].item(), data.class_names[data.labels[i]]) for i in positions.tolist())
 
 
 def bytes_of(data, split):
@@ -44,7 +44,7 @@ def test_folders_by_class_are_split(tmp_path):
     save_shapes(tmp_path / "sites" / "south", 4, seed=1, mode="L")
     data = make(tmp_path / "sites", image_size=16)
     assert sizes(data) == {"north": (16, 2, 6), "south": (8, 1, 3)}
-    assert data.classes == SHAPES
+    assert data.class_names == SHAPES
     assert data.spec == DataSpec(3, 16, 3)
     for client in data.clients:
         assert torch.bincount(data.labels[client.test]).tolist() == [len(client.test) // 3] * 3
@@ -173,7 +173,7 @@ def test_hidden_files_links_unicode_and_what_is_no_image(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "lpft"):
         data = make(root, test_share=0.0, val_share=0.0)
     assert [client.name for client in data.clients] == [composed, "北京"]
-    assert data.classes == ("leer", "sauer", unicodedata.normalize("NFC", "süß"))
+    assert data.class_names == ("leer", "sauer", unicodedata.normalize("NFC", "süß"))
     assert seen(data, data.clients[0].train) == [(10, "süß"), (11, "sauer"), (20, "süß"), (21, "sauer")]
     assert [value for value, _ in seen(data, data.clients[1].train)] == [11, 12, 13, 22, 23]
     assert (
@@ -234,7 +234,7 @@ def test_classes_in_an_order_of_ones_own(tmp_path):
 def test_numbers_are_sorted_as_numbers(tmp_path):
     for label in ("0", "9", "10"):
         paint(tmp_path / "sites" / "a" / label / "1.png", int(label))
-    assert make(tmp_path / "sites").classes == ("0", "9", "10")
+    assert make(tmp_path / "sites").class_names == ("0", "9", "10")
     assert in_order(["1", "01", "a"]) == ("01", "1", "a")
 
 
@@ -243,7 +243,7 @@ def test_a_class_may_be_called_train(tmp_path):
         paint(tmp_path / "sites" / "a" / label / "1.png", value)
         paint(tmp_path / "sites" / "b" / "test" / label / "1.png", value + 10)
     data = make(tmp_path / "sites")
-    assert data.classes == ("bus", "car", "train")
+    assert data.class_names == ("bus", "car", "train")
     assert len(data.clients[1].test) == 3
 
 
