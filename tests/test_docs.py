@@ -15,7 +15,7 @@ import yaml
 from lpft.cli import COMMANDS
 from lpft.models.cnn import SmallCNN
 from lpft.models.weights import load_model
-from lpft.runs import Run
+from lpft.runs import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
 from tests.shapes import save_shapes, shape
@@ -49,6 +49,10 @@ def test_a_method_and_a_network_in_files_of_their_own_run_stacked(written: Path,
     run = toy("run", written / "run", *words, *net)
     rows = {row["method"]: row for row in table(run.root / "results.csv")}
     assert 0 < float(rows["anchored"]["distortion_own"]) < float(rows["ft"]["distortion_own"])
+    assert read_cell(run.cell(0, "anchored", "c0")).clients_per_stack == 2
+    by_yaml = toy("run", written / "by_yaml", "-c", written / "my_method.yaml", "--seeds", "[0]", *net)
+    again = {row["method"]: row for row in table(by_yaml.root / "results.csv")}
+    assert again == {method: rows[method] for method in ("none", "ft", "anchored")}
 
 
 def test_sites_of_images_and_a_global_model_become_models(
