@@ -11,9 +11,11 @@ from lpft.runs import Run
 
 TAIL_BYTES, TAIL_LINES = 20_000, 10
 BAD = re.compile(
-    r"\b(error|killed|cancelled|not found|no such file)\b|\w(Error|Exception): |^lpft \w+: |^lpft: .*(failed|HINT)",
+    r"^(?!\s).*\b(error|killed|cancelled|not found|no such file)\b"
+    r"|^lpft \w+: |^lpft: .*(failed|HINT)|^[\w.]+(Error|Exception)\b",
     re.IGNORECASE,
 )
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 HARMLESS = re.compile(r"DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept")
 
 
@@ -54,11 +56,18 @@ def job_mishaps(run: Run, known: Iterable[str] = ()) -> list[Mishap]:
 
 
 def _last_words(path: Path, known: list[str]) -> Iterator[str]:
-    """Yield the last bad line among the last lines of a log, if there is one."""
+    """Yield the line among the last ones of a log that says best what went wrong, if there is one.
+
+    It is the last exception; otherwise the first bad line, since others follow from it: where Slurm's log says that a
+    task was killed, it says next that it has ended the others.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
-    for line in reversed(lines):
-        if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in known):
-            yield line.strip()
-            return
+    bad = [
+        line
+        for line in lines
+        if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in known)
+    ]
+    exceptions = [line for line in bad if EXCEPTION.match(line)]
+    yield from exceptions[-1:] or bad[:1]

@@ -8,7 +8,7 @@ federate seed 0: round 3/6  train loss 0.4  val accuracy 90.00%  9.9 clients/s  
 srun: error: lpft-n2: task 1: Killed
 srun: Terminating StepId=1.0
 slurmstepd: error: *** STEP 1.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 ***
-srun: error: lpft-n1: task 0: Exited with exit code 143
+srun: error: lpft-n1: task 0: Terminated
 """
 REQUEUED = """\
 lpft: stopped by a signal.
@@ -20,6 +20,17 @@ REFUSED = """\
 lpft personalize: There is no global model seed_0. HINT: train it first.
 For all settings: lpft personalize --help
 srun: error: lpft-n1: task 0: Exited with exit code 2
+"""
+CRASHED = """\
+  File "lpft/data/cache.py", line 9, in read
+    raise error
+KeyError: 'a'
+
+During handling of the above exception, another exception occurred:
+
+  File "lpft/data/cache.py", line 11, in read
+ImportError: libcudart.so.12: no such file
+srun: error: lpft-n1: task 0: Exited with exit code 1
 """
 FAILED = """\
 lpft: failed: seed 0, ft, clients c0: RuntimeError: broken (details: failed_seed_0_ft_0.txt)
@@ -35,11 +46,19 @@ def write(run: Run, **logs: str) -> None:
 
 def test_last_words_of_jobs(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    write(run, federate__1=KILLED, personalize__2_0=REQUEUED, personalize__2_1=REFUSED, personalize__2_2=FAILED)
+    write(
+        run,
+        federate__1=KILLED,
+        personalize__2_0=REQUEUED,
+        personalize__2_1=REFUSED,
+        personalize__2_2=FAILED,
+        personalize__2_3=CRASHED,
+    )
     found = {mishap.where: mishap.error for mishap in job_mishaps(run, ["RuntimeError: broken"])}
     assert found == {
-        "federate-1": KILLED.splitlines()[3],
+        "federate-1": KILLED.splitlines()[1],
         "personalize-2_1": REFUSED.splitlines()[0],
+        "personalize-2_3": "ImportError: libcudart.so.12: no such file",
     }
     assert "personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
 
@@ -48,6 +67,12 @@ def test_only_the_last_job_of_a_stage_counts(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__9=KILLED, federate__10="fine\n", personalize__9_1=REFUSED, other=KILLED)
     assert [mishap.where for mishap in job_mishaps(run)] == ["personalize-9_1"]
+
+
+def test_a_log_that_begins_with_the_error(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, federate__1="error: no space left\n")
+    assert [mishap.error for mishap in job_mishaps(run)] == ["error: no space left"]
 
 
 def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
