@@ -38,12 +38,11 @@ class Cluster:
         self.settings = folder / "settings.sh"
         self.settings.write_text(
             f"load_lpft() {{ PATH={self.bin}:$PATH; }}\n"
-            "NODES=2 TASKS_PER_NODE=1 STACKS_PER_TASK=9 STOP_BEFORE=5\n"
-            'FEDERATE_OPTIONS=(--time="${FEDERATE_MINUTES:-10}")\n'
+            "NODES=2 TASKS_PER_NODE=1 STACKS_PER_TASK=9 STOP_BEFORE=60\n"
             'WHILE_QUEUED="${TWICE:-no}"\n'
         )
         self.env = {**os.environ, "SLURM_CONF": conf, "LPFT_SETTINGS": str(self.settings), "PYTHONPATH": str(ROOT)}
-        self.env["OMP_NUM_THREADS"] = "1"
+        self.env |= {"OMP_NUM_THREADS": "1", "SBATCH_TIMELIMIT": "50"}  # enough on a busy machine
 
     def call(self, *words: Any, code: int = 0, **env: Any) -> str:
         """Run a command, and return what it prints; its exit code must be `code`."""
