@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import lpft
 from lpft.clients.size import clients_per_stack
 from lpft.clients.stack import check_elementwise
+from lpft.data.augment import Augment
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
 from lpft.federated.cohort import cohort_size
@@ -89,6 +90,13 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--name", type=str, default="experiment", help="name of the experiment")
         parser.add_argument("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
         parser.add_argument("--seeds", type=list[int], default=[0], help="one run each")
+        parser.add_argument(
+            "--augment",
+            type=Augment | None,
+            default=None,
+            sub_configs=True,
+            help="what training does to the images, such as lpft.data.augment.FlipCrop",
+        )
         needed = self.command != "prepare"
         parser.add_argument("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
@@ -204,6 +212,7 @@ class Experiment:
         self.run = run_of(parts)
         self.seeds = _checked_seeds(parts.seeds)
         self.data: FederatedDataModule = parts.data
+        self.data.augment = parts.augment
         self.network: NetFactory = parts.network
         self.federation: Federation = parts.federation
         self.personalization: Personalization = parts.personalization
@@ -433,6 +442,7 @@ class Experiment:
             del federation["init_head"]
         else:
             federation["init"] = checksum(self.federation.read_init(self.net))
+        augment = {} if self.config["augment"] is None else {"augment": self.config["augment"]}
         return {
             "data": {
                 "content": self.data.content_hash,
@@ -440,6 +450,7 @@ class Experiment:
                 "mean": list(self.data.mean),
                 "std": list(self.data.std),
             },
+            **augment,
             "network": network,
             "federation": federation,
             "trainer": {"precision": self.devices.precision},

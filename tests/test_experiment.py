@@ -25,7 +25,7 @@ from lpft.personalization.personalize import Bench, Job
 from lpft.runs import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
-from tests.toy import ToyData, ToyNet, toy_data
+from tests.toy import ToyData, ToyNet, same_bits, toy_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -376,6 +376,21 @@ def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out
     assert network_settings(out.parent / "b" / "w.pth") == first
     torch.save({**weights, "fc.bias": torch.ones(3)}, out.parent / "b" / "w.pth")
     assert network_settings(out.parent / "b" / "w.pth") != first
+
+
+def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
+    finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--seeds", "[0]", "--only", "lpft", "--augment", "lpft.data.augment.FlipCrop", "--augment.pad", 1]
+    one = toy("run", out.parent / "one", *words)
+    two = toy("run", out.parent / "two", *words, "--trainer.devices", 2)
+    assert outcome(one) == outcome(two)
+    arrays = {yaml.safe_load(run.config.read_text())["lpft"]["content_hash"] for run in (finished, one)}
+    assert len(arrays) == 1
+    assert not same_bits(load_file(finished.global_model(0)), load_file(one.global_model(0)))
+    assert matrix(finished, 0, "lpft")[1].tolist() != matrix(one, 0, "lpft")[1].tolist()
+    toy("run", one.root, *words, "--augment.pad", 2, code=2)
+    assert "different are: `augment.init_args.pad`" in capsys.readouterr().err
 
 
 def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None:

@@ -88,6 +88,16 @@ class StackSamples:
         ]
         return torch.stack(orders).view(len(orders), self.num_steps, self.batch_size).transpose(0, 1)
 
+    def draws(self, count: int, *key: int | str) -> Tensor:
+        """Draw uniform numbers for every image of one pass, ``(steps, K, batch_size, count)``.
+
+        Args:
+            count: numbers per image.
+            key: seed, stage, round or epoch. With it and the client's name alone a client's numbers are determined.
+        """
+        shape = (self.num_steps, self.batch_size, count)
+        return torch.stack([torch.rand(shape, generator=generator(*key, name)) for name in self.names], dim=1)
+
     def in_dataset(self, positions: Tensor) -> Tensor:
         """Turn positions among each client's own samples, ``(K, n)``, into positions in the dataset's arrays."""
         return self.index.to(positions.device).gather(1, positions)

@@ -46,18 +46,29 @@ class GlobalFeatures:
 
     @torch.no_grad()
     def of(self, index: Tensor) -> Tensor:
-        """Compute the features ``(n, k)`` of samples at positions ``(n,)`` of the dataset's arrays.
+        """Compute the features ``(n, k)`` of samples at positions ``(n,)`` of the dataset's arrays."""
+        width = self.net.head.in_features
+        parts = [self.embed(self.images(part)) for part in chunks(index)]
+        return torch.cat(parts) if parts else torch.zeros(0, width, device=self.device, dtype=self.dtype)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """Compute the features ``(..., k)`` of normalized images ``(..., channels, size, size)``.
 
         They are in the network's type also within a Trainer's autocast, so that it does not matter who asks first.
         """
-        width = self.net.head.in_features
         with torch.autocast(self.device.type, enabled=False):
-            parts = [self.net.body(self.images(part)) for part in chunks(index)]
-        return torch.cat(parts) if parts else torch.zeros(0, width, device=self.device, dtype=self.dtype)
+            features: Tensor = self.net.body(images.flatten(0, -4))
+        return features.unflatten(0, images.shape[:-3])
 
-    def images(self, index: Tensor) -> Tensor:
-        """Return normalized images at positions of the dataset's arrays, in the network's type, on the device."""
-        return self.samples.images(index, self.dtype)
+    def images(self, index: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Return normalized images at positions of the dataset's arrays, in the network's type, on the device.
+
+        Args:
+            index: the positions, of any shape.
+            draws: uniform numbers ``(*index.shape, num_draws)`` to augment the images by; None leaves them as they are.
+        """
+        return self.samples.images(index, self.dtype, draws)
 
     def train(self, client: int) -> Tensor:
         """Return the features ``(num_train, k)`` of a client's training samples."""

@@ -26,9 +26,17 @@ class DeviceSamples:
         self._images = data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
 
-    def images(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return normalized images ``(*index.shape, channels, size, size)`` of samples at positions in the arrays."""
+    def images(self, index: Tensor, dtype: torch.dtype, draws: Tensor | None = None) -> Tensor:
+        """Return normalized images ``(*index.shape, channels, size, size)`` of samples at positions in the arrays.
+
+        Args:
+            index: the positions.
+            dtype: floating-point type wanted.
+            draws: uniform numbers ``(*index.shape, num_draws)`` to augment the images by; None leaves them as they are.
+        """
         chosen = self._images[index.to(self._images.device)].to(self.device)
+        if draws is not None:
+            chosen = self.data.augmented(chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
 
     def labels(self, index: Tensor) -> Tensor:

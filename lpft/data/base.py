@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lpft.data.augment import Augment
 from lpft.data.cache import Arrays, ArrayWriter, open_or_build
 from lpft.data.shares import BadImageError, OnBadImage, said_of_bad
 from lpft.types import DataSpec
@@ -71,6 +72,8 @@ class FederatedDataModule(LightningDataModule):
     """What to do about a file that cannot be decoded."""
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    augment: Augment | None = None
+    """What training does to the images; the section `augment` of an experiment. The arrays do not depend on it."""
 
     def __init__(self, cache_dir: str | None = None) -> None:
         super().__init__()
@@ -124,6 +127,22 @@ class FederatedDataModule(LightningDataModule):
         if arrays.bad and self.on_bad_image == "error":
             raise BadImageError(said_of_bad(arrays.bad))
         return arrays
+
+    @property
+    def num_draws(self) -> int:
+        """How many uniform numbers `augmented` needs for each image; 0 if it changes nothing."""
+        return self.augment.num_draws if self.augment else 0
+
+    def augmented(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return changed uint8 images ``(..., channels, size, size)``, as `augment` says.
+
+        Args:
+            images: any number of leading dimensions.
+            draws: uniform in [0, 1), ``(..., num_draws)``.
+        """
+        if self.augment is None:
+            return images
+        return self.augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""

@@ -60,17 +60,21 @@ class LocalTrainer:
         check_elementwise(optimizer, len(clients))
         for epoch in range(self.settings.local_epochs):
             losses = torch.zeros(len(clients), device=self.fabric.device)
-            for positions in samples.epoch(self.seed, "federate", round_, epoch):
-                losses += self._step(stack, optimizer, samples.in_dataset(positions))
+            order = samples.epoch(self.seed, "federate", round_, epoch)
+            draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
+            for positions, numbers in zip(order, draws, strict=True):
+                losses += self._step(stack, optimizer, samples.in_dataset(positions), numbers)
         self.losses.update(zip(clients, (losses.cpu() / samples.num_steps).tolist(), strict=True))
         for client, state, count in zip(clients, stack.states(), samples.counts, strict=True):
             yield ClientUpdate(client, state, num_examples=count)
 
-    def _step(self, stack: ClientStack, optimizer: torch.optim.Optimizer, index: torch.Tensor) -> torch.Tensor:
+    def _step(
+        self, stack: ClientStack, optimizer: torch.optim.Optimizer, index: torch.Tensor, draws: torch.Tensor
+    ) -> torch.Tensor:
         """Take one step of every client; return the losses ``(K,)`` before it."""
         dtype = self.net.head.weight.dtype
         with self.fabric.autocast():
-            logits = stack(self.samples.images(index, dtype))
+            logits = stack(self.samples.images(index, dtype, draws))
         losses = client_losses(logits.to(dtype), self.samples.labels(index))
         optimizer.zero_grad()
         losses.sum().backward()

@@ -165,11 +165,11 @@ class Personalizer(LightningModule):
         """Return the batches of the current epoch."""
         return EpochBatches(self)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> STEP_OUTPUT:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> STEP_OUTPUT:
         """Return the sum over the clients of loss and penalty; no gradient of one client reaches another."""
-        positions, uniforms = batch
+        positions, uniforms, draws = batch
         params = self._mixed(uniforms)
-        losses = client_losses(self._logits(positions, params), self._labels.gather(1, positions))
+        losses = client_losses(self._logits(positions, draws, params), self._labels.gather(1, positions))
         self._loss += losses.detach()
         if self.method.flood is not None:
             losses = (losses - self.method.flood).abs() + self.method.flood
@@ -177,12 +177,17 @@ class Personalizer(LightningModule):
             losses = losses + self._hook(self.method.penalty)
         return losses.sum()
 
-    def _logits(self, positions: Tensor, params: State | None) -> Tensor:
+    def _logits(self, positions: Tensor, draws: Tensor, params: State | None) -> Tensor:
         if self.probing:
-            stored = self._train_features
-            features = stored.gather(1, positions.unsqueeze(-1).expand(-1, -1, stored.shape[-1]))
-            return self.stack.classify(features, params=params)
-        return self.stack(self._images(positions), params)
+            return self.stack.classify(self._frozen_features(positions, draws), params=params)
+        return self.stack(self._images(positions, draws), params)
+
+    def _frozen_features(self, positions: Tensor, draws: Tensor) -> Tensor:
+        """Return theta_G's features of a batch, ``(K, batch, k)``: stored ones, unless the images change."""
+        if self._augments:
+            return self.global_features.embed(self._images(positions, draws))
+        stored = self._train_features
+        return stored.gather(1, positions.unsqueeze(-1).expand(-1, -1, stored.shape[-1]))
 
     def _mixed(self, uniforms: Tensor) -> State | None:
         if not self.method.overrides("mix"):
@@ -279,13 +284,18 @@ class Personalizer(LightningModule):
     def train_passes(self) -> list[float]:
         """Each client's cost in forward and backward passes of single samples, per training sample.
 
-        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0. Scoring heads, candidates
-        or epochs on validation data counts too: a method that needs it pays for it.
+        A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0; features of augmented
+        images are not stored, so that a head takes a forward pass in every epoch. Scoring heads, candidates or epochs
+        on validation data counts too: a method that needs it pays for it.
         """
         method, clients = self.method, [self.global_features.data.clients[client] for client in self._clients]
         full: float = sum(phase.epochs for phase in self.phases if phase.trains == "all")
         full += min(method.num_prepare_batches, self.samples.num_steps) / self.samples.num_steps
-        forward = int(method.starts_head or any(phase.trains == "head" for phase in self.phases))
+        probed = sum(phase.epochs for phase in self.phases if phase.trains == "head")
+        if self._augments:
+            forward = int(method.starts_head) + probed
+        else:
+            forward = int(method.starts_head or probed > 0)
         if method.refresh_norm and has_batch_norm(self.stack.module):
             forward += method.num_candidates + 1
         scored = method.num_candidates + method.keep_best * (self.num_epochs + 1) + method.starts_head
@@ -336,8 +346,12 @@ class Personalizer(LightningModule):
     def _train_features(self) -> Tensor:
         return self.global_features.stacked(self._clients)
 
-    def _images(self, positions: Tensor) -> Tensor:
-        return self.global_features.images(self._index.gather(1, positions))
+    @property
+    def _augments(self) -> bool:
+        return self.global_features.data.augment is not None
+
+    def _images(self, positions: Tensor, draws: Tensor | None = None) -> Tensor:
+        return self.global_features.images(self._index.gather(1, positions), draws)
 
     def _prepare(self) -> None:
         """Let the method look at some batches of training data at theta_G."""
@@ -386,7 +400,10 @@ class Personalizer(LightningModule):
 
 @dataclass
 class EpochBatches:
-    """The batches of the module's current epoch: positions ``(K, batch)``, and uniform numbers for the method's `mix`.
+    """The batches of the module's current epoch.
+
+    Each is positions ``(K, batch)``, uniform numbers for the method's `mix`, and those for augmentation
+    ``(K, batch, num_draws)``.
 
     Args:
         module: whose current epoch it is.
@@ -397,7 +414,7 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.module.samples.num_steps
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         module, epoch = self.module, self.module.current_epoch
         positions = module.samples.epoch(module.seed, "personalize", epoch)
         count = module.method.uniforms_per_step
@@ -407,4 +424,6 @@ class EpochBatches:
                 for name in module.samples.names
             ]
         )
-        yield from zip(positions, uniforms.transpose(0, 1), strict=True)
+        num_draws = module.global_features.data.num_draws
+        draws = module.samples.draws(num_draws, module.seed, "augment", "personalize", epoch)
+        yield from zip(positions, uniforms.transpose(0, 1), draws, strict=True)

@@ -22,7 +22,7 @@ TERMS = {
     " the client's test samples. Zero if only the last layer was trained.",
     "hurt": "Share of clients whose own model is worse at home than the global model.",
     "passes": "Training cost: forward and backward passes of single samples, all clients together. A forward pass alone"
-    " counts a third, training a last layer on stored features nothing.",
+    " counts a third, training a last layer on stored features nothing (on augmented images there are none).",
     "seconds": "Wall-clock time of training and evaluation, all clients together.",
     "n": "Number of seeds. Behind ± is the standard deviation over them.",
 }
@@ -165,7 +165,7 @@ def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> li
         Dotted key, value, and a remark where the paper is known to differ.
     """
     rows = []
-    for section in ("data", "network", "federation"):
+    for section in ("data", "augment", "network", "federation"):
         rows += [(f"{section}.{key}", str(value), "") for key, value in flat(_section(config, section))]
     for key, value in flat(_section(config, "personalization")):
         if key == "epochs":
@@ -177,7 +177,7 @@ def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> li
         rows += [(f"methods.{method}.{key}", str(value), "") for key, value in flat(_section(settings, "init_args"))]
     if num_seeds != PAPER_SEEDS:
         rows.append(("seeds", str(num_seeds), f"the paper uses {PAPER_SEEDS}"))
-    rows = [row for row in rows if row[1] != "False" and not row[0].endswith(".dampening")]
+    rows = [row for row in rows if row[1] not in ("False", "keep") and not row[0].endswith(".dampening")]
     silent = ("federation.clients_per_stack", "federation.init", "data.init_args.root", "data.init_args.cache_dir")
     return [(key.replace(".init_args.", "."), *rest) for key, *rest in rows if key not in silent]  # type: ignore[misc]
 

@@ -27,6 +27,16 @@ def test_batches_depend_on_key_and_name_alone() -> None:
     assert not torch.equal(alone, StackSamples.of(data, [3], batch_size=8).epoch(0, "stage", 6))
 
 
+def test_draws_depend_on_key_and_name_alone() -> None:
+    data = toy_data()
+    together = StackSamples.of(data, [0, 3], batch_size=8).draws(2, 0, "augment", 5)
+    alone = StackSamples.of(data, [3], batch_size=8).draws(2, 0, "augment", 5)
+    assert together.shape == (3, 2, 8, 2)
+    assert torch.equal(together[:, 1], alone[:, 0])
+    assert not torch.equal(together[:, 0], together[:, 1])
+    assert not torch.equal(alone, StackSamples.of(data, [3], batch_size=8).draws(2, 0, "augment", 6))
+
+
 def test_positions_lead_to_the_clients_own_samples() -> None:
     data = toy_data()
     samples = StackSamples.of(data, [0, 3], batch_size=8)

@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
+from lpft.data.augment import Augment, FlipCrop
 from lpft.devices import Devices
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
@@ -79,16 +80,20 @@ def test_all_diverged_is_an_error_with_a_hint() -> None:
         fit(toy_data(), settings(optimizer=partial(SGD, lr=1e30)))
 
 
-def test_one_client_is_that_clients_own_training() -> None:
+@pytest.mark.parametrize("augment", [None, FlipCrop(pad=1)])
+def test_one_client_is_that_clients_own_training(augment: Augment | None) -> None:
     data, chosen = toy_data(counts=(20,)), settings(local_epochs=2)
+    data.augment = augment
     net, samples = toy_net(norm=True).train(), StackSamples.of(data, [0], 8)
     for round_ in range(1, chosen.rounds + 1):
         optimizer = chosen.optimizer(net.parameters())
         for epoch in range(2):
-            for positions in samples.epoch(0, "federate", round_, epoch):
+            draws = samples.draws(data.num_draws, 0, "augment", "federate", round_, epoch)
+            for positions, numbers in zip(samples.epoch(0, "federate", round_, epoch), draws, strict=True):
                 index = samples.in_dataset(positions)[0]
+                images = augment(data.images[index], numbers[0]) if augment else data.images[index]
                 optimizer.zero_grad()
-                logits = net(data.normalize(data.images[index], torch.float64))
+                logits = net(data.normalize(images, torch.float64))
                 torch.nn.functional.cross_entropy(logits, data.labels[index]).backward()
                 optimizer.step()
     state = fit(data, chosen, norm=True).state
@@ -97,9 +102,10 @@ def test_one_client_is_that_clients_own_training() -> None:
     assert largest_difference({n: state[n] for n in floats}, {n: trained[n] for n in floats}) < 1e-12
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_stacked_equals_one_by_one(norm: bool) -> None:
+@pytest.mark.parametrize(("norm", "augment"), [(False, None), (True, None), (True, FlipCrop(pad=1))])
+def test_stacked_equals_one_by_one(norm: bool, augment: Augment | None) -> None:
     data = toy_data()
+    data.augment = augment
     assert largest_difference(fit(data, settings(), 1, norm).state, fit(data, settings(), 3, norm).state) < 1e-12
 
 
@@ -108,8 +114,10 @@ def test_participation_takes_part_of_the_clients() -> None:
     assert [row.num_clients for row in end.history] == [2, 2, 2, 2]
 
 
-def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", [None, FlipCrop(pad=1)])
+def test_resumed_equals_uninterrupted(augment: Augment | None, tmp_path: Path) -> None:
     data, chosen = toy_data(), settings(participation=0.6)
+    data.augment = augment
     through = fit(data, chosen, norm=True)
     first = FedAvg(fabric(), toy_net(True), data, settings(rounds=2, participation=0.6), 1, 0).fit(None, lambda _: None)
     first.save(tmp_path / "checkpoint.pt", "f")

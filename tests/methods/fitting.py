@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lpft.clients.features import GlobalFeatures
+from lpft.data.augment import Augment
 from lpft.methods.base import Method
 from lpft.personalization.module import Personalizer
 from lpft.personalization.personalize import quietly
@@ -70,9 +71,12 @@ def assert_same_bits(one: Method, other: Method, norm: bool = True, **changes: A
     assert same_bits(a, b)
 
 
-def assert_resumed_equals_uninterrupted(method: Method, stops: list[int], folder: Path, **changes: Any) -> None:
+def assert_resumed_equals_uninterrupted(
+    method: Method, stops: list[int], folder: Path, augment: Augment | None = None, **changes: Any
+) -> None:
     """With checkpoints after each of the numbers of epochs in `stops`, in float32."""
     features, chosen = toy_features(norm=True, dtype=torch.float32), settings(**changes)
+    features.data.augment = augment
 
     def module() -> Personalizer:
         return Personalizer(features, [1, 2], method, chosen, seed=0)

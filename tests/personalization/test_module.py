@@ -11,9 +11,14 @@ from torch import nn
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
+from lpft.data.augment import Augment, FlipCrop
+from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import Method, Phase
+from lpft.methods.early import EarlyStoppedFT
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
+from lpft.methods.soup import SoupFT
+from lpft.methods.sparse import SparseFT
 from lpft.personalization.module import Personalizer
 from lpft.personalization.settings import Personalization
 from lpft.types import State
@@ -44,10 +49,12 @@ def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Pe
                 optimizer.param_groups[0]["lr"] = LP_LR
         net.train()
         net.body.train(epoch >= lp_epochs)
-        for positions in samples.epoch(0, "personalize", epoch):
+        draws = samples.draws(data.num_draws, 0, "augment", "personalize", epoch)
+        for positions, numbers in zip(samples.epoch(0, "personalize", epoch), draws, strict=True):
             index = samples.in_dataset(positions)[0]
+            images = data.augment(data.images[index], numbers[0]) if data.augment else data.images[index]
             optimizer.zero_grad()
-            logits = net(data.normalize(data.images[index], torch.float64))
+            logits = net(data.normalize(images, torch.float64))
             nn.functional.cross_entropy(logits, data.labels[index]).backward()
             optimizer.step()
     return dict(net.state_dict())
@@ -80,6 +87,60 @@ def test_one_step_in_float32_hardly_depends_on_the_size_of_the_stack(norm: bool,
         (alone,) = personalize(features, [client], method, chosen)
         assert largest_difference(alone, dict(features.net.state_dict())) > 0
         assert largest_difference(stacked[client], alone) < 1e-5
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("lp_epochs", [0, 2, 4])
+def test_augmented_training_equals_a_plain_loop(norm: bool, lp_epochs: int) -> None:
+    """The plain loop sends the changed images through the frozen body, too; one by one and stacked."""
+    features, chosen = toy_features(norm), settings(epochs=4)
+    method = LPFT(lp_epochs=lp_epochs, lp_lr=LP_LR)
+    (unchanged,) = personalize(features, [1], method, chosen)
+    features.data.augment = FlipCrop(pad=1)
+    stacked = personalize(features, [1, 2], method, chosen)
+    for k, client in enumerate([1, 2]):
+        plain = plain_lpft(features, client, lp_epochs, chosen, norm)
+        (alone,) = personalize(features, [client], method, chosen)
+        assert largest_difference(alone, plain) < 1e-12
+        assert largest_difference(stacked[k], plain) < 1e-12
+    assert largest_difference(stacked[0], unchanged) > 1e-3
+
+
+class Unused(Augment):
+    """Changes nothing, and counts the images."""
+
+    num_draws = 1
+    num_images = 0
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        self.num_images += len(images)
+        return images
+
+
+def test_features_of_augmented_images_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them go through theta_G's body in every step; where nothing changes, the result is the same."""
+    features = toy_features(norm=True)
+    (stored,) = personalize(features, [1], LPFT(lp_epochs=None, lp_lr=LP_LR))
+    features = toy_features(norm=True)
+    features.data.augment = Unused()
+    monkeypatch.setattr(features, "stacked", None)
+    (anew,) = personalize(features, [1], LPFT(lp_epochs=None, lp_lr=LP_LR))
+    assert features.data.augment.num_images == 6 * 3 * 16
+    assert largest_difference(anew, stored) < 1e-12
+    assert same_bits(_body(anew), _body(stored))
+
+
+def test_only_training_is_augmented() -> None:
+    """Not the samples that choices, statistics and starts of the head are made by."""
+    features = toy_features(norm=True)
+    features.data.augment = Unused()
+    for method in (SoupFT(greedy=True), LPFT(lp_epochs=2, head_init="lstsq"), EarlyStoppedFT(), SparseFT()):
+        before, module = features.data.augment.num_images, Personalizer(features, [1, 2], method, settings(), seed=0)
+        fit(module)
+        assert features.data.augment.num_images - before == module.num_epochs * 3 * 16 * 2
+    before = features.data.augment.num_images
+    Evaluator(features).test(module.stack)
+    assert features.data.augment.num_images == before
 
 
 @pytest.mark.parametrize("clients", [[1], [1, 2]])
@@ -128,6 +189,10 @@ def test_resumed_before_at_and_after_the_switch_equals_uninterrupted(optimizer: 
     assert_resumed_equals_uninterrupted(method, [stop], tmp_path, optimizer=optimizer)
 
 
+def test_augmented_training_resumes_as_if_uninterrupted(tmp_path: Path) -> None:
+    assert_resumed_equals_uninterrupted(LPFT(lp_epochs=2, lp_lr=LP_LR), [1, 2, 4], tmp_path, augment=FlipCrop(pad=1))
+
+
 def test_the_records_say_what_each_epoch_was_trained_with() -> None:
     module = fit(Personalizer(toy_features(), [1], LPFT(lp_epochs=2, lp_lr=LP_LR), settings(epochs=4), seed=0))
     rows = [(record.epoch, record.phase, record.lr_head, record.lr_body) for record in module.records]
@@ -156,6 +221,17 @@ def test_the_cost_of_training_is_counted_in_passes() -> None:
     assert passes(LPFT(lp_epochs=None)) == pytest.approx([1 / 3, 1 / 3])
     assert passes(LPFT(lp_epochs=2)) == pytest.approx([4 + 1 / 3, 4 + 1 / 3])
     assert passes(Everything()) == pytest.approx([2 + 2 / 3, 2 + 2 / 3])
+
+
+def test_heads_cost_a_forward_pass_an_epoch_on_augmented_images() -> None:
+    def cost(method: Method) -> list[float]:
+        features = toy_features()
+        features.data.augment = FlipCrop()
+        return Personalizer(features, [1, 2], method, settings(), seed=0).train_passes
+
+    assert cost(FT()) == [6, 6]
+    assert cost(LPFT(lp_epochs=None)) == pytest.approx([2, 2])
+    assert cost(LPFT(lp_epochs=2)) == pytest.approx([4 + 2 / 3, 4 + 2 / 3])
 
 
 class Everything(Method):

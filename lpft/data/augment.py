@@ -1,0 +1,160 @@
+"""Random changes of training images, on the device, all images of a batch at once.
+
+An augmentation is a pure function of images and of uniform numbers, which are drawn for every client, epoch and image:
+what an image becomes depends neither on the stack or the device nor on where a run was interrupted. It never touches
+validation or test images, nor the plain training images that statistics and exact solutions are computed from.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+
+class Augment(ABC):
+    """What to do to the images of a batch."""
+
+    num_draws: int
+    """How many uniform numbers each image needs."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return changed images of the same shape and type.
+
+        What becomes of an image must not depend on the others.
+
+        Args:
+            images: uint8, ``(n, channels, size, size)``.
+            draws: uniform in [0, 1), ``(n, num_draws)``.
+        """
+
+
+class FlipCrop(Augment):
+    """A horizontal flip with probability 1/2, and a crop of the image's size out of the image padded with black.
+
+    Args:
+        flip: whether to flip; digits should not be.
+        pad: pixels on every side.
+
+    References:
+        He et al., arXiv:1512.03385, section 4.2: 4 pixels on CIFAR-10.
+    """
+
+    num_draws = 3
+
+    def __init__(self, flip: bool = True, pad: NonNegativeInt = 4) -> None:
+        self.flip = flip
+        self.pad = pad
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Gather every image's pixels by row and column."""
+        num, channels, height, width = images.shape
+        places = 2 * self.pad + 1
+        top, left = (draws[:, 1:] * places).long().clamp(max=2 * self.pad).unbind(1)
+        rows = torch.arange(height, device=images.device).expand(num, -1)
+        columns = torch.arange(width, device=images.device).expand(num, -1)
+        if self.flip:
+            columns = torch.where(_half(draws[:, 0]).view(-1, 1), width - 1 - columns, columns)
+        rows, columns = rows + top.view(-1, 1), columns + left.view(-1, 1)
+        image = torch.arange(num, device=images.device).view(-1, 1, 1, 1)
+        channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+        padded = F.pad(images, [self.pad] * 4)
+        return padded[image, channel, rows.view(num, 1, -1, 1), columns.view(num, 1, 1, -1)]
+
+
+class FlipRotate(Augment):
+    """A horizontal flip with probability 1/2, and a rotation around the centre; what comes in at the corners is black.
+
+    Args:
+        flip: whether to flip.
+        degrees: largest rotation, in either direction.
+
+    References:
+        Li et al., arXiv:2102.07623 (FedBN): 30 degrees on DomainNet; nearest pixels, as in torchvision's default.
+    """
+
+    num_draws = 2
+
+    def __init__(self, flip: bool = True, degrees: NonNegativeFloat = 30.0) -> None:
+        self.flip = flip
+        self.degrees: float = degrees
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Turn every image by its own angle, counter-clockwise if positive."""
+        angle = (2 * draws[:, 1] - 1) * math.radians(self.degrees)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        side = _side(draws[:, 0], self.flip)
+        return _warp(images, [[side * cos, -side * sin, zero], [sin, cos, zero]], "nearest", "zeros")
+
+
+class ResizedCrop(Augment):
+    """A box of random area and shape, resized to the image's size, and a horizontal flip with probability 1/2.
+
+    Boxes are not rounded to whole pixels. One that would be wider or higher than the image is cut to it, where
+    torchvision's RandomResizedCrop draws anew.
+
+    Args:
+        smallest: share of the image's area that the box has at least, in (0, 1].
+        ratio: the box's width is at most so many times its height, and the other way round; at least 1.
+        flip: whether to flip.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+    """
+
+    num_draws = 5
+
+    def __init__(self, smallest: PositiveFloat = 0.75, ratio: PositiveFloat = 4 / 3, flip: bool = True) -> None:
+        if smallest > 1 or ratio < 1:
+            raise ValueError(
+                f"`smallest={smallest}` must be at most 1, and `ratio={ratio}` at least 1. HINT: 0.75 and 1.33."
+            )
+        self.smallest: float = smallest
+        self.ratio: float = ratio
+        self.flip = flip
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Cut every image's own box, bilinearly."""
+        area = self.smallest + (1 - self.smallest) * draws[:, 1]
+        shape = self.ratio ** (2 * draws[:, 2] - 1)
+        width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+        x, y = (1 - width) * (2 * draws[:, 3] - 1), (1 - height) * (2 * draws[:, 4] - 1)
+        zero = torch.zeros_like(area)
+        side = _side(draws[:, 0], self.flip)
+        return _warp(images, [[side * width, zero, x], [zero, height, y]], "bilinear", "border")
+
+
+def _half(draws: Tensor) -> Tensor:
+    return draws < 0.5
+
+
+def _side(draws: Tensor, flip: bool) -> Tensor:
+    """Return -1 for images to be flipped, else 1."""
+    return torch.where(_half(draws), -1.0, 1.0) if flip else torch.ones_like(draws)
+
+
+def _warp(
+    images: Tensor,
+    rows: list[list[Tensor]],
+    mode: Literal["nearest", "bilinear"],
+    outside: Literal["zeros", "border"],
+) -> Tensor:
+    """Take every pixel from elsewhere in its image.
+
+    Args:
+        images: uint8, ``(n, channels, size, size)``.
+        rows: two rows of three, each ``(n,)``: the affine map from where a pixel goes to where it comes from; the image
+            reaches from -1 to 1.
+        mode: how to read between pixels.
+        outside: what is outside of the image.
+    """
+    maps = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).float()
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images.float(), grid, mode=mode, padding_mode=outside, align_corners=False)
+    return moved.round().to(torch.uint8)
