@@ -231,7 +231,8 @@ def _overfits(point: Point, method: str) -> tuple[bool, str] | None:
     overfits, lost, since, kept, first = mean
     agreeing = sum(each is not None and each[0] == overfits for each in judged)
     seeds = f", {agreeing} of {len(judged)} seeds" if len(judged) > 1 else ""
-    return overfits, f"Global {-lost:+.1f} since epoch {since}, Local {kept:+.1f} since epoch {first}{seeds}"
+    change = round(-lost, 1) + 0.0  # not -0.0
+    return overfits, f"Global {change:+.1f} since epoch {since}, Local {kept:+.1f} since epoch {first}{seeds}"
 
 
 def _overfits_on(complete: Sequence[MethodResult]) -> tuple[bool, float, int, float, int] | None:

@@ -48,7 +48,7 @@ def test_the_global_model_counts_as_epoch_0_and_what_is_kept_as_the_end() -> Non
     point = make_point({"early": [(50.0, 50.0)], "ft": [(60.0, 30.0)]}, curves={"early": curve, "ft": ft})
     _, detail = overfitting([point])
     assert "yes: ft (Global -5.0 since epoch 0, Local +0.0 since epoch 1)" in detail
-    assert "no: early (Global -0.0 since epoch 0, Local +0.0 since epoch 1)" in detail
+    assert "no: early (Global +0.0 since epoch 0, Local +0.0 since epoch 1)" in detail
 
 
 def test_overfitting_is_told_by_setting_and_by_point_and_needs_epochs() -> None:
