@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lpft.data.domains import FEDBN_CLASSES
 from lpft.runs import Run
 from tests.commands import lpft, table
+from tests.domains import domainnet
 from tests.shapes import save_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,6 +58,31 @@ def test_every_experiment_on_real_images_runs(config: Path, out: Path) -> None:
     root = ("--data.init_args.root", os.environ["LPFT_TEST_DATA"])
     lpft("run", "-c", config, "-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, *root,
          "--personalization.epochs", 2, "--methods.ft_short.epochs", 1, "--methods.lpft.lp_epochs", 1)  # fmt: skip
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["domainnet", "domainnet_fedbn"])
+def test_every_experiment_on_domainnet_runs(name: str, tmp_path: Path, out: Path) -> None:
+    made = domainnet(tmp_path / "DomainNet")
+    words = ["--network.width", 8, "--data.init_args.image_size", 32]
+    if name == "domainnet_fedbn":
+        made.pickle_lists(FEDBN_CLASSES)
+        words = ["--network.width", 64, "--data.init_args.image_size", 64, "--data.init_args.share_of_smallest", 0.5]
+    short = (
+        "--trainer.devices",
+        1,
+        "--only",
+        "none,lp,ft_short,lpft",
+        "--personalization.epochs",
+        2,
+        "--methods.ft_short.epochs",
+        1,
+        "--methods.lpft.lp_epochs",
+        1,
+    )
+    smoke = ("-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, "--data.init_args.root", tmp_path)
+    lpft("run", "-c", CONFIGS / f"{name}.yaml", *smoke, *short, *words)
     assert (out / "report.html").exists()
 
 

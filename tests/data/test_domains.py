@@ -2,47 +2,16 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image
 
 from lpft.data.base import FederatedDataModule
-from lpft.data.domains import DOMAINNET, FEDBN_CLASSES, DomainFolders, DomainNet
+from lpft.data.domains import FEDBN_CLASSES, DomainFolders, DomainNet
 from lpft.types import DataSpec
+from tests.domains import Set, domainnet
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
-
-
-class Set:
-    """Images and lists of a made-up set; every image has one value all over, of which no other image has the same."""
-
-    def __init__(self, folder):
-        self.folder, self.values, self.count = folder, {}, 0
-
-    def image(self, path):
-        value = self.count = self.count + 1
-        self.values[path] = value
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (5, 7), (value % 251, value // 251, 9)).save(self.folder / path)
-
-    def lists(self, domain, classes, num_train, num_test, labels=None, place=".", start=0):
-        """Add images `start`, `start` + 1, ... of every class, and the two lists, class by class."""
-        for split, nums in (("train", range(num_train)), ("test", range(num_train, num_train + num_test))):
-            lines = []
-            for label, name in enumerate(classes):
-                for num in nums:
-                    path = f"{domain}/{name}/{name} {start + num}.png"
-                    self.image(path)
-                    lines.append(f"{path} {labels[label] if labels else label}\n")
-            (self.folder / place).mkdir(parents=True, exist_ok=True)
-            (self.folder / place / f"{domain}_{split}.txt").write_text("".join(lines))
-
-    def paths(self, data, positions):
-        names = {value: path for path, value in self.values.items()}
-        pixels = data.images[positions][:, :, 0, 0].long()
-        return [names[red + 251 * green] for red, green, _ in pixels.tolist()]
 
 
 def make(kind, root, **settings):
@@ -119,17 +88,6 @@ def test_a_share_of_the_smallest_domain(tmp_path):
         DomainFolders(share_of_smallest=0.1, train_per_client=3)
 
 
-def domainnet(folder):
-    """DomainNet in small: the ten classes and two more, with the labels that the true lists have."""
-    made = Set(folder)
-    true = {"bird": 23, "feather": 109, "headphones": 143, "ice_cream": 150, "teapot": 304, "tiger": 314, "whale": 333,
-            "windmill": 335, "wine_glass": 337, "zebra": 344, "axe": 12, "t-shirt": 301}  # fmt: skip
-    for number, domain in enumerate(DOMAINNET):
-        names = [name for name in true if (domain, name) != ("painting", "t-shirt")]
-        made.lists(domain, names, 2 + number // 3, 1, [true[name] for name in names])
-    return made
-
-
 def test_domainnet(tmp_path):
     """The ten classes of FedBN in its order; all 345 with their own labels, though few have images here."""
     made = domainnet(tmp_path / "data" / "DomainNet")
@@ -152,17 +110,7 @@ def test_domainnet(tmp_path):
 def test_fedbns_lists(tmp_path, form):
     """The first share of a list is trained on, the last is chosen by, in FedBN's own order; paths name the set."""
     made = domainnet(tmp_path / "data" / "DomainNet")
-    rng, listed = np.random.default_rng(0), {}
-    for domain in DOMAINNET:
-        for split in ("train", "test"):
-            text = (made.folder / f"{domain}_{split}.txt").read_text()
-            paths = [line.rsplit(" ", 1)[0] for line in text.splitlines() if line.split("/")[1] in FEDBN_CLASSES]
-            paths = [paths[i] for i in rng.permutation(len(paths))]
-            pair = ["DomainNet/" + path for path in paths], [path.split("/")[1] for path in paths]
-            with (made.folder / f"{domain}_{split}.pkl").open("wb") as file:
-                pickle.dump(np.array(pair) if form == "array" else pair, file)
-            listed[domain, split] = paths
-            (made.folder / f"{domain}_{split}.txt").unlink()
+    listed = made.pickle_lists(FEDBN_CLASSES, as_array=form == "array")
     data = make(DomainNet, tmp_path / "data", lists="pkl", share_of_smallest=0.1, train_per_client=None)
     assert set(sizes(data).values()) == {(2, 2, 10)}  # clipart has 20 images
     for client in data.clients:
