@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lpft.data.corruptions import CORRUPTIONS
 from lpft.data.domains import FEDBN_CLASSES
 from lpft.runs import Run
 from tests.commands import lpft, table
 from tests.domains import domainnet
+from tests.layouts import save_archive, save_batches, save_mats, save_medmnist, save_pickles
 from tests.shapes import save_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OWN_DATA = [CONFIGS / f"{name}.yaml" for name in ("digit5_small", "pacs", "office_caltech10")]
+OWN_DATA = [CONFIGS / f"{name}.yaml" for name in (
+    "digit5_small", "pacs", "office_caltech10", "cifar10_small_corrupted", "mnist_writers", "pneumonia_mnist")]  # fmt: skip
 TEMPLATE = CONFIGS / "own_sites.yaml"
 EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
+TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["init_args"]["types"]
+MADE: dict[str, Callable[[Path], object]] = {
+    "digit5": save_mats,
+    "digit5_fedbn": save_pickles,
+    "digit5_kd3a": save_mats,
+    "cifar10_c": lambda root: save_archive(root / "CIFAR-10-C", num_ids=120),
+    "cifar10_c_19x": lambda root: save_batches(root, per_file=120),
+    "cifar100_c": lambda root: save_archive(root / "CIFAR-100-C", num_classes=100, num_ids=120),
+    "cifar10_dirichlet": lambda root: save_batches(root, per_file=100),
+    "cifar10_pathological": lambda root: save_batches(root, per_file=100),
+    "pneumonia_mnist": lambda root: save_medmnist(root / "open" / "pneumoniamnist.npz", 400, 60, 60, num_classes=2),
+}
+"""What makes a few images in the layout of an experiment."""
+
+LAYOUTS = [CONFIGS / f"{name}.yaml" for name in MADE]
 CONTROLS = ["none", "lp", "ft_short", "ft_early", "ft"]
 
 
-@pytest.mark.parametrize("config", [*EXPERIMENTS, *OWN_DATA, TEMPLATE], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", dict.fromkeys([*EXPERIMENTS, *OWN_DATA, *LAYOUTS, TEMPLATE]), ids=lambda path: path.stem
+)
 def test_every_shipped_experiment_has_its_controls_and_its_judge(config: Path) -> None:
     found = yaml.safe_load(config.read_text())
     assert [name for name in found["methods"] if name in CONTROLS] == CONTROLS
@@ -48,6 +69,21 @@ def test_every_shipped_experiment_runs(config: Path, out: Path) -> None:
     verdicts = table(out / "verdicts.csv") if "verdicts" in found else []
     assert {row["verdict"] for row in verdicts} == {path.rpartition(".")[2] for path in found.get("verdicts", [])}
     assert not any("cannot be judged" in row["line"] or row["line"].startswith("failed") for row in verdicts)
+
+
+def test_every_corruption_is_in_the_large_set() -> None:
+    assert tuple(TYPES) == CORRUPTIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", LAYOUTS, ids=lambda path: path.stem)
+def test_every_layout_is_run_on(config: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    MADE[config.stem](tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # these are not the real files
+    lpft("run", "-c", config, "-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, "--only", "none,lpft",
+         "--data.init_args.root", tmp_path, "--trainer.devices", 1)  # fmt: skip
+    assert (out / "report.html").exists()
 
 
 @pytest.mark.slow

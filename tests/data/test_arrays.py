@@ -13,6 +13,7 @@ from lpft.data.arrays import ArrayClients
 from lpft.data.base import FederatedDataModule
 from lpft.data.partition import Dirichlet, Pathological
 from lpft.data.sources import Source
+from tests.layouts import save_medmnist
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 
@@ -167,16 +168,6 @@ MED = {
     for x, what in (("x", "images"), ("y", "labels"))
     for part in ("train", "val", "test")
 }
-
-
-def save_medmnist(path, num_train=80, num_val=12, num_test=20, **more):
-    """Save the layout of MedMNIST: its names, labels of shape (n, 1)."""
-    arrays = {}
-    for k, (part, num) in enumerate((("train", num_train), ("val", num_val), ("test", num_test))):
-        arrays[f"{part}_images"] = np.random.default_rng(k).integers(256, size=(num, 8, 8)).astype(np.uint8)
-        arrays[f"{part}_labels"] = (np.arange(num) % 4)[:, None].astype(np.uint8)
-    np.savez(path, **{**arrays, **more})
-    return arrays
 
 
 def test_a_part_for_choices_is_kept(tmp_path):

@@ -10,46 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lpft.data.cifar_c import TEN_TYPES, CifarC
+from lpft.data.cifar_c import CifarC
 from lpft.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from lpft.seeding import stable_seed
+from tests.layouts import pictures, save_archive, save_batches
 
 NUM_IDS = 60
 LABELS = np.arange(NUM_IDS) % 10
-
-
-def marked(look):
-    """Images whose first pixel is (id, look, 0)."""
-    images = np.zeros((NUM_IDS, 32, 32, 3), np.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(NUM_IDS), look
-    return images
-
-
-def save_archive(folder, types=TEN_TYPES, num_classes=10):
-    folder.mkdir(parents=True)
-    for position, name in enumerate(types):
-        rows = np.concatenate([marked(10 * position + severity) for severity in SEVERITIES])
-        np.save(folder / f"{name}.npy", rows)
-    np.save(folder / "labels.npy", np.tile(LABELS * (num_classes // 10), 5).astype(np.uint8))
-    return folder
-
-
-def pictures(num=NUM_IDS, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(256, size=(num, 32, 32, 3)).astype(np.uint8)
-
-
-def save_batches(root, num_classes=10):
-    """Save torchvision's layout, ten images a file."""
-    folder = root / ("cifar-10-batches-py" if num_classes == 10 else "cifar-100-python")
-    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"] if num_classes == 10 else ["train", "test"]
-    folder.mkdir()
-    images = pictures(10 * len(names))
-    for name, part, labels in zip(names, np.split(images, len(names)), [list(range(10))] * len(names), strict=True):
-        batch = {"data": part.transpose(0, 3, 1, 2).reshape(10, -1), "filenames": ["x.png"] * 10}
-        batch |= {"labels": labels} if num_classes == 10 else {"fine_labels": labels, "coarse_labels": [0] * 10}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    return images
 
 
 def opened(*args, cache, **settings):
