@@ -249,9 +249,9 @@ class AttributeClients(SpuriousClients):
     Args:
         target: what tells the two classes.
         attribute: what tells the attribute.
-        root: folder of the data set.
-        table: the CSV file, with a header, relative to `root`.
-        file: column with the images' paths, relative to `root`.
+        root: folder that `table` starts from.
+        table: the CSV file, with a header.
+        file: column with the images' paths, from the folder of the table.
         split: column with the part that an image belongs to: train, val or test, or 0, 1, 2; by default (null) there is
             none.
         unit: column with the person, patient, ... that an image is of; none is ever in two parts.
@@ -296,6 +296,11 @@ class AttributeClients(SpuriousClients):
         )  # fmt: skip
         self.target, self.attribute, self.table = target, attribute, table
         self.file, self.split, self.unit, self.home = file, split, unit, home
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the table."""
+        return (self.root / self.table).parent
 
     def read_table(self) -> AttributeTable:
         """Read the CSV file."""

@@ -391,8 +391,8 @@ def _group_sizes(results: Sequence[MethodResult]) -> str:
     for cell in cells.values():
         for name, figures in (cell.groups or {}).items():
             sizes.setdefault(name, []).append(figures["num_local"])
-    told = "; ".join(f"{name}: {_span(found)} at a client, {sum(found)} altogether" for name, found in sizes.items())
-    return f"Test images. {told}." if told else ""
+    told = "; ".join(f"{name} {sum(found)} ({_span(found)} at a client)" for name, found in sizes.items())
+    return f"Test images of each group: {told}." if told else ""
 
 
 def _advice_row(advice: Advice) -> list[str]:

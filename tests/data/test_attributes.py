@@ -186,10 +186,10 @@ def test_a_question_has_one_kind_of_answer(settings):
 real = pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
 
 
-def load(name, folder, tmp_path):
+def load(name, tmp_path):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(FederatedDataModule, "data")
-    root = Path(os.environ["LPFT_TEST_DATA"]) / folder
+    root = Path(os.environ["LPFT_TEST_DATA"])
     words = [f"--data={CONFIGS / 'data' / name}.yaml", f"--data.root={root}", f"--data.cache_dir={tmp_path}"]
     data = parser.instantiate(parser.parse_args(words)).data
     data.setup()
@@ -199,9 +199,9 @@ def load(name, folder, tmp_path):
 @pytest.mark.realdata
 @real
 def test_real_faces(tmp_path):
-    data, root = load("fairface", "open/fairface", tmp_path)
+    data, root = load("fairface", tmp_path)
     assert_no_leaks(data)
-    with (root / "metadata.csv").open() as file:
+    with (root / "open" / "fairface" / "metadata.csv").open() as file:
         rows = list(csv.DictReader(file))
     tested = Counter((row["age"] >= "40", row["gender"] == "Male") for row in rows if row["split"] == "test")
     num_test = {len(client.test) for client in data.clients}
@@ -212,7 +212,7 @@ def test_real_faces(tmp_path):
 @pytest.mark.realdata
 @real
 def test_real_table_with_the_columns_of_waterbirds(tmp_path):
-    data, _ = load("pacs_spurious", "research/pacs", tmp_path)
+    data, _ = load("pacs_spurious", tmp_path)
     assert_no_leaks(data)
     assert data.group_names == ("no animal, photo", "no animal, cartoon", "animal, photo", "animal, cartoon")
     assert [len(client.test) for client in data.clients] == [88, 88]

@@ -1,5 +1,6 @@
 import csv
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 from lpft.data.celeba import CelebA
+from tests.commands import lpft, table
 from tests.data.leaks import assert_no_leaks
 
 ATTRIBUTES = ["5_o_Clock_Shadow", "Blond_Hair", "Male", "Young"]
@@ -178,3 +180,16 @@ def test_lists_of_another_form(celeba, tmp_path, file, before, after, said):
 def test_an_attribute_that_is_not_there(celeba):
     with pytest.raises(ValueError, match=r"no attribute 'Blonde'\. HINT: .* 5_o_Clock_Shadow, Blond_Hair, Male, Young"):
         make(celeba, target="Blonde")
+
+
+@pytest.mark.slow
+def test_the_shipped_experiment_runs(celeba, out):
+    configs = Path(__file__).parents[2] / "configs"
+    lpft(
+        "run", "-c", configs / "celeba.yaml", "-c", configs / "sizes" / "smoke.yaml", "--out", out,
+        "--data.root", celeba, "--data.rho", "[0.8, 0.2]", "--data.image_size", 32, "--trainer.devices", 1,
+    )  # fmt: skip
+    results = table(out / "results.csv")
+    assert len(results) == 9
+    assert all(0 <= float(row["worst_group_all"]) <= float(row["global_all"]) for row in results)
+    assert "Blond_Hair, Male" in (out / "report.html").read_text()

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from lpft.data.chexpert import CheXpert, finding_there
+from tests.commands import lpft, table
 from tests.data.leaks import assert_no_leaks
 
 FINDINGS = [
@@ -174,3 +175,14 @@ def test_lists_of_another_form(tmp_path, change, said):
         (tmp_path / part).mkdir()
     with pytest.raises(ValueError, match=said):
         make(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_shipped_experiment_runs(chexpert, out):
+    configs = Path(__file__).parents[2] / "configs"
+    lpft(
+        "run", "-c", configs / "chexpert.yaml", "-c", configs / "sizes" / "smoke.yaml", "--out", out,
+        "--data.root", chexpert, "--data.rho", "[0.7, 0.3]", "--data.image_size", 32, "--trainer.devices", 1,
+    )  # fmt: skip
+    assert len(table(out / "results.csv")) == 9
+    assert "Pleural Effusion, Male" in (out / "report.html").read_text()

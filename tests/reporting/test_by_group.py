@@ -103,7 +103,7 @@ def test_page_and_markdown(tmp_path: Path) -> None:
     assert "<b>men" not in section
     assert "<td>55.0 ± 0.0</td><td>65.0 ± 0.0</td><td>60.0 ± 0.0</td>" in section
     assert "<td>50.0 ± 5.0</td><td>60.0 ± 5.0</td><td>60.0 ± 5.0</td>" in section
-    assert "women | old: 0 to 10 at a client, 10 altogether" in section
+    assert "women | old 10 (0 to 10 at a client)." in section
     assert "| ft | 50.0 ± 5.0 | 60.0 ± 5.0 | 60.0 ± 5.0 |" in text
     assert "## By group" in text
     assert "women \\| old" in text
