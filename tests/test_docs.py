@@ -146,3 +146,27 @@ def test_the_readme_installs_by_two_commands() -> None:
     assert len(commands) == 2
     assert "lpft run -c configs/digits.yaml" in commands[0]
     assert commands[1].endswith("-m pytest")
+
+
+def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    from PIL import Image
+
+    text = next(block for block in blocks(ROOT / "docs" / "own.md", "yaml") if "AttributeClients" in block)
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(yaml.safe_load(text)["data"]))
+    (tmp_path / "skin").mkdir()
+    lines = ["image,patient,diagnosis,age"]
+    for i in range(160):
+        Image.new("RGB", (64, 64), (i, 255 - i, 9)).save(tmp_path / "skin" / f"{i}.png")
+        lines.append(f"{i}.png,p{i // 2},{('naevus', 'melanoma')[i // 2 % 2]},{30 + 10 * (i // 4 % 4)}")
+    (tmp_path / "skin" / "metadata.csv").write_text("\n".join(lines))
+    lpft(
+        "prepare",
+        "-c",
+        TOY,
+        "--data",
+        tmp_path / "data.yaml",
+        "--data.root",
+        tmp_path / "skin",
+        "--out",
+        tmp_path / "run",
+    )
