@@ -18,8 +18,10 @@ from tests.layouts import save_archive, save_batches, save_mats, save_medmnist, 
 from tests.shapes import save_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OWN_DATA = [CONFIGS / f"{name}.yaml" for name in (
-    "digit5_small", "pacs", "office_caltech10", "cifar10_small_corrupted", "mnist_writers", "pneumonia_mnist")]  # fmt: skip
+ON_REAL_FILES = (
+    "digit5_small", "pacs", "office_caltech10", "cifar10_small_corrupted", "mnist_writers", "pneumonia_mnist",
+)  # fmt: skip
+OWN_DATA = [CONFIGS / f"{name}.yaml" for name in ON_REAL_FILES]
 TEMPLATE = CONFIGS / "own_sites.yaml"
 EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
 TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["init_args"]["types"]
