@@ -86,6 +86,12 @@ def test_nan_in_one_client_leaves_the_others_bit_for_bit() -> None:
         assert same_bits(struck.states()[k], clean.states()[k])
 
 
+def test_statistics_of_norm_layers_can_diverge_too() -> None:
+    stack = ClientStack(toy_net(norm=True), K)
+    stack.net_buffers()["body.1.running_var"][2, 0] = float("inf")
+    assert stack.finite().tolist() == [True, True, False]
+
+
 def test_gradients_are_clipped_by_each_clients_own_norm() -> None:
     x, y = random_batch()
     stack = ClientStack(toy_net(), K)
