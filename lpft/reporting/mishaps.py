@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lpft.runs import Run
 
+STAGES = ("federate", "tune", "personalize", "report")
+"""Stages of slurm/submit.sh; a job's log is lpft-STAGE-JOB.log or lpft-STAGE-JOB_TASK.log."""
 TAIL_BYTES, TAIL_LINES = 20_000, 10
 BAD = re.compile(
     r"^(?!\s).*\b(error|killed|cancelled|not found|no such file)\b"
@@ -16,7 +18,9 @@ BAD = re.compile(
     re.IGNORECASE,
 )
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
-HARMLESS = re.compile(r"DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept")
+HARMLESS = re.compile(
+    r"^error    |DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept"
+)
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,23 @@ class Mishap:
 
 
 def job_mishaps(run: Run, known: Iterable[str] = ()) -> list[Mishap]:
-    """Return the last bad lines of the logs of every stage's last job.
+    """Return the last bad lines of the logs of every stage's last job, unless a stage before was done again after it.
 
     Args:
         run: the run.
         known: errors that are told elsewhere.
     """
-    last: dict[str, tuple[int, list[Path]]] = {}
-    for path in sorted(run.logs.glob("*.log")):
-        found = re.fullmatch(r"(.+)-(\d+)(_\d+)?", path.stem)
-        if found:
-            stage, job = found[1], int(found[2])
-            if stage not in last or job > last[stage][0]:
-                last[stage] = (job, [])
-            if job == last[stage][0]:
-                last[stage][1].append(path)
-    logs = [path for _, paths in last.values() for path in paths]
-    known = list(known)
+    jobs: dict[str, dict[int, list[Path]]] = {stage: {} for stage in STAGES}
+    for path in sorted(run.logs.glob("lpft-*-*.log")):
+        found = re.fullmatch(r"lpft-(\w+)-(\d+)(_\d+)?", path.stem)
+        if found and found[1] in jobs:
+            jobs[found[1]].setdefault(int(found[2]), []).append(path)
+    known, before, logs = list(known), 0, []
+    for stage in STAGES:
+        last = max(jobs[stage], default=0)
+        if last > before:
+            logs += jobs[stage][last]
+            before = last
     return [Mishap(path.stem, line, str(path)) for path in logs for line in _last_words(path, known)]
 
 

@@ -41,7 +41,7 @@ lpft: what is finished is kept. Start the same command again to go on.
 def write(run: Run, **logs: str) -> None:
     run.logs.mkdir()
     for name, text in logs.items():
-        (run.logs / f"{name.replace('__', '-')}.log").write_text(text)
+        (run.logs / f"lpft-{name.replace('__', '-')}.log").write_text(text)
 
 
 def test_last_words_of_jobs(tmp_path: Path) -> None:
@@ -56,17 +56,29 @@ def test_last_words_of_jobs(tmp_path: Path) -> None:
     )
     found = {mishap.where: mishap.error for mishap in job_mishaps(run, ["RuntimeError: broken"])}
     assert found == {
-        "federate-1": KILLED.splitlines()[1],
-        "personalize-2_1": REFUSED.splitlines()[0],
-        "personalize-2_3": "ImportError: libcudart.so.12: no such file",
+        "lpft-federate-1": KILLED.splitlines()[1],
+        "lpft-personalize-2_1": REFUSED.splitlines()[0],
+        "lpft-personalize-2_3": "ImportError: libcudart.so.12: no such file",
     }
-    assert "personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
+    assert "lpft-personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
 
 
 def test_only_the_last_job_of_a_stage_counts(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    write(run, federate__9=KILLED, federate__10="fine\n", personalize__9_1=REFUSED, other=KILLED)
-    assert [mishap.where for mishap in job_mishaps(run)] == ["personalize-9_1"]
+    write(run, federate__9=KILLED, federate__10="fine\n", personalize__11_1=REFUSED, other=KILLED)
+    assert [mishap.where for mishap in job_mishaps(run)] == ["lpft-personalize-11_1"]
+
+
+def test_what_came_before_a_stage_was_done_again_does_not_count(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, federate__9="fine\n", personalize__10_1=REFUSED, report__8=KILLED)
+    assert [mishap.where for mishap in job_mishaps(run)] == ["lpft-personalize-10_1"]
+
+
+def test_errors_that_a_report_quotes_are_not_its_own(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write(run, report__1=f"error    lpft-personalize-1: {KILLED.splitlines()[1]}\n")
+    assert job_mishaps(run) == []
 
 
 def test_a_log_that_begins_with_the_error(tmp_path: Path) -> None:
