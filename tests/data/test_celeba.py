@@ -83,6 +83,7 @@ def rows_of(data, positions):
 def test_labels_groups_parts_and_crop(celeba):
     data = make(celeba)
     assert data.spec.num_classes == 2
+    assert data.class_names == ("not Blond_Hair", "Blond_Hair")
     assert data.images.shape[1:] == (3, 16, 16)
     assert (data.images[:, 2] < 130).all(), "nothing of the white above and below is left"
     assert data.group_names == (
