@@ -677,6 +677,12 @@ def _git_state() -> str | None:
     return done.stdout.strip() if inside.returncode == 0 else None
 
 
+def _default_folder(name: str) -> Path:
+    if name in (".", "..") or Path(name).name != name or not name:
+        raise ValueError(f"`name: {name}` cannot be a folder of `runs`. HINT: name the folder with `--out`.")
+    return Path("runs") / name
+
+
 def _checked_seeds(seeds: list[int], key: str = "seeds") -> list[int]:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
@@ -692,7 +698,7 @@ def _checked_shard(text: str) -> tuple[int, int]:
 
 def run_of(parts: Any) -> Run:
     """Return the run that a parsed configuration is for."""
-    return Run(Path(parts.out or Path("runs") / parts.name).expanduser())
+    return Run(Path(parts.out or _default_folder(parts.name)).expanduser())
 
 
 def load_datasets(args: list[str]) -> list[tuple[Run, FederatedDataModule]]:

@@ -61,7 +61,10 @@ class ExperimentParser(LightningArgumentParser):
         reason, example = problem.reason, EXAMPLES.get(problem.key)
         if problem.owner and problem.option:
             return _perhaps(problem.option, settings_of(problem.owner), "it has")
-        if reason.startswith("the following arguments are required"):
+        if missing := re.match(r"the following arguments are required: (.*)", reason):
+            example = EXAMPLES.get(missing[1])
+            if example:
+                return f"give it in the YAML, such as {missing[1]}: {{class_path: {example}, init_args: {{...}}}}"
             return "name an experiment, such as `-c configs/digits.yaml`"
         if problem.key == "sources":
             return "write the settings of every source, such as {ward: {path: ward.npz}}"
@@ -185,6 +188,9 @@ def settings_of(class_path: str) -> list[str]:
 def check_file(path: Path) -> None:
     """Raise ValueError, naming the file, if a file of settings or one that it names for a section cannot be one."""
     content = _read(path)
+    for section in SECTIONS:
+        if section in content and content[section] is None:
+            raise ValueError(f"{path}: `{section}` is empty. HINT: remove the line, or give it settings.")
     named = {f"`{section}`": content.get(section) for section in SECTIONS}
     if isinstance(methods := content.get("methods"), dict):
         named |= {f"`methods.{name}`": method for name, method in methods.items()}
@@ -249,6 +255,7 @@ def _is_yaml(text: str) -> bool:
 def _plain(reason: str) -> str:
     """Put Python's words for types into a reader's."""
     reason = reason.partition("\nSubclass types expect one of:")[0]
+    reason = re.sub(r"\n *- Parser key .*", "", reason)
     reason = re.sub(r"^'utf-8' codec can't decode .*", "Expected settings, or a YAML file that has them", reason)
     reason = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", reason)
     reason = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", reason)

@@ -368,8 +368,11 @@ def _check_text(name: object, what: str) -> None:
 
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError if the results in a folder were made with other settings; it names the keys that differ."""
-    keys = ", ".join(f"`{key}`" for key in changed_keys(before, now))
+    """Raise ValueError if the results in a folder were made with other settings; it names what differs."""
+    there, here = dict(_flat(before)), dict(_flat(now))
+    keys = ", ".join(
+        f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)" for key in changed_keys(before, now)
+    )
     if keys:
         raise ValueError(
             f"{folder} was made with other settings; different are: {keys}."
@@ -390,6 +393,12 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _short(settings: Mapping[str, Any], key: str) -> str:
+    """Write a value as JSON in few characters."""
+    text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "none"
+    return text if len(text) <= 40 else f"{text[:30]}..."
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lpft.parser import explain
 from tests.commands import TOY, lpft
@@ -84,6 +85,26 @@ def test_wrong_settings(case: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in error
 
 
+@pytest.mark.parametrize("section", ["personalization", "trainer"])
+def test_null_for_a_section(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = said(["run", "-c", TOY, f"--{section}", "null"], capsys)
+    assert f"`{section}`: Unable to load config 'null'\n" in error
+
+
+def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("", "../x", ".."):
+        error = said(["run", "-c", TOY, "--name", name], capsys)
+        assert f"`name: {name}` cannot be a folder of `runs`" in error
+        assert "HINT" in error
+        assert "--out" in error
+
+
+def test_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "are required: data\nHINT: give it in the YAML, such as data: {class_path: lpft.data" in said(
+        ["run", "-c", TOY, "--data", "null"], capsys
+    )
+
+
 def test_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert "HINT: name an experiment, such as `-c configs/digits.yaml`" in said(["run"], capsys)
 
@@ -133,6 +154,15 @@ def test_settings_beside_class_path(tmp_path: Path, capsys: pytest.CaptureFixtur
     config = tmp_path / "x.yaml"
     config.write_text(Path(TOY).read_text().replace("lpft.methods.ft.FT}", "lpft.methods.ft.FT, epochs: 3}"))
     assert "init_args: {" in said(["run", "-c", str(config)], capsys)
+
+
+@pytest.mark.parametrize("section", ["data", "federation", "personalization", "methods", "trainer", "tune"])
+def test_a_section_that_is_empty(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(Path(TOY).read_text()), section: None}))
+    error = said(["run", "-c", str(config)], capsys)
+    assert f"{config}: `{section}` is empty" in error
+    assert "HINT: remove the line, or give it settings" in error
 
 
 @pytest.mark.parametrize("source", ["ward.npz", "null"])

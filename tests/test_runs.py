@@ -105,8 +105,10 @@ def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
     run.write_settings(1, "global", new)
     assert list(run.settings()) == [(0, "ft", old), (1, "global", new)]
     compare_settings(tmp_path, old, old)
-    with pytest.raises(ValueError, match=r"different are: `a\.c`.*--out.*--overwrite"):
+    with pytest.raises(ValueError, match=r"different are: `a\.c` \(2 there, 3 here\)\. .*--out.*--overwrite"):
         compare_settings(tmp_path, old, new)
+    with pytest.raises(ValueError, match=r'`a\.b` \(1 there, none here\), `a\.c` \("x{29}\.\.\. there, null here\)'):
+        compare_settings(tmp_path, {"a": {"b": 1, "c": "x" * 50}}, {"a": {"c": None}})
     run.method_file(0, "ft", "settings.json").write_text("[]")
     run.method_file(1, "global", "settings.json").write_text("{")
     assert list(run.settings()) == []
