@@ -112,7 +112,6 @@ class SpuriousClients(FederatedDataModule):
         self.train_per_client, self.val_share, self.test_share = train_per_client, val_share, test_share
         self.seed, self.on_bad_image = seed, on_bad_image
         self.class_names = class_names
-        self.class_names = class_names
         self.group_names = tuple(f"{which}, {has}" for which in class_names for has in attribute_names)
 
     @property
