@@ -404,5 +404,5 @@ def _undo(run: Run, stage: str) -> None:
 def test_nothing_can_be_made_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
     toy("run", tmp_path / "file" / "run", code=2)
-    assert f"The run's folder {tmp_path / 'file' / 'run'} cannot be used" in (error := capsys.readouterr().err)
-    assert "HINT: choose another one with `--out`" in error
+    assert f"`out: {tmp_path / 'file' / 'run'}` cannot be used" in (error := capsys.readouterr().err)
+    assert "HINT: choose another folder with `--out`" in error
