@@ -98,6 +98,18 @@ class StackSamples:
         shape = (self.num_steps, self.batch_size, count)
         return torch.stack([torch.rand(shape, generator=generator(*key, name)) for name in self.names], dim=1)
 
+    def shares(self) -> Tensor:
+        """Return the weights by which one pass is a mean over each client's samples, ``(steps, K, batch_size)``.
+
+        A sample counts where it comes first; what fills up the last batch has weight 0.
+
+        >>> StackSamples(("a",), torch.zeros(1, 3, dtype=torch.int64), (4,), 3).shares().tolist()
+        [[[0.25, 0.25, 0.25]], [[0.25, 0.0, 0.0]]]
+        """
+        place = torch.arange(self.num_steps * self.batch_size)
+        rows = torch.stack([(place < count) / count for count in self.counts])
+        return rows.view(len(rows), self.num_steps, self.batch_size).transpose(0, 1)
+
     def in_dataset(self, positions: Tensor) -> Tensor:
         """Turn positions among each client's own samples, ``(K, n)``, into positions in the dataset's arrays."""
         return self.index.to(positions.device).gather(1, positions)

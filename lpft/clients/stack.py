@@ -234,14 +234,18 @@ def linear(features: Tensor, params: State, shared: bool = False) -> Tensor:
 
 
 def client_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return every client's mean cross-entropy, ``(K,)``.
+    """Return every client's mean cross-entropy, ``(K,)``; see `sample_losses`."""
+    return sample_losses(logits, labels).mean(1)
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of every sample, ``(K, batch)``.
 
     Args:
         logits: ``(K, batch, num_classes)``.
         labels: int64, ``(K, batch)``.
     """
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    return losses.view(labels.shape).mean(1)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
 
 
 def check_elementwise(optimizer: Optimizer, num_clients: int) -> None:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
-from lpft.clients.stack import ClientStack, check_elementwise, client_losses
+from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import HeadData, Method, Phase
 from lpft.personalization.norm import has_batch_norm, keep_batch_norm, refresh_batch_norm
@@ -37,7 +37,7 @@ class EpochRecord:
         phase: name of the phase.
         lr_head: learning rate of the head.
         lr_body: learning rate of the body; 0 while it is frozen.
-        train_loss: mean cross-entropy over the epoch's steps, one per client.
+        train_loss: mean cross-entropy over the epoch, every sample counted once, one per client.
         evaluation: what the evaluation after this epoch returned; None if there was none.
     """
 
@@ -169,8 +169,9 @@ class Personalizer(LightningModule):
         """Return the sum over the clients of loss and penalty; no gradient of one client reaches another."""
         positions, uniforms, draws = batch
         params = self._mixed(uniforms)
-        losses = client_losses(self._logits(positions, draws, params), self._labels.gather(1, positions))
-        self._loss += losses.detach()
+        each = sample_losses(self._logits(positions, draws, params), self._labels.gather(1, positions))
+        self._loss += (each.detach() * self._shares[step]).sum(1)
+        losses = each.mean(1)
         if self.method.flood is not None:
             losses = (losses - self.method.flood).abs() + self.method.flood
         if self.method.overrides("penalty"):
@@ -220,9 +221,8 @@ class Personalizer(LightningModule):
         self._keep_best()
         if epoch == self.num_epochs:
             self._finish()
-        loss = (self._loss / self.samples.num_steps).tolist()
         lr_head, lr_body = self._rates
-        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, lr_head, lr_body, loss))
+        self.records.append(EpochRecord(epoch, self.phase(epoch - 1).name, lr_head, lr_body, self._loss.tolist()))
         every = self.settings.eval_every
         if self._evaluate and every and epoch % every == 0 and epoch < self.num_epochs:
             self.records[-1].evaluation = self._evaluate(self.stack, self.body_is_global)
@@ -337,6 +337,10 @@ class Personalizer(LightningModule):
     @cached_property
     def _labels(self) -> Tensor:
         return self.global_features.samples.labels(self._index)
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        return self.samples.shares().to(self.device)
 
     @cached_property
     def _evaluator(self) -> Evaluator:

@@ -199,6 +199,18 @@ def test_the_records_say_what_each_epoch_was_trained_with() -> None:
     assert rows == [(1, "LP", LP_LR, 0.0), (2, "LP", LP_LR, 0.0), (3, "FT", 0.05, 0.05), (4, "FT", 0.05, 0.05)]
 
 
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+def test_recorded_losses_count_every_sample_once(clients: list[int]) -> None:
+    """33 and 40 samples make three batches of 16, the last one filled up. A head that stands still has one loss."""
+    features = toy_features()
+    module = fit(Personalizer(features, clients, LPFT(lp_epochs=None, lp_lr=1e-30), settings(epochs=3), seed=0))
+    for k, client in enumerate(clients):
+        labels = features.data.labels[features.data.clients[client].train]
+        logits = features.net.head(features.train(client)).detach()
+        loss = float(nn.functional.cross_entropy(logits, labels))
+        assert [record.train_loss[k] for record in module.records] == pytest.approx([loss] * 3, abs=1e-6)
+
+
 def test_fine_tuning_starts_with_fresh_momentum() -> None:
     """With a rate of 0 in the second phase, momentum of the first would still move the head."""
     features = toy_features()
