@@ -1,4 +1,5 @@
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -76,6 +77,14 @@ def test_order_is_drawn_from_the_generator_alone():
 def test_groups_by_number_or_name():
     assert list(by_group(np.array([10, 9, 10]))) == ["9", "10"]
     assert by_group(np.array(["b", "a", "b"]))["b"].tolist() == [0, 2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.one_of(st.integers(-3, 3)), max_size=60) | st.lists(st.sampled_from(["a", "ü", ""]), max_size=60))
+def test_groups_are_disjoint_and_complete(groups):
+    found = by_group(np.array(groups))
+    assert sorted(chain(*found.values())) == list(range(len(groups)))
+    assert all({str(groups[position]) for position in part} == {name} for name, part in found.items())
 
 
 MANY_LABELS = st.lists(st.integers(0, 4), min_size=40, max_size=120).map(
