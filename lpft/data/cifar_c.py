@@ -54,7 +54,8 @@ class CifarC(FederatedDataModule):
     disjoint, stratified part: of 10,000 images 160 for each of 50 clients.
 
     The images come from the published archive, or are computed from the plain ones with `lpft.data.corruptions`
-    if it is not there (or `plain` says so), every draw belonging to `seed`, image, corruption and severity.
+    if it is not there (or `plain` says so), every draw belonging to `seed`, image, corruption and severity. Of plain
+    images that are the same, pixel for pixel, only the first is taken.
 
     Args:
         root: folder of the folder ``CIFAR-10-C`` (``CIFAR-100-C``) with ``{corruption}.npy`` and ``labels.npy``, whose
@@ -200,6 +201,11 @@ class CifarC(FederatedDataModule):
         labels = np.concatenate([each[0] for each in plain])
         images = np.concatenate([each[1] for each in plain])
         check_shape(images, (len(labels), SIZE, SIZE, 3), f"The images in {folder}")
+        rows = np.ascontiguousarray(images).reshape(len(images), -1).view(f"V{images[0].size}")
+        first = np.sort(np.unique(rows, return_index=True)[1])  # copies would look unlike under noise, and could leak
+        if len(first) < len(images):
+            log.warning("%d images are copies of others and are left out.", len(images) - len(first))
+        labels, images = labels[first], images[first]
         return labels, lambda corruption, severity: partial(self._computed, images, corruption, severity)
 
     def _computed(self, images: np.ndarray, corruption: Corruption, severity: Severity, ids: np.ndarray) -> np.ndarray:

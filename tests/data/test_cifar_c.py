@@ -131,17 +131,29 @@ def test_computed_from_an_npz_file(tmp_path, part, num):
     assert torch.equal(one.images[one.clients[0].test], other.images[other.clients[1].test])
 
 
-def test_clients_share_no_image_between_training_and_test(tmp_path):
-    """Also where the corruption changes nothing that can be seen: black images stay black under contrast."""
+def test_copies_of_an_image_are_one_image(tmp_path, caplog):
+    """Noise would make them unlike, and one could be trained on where another is tested on."""
     images = pictures(40)
-    images[::4] = 0
+    images[1::2] = images[:-1:2]
     np.savez(tmp_path / "it.npz", x_train=images, y_train=LABELS[:40], x_test=images[:1], y_test=LABELS[:1])
-    data = opened(str(tmp_path), cache=tmp_path / "cache", plain="it.npz", part="all", types=["contrast", "saturate"])
+    with caplog.at_level(logging.WARNING, "lpft"):
+        data = opened(str(tmp_path), cache=tmp_path / "cache", plain="it.npz", part="all", types=["contrast"])
+    assert "21 images are copies" in caplog.text
+    assert sum(len(client.train) for client in data.clients) + 2 + 2 == 20
+
+
+def test_clients_share_no_image_between_training_and_test(tmp_path):
+    """Also where different images come to look the same under a corruption: all that is bright becomes white."""
+    images = np.repeat(np.arange(200, 240, dtype=np.uint8)[:, None, None, None], 3, axis=3)
+    images = np.broadcast_to(images, (40, 32, 32, 3))
+    np.savez(tmp_path / "it.npz", x_train=images, y_train=LABELS[:40], x_test=images[:1], y_test=LABELS[:1])
+    data = opened(str(tmp_path), cache=tmp_path / "cache", plain="it.npz", part="all", types=["brightness"])
     seen = {
         split: {image.numpy().tobytes() for client in data.clients for image in data.images[getattr(client, split)]}
         for split in ("train", "val", "test")
     }
     assert all(not seen[a] & seen[b] for a, b in combinations(seen, 2))
+    assert data.arrays.left_out
 
 
 @pytest.mark.parametrize(
