@@ -26,24 +26,20 @@ SMALL = {
     "timm-resnet": (TimmNet, {"name": "test_resnet"}, 16),
     "timm-vit": (TimmNet, {"name": "test_vit", "settings": {"img_size": 32}}, 32),
 }
-LARGE = {
+LARGE = {  # some at 64 pixels: norm layers over a few nearly equal values blow rounding up
     "resnet": (TorchvisionNet, {"name": "resnet18"}, 8),
-    "vgg": (TorchvisionNet, {"name": "vgg11_bn", "settings": {"dropout": 0.0}}, 32),
     "densenet": (TorchvisionNet, {"name": "densenet121"}, 32),
-    "mobilenet2": (TorchvisionNet, {"name": "mobilenet_v2", "settings": {"dropout": 0.0}}, 32),
-    "mobilenet3": (TorchvisionNet, {"name": "mobilenet_v3_small", "settings": {"dropout": 0.0}}, 32),
-    "efficientnet": (
-        TorchvisionNet,
-        {"name": "efficientnet_b0", "settings": {"dropout": 0.0, "stochastic_depth_prob": 0.0}},
-        32,
-    ),
-    "convnext": (TorchvisionNet, {"name": "convnext_tiny", "settings": {"stochastic_depth_prob": 0.0}}, 32),
+    "mobilenet2": (TorchvisionNet, {"name": "mobilenet_v2"}, 32),
+    "mobilenet3": (TorchvisionNet, {"name": "mobilenet_v3_small"}, 32),
+    "efficientnet": (TorchvisionNet, {"name": "efficientnet_b0"}, 64),
+    "regnet": (TorchvisionNet, {"name": "regnet_y_400mf"}, 64),
+    "convnext": (TorchvisionNet, {"name": "convnext_tiny"}, 32),
     "vit": (TorchvisionNet, {"name": "vit_b_32", "settings": {"image_size": 32}}, 32),
-    "swin": (TorchvisionNet, {"name": "swin_t", "settings": {"stochastic_depth_prob": 0.0}}, 32),
-    "swin2": (TorchvisionNet, {"name": "swin_v2_t", "settings": {"stochastic_depth_prob": 0.0}}, 32),
-    "googlenet": (TorchvisionNet, {"name": "googlenet", "settings": {"aux_logits": False, "dropout": 0.0}}, 32),
+    "swin": (TorchvisionNet, {"name": "swin_t"}, 32),
+    "swin2": (TorchvisionNet, {"name": "swin_v2_t"}, 32),
+    "googlenet": (TorchvisionNet, {"name": "googlenet", "settings": {"aux_logits": False}}, 32),
     "timm-convnext": (TimmNet, {"name": "convnext_atto"}, 32),
-    "timm-efficientnet": (TimmNet, {"name": "efficientnet_b0"}, 32),
+    "timm-efficientnet": (TimmNet, {"name": "efficientnet_b0"}, 64),
 }
 NETS = [
     *(pytest.param(*case, id=name) for name, case in SMALL.items()),
@@ -76,11 +72,14 @@ def shufflenet(classes: int = 3, channels: int = 3, **settings: object) -> Split
 def test_stacked_training_equals_training_each_network(
     kind: type[SplitNet], settings: dict[str, object], size: int
 ) -> None:
-    """One step of a stack and evaluation on shared images, as each network alone; float64, grey images."""
+    """One step of a stack and evaluation on shared images, as each network alone; float64, grey images, no dropping."""
     torch.manual_seed(0)
     spec = DataSpec(1, size, 3)
     net = make(kind, settings, spec).double()
     check_network(net)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
     assert forward_flops(net, spec, 2) > 0
     x, y = torch.rand(K, 3, 1, size, size, dtype=torch.float64), torch.randint(3, (K, 3))
     stack = ClientStack(net, K).train()
