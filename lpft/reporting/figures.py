@@ -34,6 +34,7 @@ from lpft.reporting.style import (
     looks,
     panels,
     render_svg,
+    room_for_legend,
     short,
     text_color,
 )
@@ -244,7 +245,9 @@ def clients(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
         return None
     names = next(iter(by_method.values()))[0].clients
     named = len(names) <= NAMED_CLIENTS
-    figure = Figure(figsize=(7.4, max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2), layout="constrained")
+    height = max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2
+    size = (7.4, room_for_legend(height, len(_families(change, look))))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     groups = [[change[method] for method in members] for members in _families(change, look).values()]
     plain = {family: look[members[0]].plain for family, members in _families(change, look).items()}
@@ -296,7 +299,8 @@ def distortion(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     }
     if not any((~np.isnan(x + y)).any() for x, y in ends.values()):
         return None
-    figure = Figure(figsize=(7.4, 4.4), layout="constrained")
+    size = (7.4, room_for_legend(4.4, len(_families(trained, look))))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for method, seeds in trained.items():
         paths = _distortion_paths(seeds)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lpft.reporting.results import is_reference
-from lpft.reporting.sweeps import family_of, variants_of
+from lpft.reporting.sweeps import family_of, tuned_of, variants_of
 
 INK, MUTED, GRID, PAPER = "#1b2431", "#5d6877", "#dde2e8", "#fffffe"
 """Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
@@ -26,6 +26,8 @@ COLORS = (
 """Told apart with the common kinds of colour blindness up to seven (Okabe and Ito); markers help beyond."""
 
 MARKERS = "osD^vP<>Xphd8H"
+TUNED = 0.9
+"""How dark the colour of a tuned method is, see `shade`."""
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -100,12 +102,15 @@ class Look:
 def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
     """Give every method its colour and marker, by its place in the list; no fine-tuning is a grey star.
 
-    Variants of one method share its marker, and run from a light to a dark shade of its colour.
+    Variants of one method share its marker, and run from a light to a dark shade of its colour. A tuned method has the
+    marker of the untuned one, and a dark shade of its colour.
     """
     variants = variants_of(config)
+    bases = {name: name.removesuffix("_tuned") for name in tuned_of(config)}
+    tuned = {name: base for name, base in bases.items() if name in methods and base in methods}
     families: dict[str, list[str]] = {}
     for method in methods:
-        if not is_reference(method, config):
+        if not is_reference(method, config) and method not in tuned:
             families.setdefault(family_of(method, variants), []).append(method)
     found = {method: Look("#7d8896", "*", method, method, "#7d8896") for method in methods}
     for number, (family, members) in enumerate(families.items()):
@@ -114,7 +119,15 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
             depth = place / (len(members) - 1) if len(members) > 1 else 0.5
             name = variants[method].label if method in variants else method
             found[method] = Look(shade(color, depth), marker, family, name, color)
+    for method, base in tuned.items():
+        dark = shade(found[base].color, TUNED)
+        found[method] = Look(dark, found[base].marker, method, method, dark)
     return found
+
+
+def room_for_legend(height: float, entries: int) -> float:
+    """Return the height in inches of a figure with a legend beside it, of as many entries; at least `height`."""
+    return max(height, 0.21 * entries + 0.3)
 
 
 def shade(color: str, depth: float) -> str:
