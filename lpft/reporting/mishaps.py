@@ -22,6 +22,9 @@ HARMLESS = re.compile(
     r"^error    |DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept"
 )
 
+LIFE = re.compile(r"lpft: life \d+ of job")
+"""What the batch scripts write first: a job that is requeued goes on in the same log."""
+
 
 @dataclass(frozen=True)
 class Mishap:
@@ -60,17 +63,18 @@ def job_mishaps(run: Run, known: Iterable[str] = ()) -> list[Mishap]:
 
 
 def _last_words(path: Path, known: list[str]) -> Iterator[str]:
-    """Yield the line among the last ones of a log that says best what went wrong, if there is one.
+    """Yield the line among the last ones of a job's last life that says best what went wrong, if there is one.
 
     It is the last exception; otherwise the first bad line, since others follow from it: where Slurm's log says that a
     task was killed, it says next that it has ended the others.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        lines = file.read().decode(errors="replace").splitlines()
+    begins = max((number for number, line in enumerate(lines) if LIFE.match(line)), default=0)
     bad = [
         line
-        for line in lines
+        for line in lines[begins:][-TAIL_LINES:]
         if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in known)
     ]
     exceptions = [line for line in bad if EXCEPTION.match(line)]

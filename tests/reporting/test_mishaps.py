@@ -63,6 +63,16 @@ def test_last_words_of_jobs(tmp_path: Path) -> None:
     assert "lpft-personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
 
 
+def test_only_the_last_life_of_a_job_counts(tmp_path: Path) -> None:
+    """After a requeue Slurm tells how it has ended the tasks; the job goes on in the same log."""
+    run = Run(tmp_path)
+    first = f"lpft: life 1 of job 1\n{REQUEUED}srun: error: lpft-n1: task 0: Terminated\n"
+    write(
+        run, federate__1=f"{first}lpft: life 2 of job 1\n{KILLED}", personalize__2_0=f"{first}lpft: life 2 of job 2\n"
+    )
+    assert [mishap.error for mishap in job_mishaps(run)] == ["srun: error: lpft-n2: task 1: Killed"]
+
+
 def test_only_the_last_job_of_a_stage_counts(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__9=KILLED, federate__10="fine\n", personalize__11_1=REFUSED, other=KILLED)
