@@ -72,6 +72,10 @@ class Cluster:
         wait_until(lambda: all(t["JobState"] in GONE for j in jobs for t in self.tasks(j)), f"jobs {jobs}", seconds)
         return sorted({task["JobState"] for job in jobs for task in self.tasks(job)})
 
+    def wait_until_idle(self) -> None:
+        """Wait until the queue is empty: what depends on a failed job is cancelled a little later than that ends."""
+        wait_until(lambda: not self.call("squeue", "--noheader").strip(), "the queue is empty")
+
     def kill(self, job: str, rank: int = 0) -> None:
         """Kill a task of a running job by SIGKILL, by its Slurm job id (a task of an array has its own)."""
         wanted = {

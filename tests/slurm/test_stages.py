@@ -190,6 +190,7 @@ def test_federated_training_is_stopped_requeued_and_killed(
         assert log(run, job).count(f"federate seed {seed}: round {round_ + 1}/6") == 1, "no round is done twice"
 
     held_job.hold.unlink()
+    cluster.wait_until_idle()
     jobs = cluster.submit(run.root)
     assert list(jobs) == ["federate", "personalize", "report"]
     assert cluster.wait(*jobs.values()) == ["COMPLETED"]
