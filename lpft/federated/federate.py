@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from torch import distributed
 
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
@@ -77,6 +78,8 @@ def federate(task: GlobalTask) -> list[str]:
     fabric = task.devices.fabric()
     failures: list[str]
     failures, stopped = fabric.launch(_on_every_rank, task, missing, os.getpid())  # type: ignore[arg-type]
+    if distributed.is_initialized():  # this process is a rank itself; at its exit, threads left over could abort it
+        distributed.destroy_process_group()
     if stopped:
         raise Stopped(failures)
     got_on()  # the rounds were perhaps those of other processes
@@ -135,6 +138,7 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int], parent: i
                 return failures, True
             if fabric.is_global_zero:
                 _note_failure(task, seed, None)
+    fabric.barrier()  # nobody leaves while another still needs the connections
     return failures, False
 
 
