@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -157,6 +158,11 @@ def _decode_all(chunks: list[Share], spec: DataSpec) -> Iterator[tuple[Share, De
                     return
                 chunk, future = running.popleft()
                 yield chunk, _decode(chunk, spec) if future is None else future.result()
+        except BrokenProcessPool as error:
+            raise Interrupted(
+                "A process that decodes images was killed (out of memory?). What is decoded is kept."
+                " HINT: start the same command again; with fewer cores, it needs less memory."
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,10 +1,13 @@
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lpft.data import images, shares
-from lpft.data.cache import open_or_build
+from lpft.data.cache import Interrupted, open_or_build
 from lpft.data.images import ImageFiles, read_image
 from lpft.data.shares import BadImageError, Part, Share, fit, write_shares
 from lpft.types import DataSpec
@@ -89,3 +92,45 @@ def test_a_bad_file_stops_the_build_and_what_was_decoded_is_kept(tmp_path, monke
     assert arrays.labels[arrays.clients["a"].train].tolist() == [0, 2, 3, 0, 1, 2, 3]
     assert len(arrays.bad) == 1
     assert "0001.png" in arrays.bad[0]
+
+
+def test_a_killed_helper_loses_nothing_that_was_decoded(tmp_path, monkeypatch):
+    files = save_images(tmp_path / "images", 30)
+    monkeypatch.setattr(shares, "FEW_FILES", 5)
+    monkeypatch.setattr(shares, "CHUNK_BYTES", 4 * 3 * 8 * 8)
+
+    class Killed:
+        def __init__(self, *arguments):
+            self.given = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def shutdown(self, **how):
+            return None
+
+        def submit(self, decode, *arguments):
+            """Decode three chunks, then be gone."""
+            future, self.given = Future(), self.given + 1
+            if self.given > 3:
+                future.set_exception(BrokenProcessPool("terminated abruptly"))
+            else:
+                future.set_result(decode(*arguments))
+            return future
+
+    def build():
+        return open_or_build(tmp_path / "cache", KEY, SPEC, lambda w: write_shares(w, shares_of(files)), ["x", "y"])
+
+    monkeypatch.setattr(shares, "available_cores", lambda: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(shares, "ProcessPoolExecutor", Killed)
+        with pytest.raises(Interrupted, match=r"was killed .*HINT"):
+            build()
+    read = []
+    monkeypatch.setattr(shares, "FEW_FILES", 1000)
+    monkeypatch.setattr(images, "read_image", lambda path, *rest: read.append(path.name) or read_image(path, *rest))
+    assert len(build().labels) == 30
+    assert len(read) == 30 - 10
