@@ -69,6 +69,8 @@ class Cell:
         groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
             client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
             ``num_all``).
+        depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
+            of the global model's outputs, over the client's own test samples; None if the body is the global model's.
     """
 
     seed: int
@@ -99,6 +101,7 @@ class Cell:
     num_classes: int | None = None
     num_train_classes: int | None = None
     groups: dict[str, dict[str, Any]] | None = None
+    depth: dict[str, float | None] | None = None
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""

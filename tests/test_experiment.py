@@ -53,7 +53,8 @@ def test_a_run_leaves_every_file(finished: Run) -> None:
         for method in ("none", "ft", "lpft"):
             folder = finished.method_file(seed, method, "")
             assert {p.name for p in (folder / "cells").iterdir()} == {f"c{i}.json" for i in range(5)}
-            assert {p.name for p in folder.glob("*.csv")} == {"accuracy.csv", "clients.csv", "curves.csv"}
+            tables = {"accuracy.csv", "clients.csv", "curves.csv"} | ({"depth.csv"} if method != "none" else set())
+            assert {p.name for p in folder.glob("*.csv")} == tables
             assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert not list(finished.root.rglob("*.tmp"))
     config = yaml.safe_load(finished.config.read_text())
@@ -94,6 +95,16 @@ def test_the_methods_differ_and_probing_does_not_distort(finished: Run) -> None:
     assert lpft_.train_passes == pytest.approx((2 + 1 / 3) * 20)
     assert [row["epoch"] for row in ft.epochs if "local" in row] == [0, 2, 4]
     assert [row["distortion"] for row in lpft_.epochs if "local" in row][:2] == [0.0, 0.0]
+
+
+def test_distortion_by_depth_ends_in_that_of_the_features(finished: Run) -> None:
+    for cell in (read_cell(finished.cell(seed, method, "c3")) for seed in (0, 1) for method in ("ft", "lpft")):
+        assert cell.depth is not None
+        assert list(cell.depth) == ["0 Conv2d", "6 Linear", "features"]
+        assert all(value and value > 0 for value in cell.depth.values())
+        assert cell.depth["features"] == pytest.approx(cell.distortion_relative, rel=1e-5)
+    assert read_cell(finished.cell(0, "none", "c3")).depth is None
+    assert [row["layer"] for row in table(finished.method_file(0, "ft", "depth.csv"))][-1] == "features"
 
 
 def test_a_second_run_does_nothing(finished: Run) -> None:

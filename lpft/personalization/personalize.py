@@ -28,6 +28,7 @@ from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.data.base import FederatedDataModule
 from lpft.devices import Devices
+from lpft.evaluation.depth import distortion_by_depth
 from lpft.evaluation.distortion import summarize
 from lpft.evaluation.groups import by_group
 from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
@@ -380,11 +381,18 @@ class Bench:
             num_classes=task.data.spec.num_classes,
             num_train_classes=len(self.features.samples.labels(client.train).unique()),
             groups=self._by_group(results.group_hits[k], own),
+            depth=None
+            if results.probed or status in ("diverged", "no_test")
+            else self._by_depth(results.states[k], own),
         )
 
     def _by_group(self, hits: torch.Tensor, own: int) -> dict[str, Any] | None:
         names = self.task.data.group_names
         return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), own) if names else None
+
+    def _by_depth(self, state: State, own: int) -> dict[str, float | None]:
+        found = distortion_by_depth(self.features, state, self.task.data.clients[own].test)
+        return {name: _number(value) for name, value in found.items()}
 
     def _save(self, cell: Cell, state: State) -> None:
         run = self.task.run
@@ -401,6 +409,7 @@ class StackResults:
         clients: positions of the K clients.
         states: the personalized networks.
         finite: whether each network is finite; False means diverged.
+        probed: whether all bodies are theta_G's.
         accuracy: percent, ``(K, C)``.
         distortion: mean distance of features over each client's test samples, ``(K, C)``.
         group_hits: number of correct predictions per client and group, int64, ``(K, C, G)``.
@@ -415,6 +424,7 @@ class StackResults:
     clients: Sequence[int]
     states: list[State]
     finite: list[bool]
+    probed: bool
     accuracy: torch.Tensor
     distortion: torch.Tensor
     group_hits: torch.Tensor
@@ -446,6 +456,7 @@ class StackResults:
             clients,
             stack.states(),
             finite.tolist(),
+            probed,
             result.accuracy,
             result.distortion,
             result.group_hits,

@@ -38,7 +38,7 @@ from lpft.reporting.style import (
     short,
     text_color,
 )
-from lpft.reporting.tables import accuracy_matrix, curve_rows, distortion_points, figures
+from lpft.reporting.tables import accuracy_matrix, curve_rows, depth_rows, distortion_points, figures
 
 ByMethod = Mapping[str, Sequence[MethodResult]]
 Values = NDArray[np.float64]
@@ -51,6 +51,8 @@ CROWDED = 30.0
 
 FEW_VARIANTS = 3
 """Of more variants of one method the trade-off shows no seeds and no spread."""
+NAMED_LAYERS = 60
+"""Characters that the names of the layers may have together before they are tilted."""
 MANY_PATHS = 120
 """Up to so many clients and methods, the epochs of one client are joined by a line."""
 
@@ -66,13 +68,21 @@ def draw_figures(results: Sequence[MethodResult], config: Mapping[str, Any]) -> 
         config: the resolved experiment.
 
     Returns:
-        SVG by name: ``tradeoff``, ``curves`` (if epochs were evaluated), ``clients``, ``distortion``, ``matrices``.
+        SVG by name: ``tradeoff``, ``curves`` (if epochs were evaluated), ``clients``, ``distortion``, ``depth``
+        (if bodies were trained), ``matrices``.
     """
     methods = methods_of(results)
     complete = {method: [r for r in results if r.complete and r.method == method] for method in methods}
     by_method = {method: seeds for method, seeds in complete.items() if seeds}
     look = looks(methods, config)
-    draw = {"tradeoff": tradeoff, "curves": curves, "clients": clients, "distortion": distortion, "matrices": matrices}
+    draw = {
+        "tradeoff": tradeoff,
+        "curves": curves,
+        "clients": clients,
+        "distortion": distortion,
+        "depth": depth,
+        "matrices": matrices,
+    }
     svgs = {name: render_svg(name, partial(function, by_method, look)) for name, function in draw.items()}
     return {name: svg for name, svg in svgs.items() if svg is not None}
 
@@ -324,6 +334,46 @@ def distortion(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     axes.set_ylabel("loss of global accuracy (points)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
     return figure
+
+
+def depth(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
+    """Draw how far the output of every layer moved; a method alone in its family with its spread over seeds."""
+    drawn: dict[str, tuple[list[str], Values]] = {}
+    for method, seeds in by_method.items():
+        rows = [depth_rows(result) for result in seeds]
+        layers = [row["layer"] for row in rows[0]]
+        if layers and all([row["layer"] for row in own] == layers for own in rows):
+            drawn[method] = layers, np.array([_array(row["distortion_relative"] for row in own) for own in rows])
+    if not drawn:
+        return None
+    names = next(iter(drawn.values()))[0]
+    drawn = {method: found for method, found in drawn.items() if found[0] == names}
+    families = _families(drawn, look)
+    figure = Figure(figsize=(7.4, room_for_legend(3.9, len(families))), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(1, len(names) + 1)
+    for family, members in families.items():
+        for method in members:
+            values = drawn[method][1]
+            mean, std = values.mean(axis=0), values.std(axis=0)
+            if len(members) == 1:
+                axes.fill_between(places, mean - std, mean + std, color=look[method].color, alpha=0.15, linewidth=0)
+            mark = _marker(look[method], family, 5) | {"label": short(family, 24) if method == members[-1] else None}
+            axes.plot(places, mean, **mark, linewidth=1.4)
+    tilted = sum(map(len, names)) > NAMED_LAYERS
+    size = 9 if len(names) <= NUMBERED_CLIENTS else 6.5
+    ticks: dict[str, Any] = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
+    axes.set_xticks(places, [_short_layer(name) for name in names], fontsize=size, **ticks)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("layer, from the image (left) to the features that the head sees (right)")
+    axes.set_ylabel("relative distortion: how far its output moved")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
+    return figure
+
+
+def _short_layer(name: str, limit: int = 26) -> str:
+    """Keep the end of a long name, which says most."""
+    return name if len(name) <= limit else "…" + name[1 - limit :]
 
 
 def _distortion_paths(seeds: Sequence[MethodResult]) -> list[Values]:

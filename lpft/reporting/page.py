@@ -66,6 +66,12 @@ CAPTIONS = {
         "One large point per client and method, mean over seeds: how far its features moved from the global model's,"
         " and how much accuracy over all test sets was lost. Small points are evaluated epochs on the way there.",
     ),
+    "depth": (
+        "Where features moved",
+        "How far the output of each layer moved from the global model's on the client's own test images, divided by the"
+        " norm of the global model's, since layers differ in size; mean over clients and seeds, shaded one standard"
+        " deviation over seeds. Methods that train no more than the head are not there: nothing moved.",
+    ),
     "matrices": (
         "Every model on every test set",
         "Row: whose model. Column: whose test set. Framed: at home. Mean over seeds, one scale. All accuracies of this"
@@ -82,7 +88,7 @@ SWEPT = {
 """What is added to the explanation where methods have swept settings."""
 
 
-LATER = ("curves", "clients", "distortion", "matrices")
+LATER = ("curves", "clients", "distortion", "depth", "matrices")
 """The figures that come after the tables; the others come at once."""
 
 Row = tuple[str, list[str]]

@@ -42,24 +42,30 @@ SIGNATURE_COLUMNS = ("signature", "client", "method", "seed", "value", "found", 
 COMPARED = ("local", "global_all", "worst_row", "average3")
 """What two methods are compared in."""
 CURVES = ("local", "global_all", "distortion", "worst")
+DEPTH_COLUMNS = ("depth", "layer", "distortion_relative")
 CURVE_COLUMNS = ("epoch", "phase", "lr_head", "lr_body", "train_loss", *CURVES)
 
 Row = Mapping[str, Any]
 
 
 def write_method_tables(run: Run, result: MethodResult) -> None:
-    """Write accuracy.csv, clients.csv and, if an epoch was evaluated, curves.csv of one seed and method."""
+    """Write the tables of one seed and method: accuracy.csv and clients.csv always.
 
-    def write(name: str, text: str) -> None:
-        write_atomically(run.method_file(result.seed, result.method, name), text)
+    curves.csv is there if an epoch was evaluated, depth.csv if a body was trained.
+    """
 
-    write("accuracy.csv", accuracy_csv(result))
-    write("clients.csv", to_csv((*CLIENT_COLUMNS, *group_columns(result.cells)), client_rows(result)))
+    def write(name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        path = run.method_file(result.seed, result.method, name)
+        if rows:
+            write_atomically(path, to_csv(columns, rows))
+        else:
+            path.unlink(missing_ok=True)
+
+    write_atomically(run.method_file(result.seed, result.method, "accuracy.csv"), accuracy_csv(result))
+    write("clients.csv", (*CLIENT_COLUMNS, *group_columns(result.cells)), client_rows(result))
     curves = curve_rows(result)
-    if any(row["local"] is not None for row in curves):
-        write("curves.csv", to_csv(CURVE_COLUMNS, curves))
-    else:
-        run.method_file(result.seed, result.method, "curves.csv").unlink(missing_ok=True)
+    write("curves.csv", CURVE_COLUMNS, curves if any(row["local"] is not None for row in curves) else ())
+    write("depth.csv", DEPTH_COLUMNS, depth_rows(result))
 
 
 def write_run_tables(run: Run, results: Sequence[MethodResult]) -> None:
@@ -169,6 +175,16 @@ def _entry_shown(cell: Cell, epoch: int) -> Row:
     """Return the epoch's entry of a cell; epoch 0's, the global model's, if that is what the client ends with."""
     shown = 0 if cell.status in ("diverged", "no_train") else epoch
     return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
+
+
+def depth_rows(result: MethodResult) -> list[dict[str, Any]]:
+    """Return one row of depth.csv per layer: its distortion, mean over the clients whose bodies were trained."""
+    moved = [cell.depth for cell in result.cells if cell.depth]
+    shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
+    return [
+        {"depth": place, "layer": layer, "distortion_relative": _mean(depth[layer] for depth in moved)}
+        for place, layer in enumerate(shared, 1)
+    ]
 
 
 def distortion_points(result: MethodResult) -> list[tuple[str, int, float, float]]:

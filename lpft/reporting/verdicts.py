@@ -19,12 +19,14 @@ from lpft.evaluation.convergence import MAX_CHANGE, judge_convergence
 from lpft.evaluation.signatures import NEAR_CHANCE
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point, label
-from lpft.reporting.tables import curve_rows, distortion_points, figures
+from lpft.reporting.tables import curve_rows, depth_rows, distortion_points, figures
 
 OVERFIT, RETAINED = 1.0, 1.0
 """Points of global accuracy lost since its best epoch, and of local accuracy that may be lost since the first."""
 PLATEAU = 0.5
 """Points below the best Average that still belong to the plateau."""
+MANY_LAYERS = 8
+"""Of more layers only some are listed."""
 MATCHED = 0.2
 """Share of the flood level that the achieved training loss may differ by."""
 
@@ -85,6 +87,31 @@ def distortion(points: Sequence[Point]) -> list[str]:
             f" {_spread(moved['ft'], '.3f')})."
         )
         lines.append(_at(point, f"{told} {rule}" if point is points[0] else told))
+    return lines
+
+
+def depth(points: Sequence[Point]) -> list[str]:
+    """F4: in which layers do features move, and does LP-FT spare all of them?"""
+    rule = (
+        "Rule: relative distortion of each layer's output on the client's own test images, mean over clients. LP-FT"
+        " moves a layer less (or more) than FT if their difference, seed by seed, is more than one standard deviation"
+        " from zero."
+    )
+    lines = []
+    for point in points:
+        moved = {method: by_seed for method in point.trained if (by_seed := _by_depth(point, method))}
+        if not moved:
+            lines.append(_at(point, f"Layers cannot be judged: no body was trained. {rule}"))
+            continue
+        told = "LP-FT cannot be held against FT: results of both are needed"
+        if "ft" in moved and "lpft" in moved:
+            signs = {layer: _sign(gaps) for layer, gaps in _layer_gaps(moved["lpft"], moved["ft"]).items()}
+            less, more = ([layer for layer, sign in signs.items() if sign == way] for way in (-1, 1))
+            told = f"LP-FT moves {len(less)} of {_count(len(signs), 'layer')} less than FT"
+            told += f", {len(more)} more ({_listed(more)})" if more else ", none more"
+            told += "" if len(moved["ft"]) > 1 else "; one seed: no spread to judge by"
+        lines.append(_at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
+        lines += [_at(point, f"{method}: {_depth_profile(by_seed)}") for method, by_seed in moved.items()]
     return lines
 
 
@@ -316,6 +343,41 @@ def _moved(point: Point, family: str) -> list[float]:
         for seed, value in point.by_seed(method, "distortion_own").items():
             by_seed.setdefault(seed, []).append(value)
     return [fmean(values) for values in by_seed.values()]
+
+
+def _by_depth(point: Point, method: str) -> dict[int, dict[str, float]]:
+    """Return a method's relative distortion by layer for every seed; none if its bodies were not trained."""
+    found = {result.seed: depth_rows(result) for result in point.complete(method)}
+    known = {
+        seed: {row["layer"]: row["distortion_relative"] for row in rows if row["distortion_relative"] is not None}
+        for seed, rows in found.items()
+    }
+    return {seed: layers for seed, layers in known.items() if layers}
+
+
+def _layer_gaps(
+    mine: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]]
+) -> dict[str, list[float]]:
+    """Return for every layer the differences of two methods, seed by seed."""
+    pairs = [(mine[seed], other[seed]) for seed in mine if seed in other]
+    layers = dict.fromkeys(layer for a, _ in pairs for layer in a)
+    return {layer: [a[layer] - b[layer] for a, b in pairs if layer in a and layer in b] for layer in layers}
+
+
+def _depth_profile(by_seed: Mapping[int, Mapping[str, float]]) -> str:
+    """Say where a method moves least and most, and how it goes with depth."""
+    layers = dict.fromkeys(layer for own in by_seed.values() for layer in own)
+    values = {layer: [own[layer] for own in by_seed.values() if layer in own] for layer in layers}
+    means = {layer: fmean(own) for layer, own in values.items()}
+    told = ", ".join(f"{layer} {_spread(own, '.3f')}" for layer, own in values.items())
+    if len(values) > MANY_LAYERS:
+        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        last = list(values)[-1]
+        ends = dict.fromkeys((low, high, last))
+        told = "; ".join(f"{layer} {_spread(values[layer], '.3f')}" for layer in ends)
+        told = f"least, most and last of {_count(len(values), 'layer')}: {told}"
+    rank = _spearman(list(range(len(means))), list(means.values()))
+    return told + ("." if math.isnan(rank) else f"; rank correlation with depth {rank:+.2f}.")
 
 
 def _rows(point: Point, family: str) -> list[str]:

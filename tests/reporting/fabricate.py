@@ -162,6 +162,7 @@ def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_
         val_lost=max(0, right_before - right_after),
         num_classes=10,
         num_train_classes=10,
+        depth={"conv": 0.2 * distortion / 12, "features": float(distortion / 12)} if moved else None,
     )
 
 
@@ -209,6 +210,7 @@ def make_point(
     values: Mapping[str, Any] | None = None,
     num_classes: int = 10,
     folder: Path = Path("nowhere"),
+    depths: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
 ) -> Point:
     """Return two clients that are alike, so that all means can be worked out by hand.
 
@@ -226,6 +228,7 @@ def make_point(
         values: of the point.
         num_classes: of the task.
         folder: of the run, for histories.
+        depths: for a method, distortion by layer for each seed.
     """
     clients = ("a", "b")
     results = []
@@ -246,6 +249,7 @@ def make_point(
                         distortion_own=(distortions or {}).get(method, 0.0),
                         epochs=entries,
                         num_classes=num_classes,
+                        depth=dict(depths[method][seed]) if depths and method in depths else None,
                     )
                 )
             results.append(MethodResult(seed, method, list(clients), cells, [], []))

@@ -65,14 +65,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_every_figure_is_there_and_is_xml(run: Run) -> None:
     paths = sorted((run.root / "figures").iterdir())
-    assert [path.stem for path in paths] == ["clients", "curves", "distortion", "matrices", "tradeoff"]
+    assert [path.stem for path in paths] == ["clients", "curves", "depth", "distortion", "matrices", "tradeoff"]
     for path in paths:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
 def test_page_needs_nothing_else(run: Run) -> None:
     page = read(run.root / "report.html")
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", (run.root / "report.html").read_text())
@@ -137,7 +137,7 @@ def test_signatures_are_named_with_number_and_advice(tmp_path: Path) -> None:
 def test_markdown_links_the_figures_that_exist(run: Run) -> None:
     text = (run.root / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-    assert len(links) == 5
+    assert len(links) == 6
     assert all((run.root / link).is_file() for link in links)
 
 
@@ -192,9 +192,15 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
     ("methods", "clients", "seeds", "eval_every", "figures"),
     [
         (("none",), ("only",), (0,), 0, {"tradeoff", "matrices"}),
-        (("none", "lpft"), ("only",), (0,), 5, {"tradeoff", "curves", "clients", "distortion", "matrices"}),
-        ([f"m{i}" for i in range(14)], ("a", "b"), (4,), 0, {"tradeoff", "clients", "distortion", "matrices"}),
-        (("ft",), [f"client {i}" for i in range(100)], (0,), 0, {"tradeoff", "clients", "distortion", "matrices"}),
+        (("none", "lpft"), ("only",), (0,), 5, {"tradeoff", "curves", "clients", "distortion", "depth", "matrices"}),
+        ([f"m{i}" for i in range(14)], ("a", "b"), (4,), 0, {"tradeoff", "clients", "distortion", "depth", "matrices"}),
+        (
+            ("ft",),
+            [f"client {i}" for i in range(100)],
+            (0,),
+            0,
+            {"tradeoff", "clients", "distortion", "depth", "matrices"},
+        ),
     ],
 )
 def test_small_and_large(

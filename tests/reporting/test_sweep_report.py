@@ -86,7 +86,7 @@ def test_variants_have_figures_a_group_in_the_table_and_a_verdict(
     run = make_variants(tmp_path, "lp_epochs", {"lpft": [0, 5, 15]}, [PLATEAU])
     report = write_report(run, show=True)
     names = {path.stem for path in report.figures}
-    assert names == {"sweep-lp_epochs", "tradeoff", "curves", "clients", "distortion", "matrices"}
+    assert names == {"sweep-lp_epochs", "tradeoff", "curves", "clients", "distortion", "depth", "matrices"}
     for text in both_pages(run):
         assert "Swept: lp_epochs = 0, 5, 15." in text
         assert "lpft by lp_epochs" in text

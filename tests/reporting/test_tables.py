@@ -174,6 +174,19 @@ def test_advice_is_written_with_its_evidence(tmp_path: Path) -> None:
     assert read(tmp_path / "signatures.csv") == []
 
 
+def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=[0], methods=["lp", "ft"])
+    stale = run.method_file(0, "lp", "depth.csv")
+    stale.write_text("layer\n")
+    results = write_tables(run)
+    rows = read(run.method_file(0, "ft", "depth.csv"))
+    assert [(row["depth"], row["layer"]) for row in rows] == [("1", "conv"), ("2", "features")]
+    cells = next(result.cells for result in results if result.method == "ft")
+    expected = sum(cell.distortion_relative or 0 for cell in cells) / len(cells)
+    assert float(rows[1]["distortion_relative"]) == pytest.approx(expected)
+    assert not stale.exists()
+
+
 def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(0,), eval_every=0)
     stale = run.method_file(0, "ft", "curves.csv")

@@ -11,7 +11,7 @@ from fabricate import make_point
 
 from lpft.reporting.judging import Judged, judge, load_verdict, load_verdicts, write_verdicts
 from lpft.reporting.sweeps import Point
-from lpft.reporting.verdicts import best, distortion, extremes, flooding, overfitting, plateau, repairs
+from lpft.reporting.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, repairs
 from lpft.runs import Run, write_atomically
 
 
@@ -20,6 +20,36 @@ def lp_epochs(averages: dict[int | None, Sequence[float]]) -> Point:
     rows = {f"lpft+lp_epochs={d}": [(x, x) for x in means] for d, means in averages.items()}
     variants = {f"lpft+lp_epochs={d}": {"method": "lpft", "values": {"methods.lpft.lp_epochs": d}} for d in averages}
     return make_point({"none": [(50.0, 50.0)], **rows}, variants=variants)
+
+
+# depth
+
+
+def test_layers_are_compared_seed_by_seed() -> None:
+    """LP-FT minus FT: first -0.1 in both seeds; second +0.2 and -0.1, told by no more than its spread; third +0.1."""
+    ft = [{"first": 0.2, "second": 0.4, "third": 0.8}, {"first": 0.3, "second": 0.5, "third": 0.9}]
+    lpft = [{"first": 0.1, "second": 0.6, "third": 0.9}, {"first": 0.2, "second": 0.4, "third": 1.0}]
+    accuracies = {name: [(50.0, 50.0)] * 2 for name in ("lp", "ft", "lpft")}
+    first, *details = depth([make_point(accuracies, depths={"ft": ft, "lpft": lpft})])
+    assert first.startswith("LP-FT moves 1 of 3 layers less than FT, 1 more (third). Rule:")
+    assert details == [
+        "ft: first 0.250 ± 0.050, second 0.450 ± 0.050, third 0.850 ± 0.050; rank correlation with depth +1.00.",
+        "lpft: first 0.150 ± 0.050, second 0.500 ± 0.100, third 0.950 ± 0.050; rank correlation with depth +1.00.",
+    ]
+
+
+def test_of_many_layers_the_extremes_are_told() -> None:
+    layers = {f"layer{n}": n / 10 for n in (3, 1, 2, 4, 9, 5, 6, 7, 8)}
+    first, detail = depth([make_point({"ft": [(50.0, 50.0)]}, depths={"ft": [layers]})])
+    assert first.startswith("LP-FT cannot be held against FT: results of both are needed. Rule:")
+    assert "least, most and last of 9 layers: layer1 0.100; layer9 0.900; layer8 0.800" in detail
+
+
+def test_one_seed_and_frozen_bodies_say_little() -> None:
+    one = {"ft": [{"a": 0.2}], "lpft": [{"a": 0.1}]}
+    first, *_ = depth([make_point({"ft": [(50.0, 50.0)], "lpft": [(50.0, 50.0)]}, depths=one)])
+    assert first.startswith("LP-FT moves 0 of 1 layer less than FT, none more; one seed: no spread to judge by. Rule:")
+    assert depth([make_point({"lp": [(50.0, 50.0)]})])[0].startswith("Layers cannot be judged: no body was trained.")
 
 
 # overfitting
