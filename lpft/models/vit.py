@@ -104,9 +104,6 @@ class Attention(nn.Module):
         weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         return self.adapter(self.out((weights @ v).transpose(1, 2).flatten(2))), None
 
-    def _by_head(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
 
 class Adapted(nn.Module):
     """A layer with an adapter behind.

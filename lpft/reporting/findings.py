@@ -44,19 +44,26 @@ def signature_lines(signatures: Iterable[Signature]) -> list[str]:
     """Say in one line each what was found in the run, and for the clients that share a sign of failure."""
     lines = []
     for name, found in grouped(signatures).items():
-        lines += [told(signature, name) for signature in found if signature.client is None]
+        lines += told([signature for signature in found if signature.client is None], name)
         clients = list(dict.fromkeys(signature.client for signature in found if signature.client is not None))
         if clients:
-            first = next(signature for signature in found if signature.client is not None)
+            first = told([signature for signature in found if signature.client is not None][:1])[0]
             number = "1 client" if len(clients) == 1 else f"{len(clients)} clients"
             names = "" if len(clients) == 1 else f" ({', '.join(clients[:FEW])}{', ...' if len(clients) > FEW else ''})"
-            lines.append(f"{name}: {number}{names}: {told(first)}")
+            lines.append(f"{name}: {number}{names}: {first}")
     return lines
 
 
-def told(signature: Signature, name: str = "") -> str:
-    """Say what was found, and where."""
-    return ": ".join(part for part in (name, signature.where, signature.found) if part)
+def told(signatures: Iterable[Signature], name: str = "") -> list[str]:
+    """Say what was found, and where: once for what is the same with variants that differ only in what follows."""
+    places: dict[tuple[str | None, int | None, str], list[str]] = {}
+    for signature in signatures:
+        places.setdefault((signature.client, signature.seed, signature.found), []).append(signature.where)
+    lines = []
+    for (*_, found), where in places.items():
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(": ".join(part for part in (name, where[0] + more, found) if part))
+    return lines
 
 
 def advice_line(advices: Sequence[Advice]) -> str:

@@ -200,7 +200,7 @@ def make_page(
         headline=[sentence for sentence in (headline(summary, reference), _advised(advices)) if sentence],
         remarks=[*incomplete(results), *exceptions(results), *_limits(seeds)],
         signatures=[
-            (name, found[0].advice, _first([told(signature) for signature in found]))
+            (name, found[0].advice, _first(told(found)))
             for name, found in grouped_signatures(signatures_of(run, results)).items()
         ],
         header=HEADER,

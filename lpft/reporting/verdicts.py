@@ -115,6 +115,34 @@ def depth(points: Sequence[Point]) -> list[str]:
     return lines
 
 
+def probing(points: Sequence[Point]) -> list[str]:
+    """PEFT: does training the head first help whatever is trained afterwards?"""
+    rule = (
+        "Rule: each method with linear probing first (lpft, lp_NAME) minus the same without (ft, NAME), at the same"
+        " number of epochs, seed by seed. Helps, or hurts: Global differs by more than one standard deviation."
+    )
+    details: list[str] = []
+    signs: list[int] = []
+    for point in points:
+        for first, plain in _pairs(point.methods):
+            gaps = {name: point.differences(first, plain, name) for name in ("local", "global_all", "distortion_own")}
+            if not gaps["global_all"]:
+                continue
+            signs.append(_sign(gaps["global_all"]))
+            details.append(
+                _at(
+                    point,
+                    f"{first} minus {plain}: Global {_spread(gaps['global_all'], '+.1f')}"
+                    f" ({_standing(gaps['global_all'])}), Local {_spread(gaps['local'], '+.1f')}, distortion"
+                    f" {_spread(gaps['distortion_own'], '+.2f')}.",
+                )
+            )
+    if not details:
+        return [f"Probing cannot be judged: no method is there with it and without. {rule}"]
+    told = f"Probing first helps in {signs.count(1)}, hurts in {signs.count(-1)} of {_count(len(signs), 'pair')}"
+    return [f"{told}. {rule}", *details]
+
+
 def flooding(points: Sequence[Point]) -> list[str]:
     """F3b: is LP-FT better than FT at the same training loss?"""
     rule = (
@@ -343,6 +371,13 @@ def _moved(point: Point, family: str) -> list[float]:
         for seed, value in point.by_seed(method, "distortion_own").items():
             by_seed.setdefault(seed, []).append(value)
     return [fmean(values) for values in by_seed.values()]
+
+
+def _pairs(methods: Iterable[str]) -> list[tuple[str, str]]:
+    """Return methods that probe first, each with what it does afterwards."""
+    known = list(methods)
+    pairs = [("lpft", "ft"), *((name, name.removeprefix("lp_")) for name in known if name.startswith("lp_"))]
+    return [(first, plain) for first, plain in pairs if first in known and plain in known]
 
 
 def _by_depth(point: Point, method: str) -> dict[int, dict[str, float]]:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
+from lpft.evaluation.signatures import SHORT_PROBING, Signature
 from lpft.reporting.findings import signature_lines, signatures_of
 from lpft.reporting.page import make_page, to_html, to_markdown
 from lpft.reporting.report import write_report, write_tables
@@ -111,6 +112,18 @@ def test_differences_and_advice_are_in_both_pages(run: Run) -> None:
         assert f"{better} / {same} / {worse}" in text
         assert "Who should fine-tune" in text
         assert text.count("personalize") > 1
+
+
+def test_variants_that_share_a_sign_are_told_once() -> None:
+    def short(method: str, value: float, client: str | None = None) -> Signature:
+        return Signature(SHORT_PROBING, f"the loss fell by {value:.1%}", value, client, method)
+
+    found = [short("lpft+lr=1", 0.1), short("lpft+lr=2", 0.1), short("lpft+lp_lr=3", 0.2)]
+    assert signature_lines([*found, short("soup", 0.3, "a"), short("soup", 0.3, "b")]) == [
+        "linear probing too short: lpft+lr=1 and 1 more: the loss fell by 10.0%",
+        "linear probing too short: lpft+lp_lr=3: the loss fell by 20.0%",
+        "linear probing too short: 2 clients (a, b): a, soup: the loss fell by 30.0%",
+    ]
 
 
 def test_signatures_are_named_with_number_and_advice(tmp_path: Path) -> None:

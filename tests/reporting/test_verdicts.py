@@ -11,7 +11,7 @@ from fabricate import make_point
 
 from lpft.reporting.judging import Judged, judge, load_verdict, load_verdicts, write_verdicts
 from lpft.reporting.sweeps import Point
-from lpft.reporting.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, repairs
+from lpft.reporting.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.runs import Run, write_atomically
 
 
@@ -50,6 +50,27 @@ def test_one_seed_and_frozen_bodies_say_little() -> None:
     first, *_ = depth([make_point({"ft": [(50.0, 50.0)], "lpft": [(50.0, 50.0)]}, depths=one)])
     assert first.startswith("LP-FT moves 0 of 1 layer less than FT, none more; one seed: no spread to judge by. Rule:")
     assert depth([make_point({"lp": [(50.0, 50.0)]})])[0].startswith("Layers cannot be judged: no body was trained.")
+
+
+# probing
+
+
+def test_methods_with_probing_are_held_against_those_without() -> None:
+    """Global 60 and 62 against 50 and 52: +10 in both seeds; with LoRA 50 and 51 against 50 and 52, -0.5 +- 0.5."""
+    with_it = {"lpft": [(60.0, 60.0), (62.0, 62.0)], "lp_lora": [(50.0, 50.0), (51.0, 51.0)]}
+    without = {"ft": [(50.0, 50.0), (52.0, 52.0)], "lora": [(50.0, 50.0), (52.0, 52.0)]}
+    point = make_point({**without, **with_it, "lp": [(70.0, 70.0)] * 2}, distortions={"ft": 2.0, "lpft": 1.5})
+    first, *details = probing([point])
+    assert first.startswith("Probing first helps in 1, hurts in 0 of 2 pairs. Rule:")
+    assert details == [
+        "lpft minus ft: Global +10.0 ± 0.0 (ahead), Local +10.0 ± 0.0, distortion -0.50 ± 0.00.",
+        "lp_lora minus lora: Global -0.5 ± 0.5 (within one standard deviation), Local -0.5 ± 0.5, distortion"
+        " +0.00 ± 0.00.",
+    ]
+
+
+def test_without_pairs_probing_is_not_judged() -> None:
+    assert probing([make_point({"lp": [(50.0, 50.0)]})])[0].startswith("Probing cannot be judged")
 
 
 # overfitting
