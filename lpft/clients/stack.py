@@ -198,10 +198,16 @@ class ClientStack(nn.Module):
                 if not parameter.requires_grad:
                     parameter.grad = None
 
+    def gradients(self) -> State:
+        """Return the gradients that there are by the parameters' name in the network, each ``(K, ...)``, not copied."""
+        if self.num_clients == 1:
+            return {name: p.grad.unsqueeze(0) for name, p in self.net.named_parameters() if p.grad is not None}
+        return {name: p.grad for name in self._param_names if (p := self.stacked[_key(name)]).grad is not None}
+
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> None:
         """Scale every client's gradient down to an l2 norm of at most `max_norm`, each by its own norm."""
-        gradients = [p.grad.view(self.num_clients, -1) for p in self.parameters() if p.grad is not None]
+        gradients = [gradient.view(self.num_clients, -1) for gradient in self.gradients().values()]
         norms = torch.stack([g.norm(dim=1) for g in gradients]).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients:

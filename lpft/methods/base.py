@@ -9,8 +9,8 @@ The order of calls for a client:
 1. `phases` once, from the budget alone;
 2. `prepare` once, at theta_G: computes the method's `memory`, a dict of tensors, from batches of training data;
    `start_head` once, if the method sets `starts_head`: another head than theta_G's to start from;
-3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` -> optimizer -> `project`,
-   then `end`;
+3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` -> `gradient` -> clipping ->
+   optimizer -> `project`, then `end`;
 4. for each of `num_candidates` the parameters that `candidate` returns are scored on the client's validation data, and
    `judge` is told;
 5. `finish` once: returns the personalized parameters.
@@ -169,6 +169,17 @@ class Method(ABC):
     def penalty(self, params: State, global_params: State, memory: State) -> Tensor:
         """Return what is added to the client's loss in every step."""
         raise NotImplementedError
+
+    def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
+        """Return the gradients that are clipped and then given to the optimizer, in place of `gradients`.
+
+        Args:
+            params: as above.
+            global_params: as above.
+            memory: as above.
+            gradients: of the parameters that are trained in this step, by name.
+        """
+        return gradients
 
     def project(self, params: State, global_params: State, memory: State) -> State:
         """Return the parameters that replace `params` after every step of the optimizer."""

@@ -21,8 +21,9 @@ class SparseFT(FT):
     Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at theta_G, averaged over up to ten
     batches in evaluation mode: theta_G's norm statistics, no dropout. Of all entries of all layers together those with
     the largest share of the total saliency are trained; the head's bias always is, and does not count. BatchNorm's
-    scales and shifts belong to the mask, its statistics are free. Entries outside the mask are put back to theta_G's
-    value after every step, so that neither momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for
+    scales and shifts belong to the mask, its statistics are free. Entries outside the mask have no gradient, so that
+    they do not count where gradients are clipped, and are put back to theta_G's value after every step, so that neither
+    momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for
     bit.
 
     Args:
@@ -58,6 +59,10 @@ class SparseFT(FT):
             if name != ALWAYS_TRAINED
         }
         return top_entries(saliency, 1 - self.sparsity)
+
+    def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
+        """Return the gradients of the entries in the mask, and zero for the others."""
+        return {name: g.where(memory[name], 0.0) if name in memory else g for name, g in gradients.items()}
 
     def project(self, params: State, global_params: State, memory: State) -> State:
         """Put the entries outside the mask back to theta_G's."""

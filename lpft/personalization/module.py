@@ -201,7 +201,11 @@ class Personalizer(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip every client's gradient by its own norm."""
+        """Let the method change the gradients, and clip every client's by its own norm."""
+        if self.method.overrides("gradient"):
+            gradients = self.stack.gradients()
+            for name, gradient in self._hook(self.method.gradient, gradients).items():
+                gradients[name].copy_(gradient)
         if self.settings.clip_norm is not None:
             self.stack.clip_gradients(self.settings.clip_norm)
 
@@ -391,8 +395,8 @@ class Personalizer(LightningModule):
             heads.append(self.method.start_head(head, data, generator(self.seed, "head", name)))
         self.stack.write({f"head.{name}": torch.stack([head[name] for head in heads]) for name in heads[0]})
 
-    def _hook(self, hook: Callable[..., Any], *extra: Tensor) -> Any:
-        """Call a hook of the method for every client: parameters, theta_G's, memory, and more."""
+    def _hook(self, hook: Callable[..., Any], *extra: Any) -> Any:
+        """Call a hook of the method for every client: parameters, theta_G's, memory, and more tensors ``(K, ...)``."""
         global_params = {name: p.detach() for name, p in self.global_features.net.named_parameters()}
         return self.stack.map(
             lambda params, memory, *extra: hook(params, global_params, memory, *extra),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,16 @@ from lpft.methods.ft import FT
 from lpft.methods.sparse import SparseFT, top_entries
 from lpft.personalization.module import Personalizer
 from lpft.types import State
-from tests.methods.fitting import ADAM, SGD, assert_same_bits, assert_stacked_equals_one_by_one, fit, passes, settings
+from tests.methods.fitting import (
+    ADAM,
+    SGD,
+    assert_same_bits,
+    assert_stacked_equals_one_by_one,
+    fit,
+    passes,
+    personalize,
+    settings,
+)
 from tests.toy import toy_features
 
 START = {"body.w": torch.tensor([1.0, -2.0, 3.0]), "head.weight": torch.tensor([[-4.0]]), "head.bias": torch.zeros(1)}
@@ -69,6 +80,16 @@ def test_masked_entries_keep_the_global_models_bits(optimizer, clients) -> None:
         assert not torch.equal(state["body.1.running_mean"], features.net.state_dict()["body.1.running_mean"])
     if len(clients) > 1:
         assert any(not torch.equal(mask[0], mask[1]) for mask in masks.values())
+
+
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+def test_masked_entries_do_not_count_where_gradients_are_clipped(clients: list[int]) -> None:
+    """One step of plain SGD with rate 1: what is trained moves by exactly the norm that gradients are clipped to."""
+    chosen = settings(epochs=1, batch_size=64, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=0.01)
+    features = toy_features()
+    for state in personalize(features, clients, SparseFT(sparsity=0.9), chosen):
+        moved = torch.cat([(state[name] - p).flatten() for name, p in features.net.named_parameters()])
+        assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("norm", [False, True])
