@@ -14,7 +14,7 @@ import time
 import torch
 
 from lpft.clients.size import forward_flops
-from lpft.clients.stack import ClientStack, client_losses
+from lpft.clients.stack import ClientStack, sample_losses
 from lpft.models.base import BodyHeadNet
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
@@ -46,7 +46,7 @@ def seconds_per_step(net: BodyHeadNet, spec: DataSpec, batch: int, size: int, se
     while time.perf_counter() < end:
         began = time.perf_counter()
         optimizer.zero_grad()
-        client_losses(stack(x), y).sum().backward()
+        sample_losses(stack(x), y).mean(1).sum().backward()
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()

@@ -239,11 +239,6 @@ def linear(features: Tensor, params: State, shared: bool = False) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), features, weight.transpose(1, 2))
 
 
-def client_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return every client's mean cross-entropy, ``(K,)``; see `sample_losses`."""
-    return sample_losses(logits, labels).mean(1)
-
-
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of every sample, ``(K, batch)``.
 

@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.samples import DeviceSamples
-from lpft.clients.stack import ClientStack, check_elementwise, client_losses
+from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.base import FederatedDataModule
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
@@ -49,7 +49,7 @@ class LocalTrainer:
             round_: number of the round; with the seed it determines the batches.
 
         Yields:
-            One update per client. Its mean loss in the last local epoch is left in `losses`.
+            One update per client. Its mean loss over its samples in the last local epoch is left in `losses`.
         """
         stack = self._stack(len(clients))
         stack.load(global_state)
@@ -58,26 +58,27 @@ class LocalTrainer:
         samples = StackSamples.of(self.data, clients, self.settings.batch_size)
         optimizer = self.settings.optimizer(stack.parameters())
         check_elementwise(optimizer, len(clients))
+        shares = samples.shares().to(self.fabric.device)
         for epoch in range(self.settings.local_epochs):
             losses = torch.zeros(len(clients), device=self.fabric.device)
             order = samples.epoch(self.seed, "federate", round_, epoch)
             draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
-            for positions, numbers in zip(order, draws, strict=True):
-                losses += self._step(stack, optimizer, samples.in_dataset(positions), numbers)
-        self.losses.update(zip(clients, (losses.cpu() / samples.num_steps).tolist(), strict=True))
+            for positions, numbers, share in zip(order, draws, shares, strict=True):
+                losses += (share * self._step(stack, optimizer, samples.in_dataset(positions), numbers)).sum(1)
+        self.losses.update(zip(clients, losses.tolist(), strict=True))
         for client, state, count in zip(clients, stack.states(), samples.counts, strict=True):
             yield ClientUpdate(client, state, num_examples=count)
 
     def _step(
         self, stack: ClientStack, optimizer: torch.optim.Optimizer, index: torch.Tensor, draws: torch.Tensor
     ) -> torch.Tensor:
-        """Take one step of every client; return the losses ``(K,)`` before it."""
+        """Take one step of every client; return the samples' losses before it, ``(K, batch)``."""
         dtype = self.net.head.weight.dtype
         with self.fabric.autocast():
             logits = stack(self.samples.images(index, dtype, draws))
-        losses = client_losses(logits.to(dtype), self.samples.labels(index))
+        losses = sample_losses(logits.to(dtype), self.samples.labels(index))
         optimizer.zero_grad()
-        losses.sum().backward()
+        losses.mean(1).sum().backward()
         optimizer.step()
         return losses.detach()
 

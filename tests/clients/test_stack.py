@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lpft.clients.stack import ClientStack, check_elementwise, client_losses
+from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from tests.toy import largest_difference, same_bits, toy_net
 
 K = 3
@@ -20,7 +20,7 @@ def train(stack: ClientStack, x: torch.Tensor, y: torch.Tensor, make_optimizer) 
     optimizer = make_optimizer(stack.parameters())
     for images, labels in zip(x, y, strict=True):
         optimizer.zero_grad()
-        client_losses(stack(images), labels).sum().backward()
+        sample_losses(stack(images), labels).mean(1).sum().backward()
         optimizer.step()
 
 
@@ -95,7 +95,7 @@ def test_statistics_of_norm_layers_can_diverge_too() -> None:
 def test_gradients_are_clipped_by_each_clients_own_norm() -> None:
     x, y = random_batch()
     stack = ClientStack(toy_net(), K)
-    client_losses(stack(x[0] * torch.tensor([1.0, 10.0, 100.0]).view(K, 1, 1, 1, 1)), y[0]).sum().backward()
+    sample_losses(stack(x[0] * torch.tensor([1.0, 10.0, 100.0]).view(K, 1, 1, 1, 1)), y[0]).mean(1).sum().backward()
     before = [torch.cat([p.grad[k].flatten() for p in stack.parameters()]) for k in range(K)]
     limit = float(before[1].norm())
     stack.clip_gradients(limit)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch.optim import SGD
 
@@ -42,6 +43,16 @@ def fit(
     end = FedAvg(fabric(), toy_net(norm), data, chosen, size, seed=0).fit(start, seen.append)
     assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
     return end
+
+
+def test_the_recorded_loss_counts_every_sample_once() -> None:
+    """20 samples in batches of 8: four come twice in an epoch. Nothing moves, so that theta_0 tells the loss."""
+    data, net = toy_data(counts=(20,)), toy_net()
+    still = settings(rounds=1, optimizer=partial(SGD, lr=1e-30))
+    (row,) = FedAvg(fabric(), net, data, still, 1, seed=0).fit(None, lambda _: None).history
+    own = data.clients[0].train
+    expected = F.cross_entropy(net(data.normalize(data.images[own]).double()), data.labels[own])
+    assert row.train_loss == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
 def test_a_round_by_hand() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from lpft.clients.size import forward_flops
-from lpft.clients.stack import ClientStack, client_losses
+from lpft.clients.stack import ClientStack, sample_losses
 from lpft.models.base import check_network
 from lpft.models.split import SplitNet
 from lpft.models.timm import TimmNet
@@ -83,12 +83,12 @@ def test_stacked_training_equals_training_each_network(
     assert forward_flops(net, spec, 2) > 0
     x, y = torch.rand(K, 3, 1, size, size, dtype=torch.float64), torch.randint(3, (K, 3))
     stack = ClientStack(net, K).train()
-    client_losses(stack(x), y).sum().backward()
+    sample_losses(stack(x), y).mean(1).sum().backward()
     buffers = {name: b.clone() for name, b in stack.net_buffers().items()}
     shared = stack.eval().features(x[0], shared=True)
     for k in range(K):
         single = ClientStack(net, 1).train()
-        client_losses(single(x[k : k + 1]), y[k : k + 1]).sum().backward()
+        sample_losses(single(x[k : k + 1]), y[k : k + 1]).mean(1).sum().backward()
         for name, parameter in single.net.named_parameters():
             torch.testing.assert_close(stack.params()[name].grad[k], parameter.grad, rtol=1e-6, atol=1e-10)
         for name, buffer in single.net.named_buffers():
