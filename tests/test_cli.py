@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lpft as package
 from tests.commands import TOY, lpft
@@ -147,5 +148,10 @@ def test_tuning_can_be_added_to_an_experiment(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("size", sorted((ROOT / "configs" / "sizes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_sizes_can_be_added_to_an_experiment(size: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lpft("run", "-c", ROOT / "configs" / "experiments" / "e2_lp_duration.yaml", "-c", size, "--print_config")
-    assert "methods.lpft.lp_epochs:" in capsys.readouterr().out
+    base = "e3_heterogeneity" if size.stem == "full_teacher_student" else "e2_lp_duration"
+    lpft("run", "-c", ROOT / "configs" / "experiments" / f"{base}.yaml", "-c", size, "--print_config")
+    found = yaml.safe_load(capsys.readouterr().out)
+    changes = yaml.safe_load(size.read_text())
+    assert found["sweep"].keys() == changes.get("sweep", {"methods.lpft.lp_epochs": []}).keys()
+    if changes.get("federation") == "../federation/fedbn_digits.yaml":
+        assert found["federation"]["optimizer"]["init_args"]["momentum"] == 0  # not the first file's

@@ -57,7 +57,8 @@ def test_every_shipped_experiment_has_its_controls_and_its_judge(config: Path) -
 def test_modes_of_batch_norm_are_compared_on_a_network_that_has_it() -> None:
     found = yaml.safe_load((CONFIGS / "experiments" / "f4_ablations.yaml").read_text())
     assert found["methods"]["lpft_bn_eval"]["init_args"]["bn"] == "eval"
-    assert found["network"]["init_args"]["norm"] is True
+    network = yaml.safe_load((CONFIGS / "experiments" / found["network"]).read_text())
+    assert network["init_args"]["norm"] is True
 
 
 @pytest.mark.slow
