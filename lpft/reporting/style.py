@@ -114,7 +114,8 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
             families.setdefault(family_of(method, variants), []).append(method)
     found = {method: Look("#7d8896", "*", method, method, "#7d8896") for method in methods}
     for number, (family, members) in enumerate(families.items()):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        color = COLORS[number % len(COLORS)]
+        marker = MARKERS[(number + number // len(COLORS)) % len(MARKERS)]  # another one in the second round of colours
         for place, method in enumerate(members):
             depth = place / (len(members) - 1) if len(members) > 1 else 0.5
             name = variants[method].label if method in variants else method

@@ -25,8 +25,8 @@ OVERFIT, RETAINED = 1.0, 1.0
 """Points of global accuracy lost since its best epoch, and of local accuracy that may be lost since the first."""
 PLATEAU = 0.5
 """Points below the best Average that still belong to the plateau."""
-MANY_LAYERS = 8
-"""Of more layers only some are listed."""
+FEW_LAYERS, MANY_LAYERS = 6, 8
+"""Of fewer layers a rank correlation says little; of more only some are listed."""
 MATCHED = 0.2
 """Share of the flood level that the achieved training loss may differ by."""
 
@@ -411,7 +411,7 @@ def _depth_profile(by_seed: Mapping[int, Mapping[str, float]]) -> str:
         ends = dict.fromkeys((low, high, last))
         told = "; ".join(f"{layer} {_spread(values[layer], '.3f')}" for layer in ends)
         told = f"least, most and last of {_count(len(values), 'layer')}: {told}"
-    rank = _spearman(list(range(len(means))), list(means.values()))
+    rank = _spearman(list(range(len(means))), list(means.values())) if len(means) >= FEW_LAYERS else math.nan
     return told + ("." if math.isnan(rank) else f"; rank correlation with depth {rank:+.2f}.")
 
 

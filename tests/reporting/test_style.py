@@ -45,3 +45,9 @@ def test_a_figure_is_as_high_as_its_legend(entries: int, height: float) -> None:
     box = legend.get_window_extent()
     assert box.y0 >= 0
     assert box.y1 <= 72 * room_for_legend(2.2, entries)
+
+
+def test_more_methods_than_colours_are_told_apart_by_their_markers() -> None:
+    methods = [f"m{number}" for number in range(40)]
+    found = looks(methods, {})
+    assert len({(look.color, look.marker) for look in found.values()}) == 40
