@@ -184,5 +184,6 @@ def test_the_shipped_experiment_runs(chexpert, out):
         "run", "-c", configs / "chexpert.yaml", "-c", configs / "sizes" / "smoke.yaml", "--out", out,
         "--data.root", chexpert, "--data.rho", "[0.7, 0.3]", "--data.image_size", 32, "--trainer.devices", 1,
     )  # fmt: skip
-    assert len(table(out / "results.csv")) == 9
+    assert len(table(out / "results.csv")) == 10
     assert "Pleural Effusion, Male" in (out / "report.html").read_text()
+    assert table(out / "verdicts.csv")[0]["line"].startswith("Against the paper's CheXpert, whose settings differ")
