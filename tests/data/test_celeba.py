@@ -191,6 +191,6 @@ def test_the_shipped_experiment_runs(celeba, out):
         "--data.root", celeba, "--data.rho", "[0.8, 0.2]", "--data.image_size", 32, "--trainer.devices", 1,
     )  # fmt: skip
     results = table(out / "results.csv")
-    assert len(results) == 9
+    assert len(results) == 10
     assert all(0 <= float(row["worst_group_all"]) <= float(row["global_all"]) for row in results)
     assert "Blond_Hair, Male" in (out / "report.html").read_text()
