@@ -41,6 +41,36 @@ def test_concept_shift_by_hand(eta, global_ft, local_ft, distortion, verdict):
 
 
 @pytest.mark.parametrize(
+    ("eta", "global_ft"), [(0.01, 0.2475), (0.05, 0.2875), (0.1, 0.45), (0.25, 1.6875), (0.5, 6.25)]
+)
+def test_a_larger_common_head_lowers_the_step_that_ties(eta, global_ft):
+    """With s = 4 it is 1 / (2 (1 + s)) = 0.1; L_G(LP-FT) = 0.25 (2 - 2/10)."""
+    found = compare(draw(30, 5, 10, 4.0, shift=0.5), eta)
+    assert found.global_ft == pytest.approx(global_ft)
+    assert found.global_lpft == pytest.approx(0.45)
+    assert found.verdict == ("FT" if eta < 0.1 else "tie" if eta == 0.1 else "LP-FT")
+
+
+@pytest.mark.parametrize(
+    ("config", "eta", "shift", "expected"),
+    [
+        ((20, 4, 5, 1, 0.5, 0), 0.1, 0.5, (0.069835, 0.105763)),
+        ((20, 4, 5, 1, 0.5, 0), 2.0, 2.0, (5.440148, 1.692212)),
+        ((20, 4, 5, 1, 0.1, 0), 0.1, 0.5, (0.013739, 0.009763)),
+        ((20, 4, 5, 1, 0.1, 0), 1.0, 2.0, (0.319956, 0.156212)),
+        ((12, 4, 4, 1, 1, 1), 0.1, 0.5, (0.288643, 0.399816)),
+        ((12, 4, 4, 1, 1, 1), 0.5, 0.5, (2.280042, 0.399816)),
+    ],
+)
+def test_single_clients_under_combined_shift_by_reference(config, eta, shift, expected):
+    """Of client 0; in the third and the fourth case LP-FT is better for it, and worse in the mean over clients."""
+    dim, shared, num_clients, signal, noise, seed = config
+    clients = draw(dim, shared, num_clients, signal, shift, noise, seed)
+    losses = (clients.global_loss(body.T @ head) for head, body in (clients.ft(0, eta), clients.lpft(0)))
+    assert tuple(losses) == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.mark.parametrize(
     ("config", "eta", "shift", "global_ft", "global_lpft"),
     [
         ((20, 4, 5, 1, 0.5, 0), 0.1, 0.5, 0.071886, 0.120669),
@@ -125,9 +155,22 @@ def test_thresholds_of_the_shift():
     assert difference(5.06719 - 1e-3) < 0 < difference(5.06719 + 1e-3)
 
 
+def test_a_small_step_turns_the_threshold_around():
+    """(12, 4, 4, 1, 1), seed 1, eta 0.1: LP-FT is worse for every lambda below 149.046, and better above."""
+
+    def difference(shift):
+        found = compare(draw(12, 4, 4, 1.0, shift=shift, noise=1.0, seed=1), eta=0.1)
+        return found.global_ft - found.global_lpft
+
+    assert all(difference(shift) < 0 for shift in (0.01, 0.5, 10.0, 149.04))
+    assert all(difference(shift) > 0 for shift in (149.05, 200.0))
+
+
 @pytest.mark.parametrize(
     ("noise", "shift", "num", "expected"),
     [
+        (1.0, 0.1, 50, [(0.717, 0.66), (0.252, 0.39), (0.343, 0.35), (0.167, 0)]),
+        (0.5, 0.5, 200, [(0.428, 0.30), (0.342, 0.23), (0.401, 0.12), (0.367, 0)]),
         (0.5, 0.5, 50, [(0.530, 0.40), (0.378, 0.28), (0.462, 0.19), (0.400, 0)]),
         (0.0, 0.5, 20, [(0.314, 0.21), (0.296, 0.19), (0.342, 0.05), (0.337, 0)]),
     ],
