@@ -259,9 +259,11 @@ def _stages(experiment: Experiment) -> int:
 
 
 def _federate(experiment: Experiment) -> int:
-    from lpft.federated.federate import federate
+    from lpft.federated.federate import federate, take_trained
 
-    return _finish(lambda: federate(experiment.global_task()))
+    task = experiment.global_task()
+    take_trained(task, (other.global_task() for other in experiment.siblings))
+    return _finish(lambda: federate(task))
 
 
 def _tune(experiment: Experiment) -> int:

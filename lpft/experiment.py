@@ -224,6 +224,7 @@ class Experiment:
         self.tune: Tuning = parts.tune
         self.methods = self._selected(getattr(parts, "only", None))
         self.shard = _checked_shard(getattr(parts, "shard", "0/1"))
+        self.siblings: list[Experiment] = []  # of a point: all points of its sweep
         self._check_methods()
         self._check_grids()
         self.tune.seeds = _checked_seeds(self.tune.seeds, "tune.seeds")
@@ -296,6 +297,8 @@ class Experiment:
             settings["lpft"] = {**self.notes, "point": values}
             experiments.append(rebuild(self.command, settings))
         first, count = self.shard
+        for experiment in experiments:
+            experiment.siblings = experiments
         for experiment in experiments:  # the next point goes on where the last one has ended, so that shards are even
             experiment.shard = (first % count, count)
             first -= experiment.num_jobs

@@ -181,9 +181,12 @@ class Run:
         return Run(self.root / "tuning")
 
     def take_global_model(self, other: Run, seed: int) -> None:
-        """Copy another run's global model of a seed into this one."""
-        with replacing(self.global_model(seed)) as temporary:
-            shutil.copyfile(other.global_model(seed), temporary)
+        """Copy another run's global model of a seed into this one, with the history of its training if there is one."""
+        for name in ("history.csv", "model.safetensors"):  # last what means that it is done
+            source = other.global_file(seed, name)
+            if source.exists() or source == other.global_model(seed):
+                with replacing(self.global_file(seed, name)) as temporary:
+                    shutil.copyfile(source, temporary)
 
     def global_file(self, seed: int, name: str) -> Path:
         """Return a file of the global model: checkpoint.pt, history.csv, model.safetensors, settings.json."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.fedavg import FedAvg
 from lpft.personalization.personalize import Job, PersonalTask
 from lpft.runs import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -40,6 +43,33 @@ def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path:
     assert outcome(points[2]) == outcome(alone)
     lpft("report", out)
     lpft("status", points[0].root)
+
+
+def test_points_share_the_global_models_that_are_the_same(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four points, those with the same rounds have the same global model: two are trained, two are copied."""
+    trained = []
+
+    class CountedFedAvg(FedAvg):
+        def fit(self, *args: Any, **kwargs: Any) -> Checkpoint:
+            trained.append(self.settings.rounds)
+            return super().fit(*args, **kwargs)
+
+    monkeypatch.setattr("lpft.federated.federate.FedAvg", CountedFedAvg)
+    config = extra(tmp_path, sweep={"personalization.batch_size": [16, 8], "federation.rounds": [1, 2]})
+    words = ("-c", config, "--seeds", "[0]", "--trainer.devices", 1)
+    toy("run", out, *words)
+    assert sorted(trained) == [1, 2]
+    points = Run(out).points()
+    assert all(point.global_file(0, "history.csv").exists() for point in points)
+    alone = toy(
+        "run", tmp_path / "alone", "--seeds", "[0]", "--federation.rounds", 2, "--personalization.batch_size", 8
+    )
+    assert outcome(Run(out / "points" / "rounds=2,batch_size=8")) == outcome(alone)
+    trained.clear()
+    toy("run", out, *words)
+    assert not trained
 
 
 def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,20 @@ def is_done(task: GlobalTask, seed: int) -> bool:
     except DamagedFileError as error:
         log.warning("%s is damaged (%s) and is made again", path, error)
         return False
+
+
+def take_trained(task: GlobalTask, others: Iterable[GlobalTask]) -> None:
+    """Copy the global models that are missing from runs that have trained them with the same settings and data.
+
+    The points of a sweep over the personalization's keys share theirs in this way.
+    """
+    alike = [other for other in others if other.fingerprint == task.fingerprint and other.run.root != task.run.root]
+    for seed in task.seeds if alike else ():
+        if not is_done(task, seed):
+            source = next((other for other in alike if is_done(other, seed)), None)
+            if source is not None:
+                task.run.take_global_model(source.run, seed)
+                log.info("seed %d: the global model is that of %s", seed, source.run.root)
 
 
 def build_network(network: NetFactory, data: FederatedDataModule, devices: Devices, seed: int) -> BodyHeadNet:
