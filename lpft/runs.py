@@ -70,7 +70,8 @@ class Cell:
             client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
             ``num_all``).
         depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
-            of the global model's outputs, over the client's own test samples; None if the body is the global model's.
+            of the global model's outputs, over the client's own test samples; None where only the head was trained, and
+            for a status other than ok.
     """
 
     seed: int
@@ -197,7 +198,7 @@ class Run:
         return self.global_file(seed, "model.safetensors")
 
     def method_file(self, seed: int, method: str, name: str) -> Path:
-        """Return a file of one method: accuracy.csv, clients.csv, curves.csv, settings.json."""
+        """Return a file of one method: accuracy.csv, clients.csv, curves.csv, depth.csv, settings.json."""
         return self.root / f"seed_{seed}" / method / name
 
     def cell(self, seed: int, method: str, client: str) -> Path:

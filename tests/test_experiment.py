@@ -107,6 +107,18 @@ def test_distortion_by_depth_ends_in_that_of_the_features(finished: Run) -> None
     assert [row["layer"] for row in table(finished.method_file(0, "ft", "depth.csv"))][-1] == "features"
 
 
+def test_a_diagnosis_that_fails_costs_no_result(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a network like no other")
+
+    monkeypatch.setattr("lpft.personalization.personalize.distortion_by_depth", fail)
+    run = toy("run", out, "--seeds", "[0]", "--only", "none,ft", "--trainer.devices", 1)
+    cell = read_cell(run.cell(0, "ft", "c3"))
+    assert cell.status == "ok"
+    assert cell.depth is None
+    assert not run.method_file(0, "ft", "depth.csv").exists()
+
+
 def test_a_second_run_does_nothing(finished: Run) -> None:
     def stamps() -> dict[Path, int]:
         return {

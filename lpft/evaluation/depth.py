@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +11,8 @@ from torch import Tensor, nn
 from lpft.clients.features import GlobalFeatures, chunks
 from lpft.types import State
 
-IMAGES = 64
-"""Images in one forward pass: the outputs of all layers are held at once."""
+IMAGES = 32
+"""Images in one forward pass: the outputs of all layers of both networks are held at once."""
 
 FEATURES = "features"
 """What comes last: the input of the head."""
@@ -25,8 +23,10 @@ def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -
     """Compare every layer's output with theta_G's, in evaluation mode, each network with its own norm statistics.
 
     A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of
-    theta_G's: layers differ in size, so that distances alone cannot be compared. Layers are those with a weight of two
-    or more dimensions (linear, convolution); what they put out is taken before normalization and activation.
+    theta_G's: layers differ in size, so that distances alone cannot be compared. Layers are modules that have a
+    ``weight`` of two or more dimensions (linear, convolution); what they put out is taken before normalization and
+    activation. Left out are those that run on something else than images (a table of positions, say), not with every
+    batch, or put out nothing but zeros.
 
     Args:
         features: theta_G and the data.
@@ -40,42 +40,55 @@ def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -
     References:
         Chen et al., arXiv:2511.12695, for the distortion of the features; layers and division are ours.
     """
+    if not len(index):
+        return {}
     net, other = features.net, copy.deepcopy(features.net)
     other.load_state_dict(state)
     other.eval()
-    distances: dict[str, float] = defaultdict(float)
-    norms: dict[str, float] = defaultdict(float)
-    for part in chunks(index, IMAGES) if len(index) else ():
+    distances = dict.fromkeys(_of_images(net.body, features.images(index[:1])), 0.0)
+    norms = dict(distances)
+    for part in chunks(index, IMAGES):
         images = features.images(part)
-        with _outputs(net.body) as before, _outputs(other.body) as after:
-            before[FEATURES], after[FEATURES] = net.body(images), other.body(images)
-        for name, output in before.items():
-            distances[name] += _norms(after[name] - output, len(part))
-            norms[name] += _norms(output, len(part))
-    return {name: distances[name] / norms[name] for name in norms if norms[name]}
+        before, after = _outputs(net.body, images), _outputs(other.body, images)
+        for name in list(distances):
+            if name in before and name in after and before[name].shape == after[name].shape:
+                distances[name] += _norms(after[name].double() - before[name].double(), len(part))
+                norms[name] += _norms(before[name].double(), len(part))
+            else:
+                del distances[name]
+    return {name: distance / norms[name] for name, distance in distances.items() if norms[name]}
 
 
 def _norms(output: Tensor, num_samples: int) -> float:
     """Return the sum of the samples' l2 norms; windows of one image, which some transformers have, count as one."""
-    return float(output.double().reshape(num_samples, -1).norm(dim=1).sum())
+    return float(output.reshape(num_samples, -1).norm(dim=1).sum())
 
 
-@contextmanager
-def _outputs(body: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect what the layers put out in a forward pass, by name."""
+def _of_images(body: nn.Module, image: Tensor) -> list[str]:
+    """Name the layers that put out twice as much for two images as for one ``(1, ...)``."""
+    one, two = _outputs(body, image), _outputs(body, image.expand(2, *image.shape[1:]))
+    return [name for name, output in one.items() if _doubled(output) == (two[name].shape if name in two else None)]
+
+
+def _doubled(output: Tensor) -> torch.Size | None:
+    return torch.Size((2 * output.shape[0], *output.shape[1:])) if output.dim() else None
+
+
+def _outputs(body: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return what the layers put out in a forward pass, by name, and last the features."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             if isinstance(output, Tensor):
                 times = sum(key == name or key.startswith(f"{name} (") for key in found)
-                found[f"{name} ({times + 1})" if times else name] = output
+                found[f"{name} ({times + 1})" if times else name] = output.clone()  # an activation may work in place
 
         return hook
 
     hooks = [part.register_forward_hook(keep(_title(name, part))) for name, part in _layers(body)]
     try:
-        yield found
+        return found | {FEATURES: body(images)}
     finally:
         for handle in hooks:
             handle.remove()
@@ -89,10 +102,10 @@ def _layers(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _title(name: str, part: nn.Module) -> str:
-    """Return a layer's name, which says nothing if it is a number.
+    """Return a layer's name, which says nothing if it is a number, and too much if it is that of all features.
 
     >>> _title("layer1.0.conv2", nn.Identity()), _title("mlp.0", nn.Linear(1, 1))
     ('layer1.0.conv2', 'mlp.0 Linear')
     """
-    bare = not name or name.rpartition(".")[2].isdigit()
+    bare = name in ("", FEATURES) or name.rpartition(".")[2].isdigit()
     return f"{name} {type(part).__name__}".strip() if bare else name

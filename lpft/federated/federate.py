@@ -101,8 +101,11 @@ def is_done(task: GlobalTask, seed: int) -> bool:
 def take_trained(task: GlobalTask, others: Iterable[GlobalTask]) -> None:
     """Copy the global models that are missing from runs that have trained them with the same settings and data.
 
-    The points of a sweep over the personalization's keys share theirs in this way.
+    The points of a sweep over the personalization's keys share theirs in this way. Ranks that a cluster has started
+    share none: each would look for itself, and files of a network may look different from different machines.
     """
+    if task.devices.launched_by_cluster:
+        return
     alike = [other for other in others if other.fingerprint == task.fingerprint and other.run.root != task.run.root]
     for seed in task.seeds if alike else ():
         if not is_done(task, seed):

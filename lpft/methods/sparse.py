@@ -23,8 +23,7 @@ class SparseFT(FT):
     the largest share of the total saliency are trained; the head's bias always is, and does not count. BatchNorm's
     scales and shifts belong to the mask, its statistics are free. Entries outside the mask have no gradient, so that
     they do not count where gradients are clipped, and are put back to theta_G's value after every step, so that neither
-    momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for
-    bit.
+    momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for bit.
 
     Args:
         sparsity: share of the entries that keep theta_G's value, in ``[0, 1)``.

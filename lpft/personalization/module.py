@@ -195,6 +195,7 @@ class Personalizer(LightningModule):
             return None
         return self._hook(self.method.mix, uniforms)
 
+    @torch.no_grad()
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,

@@ -390,8 +390,12 @@ class Bench:
         names = self.task.data.group_names
         return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), own) if names else None
 
-    def _by_depth(self, state: State, own: int) -> dict[str, float | None]:
-        found = distortion_by_depth(self.features, state, self.task.data.clients[own].test)
+    def _by_depth(self, state: State, own: int) -> dict[str, float | None] | None:
+        try:
+            found = distortion_by_depth(self.features, state, self.task.data.clients[own].test)
+        except Exception as error:  # networks can be anything, and a diagnosis must not cost what was trained
+            log.warning("Distortion by depth cannot be computed: %s: %s", type(error).__name__, error)
+            return None
         return {name: _number(value) for name, value in found.items()}
 
     def _save(self, cell: Cell, state: State) -> None:

@@ -340,8 +340,8 @@ def depth(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
     """Draw how far the output of every layer moved; a method alone in its family with its spread over seeds."""
     drawn: dict[str, tuple[list[str], Values]] = {}
     for method, seeds in by_method.items():
-        rows = [depth_rows(result) for result in seeds]
-        layers = [row["layer"] for row in rows[0]]
+        rows = [found for result in seeds if (found := depth_rows(result))]
+        layers = [row["layer"] for row in rows[0]] if rows else []
         if layers and all([row["layer"] for row in own] == layers for own in rows):
             drawn[method] = layers, np.array([_array(row["distortion_relative"] for row in own) for own in rows])
     if not drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -45,27 +46,30 @@ def table2(points: Sequence[Point]) -> list[str]:
     for point in points:
         dataset = dataset_of(str(point.config.get("name") or ""))
         methods = [method for method in METHODS if method in point.methods and point.by_seed(method, "local")]
-        if not dataset or not methods:
+        if dataset and methods:
+            told = f"Against the paper's {dataset}, whose settings differ"
+            if {"ft", "lpft"} <= {*methods}:
+                gains = [_gain(point, dataset, metric) for metric in ("global_all", "average3")]
+                told += f": LP-FT minus FT is {' and '.join(gains)}"
+        else:
             why = "none of the table's methods has results" if dataset else _unknown(point)
-            lines.append(_at(point, f"Cannot be compared with the paper's Table 2: {why}. {rule}"))
-            continue
-        told = f"Against the paper's {dataset}, whose settings differ"
-        if {"ft", "lpft"} <= {*methods}:
-            gains = [_gain(point, dataset, metric) for metric in ("global_all", "average3")]
-            told += f": LP-FT minus FT is {' and '.join(gains)}"
+            told = f"Cannot be compared with the paper's Table 2: {why}"
         lines.append(_at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
-        lines += [_at(point, f"{method}: {_against(point, dataset, method)}.") for method in methods]
+        if dataset:
+            lines += [_at(point, f"{method}: {_against(point, dataset, method)}.") for method in methods]
     return lines
 
 
 def dataset_of(name: str) -> str | None:
     """Return the table's dataset that an experiment's name begins with.
 
-    >>> dataset_of("digit5_kd3a"), dataset_of("cifar100_c"), dataset_of("digits")
+    >>> dataset_of("digit5_kd3a"), dataset_of("cifar100_c"), dataset_of("cifar10_clients")
     ('Digit5', 'CIFAR100-C', None)
     """
-    known = {_bare(dataset): dataset for dataset, _, _ in published()}
-    return next((dataset for bare, dataset in known.items() if _bare(name).startswith(bare)), None)
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in published()):
+        if re.match("[-_ ]?".join(dataset.lower().split("-")) + "(?![a-z0-9])", name.lower()):
+            return dataset
+    return None
 
 
 @cache
@@ -96,10 +100,6 @@ def _gain(point: Point, dataset: str, metric: str) -> str:
 def _unknown(point: Point) -> str:
     names = ", ".join(dict.fromkeys(dataset for dataset, _, _ in published()))
     return f"the experiment's name `{point.config.get('name')}` does not begin with one of its datasets ({names})"
-
-
-def _bare(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _at(point: Point, line: str) -> str:

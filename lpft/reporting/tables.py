@@ -49,9 +49,9 @@ Row = Mapping[str, Any]
 
 
 def write_method_tables(run: Run, result: MethodResult) -> None:
-    """Write the tables of one seed and method: accuracy.csv and clients.csv always.
+    """Write accuracy.csv and clients.csv of one seed and method, curves.csv if an epoch was evaluated, and depth.csv.
 
-    curves.csv is there if an epoch was evaluated, depth.csv if a body was trained.
+    depth.csv is there if bodies were trained, and how far each layer moved is known of all of them.
     """
 
     def write(name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -62,7 +62,8 @@ def write_method_tables(run: Run, result: MethodResult) -> None:
             path.unlink(missing_ok=True)
 
     write_atomically(run.method_file(result.seed, result.method, "accuracy.csv"), accuracy_csv(result))
-    write("clients.csv", (*CLIENT_COLUMNS, *group_columns(result.cells)), client_rows(result))
+    clients = to_csv((*CLIENT_COLUMNS, *group_columns(result.cells)), client_rows(result))
+    write_atomically(run.method_file(result.seed, result.method, "clients.csv"), clients)
     curves = curve_rows(result)
     write("curves.csv", CURVE_COLUMNS, curves if any(row["local"] is not None for row in curves) else ())
     write("depth.csv", DEPTH_COLUMNS, depth_rows(result))
@@ -178,8 +179,12 @@ def _entry_shown(cell: Cell, epoch: int) -> Row:
 
 
 def depth_rows(result: MethodResult) -> list[dict[str, Any]]:
-    """Return one row of depth.csv per layer: its distortion, mean over the clients whose bodies were trained."""
-    moved = [cell.depth for cell in result.cells if cell.depth]
+    """Return one row of depth.csv per layer: its distortion, mean over the clients with status ok.
+
+    None if it is not known of all of them: cells may be from before it was recorded.
+    """
+    known = [cell.depth for cell in result.cells if cell.status == "ok"]
+    moved = [depth for depth in known if depth] if all(known) else []
     shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
     return [
         {"depth": place, "layer": layer, "distortion_relative": _mean(depth[layer] for depth in moved)}

@@ -25,8 +25,10 @@ OVERFIT, RETAINED = 1.0, 1.0
 """Points of global accuracy lost since its best epoch, and of local accuracy that may be lost since the first."""
 PLATEAU = 0.5
 """Points below the best Average that still belong to the plateau."""
-FEW_LAYERS, MANY_LAYERS = 6, 8
-"""Of fewer layers a rank correlation says little; of more only some are listed."""
+FEW_LAYERS = 6
+"""Of fewer layers a rank correlation with depth says little."""
+MANY_LAYERS = 8
+"""Of more layers only some are listed."""
 MATCHED = 0.2
 """Share of the flood level that the achieved training loss may differ by."""
 
@@ -97,19 +99,13 @@ def depth(points: Sequence[Point]) -> list[str]:
         " moves a layer less (or more) than FT if their difference, seed by seed, is more than one standard deviation"
         " from zero."
     )
-    lines = []
+    lines: list[str] = []
     for point in points:
-        moved = {method: by_seed for method in point.trained if (by_seed := _by_depth(point, method))}
+        moved = {method: by_seed for method in point.trained if (by_seed := _by_depth(point, [method]))}
         if not moved:
-            lines.append(_at(point, f"Layers cannot be judged: no body was trained. {rule}"))
-            continue
-        told = "LP-FT cannot be held against FT: results of both are needed"
-        if "ft" in moved and "lpft" in moved:
-            signs = {layer: _sign(gaps) for layer, gaps in _layer_gaps(moved["lpft"], moved["ft"]).items()}
-            less, more = ([layer for layer, sign in signs.items() if sign == way] for way in (-1, 1))
-            told = f"LP-FT moves {len(less)} of {_count(len(signs), 'layer')} less than FT"
-            told += f", {len(more)} more ({_listed(more)})" if more else ", none more"
-            told += "" if len(moved["ft"]) > 1 else "; one seed: no spread to judge by"
+            told = "Layers cannot be judged: it is not recorded how far they moved, or no body was trained"
+        else:
+            told = _layers_compared(*(_by_depth(point, _rows(point, family)) for family in ("lpft", "ft")))
         lines.append(_at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
         lines += [_at(point, f"{method}: {_depth_profile(by_seed)}") for method, by_seed in moved.items()]
     return lines
@@ -380,14 +376,26 @@ def _pairs(methods: Iterable[str]) -> list[tuple[str, str]]:
     return [(first, plain) for first, plain in pairs if first in known and plain in known]
 
 
-def _by_depth(point: Point, method: str) -> dict[int, dict[str, float]]:
-    """Return a method's relative distortion by layer for every seed; none if its bodies were not trained."""
-    found = {result.seed: depth_rows(result) for result in point.complete(method)}
-    known = {
-        seed: {row["layer"]: row["distortion_relative"] for row in rows if row["distortion_relative"] is not None}
-        for seed, rows in found.items()
-    }
-    return {seed: layers for seed, layers in known.items() if layers}
+def _by_depth(point: Point, methods: Sequence[str]) -> dict[int, dict[str, float]]:
+    """Return the relative distortion by layer for every seed, mean over the methods; none if no body was trained."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for result in (result for method in methods for result in point.complete(method)):
+        for row in depth_rows(result):
+            if row["distortion_relative"] is not None:
+                found.setdefault(result.seed, {}).setdefault(row["layer"], []).append(row["distortion_relative"])
+    return {seed: {layer: fmean(values) for layer, values in layers.items()} for seed, layers in found.items()}
+
+
+def _layers_compared(lpft: Mapping[int, Mapping[str, float]], ft: Mapping[int, Mapping[str, float]]) -> str:
+    """Say how many layers LP-FT moves less than FT."""
+    gaps = _layer_gaps(lpft, ft)
+    if not gaps:
+        return "LP-FT cannot be held against FT: no seed has both"
+    signs = {layer: _sign(values) for layer, values in gaps.items()}
+    less, more = ([layer for layer, sign in signs.items() if sign == way] for way in (-1, 1))
+    told = f"LP-FT moves {len(less)} of {_count(len(signs), 'layer')} less than FT"
+    told += f", {len(more)} more ({_listed(more)})" if more else ", none more"
+    return told + ("" if max(map(len, gaps.values())) > 1 else "; one seed: no spread to judge by")
 
 
 def _layer_gaps(

@@ -77,6 +77,81 @@ def test_a_layer_that_runs_twice_is_there_twice(known: GlobalFeatures) -> None:
     assert found["1 Linear (2)"] == found[FEATURES] != found["1 Linear"]
 
 
+class Made(BodyHeadNet):
+    """A head of three classes on a body."""
+
+    def __init__(self, body: nn.Module, width: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(width, 3)
+
+
+def moved(known: GlobalFeatures, body: nn.Module, width: int, part: str = "body.") -> dict[str, float]:
+    features = GlobalFeatures(Made(body, width), known.data, torch.device("cpu"))
+    return distortion_by_depth(features, changed(features.net.state_dict(), part), known.data.clients[0].test)
+
+
+@pytest.mark.parametrize("rows", [7, 12, 24])
+def test_layers_that_run_on_no_images_are_left_out(known: GlobalFeatures, rows: int) -> None:
+    """A table of positions, of whatever length; there are 12 images."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Linear(2, 1), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            shift: Tensor = self.last(x.flatten(1)) + self.table(torch.ones(rows, 2)).mean()
+            return shift
+
+    assert list(moved(known, Positions(), 5)) == ["last", FEATURES]
+
+
+def test_layers_that_do_not_run_for_both_networks_are_left_out(known: GlobalFeatures) -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(64, 4)
+            self.again = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x.flatten(1))
+            return x if self.first.weight[0, 0] > 0 else self.again(x)
+
+    body = Repeated()
+    with torch.no_grad():
+        body.first.weight.abs_()
+    features = GlobalFeatures(Made(body, 4), known.data, torch.device("cpu"))
+    state = {name: -tensor for name, tensor in features.net.state_dict().items()}
+    assert list(distortion_by_depth(features, state, known.data.clients[0].test)) == ["first", FEATURES]
+    features.net.load_state_dict(state)  # and the other way round
+    other = {name: -tensor for name, tensor in state.items()}
+    assert list(distortion_by_depth(features, other, known.data.clients[0].test)) == ["first", FEATURES]
+
+
+def test_activations_in_place_come_after(known: GlobalFeatures) -> None:
+    def body(inplace: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(inplace), nn.Linear(9, 5), nn.ReLU(inplace))
+
+    assert moved(known, body(inplace=True), 5) == moved(known, body(inplace=False), 5)
+
+
+def test_a_layer_called_features_is_not_taken_for_the_features(known: GlobalFeatures) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.last = nn.Linear(64, 6), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.features(x.flatten(1)))
+            return out
+
+    found = moved(known, Named(), 5, "body.last")
+    assert list(found) == ["features Linear", "last", FEATURES]
+    assert found["features Linear"] == 0 < found[FEATURES]
+
+
 def test_transformers_have_their_layers_in_order(known: GlobalFeatures) -> None:
     net = SmallViT(known.data.spec, layers=1, width=8, mlp=16)
     features = GlobalFeatures(net, known.data, torch.device("cpu"))

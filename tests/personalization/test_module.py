@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,18 @@ def test_every_hook_works_stacked_as_for_one_client() -> None:
         assert largest_difference(stacked[k], alone) < 1e-12
         assert torch.equal(alone["body.0.weight"], features.net.state_dict()["body.0.weight"])
         assert alone["body.1.num_batches_tracked"] == 3  # three steps since the restart
+
+
+def test_gradients_that_a_method_changes_reach_the_optimizer() -> None:
+    class Halved(FT):
+        def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
+            return {name: 0.5 * g + 0.0 * params[name] for name, g in gradients.items()}
+
+    features, chosen = toy_features(), settings(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    slow = settings(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.05))
+    module = fit(Personalizer(features, [1], Halved(), chosen, seed=0))
+    assert largest_difference(module.stack.states()[0], personalize(features, [1], FT(), slow)[0]) < 1e-12
+    assert not any(gradient.requires_grad for gradient in module.stack.gradients().values())
 
 
 def _body(state: State) -> State:

@@ -32,7 +32,14 @@ def test_most_averages_are_of_local_global_and_worst() -> None:
 
 @pytest.mark.parametrize(
     ("name", "dataset"),
-    [("cifar10_c_19x", "CIFAR10-C"), ("CIFAR100-C", "CIFAR100-C"), ("domainnet_fedbn", "DomainNet"), ("digits", None)],
+    [
+        ("cifar10_c_19x", "CIFAR10-C"),
+        ("CIFAR100-C", "CIFAR100-C"),
+        ("domainnet_fedbn", "DomainNet"),
+        ("digits", None),
+        ("cifar10_corrupted", None),
+        ("celebahair", None),
+    ],
 )
 def test_datasets_are_known_by_name(name: str, dataset: str | None) -> None:
     assert dataset_of(name) == dataset

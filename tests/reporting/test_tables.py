@@ -12,7 +12,7 @@ from fabricate import CLIENTS, METHODS, WEIRD, make_cell, make_config, make_run
 from lpft.evaluation.metrics import MATRIX_METRICS, matrix_metrics
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import MethodResult, method_order, read_results
-from lpft.reporting.tables import clients_compared, curve_rows, difference_rows, figures
+from lpft.reporting.tables import clients_compared, curve_rows, depth_rows, difference_rows, figures
 from lpft.runs import Cell, Run, write_atomically
 
 
@@ -185,6 +185,15 @@ def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Pa
     expected = sum(cell.distortion_relative or 0 for cell in cells) / len(cells)
     assert float(rows[1]["distortion_relative"]) == pytest.approx(expected)
     assert not stale.exists()
+
+
+def test_depth_is_not_the_mean_of_some_clients(tmp_path: Path) -> None:
+    """One cell is from before it was recorded; a client that has diverged is no such case."""
+    old = make_run(tmp_path / "old", methods=["ft"], edit=lambda c: replace(c, depth=None) if "b" in c.client else c)
+    assert not any(depth_rows(result) for result in write_tables(old))
+    lost = replace(make_cell(0, "ft", CLIENTS[0], CLIENTS), status="diverged", depth=None)
+    run = make_run(tmp_path / "new", seeds=[0], methods=["ft"], edit=lambda c: lost if c.client == CLIENTS[0] else c)
+    assert [row["layer"] for row in depth_rows(write_tables(run)[0])] == ["conv", "features"]
 
 
 def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_layers_are_compared_seed_by_seed() -> None:
 def test_of_many_layers_the_extremes_are_told() -> None:
     layers = {f"layer{n}": n / 10 for n in (3, 1, 2, 4, 9, 5, 6, 7, 8)}
     first, detail = depth([make_point({"ft": [(50.0, 50.0)]}, depths={"ft": [layers]})])
-    assert first.startswith("LP-FT cannot be held against FT: results of both are needed. Rule:")
+    assert first.startswith("LP-FT cannot be held against FT: no seed has both. Rule:")
     assert (
         "least, most and last of 9 layers: layer1 0.100; layer9 0.900; layer8 0.800; rank correlation with depth +0.78"
         in detail
@@ -52,7 +52,16 @@ def test_one_seed_and_frozen_bodies_say_little() -> None:
     one = {"ft": [{"a": 0.2}], "lpft": [{"a": 0.1}]}
     first, *_ = depth([make_point({"ft": [(50.0, 50.0)], "lpft": [(50.0, 50.0)]}, depths=one)])
     assert first.startswith("LP-FT moves 0 of 1 layer less than FT, none more; one seed: no spread to judge by. Rule:")
-    assert depth([make_point({"lp": [(50.0, 50.0)]})])[0].startswith("Layers cannot be judged: no body was trained.")
+    assert depth([make_point({"lp": [(50.0, 50.0)]})])[0].startswith("Layers cannot be judged: it is not recorded")
+
+
+def test_layers_of_swept_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    """FT has seeds 0 and 1, LP-FT's variants seed 0 alone: means 0.15 against 0.2 there."""
+    variants = {f"lpft+lr={x}": {"method": "lpft", "values": {"methods.lpft.lr": x}} for x in (1, 2)}
+    depths = {"ft": [{"a": 0.2}, {"a": 0.3}], "lpft+lr=1": [{"a": 0.1}], "lpft+lr=2": [{"a": 0.2}]}
+    accuracies = {name: [(50.0, 50.0)] * len(found) for name, found in depths.items()}
+    first, *_ = depth([make_point(accuracies, depths=depths, variants=variants)])
+    assert first.startswith("LP-FT moves 0 of 1 layer less than FT, none more; one seed: no spread to judge by.")
 
 
 # probing
