@@ -71,12 +71,12 @@ class World:
         for step in range(math.ceil(len(own) / size)):
             yield own[[order[(step * size + i) % len(own)] for i in range(size)]]
 
-    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, index: Tensor) -> float:
+    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, index: Tensor) -> list[float]:
         optimizer.zero_grad()
-        loss = cross_entropy(net(self.x[index]), self.y[index])
-        loss.backward()
+        losses = cross_entropy(net(self.x[index]), self.y[index], reduction="none")
+        losses.mean().backward()
         optimizer.step()
-        return loss.item()
+        return losses.tolist()
 
     def federate(self) -> tuple[nn.Module, list[list[float]]]:
         """Return theta_G, and round, train loss, val accuracy and size of the cohort of every round."""
@@ -91,11 +91,10 @@ class World:
                 own = copy.deepcopy(net).train()
                 optimizer = torch.optim.SGD(own.parameters(), **FEDERATION)
                 for epoch in range(LOCAL_EPOCHS):
-                    seen = [
-                        self.step(own, optimizer, index)
-                        for index in self.batches(client, 16, "federate", number, epoch)
-                    ]
-                losses.append(np.mean(seen))
+                    seen: list[float] = []
+                    for index in self.batches(client, 16, "federate", number, epoch):
+                        seen += self.step(own, optimizer, index)
+                losses.append(np.mean(seen[: COUNTS[client]]))  # what fills up the last batch has been counted
                 states.append((COUNTS[client], own.state_dict()))
             total = sum(count for count, _ in states)
             for name, tensor in net.state_dict().items():
