@@ -55,15 +55,18 @@ def test_a_larger_common_head_lowers_the_step_that_ties(eta, global_ft):
     ("config", "eta", "shift", "expected"),
     [
         ((20, 4, 5, 1, 0.5, 0), 0.1, 0.5, (0.069835, 0.105763)),
+        ((20, 4, 5, 1, 0.5, 0), 0.5, 0.5, (0.077491, 0.105763)),
+        ((20, 4, 5, 1, 0.5, 0), 1.0, 0.5, (0.147769, 0.105763)),
         ((20, 4, 5, 1, 0.5, 0), 2.0, 2.0, (5.440148, 1.692212)),
         ((20, 4, 5, 1, 0.1, 0), 0.1, 0.5, (0.013739, 0.009763)),
+        ((20, 4, 5, 1, 0.1, 0), 1.0, 0.5, (0.022137, 0.009763)),
         ((20, 4, 5, 1, 0.1, 0), 1.0, 2.0, (0.319956, 0.156212)),
         ((12, 4, 4, 1, 1, 1), 0.1, 0.5, (0.288643, 0.399816)),
         ((12, 4, 4, 1, 1, 1), 0.5, 0.5, (2.280042, 0.399816)),
     ],
 )
 def test_single_clients_under_combined_shift_by_reference(config, eta, shift, expected):
-    """Of client 0; in the third and the fourth case LP-FT is better for it, and worse in the mean over clients."""
+    """Of client 0; with noise 0.1 and eta 0.1 or lambda 2, LP-FT is better for it, and worse in the mean of all."""
     dim, shared, num_clients, signal, noise, seed = config
     clients = draw(dim, shared, num_clients, signal, shift, noise, seed)
     losses = (clients.global_loss(body.T @ head) for head, body in (clients.ft(0, eta), clients.lpft(0)))
