@@ -297,9 +297,8 @@ class Experiment:
             settings["lpft"] = {**self.notes, "point": values}
             experiments.append(rebuild(self.command, settings))
         first, count = self.shard
-        for experiment in experiments:
-            experiment.siblings = experiments
         for experiment in experiments:  # the next point goes on where the last one has ended, so that shards are even
+            experiment.siblings = experiments
             experiment.shard = (first % count, count)
             first -= experiment.num_jobs
         return experiments

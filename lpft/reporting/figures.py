@@ -51,6 +51,8 @@ CROWDED = 30.0
 
 FEW_VARIANTS = 3
 """Of more variants of one method the trade-off shows no seeds and no spread."""
+MANY_LAYERS = 12
+"""Of more layers the names are small."""
 NAMED_LAYERS = 60
 """Characters that the names of the layers may have together before they are tilted."""
 MANY_PATHS = 120
@@ -361,7 +363,7 @@ def depth(by_method: ByMethod, look: Mapping[str, Look]) -> Figure | None:
             mark = _marker(look[method], family, 5) | {"label": short(family, 24) if method == members[-1] else None}
             axes.plot(places, mean, **mark, linewidth=1.4)
     tilted = sum(map(len, names)) > NAMED_LAYERS
-    size = 9 if len(names) <= NUMBERED_CLIENTS else 6.5
+    size = 9 if len(names) <= MANY_LAYERS else 6.5
     ticks: dict[str, Any] = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
     axes.set_xticks(places, [_short_layer(name) for name in names], fontsize=size, **ticks)
     axes.set_ylim(bottom=0)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 
+from lpft.reporting.phrases import at, spread
 from lpft.reporting.sweeps import Point
 
 METHODS = {
@@ -54,9 +55,9 @@ def table2(points: Sequence[Point]) -> list[str]:
         else:
             why = "none of the table's methods has results" if dataset else _unknown(point)
             told = f"Cannot be compared with the paper's Table 2: {why}"
-        lines.append(_at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
+        lines.append(at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
         if dataset:
-            lines += [_at(point, f"{method}: {_against(point, dataset, method)}.") for method in methods]
+            lines += [at(point, f"{method}: {_against(point, dataset, method)}.") for method in methods]
     return lines
 
 
@@ -93,14 +94,9 @@ def _gain(point: Point, dataset: str, metric: str) -> str:
     name = METRICS[metric]
     gaps = point.differences("lpft", "ft", metric)
     there = published()[dataset, "LP-FT", name] - published()[dataset, "FT", name]
-    spread = f" ± {pstdev(gaps):.1f}" if len(gaps) > 1 else ""
-    return f"{fmean(gaps):+.1f}{spread} in {name} ({there:+.1f} there)" if gaps else f"unknown in {name}"
+    return f"{spread(gaps, '+.1f')} in {name} ({there:+.1f} there)"
 
 
 def _unknown(point: Point) -> str:
     names = ", ".join(dict.fromkeys(dataset for dataset, _, _ in published()))
     return f"the experiment's name `{point.config.get('name')}` does not begin with one of its datasets ({names})"
-
-
-def _at(point: Point, line: str) -> str:
-    return f"{point.label}: {line}" if point.values else line

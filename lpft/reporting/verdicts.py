@@ -17,6 +17,7 @@ from statistics import fmean, pstdev
 
 from lpft.evaluation.convergence import MAX_CHANGE, judge_convergence
 from lpft.evaluation.signatures import NEAR_CHANCE
+from lpft.reporting.phrases import at, spread
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point, label
 from lpft.reporting.tables import curve_rows, depth_rows, distortion_points, figures
@@ -44,7 +45,7 @@ def overfitting(points: Sequence[Point]) -> list[str]:
     for point in points:
         judged = {method: told for method in point.trained if (told := _overfits(point, method))}
         found += [overfits for overfits, _ in judged.values()]
-        details += [_at(point, line) for line in _by_family(point, judged)]
+        details += [at(point, line) for line in _by_family(point, judged)]
     if not found:
         return [f"Overfitting cannot be judged: no epochs were evaluated (`personalization.eval_every`). {rule}"]
     return [f"Personalized overfitting in {sum(found)} of {_count(len(found), 'setting')}. {rule}", *details]
@@ -59,7 +60,7 @@ def plateau(points: Sequence[Point]) -> list[str]:
     details = []
     for point in points:
         for rest, durations in _by_duration(point).items():
-            details.append(_at(point, f"{rest}: {_plateau(durations)}"))
+            details.append(at(point, f"{rest}: {_plateau(durations)}"))
     if not details:
         return [f"Durations of linear probing cannot be compared: no method has `lp_epochs` swept. {rule}"]
     return [rule, *details] if len(details) > 1 else [f"{details[0]} {rule}"]
@@ -79,16 +80,16 @@ def distortion(points: Sequence[Point]) -> list[str]:
         parts = [f"all: {_correlation(pooled)}", *(f"{name}: {_correlation(own)}" for name, own in pairs.items())]
         moved = {name: _moved(point, name) for name in pairs}
         if not pooled or not all(moved.values()):
-            lines.append(_at(point, f"Distortion cannot be judged without results of both ft and lpft. {rule}"))
+            lines.append(at(point, f"Distortion cannot be judged without results of both ft and lpft. {rule}"))
             continue
         positive = min(_correlations(pooled)) > 0
         less = fmean(moved["lpft"]) < fmean(moved["ft"])
         told = (
             f"Features that move go with lost global accuracy: {_yes(positive)}. {'; '.join(parts)}."
-            f" LP-FT moves them less than FT: {_yes(less)} (mean distortion {_spread(moved['lpft'], '.3f')} against"
-            f" {_spread(moved['ft'], '.3f')})."
+            f" LP-FT moves them less than FT: {_yes(less)} (mean distortion {spread(moved['lpft'], '.3f')} against"
+            f" {spread(moved['ft'], '.3f')})."
         )
-        lines.append(_at(point, f"{told} {rule}" if point is points[0] else told))
+        lines.append(at(point, f"{told} {rule}" if point is points[0] else told))
     return lines
 
 
@@ -106,8 +107,8 @@ def depth(points: Sequence[Point]) -> list[str]:
             told = "Layers cannot be judged: it is not recorded how far they moved, or no body was trained"
         else:
             told = _layers_compared(*(_by_depth(point, _rows(point, family)) for family in ("lpft", "ft")))
-        lines.append(_at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
-        lines += [_at(point, f"{method}: {_depth_profile(by_seed)}") for method, by_seed in moved.items()]
+        lines.append(at(point, f"{told}. {rule}" if point is points[0] else f"{told}."))
+        lines += [at(point, f"{method}: {_depth_profile(by_seed)}") for method, by_seed in moved.items()]
     return lines
 
 
@@ -126,11 +127,11 @@ def probing(points: Sequence[Point]) -> list[str]:
                 continue
             signs.append(_sign(gaps["global_all"]))
             details.append(
-                _at(
+                at(
                     point,
-                    f"{first} minus {plain}: Global {_spread(gaps['global_all'], '+.1f')}"
-                    f" ({_standing(gaps['global_all'])}), Local {_spread(gaps['local'], '+.1f')}, distortion"
-                    f" {_spread(gaps['distortion_own'], '+.2f')}.",
+                    f"{first} minus {plain}: Global {spread(gaps['global_all'], '+.1f')}"
+                    f" ({_standing(gaps['global_all'])}), Local {spread(gaps['local'], '+.1f')}, distortion"
+                    f" {spread(gaps['distortion_own'], '+.2f')}.",
                 )
             )
     if not details:
@@ -157,9 +158,9 @@ def flooding(points: Sequence[Point]) -> list[str]:
             ahead += fits and _sign(gap) > 0
             told = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
             details.append(
-                _at(
+                at(
                     point,
-                    f"b = {level:g}: {_spread(gap, '+.1f')} ({_standing(gap)}); training loss {told}:"
+                    f"b = {level:g}: {spread(gap, '+.1f')} ({_standing(gap)}); training loss {told}:"
                     f" {'matched' if fits else 'not matched'}.",
                 )
             )
@@ -183,7 +184,7 @@ def extremes(points: Sequence[Point]) -> list[str]:
         best = {m: fmean(x.values()) for m in point.trained if (x := point.by_seed(m, "global_others"))}
         classes = next((cell.num_classes for r in point.results for cell in r.cells if cell.num_classes), None)
         if not best or not classes:
-            details.append(_at(point, "cannot be judged: no results, or the number of classes is not known."))
+            details.append(at(point, "cannot be judged: no results, or the number of classes is not known."))
             continue
         top = max(best, key=lambda method: best[method])
         bound = 100 / classes + NEAR_CHANCE * (100 - 100 / classes)
@@ -198,10 +199,10 @@ def extremes(points: Sequence[Point]) -> list[str]:
             known = known or len(gaps["global_all"]) > 1
             standings.append(_sign(gaps["global_all"]))
             alike += chance and len(gaps["global_all"]) > 1 and _sign(gaps["global_all"]) == 0
-            told += f"; LP-FT minus FT: Global {_spread(gaps['global_all'], '+.1f')} ({_standing(gaps['global_all'])}),"
-            told += f" Local {_spread(gaps['local'], '+.1f')}"
+            told += f"; LP-FT minus FT: Global {spread(gaps['global_all'], '+.1f')} ({_standing(gaps['global_all'])}),"
+            told += f" Local {spread(gaps['local'], '+.1f')}"
         collapsed += chance
-        details.append(_at(point, f"{told}."))
+        details.append(at(point, f"{told}."))
     told = f"No method remembers anything at {collapsed} of {_count(len(points), 'point')}"
     told += f"; at {alike} of those LP-FT no longer differs from FT" if collapsed and known else ""
     told += "; whether LP-FT differs from FT cannot be told without a second seed" if collapsed and not known else ""
@@ -222,7 +223,7 @@ def best(points: Sequence[Point]) -> list[str]:
     for point in points:
         families = dict.fromkeys(variant.family for variant in point.variants.values())
         groups = {"all methods": point.trained} | {name: point.family(name) for name in families}
-        details += [_at(point, f"{name}: {_best(point, methods)}") for name, methods in groups.items() if methods]
+        details += [at(point, f"{name}: {_best(point, methods)}") for name, methods in groups.items() if methods]
     return [rule, *details] if len(details) != 1 else [f"{details[0]} {rule}"]
 
 
@@ -240,14 +241,14 @@ def repairs(points: Sequence[Point]) -> list[str]:
         methods = [name for name in ("ft", "lpft") if name in point.methods] or point.trained
         before = _before(point)
         if not before or not methods:
-            details.append(_at(point, "cannot be judged: no results."))
+            details.append(at(point, "cannot be judged: no results."))
             continue
         verdicts = [judge_convergence(history) for history in point.histories.values()]
         ready = sum(verdict.converged for verdict in verdicts)
         finished = 2 * ready > len(verdicts)
         unready += not finished
         changes = [verdict.change for verdict in verdicts if verdict.change is not None]
-        told = f"theta_G {_spread(list(before.values()), '.1f')}%,"
+        told = f"theta_G {spread(list(before.values()), '.1f')}%,"
         told += f" converged for {ready} of {_count(len(verdicts), 'seed')}"
         told += f" (change {fmean(changes):+.2f})" if changes else " (too few rounds to tell)"
         levels.append(fmean(before.values()))
@@ -256,10 +257,10 @@ def repairs(points: Sequence[Point]) -> list[str]:
                 k: [x - before[s] for s, x in point.by_seed(name, k).items() if s in before]
                 for k in ("local", "global_all")
             }
-            told += f"; {name}: Local {_spread(gain['local'], '+.1f')}, Global {_spread(gain['global_all'], '+.1f')}"
+            told += f"; {name}: Local {spread(gain['local'], '+.1f')}, Global {spread(gain['global_all'], '+.1f')}"
             told += " (a repair)" if _sign(gain["global_all"]) > 0 else ""
             gains.setdefault(name, []).append(fmean(gain["local"]) if gain["local"] else math.nan)
-        details.append(_at(point, f"{'personalization' if finished else 'repair'}: {told}."))
+        details.append(at(point, f"{'personalization' if finished else 'repair'}: {told}."))
     trend = {name: _spearman(levels, own) for name, own in gains.items() if len(own) == len(levels) > 2}
     told = f"Gains count as repairs of theta_G at {unready} of {_count(len(points), 'point')}"
     if trend:
@@ -345,12 +346,12 @@ def _plateau(durations: Mapping[int, Sequence[float]]) -> str:
     inside = [duration for duration, mean in means.items() if mean >= means[top] - PLATEAU - 1e-9]
     short = [duration for duration in means if duration < inside[0]]
     long = [duration for duration in means if duration > inside[-1]]
-    spread = pstdev(durations[top])
+    width = pstdev(durations[top])
     told = (
-        f"the best Average is {_spread(durations[top], '.1f')} at lp_epochs={top}; plateau: {_listed(inside)}; too"
+        f"the best Average is {spread(durations[top], '.1f')} at lp_epochs={top}; plateau: {_listed(inside)}; too"
         f" short: {_listed(short)}; beyond it: {_listed(long)}"
     )
-    told += f"; the spread over seeds ({spread:.1f}) is more than the plateau's width" if spread > PLATEAU else ""
+    told += f"; the spread over seeds ({width:.1f}) is more than the plateau's width" if width > PLATEAU else ""
     return f"{told}. Average by lp_epochs: {', '.join(f'{d}: {mean:.1f}' for d, mean in means.items())}."
 
 
@@ -412,12 +413,12 @@ def _depth_profile(by_seed: Mapping[int, Mapping[str, float]]) -> str:
     layers = dict.fromkeys(layer for own in by_seed.values() for layer in own)
     values = {layer: [own[layer] for own in by_seed.values() if layer in own] for layer in layers}
     means = {layer: fmean(own) for layer, own in values.items()}
-    told = ", ".join(f"{layer} {_spread(own, '.3f')}" for layer, own in values.items())
+    told = ", ".join(f"{layer} {spread(own, '.3f')}" for layer, own in values.items())
     if len(values) > MANY_LAYERS:
         low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
         last = list(values)[-1]
         ends = dict.fromkeys((low, high, last))
-        told = "; ".join(f"{layer} {_spread(values[layer], '.3f')}" for layer in ends)
+        told = "; ".join(f"{layer} {spread(values[layer], '.3f')}" for layer in ends)
         told = f"least, most and last of {_count(len(values), 'layer')}: {told}"
     rank = _spearman(list(range(len(means))), list(means.values())) if len(means) >= FEW_LAYERS else math.nan
     return told + ("." if math.isnan(rank) else f"; rank correlation with depth {rank:+.2f}.")
@@ -455,8 +456,8 @@ def _best(point: Point, methods: Sequence[str]) -> str:
     if not means:
         return "no Average is known."
     top = max(means, key=lambda method: means[method])
-    spread = _spread(list(point.by_seed(top, average).values()), ".1f")
-    told = f"best of {_count(len(means), 'setting')} is {top}, Average {spread}"
+    mean = spread(list(point.by_seed(top, average).values()), ".1f")
+    told = f"best of {_count(len(means), 'setting')} is {top}, Average {mean}"
     others = {m: point.differences(top, m, average) for m in means if m != top}
     if not others:
         return f"{told}."
@@ -521,16 +522,6 @@ def _standing(gaps: Sequence[float]) -> str:
     if len(gaps) < 2:
         return "one seed: no spread to judge by" if gaps else "no seed has both"
     return {0: "within one standard deviation", 1: "ahead", -1: "behind"}[_sign(gaps)]
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "unknown"
-    return f"{fmean(values):{form}}" + (f" ± {pstdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
-
-
-def _at(point: Point, line: str) -> str:
-    return f"{point.label}: {line}" if point.values else line
 
 
 def _listed(values: Iterable[object]) -> str:
