@@ -83,7 +83,7 @@ def compare_epochs(epochs: int) -> None:
     from lightning.fabric import Fabric
 
     from lpft.clients.batches import StackSamples
-    from lpft.clients.samples import DeviceSamples
+    from lpft.clients.device_data import DeviceSamples
     from lpft.data.folder import FolderClients
     from lpft.federated.local import LocalTrainer
     from lpft.federated.settings import Federation

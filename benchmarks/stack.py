@@ -3,7 +3,7 @@
     python benchmarks/stack.py [--sizes 2 5 10 20] [--seconds 1.0]
 
 Prints, for networks and inputs of different cost, the floating-point operations of one client's forward pass and the
-speed-up of a stack. `lpft.clients.size.STEP_FLOPS` was read off this table.
+speed-up of a stack. `lpft.clients.stack_size.STEP_FLOPS` was read off this table.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from lpft.clients.size import forward_flops
 from lpft.clients.stack import ClientStack, sample_losses
+from lpft.clients.stack_size import forward_flops
 from lpft.models.base import BodyHeadNet
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lpft import __version__, slurm
-from lpft.signals import STOPPED, Stopped, ignore, listen
+from lpft import __version__
+from lpft.runtime import slurm
+from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -140,7 +141,7 @@ def report(args: list[str]) -> int:
 def status(args: list[str]) -> int:
     """Say what is done, at work, failed, missing, and how long the rest takes."""
     from lpft.reporting.status import print_status, read_status
-    from lpft.runs import Run
+    from lpft.storage.run import Run
 
     parser = _parser("status", "What is done, at work, failed, missing; the last errors; how long the rest takes.")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
@@ -343,7 +344,7 @@ def _finish(stage: Callable[[], list[str]]) -> int:
 def _report(folder: Any, show: bool, code: int = 0) -> int:
     """Report and return the code; without one, having nothing to report is an error."""
     from lpft.reporting.report import write_report, write_sweep_report
-    from lpft.runs import Run
+    from lpft.storage.run import Run
 
     root = Run(folder)
     try:

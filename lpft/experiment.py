@@ -17,11 +17,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import lpft
-from lpft.clients.size import clients_per_stack
 from lpft.clients.stack import check_elementwise
+from lpft.clients.stack_size import clients_per_stack
 from lpft.data.augment import Augment
 from lpft.data.base import FederatedDataModule
-from lpft.devices import Devices
 from lpft.federated.cohort import cohort_size
 from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
@@ -33,16 +32,11 @@ from lpft.personalization.personalize import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.reporting.judging import load_verdicts
-from lpft.runs import (
-    Cell,
-    DamagedFileError,
-    Run,
-    check_client_names,
-    check_method_names,
-    compare_settings,
-    fingerprint,
-    write_atomically,
-)
+from lpft.runtime.devices import Devices
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult, DamagedFileError
+from lpft.storage.fingerprint import compare_settings, fingerprint
+from lpft.storage.run import Run, check_client_names, check_method_names
 from lpft.variants import alternatives, expand_methods, get, points, put, trials
 
 UNTUNED: dict[str, Any] = {"grids": {}}
@@ -417,7 +411,7 @@ class Experiment:
         trial, cells = trial_name(name, number), []
         made_with = fingerprint(self.tuning.method_settings(trial))
         for seed in self.tune.seeds:
-            on_disk = [cell for _, cell in self.run.tuning.cells(seed, trial) if isinstance(cell, Cell)]
+            on_disk = [cell for _, cell in self.run.tuning.cells(seed, trial) if isinstance(cell, ClientResult)]
             found = [cell for cell in on_disk if cell.fingerprint == made_with]
             if len(found) < len(self.data.clients):
                 raise ValueError(

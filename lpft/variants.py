@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 
 Settings = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lpft.cli import main
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 TOY = str(Path(__file__).parent / "conf" / "toy.yaml")
 

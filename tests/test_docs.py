@@ -15,7 +15,7 @@ import yaml
 from lpft.cli import COMMANDS
 from lpft.models.cnn import SmallCNN
 from lpft.models.weights import load_model
-from lpft.runs import Run, read_cell
+from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
 from tests.shapes import save_shapes, shape

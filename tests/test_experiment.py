@@ -22,8 +22,8 @@ from lpft.experiment import ExperimentCLI
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
-from lpft.personalization.personalize import Bench, Job
-from lpft.runs import Run, read_cell
+from lpft.personalization.personalize import Job, StackWorker
+from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.toy import ToyData, ToyNet, same_bits, toy_data
@@ -285,7 +285,7 @@ def test_a_failing_method_does_not_stop_the_others(
 
 def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a seed nor a stack, once it was done at another start."""
-    fit, do = FedAvg.fit, Bench.do
+    fit, do = FedAvg.fit, StackWorker.do
 
     def fail(*_: Any, **__: Any) -> Any:
         raise FloatingPointError("by a test")
@@ -296,10 +296,10 @@ def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(FedAvg, "fit", fit)
     toy("federate", out, "--seeds", "[0]")
     assert list(run.failures()) == []
-    monkeypatch.setattr(Bench, "do", fail)
+    monkeypatch.setattr(StackWorker, "do", fail)
     toy("personalize", out, "--seeds", "[0]", code=1)
     assert len(list(run.failures())) == 9
-    monkeypatch.setattr(Bench, "do", do)
+    monkeypatch.setattr(StackWorker, "do", do)
     toy("personalize", out, "--seeds", "[0]")
     assert list(run.failures()) == []
     assert not list(run.working.iterdir())

@@ -23,9 +23,10 @@ from torch import Generator
 from lpft.federated.local import LocalTrainer
 from lpft.methods.base import HeadData
 from lpft.methods.ft import FT
-from lpft.personalization.personalize import Bench
-from lpft.processes import leave_with_parent
-from lpft.runs import Cell, Run, read_cell
+from lpft.personalization.personalize import StackWorker
+from lpft.runtime.processes import leave_with_parent
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run, read_cell
 from lpft.types import ClientUpdate, State
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
@@ -325,14 +326,14 @@ def test_two_processes_on_one_run_write_what_one_writes(finished: Run, out: Path
     together = FORK.Barrier(2)
 
     def meet() -> None:
-        save = Bench._save
+        save = StackWorker._save
 
-        def first_save(self: Bench, cell: Cell, state: State) -> None:
+        def first_save(self: StackWorker, cell: ClientResult, state: State) -> None:
             together.wait(60)
-            Bench._save = save  # type: ignore[method-assign]
+            StackWorker._save = save  # type: ignore[method-assign]
             save(self, cell, state)
 
-        Bench._save = first_save  # type: ignore[method-assign]
+        StackWorker._save = first_save  # type: ignore[method-assign]
 
     words = ("personalize", "-c", TOY, "--out", _copied(finished, out, "seed_*/global/*"))
     both = [Forked(*words, log=tmp_path / str(number), before=meet) for number in (0, 1)]

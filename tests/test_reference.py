@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lpft.runs import Run, read_cell
+from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft
 from tests.toy import ToyData, ToyNet
 

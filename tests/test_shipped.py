@@ -12,7 +12,7 @@ import yaml
 from lpft.data.corruptions import CORRUPTIONS
 from lpft.data.domains import FEDBN_CLASSES
 from lpft.reporting.paper import dataset_of
-from lpft.runs import Run
+from lpft.storage.run import Run
 from tests.commands import lpft, table
 from tests.domains import domainnet
 from tests.layouts import save_archive, save_batches, save_mats, save_medmnist, save_pickles

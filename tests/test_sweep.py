@@ -11,7 +11,7 @@ import yaml
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.personalization.personalize import Job, PersonalTask
-from lpft.runs import Run, read_cell
+from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
 
 

@@ -10,7 +10,7 @@ from lpft.clients.features import GlobalFeatures
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter
 from lpft.models.base import BodyHeadNet
-from lpft.seeding import global_generator
+from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from lpft.data.base import FederatedDataModule
-from lpft.seeding import generator
+from lpft.runtime.seeding import generator
 
 
 def num_steps(num_samples: int, batch_size: int) -> int:

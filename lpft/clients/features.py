@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lpft.clients.samples import DeviceSamples
+from lpft.clients.device_data import DeviceSamples
 from lpft.data.base import FederatedDataModule
 from lpft.models.base import BodyHeadNet
 

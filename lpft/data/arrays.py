@@ -16,8 +16,8 @@ from lpft.data.cache import ArrayWriter
 from lpft.data.partition import Iid, by_group, equal_parts, follow, train_val_test
 from lpft.data.shares import Part, Share, write_shares
 from lpft.data.sources import ArrayFiles, Source, open_source, open_val, read_groups, source_files
-from lpft.runs import check_client_names
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
+from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 

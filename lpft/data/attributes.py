@@ -19,8 +19,8 @@ from lpft.data.cache import SPLITS, ArrayWriter, Split
 from lpft.data.images import ImageFiles, stamp
 from lpft.data.shares import OnBadImage, Part, Share, write_shares
 from lpft.data.spurious import spurious_clients
-from lpft.runs import fingerprint
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
+from lpft.storage.fingerprint import fingerprint
 from lpft.types import DataSpec
 
 SPLIT_WORDS: dict[str, Split] = {

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpft.runs import check_client_names, fingerprint
+from lpft.storage.fingerprint import fingerprint
+from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 FORMAT = 2

@@ -18,7 +18,7 @@ from lpft.data.partition import equal_parts, stratified_order
 from lpft.data.pickles import load_arrays
 from lpft.data.shares import Part, Share, write_shares
 from lpft.data.sources import ArrayFiles, Source, open_source
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from lpft.types import DataSpec
 
 TEN_TYPES: tuple[Corruption, ...] = (

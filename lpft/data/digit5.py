@@ -15,7 +15,7 @@ from lpft.data.digit_files import DOMAINS, DigitFiles, Domain, Found, Layout, jo
 from lpft.data.images import stamp
 from lpft.data.partition import stratified_order, train_val_test
 from lpft.data.shares import Share, write_shares
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from lpft.types import DataSpec
 
 MERGED_TEST_SHARE = 0.2

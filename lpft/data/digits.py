@@ -11,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import SPLITS, ArrayWriter
 from lpft.data.partition import Iid, Partitioner, train_val_test
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from lpft.types import DataSpec
 
 Domain = Literal["plain", "inverted", "blended", "rotated", "noisy"]

@@ -18,8 +18,8 @@ from lpft.data.images import ImageFiles, stamp
 from lpft.data.partition import stratified_order, train_val_test
 from lpft.data.pickles import load_arrays
 from lpft.data.shares import OnBadImage, Part, Share, write_shares
-from lpft.runs import check_client_names
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
+from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 Lists = Literal["txt", "pkl"]

@@ -22,8 +22,8 @@ from lpft.data.cache import NO_GROUP, SPLITS, ArrayWriter, Split
 from lpft.data.images import EXTENSIONS, ImageFiles, stamp
 from lpft.data.partition import train_val_test
 from lpft.data.shares import OnBadImage, Part, Share, write_shares
-from lpft.runs import check_client_names
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
+from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 LABELS = "labels.csv"

@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 
 from lpft.data.cache import ArrayWriter, Interrupted, Split
 from lpft.data.images import Decoded, ImageFiles
-from lpft.processes import available_cores, leave_with_parent
-from lpft.progress import Steps
+from lpft.runtime.processes import available_cores, leave_with_parent
+from lpft.runtime.progress import Steps
 from lpft.types import DataSpec
 
 CHUNK_BYTES = 8 * 2**20

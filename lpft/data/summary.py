@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lpft.data.base import Client, FederatedDataModule, shortened
 from lpft.data.cache import SPLITS
-from lpft.runs import replacing, write_atomically
-from lpft.seeding import generator
+from lpft.runtime.seeding import generator
+from lpft.storage.atomic import replacing, write_atomically
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 40

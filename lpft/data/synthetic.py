@@ -10,7 +10,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 from lpft.data.base import FederatedDataModule
 from lpft.data.cache import ArrayWriter, Split
 from lpft.data.partition import split_stratified
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from lpft.types import DataSpec
 
 PIXELS_PER_SD = 127.5 / 4

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lpft.models.weights import checksum, writing
-from lpft.runs import DamagedFileError, replacing, write_atomically
+from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.client_result import DamagedFileError
 from lpft.types import State
 
 

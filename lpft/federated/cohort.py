@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lpft.seeding import generator
+from lpft.runtime.seeding import generator
 
 
 def sample_cohort(num_samples: Sequence[int], participation: float, seed: int, round_: int) -> list[int]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lpft.clients.accuracy import AccuracyMatrix, percent
 from lpft.clients.batches import stacks
+from lpft.clients.device_data import DeviceSamples
 from lpft.clients.features import chunks
-from lpft.clients.samples import DeviceSamples
 from lpft.data.base import FederatedDataModule
 from lpft.federated.aggregation import Aggregator, WeightedMean, usable
 from lpft.federated.checkpoint import Checkpoint, History
@@ -22,7 +22,7 @@ from lpft.federated.cohort import sample_cohort, shard
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.signals import got_on, stop_requested
+from lpft.runtime.signals import got_on, stop_requested
 from lpft.types import ClientUpdate, State
 
 log = logging.getLogger("lpft")

@@ -15,19 +15,19 @@ from lightning.fabric import Fabric
 from torch import distributed
 
 from lpft.data.base import FederatedDataModule
-from lpft.devices import Devices
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet, NetFactory, check_network
 from lpft.models.weights import DamagedFileError, load_model, save_model
-from lpft.presence import Presence, Work
-from lpft.processes import leave_with_parent
-from lpft.progress import Steps
-from lpft.runs import Run
-from lpft.seeding import global_generator
-from lpft.signals import Stopped, got_on, listen, stop_before, stop_requested
-from lpft.slurm import requeue
+from lpft.runtime.devices import Devices
+from lpft.runtime.heartbeat import Heartbeat, Work
+from lpft.runtime.processes import leave_with_parent
+from lpft.runtime.progress import Steps
+from lpft.runtime.seeding import global_generator
+from lpft.runtime.signals import Stopped, got_on, listen, stop_before, stop_requested
+from lpft.runtime.slurm import requeue
+from lpft.storage.run import Run
 
 log = logging.getLogger("lpft")
 
@@ -135,10 +135,10 @@ def _on_every_rank(fabric: Fabric, task: GlobalTask, seeds: list[int], parent: i
         listen()
     task.data.setup()
     failures: list[str] = []
-    with closing(Presence(task.run)) as presence:
+    with closing(Heartbeat(task.run)) as heartbeat:
         for seed in seeds:
             if fabric.is_global_zero:
-                presence.at([Work(seed, "global", [])])
+                heartbeat.at([Work(seed, "global", [])])
             try:
                 finished = not any_rank(fabric, stop_before()) and _one_seed(fabric, task, seed)
             except FloatingPointError as error:  # on all ranks at once, since all know the same sum

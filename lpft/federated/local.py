@@ -8,12 +8,12 @@ import torch
 from lightning.fabric import Fabric
 
 from lpft.clients.batches import StackSamples
-from lpft.clients.samples import DeviceSamples
+from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.base import FederatedDataModule
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from lpft.types import ClientUpdate, State
 
 

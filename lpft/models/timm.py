@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lpft.models.split import SplitNet, check_name, check_settings
+from lpft.models.pretrained import SplitNet, check_name, check_settings
 from lpft.models.weights import read_state
 from lpft.types import DataSpec
 

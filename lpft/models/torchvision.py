@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor
 from torchvision.ops import StochasticDepth
 
-from lpft.models.split import SplitNet, check_name, check_settings
+from lpft.models.pretrained import SplitNet, check_name, check_settings
 from lpft.models.weights import read_state
 from lpft.types import DataSpec
 

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from lpft.models.names import COUNTER, Renames, proposal, rename
-from lpft.runs import DamagedFileError, replacing
+from lpft.models.state_dict_keys import COUNTER, Renames, proposal, rename
+from lpft.storage.atomic import replacing
+from lpft.storage.client_result import DamagedFileError
 from lpft.types import State
 
 

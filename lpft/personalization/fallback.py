@@ -7,8 +7,10 @@ import io
 import shutil
 from collections.abc import Sequence
 
-from lpft.evaluation.advice import choose
-from lpft.runs import Cell, Run, replacing, write_atomically
+from lpft.evaluation.recommend import choose
+from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 
 def write_advised(run: Run, seeds: Sequence[int], methods: Sequence[str]) -> dict[tuple[int, str], str | None]:
@@ -26,7 +28,7 @@ def write_advised(run: Run, seeds: Sequence[int], methods: Sequence[str]) -> dic
         FileNotFoundError: if a model was not saved.
     """
     found = [cell for seed in seeds for method in methods for _, cell in run.cells(seed, method)]
-    chosen = choose([cell for cell in found if isinstance(cell, Cell)], methods)
+    chosen = choose([cell for cell in found if isinstance(cell, ClientResult)], methods)
     for (seed, client), method in chosen.items():
         source = run.global_model(seed) if method is None else run.model(seed, method, client)
         if not source.exists():

@@ -22,9 +22,9 @@ from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import HeadData, Method, Phase
-from lpft.personalization.norm import has_batch_norm, keep_batch_norm, refresh_batch_norm
+from lpft.personalization.batchnorm import has_batch_norm, keep_batch_norm, refresh_batch_norm
 from lpft.personalization.settings import Personalization
-from lpft.seeding import generator, stable_seed
+from lpft.runtime.seeding import generator, stable_seed
 from lpft.types import State
 
 

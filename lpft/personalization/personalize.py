@@ -27,7 +27,6 @@ from lpft.clients.batches import stacks
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.data.base import FederatedDataModule
-from lpft.devices import Devices
 from lpft.evaluation.depth import distortion_by_depth
 from lpft.evaluation.distortion import summarize
 from lpft.evaluation.groups import by_group
@@ -37,12 +36,15 @@ from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import load_model, save_model
 from lpft.personalization.module import EpochRecord, Personalizer
 from lpft.personalization.settings import Personalization
-from lpft.presence import Presence, Work
-from lpft.processes import leave_with_parent
-from lpft.progress import Steps
-from lpft.runs import Cell, DamagedFileError, Run, listed, read_cell, write_atomically
-from lpft.signals import Stopped, got_on, listen, stop_before, stop_requested
-from lpft.slurm import requeue
+from lpft.runtime.devices import Devices
+from lpft.runtime.heartbeat import Heartbeat, Work
+from lpft.runtime.processes import leave_with_parent
+from lpft.runtime.progress import Steps
+from lpft.runtime.signals import Stopped, got_on, listen, stop_before, stop_requested
+from lpft.runtime.slurm import requeue
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult, DamagedFileError
+from lpft.storage.run import Run, listed, read_cell
 from lpft.types import State
 
 log = logging.getLogger("lpft")
@@ -191,10 +193,10 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
     """
     processes = min(task.devices.processes, len(jobs))
     if processes <= 1:
-        bench = Bench(task, task.devices.device())
-        with closing(Presence(task.run)) as presence:
+        bench = StackWorker(task, task.devices.device())
+        with closing(Heartbeat(task.run)) as heartbeat:
             for job in jobs:
-                presence.at([job.work])
+                heartbeat.at([job.work])
                 yield job, lambda job=job: bench.do(job)  # type: ignore[misc]
                 if stop_requested():
                     return
@@ -204,12 +206,12 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
     for number in range(processes):
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers, os.getpid()))
-    presence = Presence(task.run)
+    heartbeat = Heartbeat(task.run)
     try:
         todo = iter(jobs)
         running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
         while running:
-            presence.at(job.work for job in running.values())
+            heartbeat.at(job.work for job in running.values())
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result
                 for job in islice(todo, 0 if stop_requested() else 1):
@@ -219,11 +221,11 @@ def _work(task: PersonalTask, jobs: list[Job]) -> Generator[tuple[Job, Callable[
             process.kill()
         raise
     finally:
-        presence.close()
+        heartbeat.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_bench: Bench
+_bench: StackWorker
 
 
 def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
@@ -233,7 +235,7 @@ def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
     listen()
     torch.set_num_threads(1)
     task.data.setup()
-    _bench = Bench(task, task.devices.device(numbers.get()))
+    _bench = StackWorker(task, task.devices.device(numbers.get()))
 
 
 def _do(job: Job) -> str:
@@ -250,7 +252,7 @@ def _report_failure(task: PersonalTask, job: Job, error: Exception) -> str:
     return f"{job}: {type(error).__name__}: {error} (details: {path})"
 
 
-class Bench:
+class StackWorker:
     """One device of one process, with the global model it works on.
 
     Args:
@@ -343,7 +345,7 @@ class Bench:
 
     def _cell(
         self, job: Job, results: StackResults, k: int, epochs: list[dict[str, Any]], passes: float, seconds: float
-    ) -> Cell:
+    ) -> ClientResult:
         task, client = self.task, self.task.data.clients[job.clients[k]]
         own = job.clients[k]
         norm = float(self.evaluator.global_norms[own])
@@ -352,7 +354,7 @@ class Bench:
         figures: tuple[float | None, ...] = (None, None, None)
         if status != "diverged":
             figures = summarize(results.distortion[k], own, num_test, norm)
-        return Cell(
+        return ClientResult(
             seed=job.seed,
             method=job.method,
             client=client.name,
@@ -398,7 +400,7 @@ class Bench:
             return None
         return {name: _number(value) for name, value in found.items()}
 
-    def _save(self, cell: Cell, state: State) -> None:
+    def _save(self, cell: ClientResult, state: State) -> None:
         run = self.task.run
         if self.task.settings.save_models:
             save_model(run.model(cell.seed, cell.method, cell.client), state, cell.fingerprint)

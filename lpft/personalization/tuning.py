@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from lpft.runs import Cell, Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 Criterion = Literal["mean", "local", "global"]
 
@@ -78,7 +80,7 @@ def tuned_name(method: str) -> str:
     return f"{method}_tuned"
 
 
-def evaluate(method: str, number: int, settings: dict[str, Any], cells: Iterable[Cell]) -> Trial:
+def evaluate(method: str, number: int, settings: dict[str, Any], cells: Iterable[ClientResult]) -> Trial:
     """Sum up a trial from its cells; clients without validation samples are left out."""
     cells = list(cells)
     return Trial(

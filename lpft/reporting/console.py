@@ -17,7 +17,8 @@ from lpft.reporting.results import MethodResult, methods_of, read_config
 from lpft.reporting.sweeps import Point, grouped, short_keys, variants_of, word
 from lpft.reporting.tables import result_rows, summary_rows
 from lpft.reporting.words import settings_not_from_the_paper
-from lpft.runs import STATUSES, Cell, Run
+from lpft.storage.client_result import STATUSES, ClientResult
+from lpft.storage.run import Run
 
 COLUMNS = (
     ("local", "Local", "{:.1f}"),
@@ -218,7 +219,7 @@ def exceptions(results: Iterable[MethodResult]) -> list[str]:
     return [*_not_ok(results), *_few_classes([cell for result in results for cell in result.cells])]
 
 
-def _few_classes(cells: Iterable[Cell]) -> list[str]:
+def _few_classes(cells: Iterable[ClientResult]) -> list[str]:
     few = [cell for cell in cells if 0 < (cell.num_train_classes or 0) < (cell.num_classes or 0)]
     if not few:
         return []

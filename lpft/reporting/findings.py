@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from lpft.evaluation.advice import KEEP, Advice, advise
-from lpft.evaluation.signatures import Signature, find_signatures
+from lpft.evaluation.diagnostics import Diagnostic, find_signatures
+from lpft.evaluation.recommend import KEEP, Advice, advise
 from lpft.reporting.results import MethodResult, methods_of, read_history
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 FEW = 5
 """So many clients are named in one line."""
 
 
-def signatures_of(run: Run, results: Sequence[MethodResult]) -> list[Signature]:
+def signatures_of(run: Run, results: Sequence[MethodResult]) -> list[Diagnostic]:
     """Look for every sign of failure; a global model that came from elsewhere is not judged."""
     histories = {
         seed: [row.get("val_accuracy") for row in history]
@@ -32,15 +32,15 @@ def advice_of(results: Sequence[MethodResult]) -> list[Advice]:
     return [by_client[client] for client in clients if client in by_client]
 
 
-def grouped(signatures: Iterable[Signature]) -> dict[str, list[Signature]]:
+def grouped(signatures: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
     """Put signatures of one name together."""
-    groups: dict[str, list[Signature]] = {}
+    groups: dict[str, list[Diagnostic]] = {}
     for signature in signatures:
         groups.setdefault(signature.name, []).append(signature)
     return groups
 
 
-def signature_lines(signatures: Iterable[Signature]) -> list[str]:
+def signature_lines(signatures: Iterable[Diagnostic]) -> list[str]:
     """Say in one line each what was found in the run, and for the clients that share a sign of failure."""
     lines = []
     for name, found in grouped(signatures).items():
@@ -54,7 +54,7 @@ def signature_lines(signatures: Iterable[Signature]) -> list[str]:
     return lines
 
 
-def told(signatures: Iterable[Signature], name: str = "") -> list[str]:
+def told(signatures: Iterable[Diagnostic], name: str = "") -> list[str]:
     """Say what was found, and where: once for what is the same with variants that differ only in what follows."""
     places: dict[tuple[str | None, int | None, str], list[str]] = {}
     for signature in signatures:

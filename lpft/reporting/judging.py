@@ -10,7 +10,8 @@ from typing import Any
 from lpft.reporting.results import log
 from lpft.reporting.sweeps import Point
 from lpft.reporting.tables import to_csv
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 Verdict = Callable[[Sequence[Point]], list[str]]
 """Takes the points of a sweep, or the one point that a run by itself is; returns lines, first the result."""

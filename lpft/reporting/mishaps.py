@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 STAGES = ("federate", "tune", "personalize", "report")
 """Stages of slurm/submit.sh; a job's log is lpft-STAGE-JOB.log or lpft-STAGE-JOB_TASK.log."""

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from lpft.evaluation.advice import Advice
+from lpft.evaluation.recommend import Advice
 from lpft.reporting.console import HEADER, comparison_rows, exceptions, incomplete, mean_and_std
 from lpft.reporting.findings import advice_line, advice_of, signatures_of, told
 from lpft.reporting.findings import grouped as grouped_signatures
@@ -41,7 +41,7 @@ from lpft.reporting.words import (
     settings_not_from_the_paper,
     what_was_done,
 )
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 CAPTIONS = {
     "tradeoff": (

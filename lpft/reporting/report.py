@@ -12,7 +12,8 @@ from lpft.reporting.results import MethodResult, log, read_config, read_results
 from lpft.reporting.status import check_is_run
 from lpft.reporting.sweeps import Point, points_in_order, read_point, write_sweep_csv
 from lpft.reporting.tables import write_method_tables, write_run_tables
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 
 def write_tables(run: Run) -> list[MethodResult]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from lpft.runs import Cell, DamagedFileError, Run, file_name, fingerprint
+from lpft.storage.client_result import ClientResult, DamagedFileError
+from lpft.storage.fingerprint import fingerprint
+from lpft.storage.run import Run, file_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +57,7 @@ class MethodResult:
     seed: int
     method: str
     clients: list[str]
-    cells: list[Cell]
+    cells: list[ClientResult]
     missing: list[str]
     damaged: list[Damage]
     outdated: bool = False
@@ -85,7 +87,7 @@ class MethodResult:
         return ", ".join(parts)
 
     def count(self, status: str) -> int:
-        """Return how many cells have this status (one of `lpft.runs.STATUSES`)."""
+        """Return how many cells have this status (one of `lpft.storage.client_result.STATUSES`)."""
         return sum(cell.status == status for cell in self.cells)
 
 
@@ -106,7 +108,9 @@ def read_results(run: Run) -> list[MethodResult]:
         for seed in seeds
         for method in order
     }
-    clients = _clients(config, (cell for cells in found.values() for _, cell in cells if isinstance(cell, Cell)))
+    clients = _clients(
+        config, (cell for cells in found.values() for _, cell in cells if isinstance(cell, ClientResult))
+    )
     planned = {
         (seed, method) for seed in _planned_seeds(config) or seeds for method in _planned_methods(config) or order
     }
@@ -174,16 +178,16 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
 
 
 def _sorted_out(
-    seed: int, method: str, clients: list[str], found: list[tuple[Path, Cell | DamagedFileError]]
+    seed: int, method: str, clients: list[str], found: list[tuple[Path, ClientResult | DamagedFileError]]
 ) -> MethodResult:
     names = {file_name(client): client for client in clients}
-    cells: dict[str, Cell] = {}
+    cells: dict[str, ClientResult] = {}
     damaged = []
     for path, cell in found:
         reason = str(cell) if isinstance(cell, DamagedFileError) else _of_others(cell, clients)
         if reason:
             damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
-        elif isinstance(cell, Cell):
+        elif isinstance(cell, ClientResult):
             cells[cell.client] = cell
     absent = set(clients) - cells.keys() - {damage.client for damage in damaged}
     return MethodResult(
@@ -196,13 +200,13 @@ def _sorted_out(
     )
 
 
-def _of_others(cell: Cell, clients: list[str]) -> str:
+def _of_others(cell: ClientResult, clients: list[str]) -> str:
     if sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
         return "it was computed for other clients"
     return ""
 
 
-def _clients(config: Mapping[str, Any], cells: Iterator[Cell]) -> list[str]:
+def _clients(config: Mapping[str, Any], cells: Iterator[ClientResult]) -> list[str]:
     program = config.get("lpft")
     named = program.get("clients") if isinstance(program, Mapping) else None
     return [str(name) for name in named] if named else next((cell.clients for cell in cells), [])

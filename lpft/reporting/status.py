@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpft.presence import at_work
 from lpft.reporting.mishaps import Mishap, job_mishaps
 from lpft.reporting.outlook import Outlook, Pace
 from lpft.reporting.results import MethodResult, is_reference, read_config, read_history, read_results
-from lpft.runs import Run
+from lpft.runtime.heartbeat import at_work
+from lpft.storage.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -331,7 +331,7 @@ def _last_lines(status: RunStatus, most: int = 5) -> list[str]:
 
 def _outlook(outlook: Outlook) -> str:
     """Return in words how long it takes."""
-    from lpft.progress import duration
+    from lpft.runtime.progress import duration
 
     rounds, cells, words = outlook.seconds_of_rounds, outlook.seconds_of_cells, []
     if rounds != 0:

@@ -17,7 +17,7 @@ from lpft.reporting.sweep_figures import Drawn
 from lpft.reporting.sweeps import Point, num_planned, short_keys, swept, word
 from lpft.reporting.tables import summary_rows
 from lpft.reporting.words import TERMS, describe_method, what_was_done
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 TABLES = {
     "Local": ("local", "{:.1f}"),

@@ -23,7 +23,8 @@ from lpft.reporting.results import (
     read_results,
 )
 from lpft.reporting.tables import figures_in, result_rows, summary_rows, to_csv
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 Values = Mapping[str, Any]
 

@@ -22,7 +22,9 @@ from lpft.evaluation.groups import Where, worst_group
 from lpft.evaluation.metrics import MATRIX_METRICS, Matrix, client_metrics, hurt_share, matrix_metrics
 from lpft.reporting.findings import advice_of, signatures_of
 from lpft.reporting.results import MethodResult, methods_of
-from lpft.runs import Cell, Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 FIGURES = (*MATRIX_METRICS, "distortion_own", "distortion_all", "hurt_share", "train_passes", "seconds")
 GROUP_FIGURES = ("worst_group_local", "worst_group_all")
@@ -116,14 +118,14 @@ def client_rows(result: MethodResult) -> list[dict[str, Any]]:
     return rows
 
 
-def group_columns(cells: Iterable[Cell]) -> list[str]:
+def group_columns(cells: Iterable[ClientResult]) -> list[str]:
     """Return the columns of clients.csv that tell of groups; none if the data have no groups."""
     names = dict.fromkeys(name for cell in cells for name in cell.groups or ())
     columns = [f"group_{where}/{name}" for where in get_args(Where) for name in names]
     return [*GROUP_FIGURES, *columns] if names else []
 
 
-def group_entries(cell: Cell) -> dict[str, float | None]:
+def group_entries(cell: ClientResult) -> dict[str, float | None]:
     """Return what a cell has for `group_columns`, percent; None for a group without samples."""
     groups, places = cell.groups, get_args(Where)
     if not groups:
@@ -160,7 +162,7 @@ def curve_rows(result: MethodResult) -> list[dict[str, Any]]:
     return [_curve_row(epoch, entries[epoch], result.cells) for epoch in sorted(entries)]
 
 
-def _curve_row(epoch: int, entries: list[Row], cells: Iterable[Cell]) -> dict[str, Any]:
+def _curve_row(epoch: int, entries: list[Row], cells: Iterable[ClientResult]) -> dict[str, Any]:
     evaluated = any(entry.get("global_all") is not None for entry in entries)
     states = [_entry_shown(cell, epoch) for cell in cells]
     phases = Counter(str(entry.get("phase") or "") for entry in entries)
@@ -172,7 +174,7 @@ def _curve_row(epoch: int, entries: list[Row], cells: Iterable[Cell]) -> dict[st
     }
 
 
-def _entry_shown(cell: Cell, epoch: int) -> Row:
+def _entry_shown(cell: ClientResult, epoch: int) -> Row:
     """Return the epoch's entry of a cell; epoch 0's, the global model's, if that is what the client ends with."""
     shown = 0 if cell.status in ("diverged", "no_train") else epoch
     return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})

@@ -25,7 +25,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from lpft.reporting.heatmap import heatmap_png
 from lpft.reporting.results import MethodResult, methods_of, read_history
 from lpft.reporting.tables import accuracy_matrix, curve_rows, figures
-from lpft.runs import Run, replacing
+from lpft.storage.atomic import replacing
+from lpft.storage.run import Run
 
 TAGS = {
     "train/loss": "train_loss",

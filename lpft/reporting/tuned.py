@@ -11,7 +11,7 @@ from typing import Any
 from lpft.reporting.console import mean_and_std
 from lpft.reporting.sweeps import Point, label, tuned_of
 from lpft.reporting.tables import difference_rows, summary_rows
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 CRITERIA = {
     "local": "the accuracy of the clients' models on their own validation sets",

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from lpft.evaluation.convergence import MAX_CHANGE, judge_convergence
-from lpft.evaluation.signatures import NEAR_CHANCE
+from lpft.evaluation.diagnostics import NEAR_CHANCE
 from lpft.reporting.phrases import at, spread
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point, label

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lpft.runs import replacing, write_atomically
+from lpft.storage.atomic import replacing, write_atomically
 from lpft.theory.linear import Comparison, LinearClients, compare, critical_eta, draw, sample, train_on_samples
 
 COLUMNS = ("eta", "global_ft", "global_lpft", "local_ft", "distortion_ft", "verdict")

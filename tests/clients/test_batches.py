@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpft.clients.batches import StackSamples, epoch_order, stacks
-from lpft.seeding import generator
+from lpft.runtime.seeding import generator
 from tests.toy import toy_data
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lpft.data.cifar_c import CifarC
 from lpft.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from lpft.seeding import stable_seed
+from lpft.runtime.seeding import stable_seed
 from tests.layouts import pictures, save_archive, save_batches
 
 NUM_IDS = 60

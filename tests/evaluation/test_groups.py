@@ -15,7 +15,7 @@ from lpft.data.cache import ArrayWriter
 from lpft.evaluation.groups import by_group, worst_group
 from lpft.evaluation.matrix import Evaluator
 from lpft.models.weights import load_model
-from lpft.runs import read_cell
+from lpft.storage.run import read_cell
 from tests.commands import table, toy
 from tests.evaluation.test_matrix import stack_of
 from tests.toy import ToyData, toy_net

@@ -14,14 +14,15 @@ from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
 from lpft.data.augment import Augment, FlipCrop
-from lpft.devices import Devices
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
 from lpft.federated.federate import GlobalTask, federate
 from lpft.federated.settings import Federation
 from lpft.models.weights import load_model
-from lpft.runs import DamagedFileError, Run
+from lpft.runtime.devices import Devices
+from lpft.storage.client_result import DamagedFileError
+from lpft.storage.run import Run
 from lpft.types import ClientUpdate, State
 from tests.damage import flipped
 from tests.toy import ToyData, ToyNet, largest_difference, same_bits, toy_data, toy_net

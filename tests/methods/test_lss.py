@@ -10,7 +10,7 @@ from torch.func import functional_call
 from lpft.clients.batches import StackSamples
 from lpft.methods.base import Phase
 from lpft.methods.lss import LSSFT, dirichlet, distance
-from lpft.seeding import generator
+from lpft.runtime.seeding import generator
 from lpft.types import State
 from tests.methods.fitting import (
     SGD,

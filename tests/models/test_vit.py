@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torchvision.models import VisionTransformer
 
 from lpft.models.vit import Adapter, LowRankLinear, SmallViT
-from lpft.seeding import global_generator
+from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec
 
 SPEC = DataSpec(1, 8, 3)

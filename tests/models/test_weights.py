@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lpft.models.weights import load_model, read_weights, save_model
-from lpft.runs import DamagedFileError
+from lpft.storage.client_result import DamagedFileError
 from tests.damage import flipped
 from tests.toy import same_bits, toy_net
 

@@ -13,7 +13,9 @@ import yaml
 
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point
-from lpft.runs import Cell, Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"class_path": "lpft.methods.ft.NoFineTuning"},
@@ -36,7 +38,7 @@ def make_run(
     eval_every: int = 3,
     rounds: int = 60,
     config: bool = True,
-    edit: Callable[[Cell], Cell | None] = lambda cell: cell,
+    edit: Callable[[ClientResult], ClientResult | None] = lambda cell: cell,
 ) -> Run:
     """Write a run folder; `edit` changes a cell before it is written, or returns None to leave it out."""
     run = Run(root)
@@ -96,7 +98,7 @@ def make_config(
     }
 
 
-def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_every: int = 3) -> Cell:
+def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_every: int = 3) -> ClientResult:
     """Return a cell whose curves start at the global model and end at the matrix row."""
     before = global_accuracy(seed, clients)
     own = list(clients).index(client)
@@ -135,7 +137,7 @@ def make_cell(seed: int, method: str, client: str, clients: Sequence[str], eval_
                 "distortion": float(distortion * (epoch / length if length else 0.0)) if epoch > probing else 0.0,
             }
         epochs.append(entry)
-    return Cell(
+    return ClientResult(
         seed=seed,
         method=method,
         client=client,

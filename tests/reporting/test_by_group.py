@@ -10,7 +10,8 @@ from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.results import MethodResult
 from lpft.reporting.sweeps import Point, sweep_csv
 from lpft.reporting.tables import client_rows, figures, group_columns, group_rows
-from lpft.runs import Cell, Run
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 CLIENTS = ("a", "b")
 COLUMNS = [
@@ -21,7 +22,7 @@ LOCAL = {"a": (80.0, 60.0), "b": (50.0, None)}
 ALL = {"a": (70.0, 90.0), "b": (40.0, 20.0)}
 
 
-def grouped(cell: Cell) -> Cell:
+def grouped(cell: ClientResult) -> ClientResult:
     """Client b has no test samples of the second group."""
     return replace(cell, groups=two_groups(("men", "women, old"), LOCAL[cell.client], ALL[cell.client]))
 
@@ -87,7 +88,7 @@ def test_a_sweep_has_them_too() -> None:
 
 
 def test_page_and_markdown(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         shift = 10 * cell.seed
         names = ("<b>men</b>", "women | old")
         local, everywhere = LOCAL[cell.client], ALL[cell.client]
@@ -121,5 +122,5 @@ def test_incomplete_methods_are_left_out(tmp_path: Path) -> None:
 
 def test_cells_keep_groups_and_older_ones_have_none() -> None:
     cell = grouped(make_cell(0, "ft", "b", CLIENTS))
-    assert Cell.from_json(cell.to_json()) == cell
+    assert ClientResult.from_json(cell.to_json()) == cell
     assert make_cell(0, "ft", "b", CLIENTS).groups is None

@@ -9,7 +9,8 @@ from rich.console import Console
 from lpft.reporting.console import print_comparison
 from lpft.reporting.report import write_tables
 from lpft.reporting.tables import result_rows, summary_rows
-from lpft.runs import Cell, Run
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 
 def printed(run: Run, **options: object) -> str:
@@ -37,7 +38,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
 
 
 def test_matters_are_named_once(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell | None:
+    def edit(cell: ClientResult) -> ClientResult | None:
         if cell.method == "ft" and cell.client == CLIENTS[0]:
             return None
         return replace(cell, status="no_train") if cell.client == CLIENTS[9] else cell
@@ -50,7 +51,7 @@ def test_matters_are_named_once(tmp_path: Path) -> None:
 
 
 def test_clients_that_lack_classes_are_named_once(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         known = 0 if cell.client == CLIENTS[0] else 3 if cell.client in CLIENTS[1:3] else 10
         return replace(cell, num_classes=10, num_train_classes=known, num_train=40 * known)
 
@@ -60,7 +61,7 @@ def test_clients_that_lack_classes_are_named_once(tmp_path: Path) -> None:
 
 
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         return replace(cell, status="diverged")
 
     text = printed(make_run(tmp_path, seeds=(0,), methods=("[red]x",), clients=("[bold]a", "b"), edit=edit))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lpft.reporting.mishaps import job_mishaps
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 KILLED = """\
 federate seed 0: round 3/6  train loss 0.4  val accuracy 90.00%  9.9 clients/s  0:01 left

@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
-from lpft.evaluation.signatures import SHORT_PROBING, Signature
+from lpft.evaluation.diagnostics import SHORT_PROBING, Diagnostic
 from lpft.reporting.findings import signature_lines, signatures_of
 from lpft.reporting.page import make_page, to_html, to_markdown
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.tables import clients_compared, difference_rows, result_rows
-from lpft.runs import Cell, Run
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -115,8 +116,8 @@ def test_differences_and_advice_are_in_both_pages(run: Run) -> None:
 
 
 def test_variants_that_share_a_sign_are_told_once() -> None:
-    def short(method: str, value: float, client: str | None = None) -> Signature:
-        return Signature(SHORT_PROBING, f"the loss fell by {value:.1%}", value, client, method)
+    def short(method: str, value: float, client: str | None = None) -> Diagnostic:
+        return Diagnostic(SHORT_PROBING, f"the loss fell by {value:.1%}", value, client, method)
 
     found = [short("lpft+lr=1", 0.1), short("lpft+lr=2", 0.1), short("lpft+lp_lr=3", 0.2)]
     assert signature_lines([*found, short("soup", 0.3, "a"), short("soup", 0.3, "b")]) == [
@@ -127,7 +128,7 @@ def test_variants_that_share_a_sign_are_told_once() -> None:
 
 
 def test_signatures_are_named_with_number_and_advice(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         few = {"num_train": 20, "train_accuracy": 100.0, "val_before": 90.0, "val_after": 70.0}
         return replace(cell, **few) if cell.client != "p" and cell.method == "lp" else cell
 
@@ -179,7 +180,7 @@ def test_names_cannot_do_anything(tmp_path: Path) -> None:
 
 
 def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def edit(cell: Cell) -> Cell | None:
+    def edit(cell: ClientResult) -> ClientResult | None:
         if cell.method == "lp":
             return None if cell.client == CLIENTS[0] else cell
         return replace(cell, status="diverged") if cell.client == CLIENTS[4] and cell.method == "ft" else cell
@@ -228,7 +229,7 @@ def test_small_and_large(
 def test_nothing_known_about_accuracy(tmp_path: Path) -> None:
     """No client has test samples."""
 
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         unknown = {"local_before": None, "val_before": None, "val_after": None, "distortion_own": None, "epochs": []}
         return replace(cell, accuracy=[None] * len(cell.clients), status="no_test", distortion_all=None, **unknown)
 
@@ -238,7 +239,7 @@ def test_nothing_known_about_accuracy(tmp_path: Path) -> None:
 
 
 def test_report_without_any_complete_method(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell | None:
+    def edit(cell: ClientResult) -> ClientResult | None:
         return None if cell.client == CLIENTS[0] else cell
 
     run = make_run(tmp_path, seeds=(0,), edit=edit)
@@ -253,7 +254,7 @@ def test_report_without_any_complete_method(tmp_path: Path) -> None:
 def test_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=("a", "b"))
     code = (
-        "import sys; from lpft.reporting.report import write_report; from lpft.runs import Run;"
+        "import sys; from lpft.reporting.report import write_report; from lpft.storage.run import Run;"
         f"write_report(Run({str(run.root)!r}));"
         "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'pandas') if name in sys.modules])"
     )

@@ -12,9 +12,10 @@ import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
-from lpft.presence import Presence, Work, at_work
 from lpft.reporting.status import print_status, read_status, render_status
-from lpft.runs import Cell, Run
+from lpft.runtime.heartbeat import Heartbeat, Work, at_work
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 
 def rendered(run: Run) -> str:
@@ -32,7 +33,7 @@ def test_finished_run(tmp_path: Path) -> None:
 
 
 def test_everything_that_can_be_wrong(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell | None:
+    def edit(cell: ClientResult) -> ClientResult | None:
         if cell.seed == 1 and (cell.method == "lp" or cell.client in CLIENTS[:2]):
             return None
         return replace(cell, status="diverged") if cell.client == CLIENTS[2] else cell
@@ -92,7 +93,7 @@ def test_printed_json_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @contextmanager
 def working(run: Run, *work: Work) -> Iterator[None]:
-    here = Presence(run)
+    here = Heartbeat(run)
     here.at(work)
     while not at_work(run):
         time.sleep(0.01)
@@ -161,7 +162,7 @@ def test_answers_at_once(tmp_path: Path) -> None:
     """Nothing heavy is imported, not even numpy."""
     run = make_run(tmp_path, seeds=(0,))
     code = (
-        "import sys; from lpft.reporting.status import read_status, render_status; from lpft.runs import Run;"
+        "import sys; from lpft.reporting.status import read_status, render_status; from lpft.storage.run import Run;"
         f"render_status(read_status(Run({str(run.root)!r})));"
         "print([n for n in ('torch', 'lightning', 'numpy', 'matplotlib', 'pandas', 'tensorboard') if n in sys.modules])"
     )

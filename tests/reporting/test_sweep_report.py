@@ -24,7 +24,8 @@ from lpft.reporting.console import print_sweep
 from lpft.reporting.report import write_report, write_sweep_report
 from lpft.reporting.status import read_status, render_status, render_sweep
 from lpft.reporting.sweep_figures import draw_points, draw_variants
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 CLIENTS = ("a", "b", "c")
 PLATEAU, EXTREMES, BEST = (f"lpft.reporting.verdicts.{name}" for name in ("plateau", "extremes", "best"))
@@ -293,7 +294,7 @@ def rendered(group: Any) -> str:
 def test_a_sweep_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
     run = make_sweep(tmp_path, {"data.shift": [0.5]}, [EXTREMES])
     code = (
-        "import sys; from lpft.reporting.report import write_sweep_report; from lpft.runs import Run;"
+        "import sys; from lpft.reporting.report import write_sweep_report; from lpft.storage.run import Run;"
         f"write_sweep_report(Run({str(run.root)!r}));"
         "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'pandas') if name in sys.modules])"
     )

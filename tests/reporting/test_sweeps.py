@@ -6,7 +6,8 @@ from fabricate import make_point, make_run
 
 from lpft.reporting.sweep_figures import draw_points
 from lpft.reporting.sweeps import Point, num_planned, points_in_order, read_point, sweep_csv
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 
 def test_sweep_csv_has_one_wide_row_per_point_and_method() -> None:

@@ -13,7 +13,9 @@ from lpft.evaluation.metrics import MATRIX_METRICS, matrix_metrics
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import MethodResult, method_order, read_results
 from lpft.reporting.tables import clients_compared, curve_rows, depth_rows, difference_rows, figures
-from lpft.runs import Cell, Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult
+from lpft.storage.run import Run
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -28,7 +30,7 @@ def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:
     return header[1:], np.array([[float(entry) if entry else math.nan for entry in row[1:]] for row in rows])
 
 
-def two_clients(**changes: object) -> list[Cell]:
+def two_clients(**changes: object) -> list[ClientResult]:
     cells = [make_cell(0, "ft", name, ("a", "b")) for name in ("a", "b")]
     rows = {"a": ([90.0, 50.0], 80.0), "b": ([70.0, 80.0], 85.0)}
     return [
@@ -36,7 +38,7 @@ def two_clients(**changes: object) -> list[Cell]:
     ]
 
 
-def result_of(cells: list[Cell], clients: tuple[str, ...] = ("a", "b")) -> MethodResult:
+def result_of(cells: list[ClientResult], clients: tuple[str, ...] = ("a", "b")) -> MethodResult:
     return MethodResult(0, cells[0].method, list(clients), cells, [], [])
 
 
@@ -156,7 +158,7 @@ def test_clients_are_compared_over_the_seeds_that_both_have() -> None:
 
 
 def test_advice_is_written_with_its_evidence(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         better = cell.client == CLIENTS[2] and cell.method == "ft"
         counts = {"val_before": 50.0, "val_after": 80.0 if better else 50.0, "val_gained": 9 * better, "val_lost": 0}
         return replace(cell, num_val=30, **counts)
@@ -205,7 +207,7 @@ def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> No
 
 
 def test_incomplete_method_has_no_row_but_its_own_tables(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell | None:
+    def edit(cell: ClientResult) -> ClientResult | None:
         return None if (cell.method, cell.client, cell.seed) == ("ft", CLIENTS[1], 1) else cell
 
     run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), edit=edit)
@@ -243,7 +245,7 @@ def test_damage_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_cells_of_different_settings_are_not_averaged(tmp_path: Path) -> None:
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         return replace(cell, fingerprint="other") if cell.client == CLIENTS[0] and cell.method == "ft" else cell
 
     results = {result.method: result for result in write_tables(make_run(tmp_path, seeds=(0,), edit=edit))}
@@ -268,7 +270,7 @@ def test_order_of_clients_may_differ_between_cells(tmp_path: Path) -> None:
 def test_client_without_test_samples(tmp_path: Path) -> None:
     gone = CLIENTS[3]
 
-    def edit(cell: Cell) -> Cell:
+    def edit(cell: ClientResult) -> ClientResult:
         accuracy = [None if name == gone else value for name, value in zip(cell.clients, cell.accuracy, strict=True)]
         cell = replace(cell, accuracy=accuracy)
         return replace(cell, status="no_test", local_before=None, num_test=0) if cell.client == gone else cell

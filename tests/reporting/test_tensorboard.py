@@ -15,7 +15,7 @@ from lpft.reporting.report import write_tables
 from lpft.reporting.results import read_config
 from lpft.reporting.tables import curve_rows, figures
 from lpft.reporting.tensorboard import FINAL, TAGS, replace_events, write_events
-from lpft.runs import Run
+from lpft.storage.run import Run
 
 
 @pytest.fixture(scope="module")

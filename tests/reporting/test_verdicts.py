@@ -12,7 +12,8 @@ from fabricate import make_point
 from lpft.reporting.judging import Judged, judge, load_verdict, load_verdicts, write_verdicts
 from lpft.reporting.sweeps import Point
 from lpft.reporting.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 
 def lp_epochs(averages: dict[int | None, Sequence[float]]) -> Point:

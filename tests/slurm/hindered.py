@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lpft.methods.ft import FT
-from lpft.signals import stop_requested
+from lpft.runtime.signals import stop_requested
 from lpft.types import DataSpec, State
 from tests.toy import ToyNet
 

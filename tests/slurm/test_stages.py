@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lpft.reporting.status import read_status
-from lpft.runs import Run
+from lpft.storage.run import Run
 from tests.commands import lpft, outcome
 from tests.slurm.hindered import BREAK, HOLD
 from tests.slurm.jobs import CONFIG, Cluster, wait_until

@@ -11,8 +11,8 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 
-from lpft import slurm
-from lpft.processes import available_cores
+from lpft.runtime import slurm
+from lpft.runtime.processes import available_cores
 
 PRECISIONS = {
     "32-true": torch.float32,

@@ -9,21 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpft.runs import (
-    Cell,
-    DamagedFileError,
-    Run,
-    _checksum,
-    check_client_names,
-    check_method_names,
-    compare_settings,
-    file_name,
-    fingerprint,
-    read_cell,
-    write_atomically,
-)
+from lpft.storage.atomic import write_atomically
+from lpft.storage.client_result import ClientResult, DamagedFileError, _checksum
+from lpft.storage.fingerprint import compare_settings, fingerprint
+from lpft.storage.run import Run, check_client_names, check_method_names, file_name, read_cell
 
-CELL = Cell(
+CELL = ClientResult(
     seed=0, method="ft", client="Klinik Süd/3", fingerprint="f", status="ok", clients=["Klinik Süd/3", "b"],
     accuracy=[90.0, None], local_before=80.0, val_before=None, val_after=70.0, distortion_own=1.0, distortion_all=2.0,
     distortion_relative=0.1, num_train=5, num_val=0, num_test=3, train_passes=75.0, seconds=0.1, clients_per_stack=2,
@@ -44,16 +35,16 @@ def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
 )
 def test_an_edited_or_truncated_cell_is_detected(damage) -> None:
     with pytest.raises(DamagedFileError):
-        Cell.from_json(damage(CELL.to_json()))
+        ClientResult.from_json(damage(CELL.to_json()))
 
 
 def test_a_cell_from_before_a_field_was_recorded_can_be_read() -> None:
     content = json.loads(CELL.to_json())
     del content["checksum"], content["train_accuracy"]
-    assert Cell.from_json(json.dumps({**content, "checksum": _checksum(content)})) == CELL
+    assert ClientResult.from_json(json.dumps({**content, "checksum": _checksum(content)})) == CELL
     del content["seed"]
     with pytest.raises(DamagedFileError):
-        Cell.from_json(json.dumps({**content, "checksum": _checksum(content)}))
+        ClientResult.from_json(json.dumps({**content, "checksum": _checksum(content)}))
 
 
 def test_a_cell_cannot_hold_nan() -> None:

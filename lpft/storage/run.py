@@ -1,130 +1,25 @@
-"""The files of a run: where each one is, how it is written, and what a cell holds.
+"""Where the files of a run are.
 
 This is the only module that knows file names. It imports neither torch nor lightning, so that `lpft status` and
 `lpft --help` answer at once.
-
-A *cell* is one client's result for one seed and method: the unit of truth, and of resuming.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-STATUSES = ("ok", "diverged", "no_train", "no_test")
-
-
-class DamagedFileError(Exception):
-    """A file of a run cannot be read or does not match its checksum: it was cut off or edited."""
-
-
-@dataclass
-class Cell:
-    """One client's result for one seed and method.
-
-    Accuracies are in percent. A figure that is not defined (the accuracy on a client without test samples, say) is
-    None.
-
-    Args:
-        seed: seed of the run.
-        method: the method's name in the configuration.
-        client: name of the client.
-        fingerprint: hash of all settings that the result depends on.
-        status: one of `STATUSES`.
-        clients: names of all clients, in the order of `accuracy`.
-        accuracy: the client's row of the accuracy matrix: its model on every client's test set.
-        local_before: the global model's accuracy on this client's test set.
-        val_before: the global model's accuracy on this client's validation set.
-        val_after: the personalized model's accuracy on this client's validation set.
-        distortion_own: mean l2 distance of the features from the global model's, over the client's own test samples.
-        distortion_all: the same over all clients' test samples.
-        distortion_relative: `distortion_own` divided by the mean norm of the global model's features there.
-        num_train: number of training samples.
-        num_val: number of validation samples.
-        num_test: number of test samples.
-        train_passes: cost of training, in forward and backward passes of single samples.
-        seconds: wall-clock time of training and evaluation, the client's share of its stack.
-        clients_per_stack: how many clients were trained as one.
-        device: device type it was computed on.
-        epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
-            ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
-        train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
-        val_gained: number of validation samples that the personalized model gets right and the global model does not.
-        val_lost: number of those that the global model gets right and the personalized model does not.
-        val_global: the personalized model's mean accuracy over the validation sets of all clients.
-        num_classes: number of classes of the task.
-        num_train_classes: number of classes among the client's training samples.
-        groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
-            client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
-            ``num_all``).
-        depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
-            of the global model's outputs, over the client's own test samples; None where only the head was trained, and
-            for a status other than ok.
-    """
-
-    seed: int
-    method: str
-    client: str
-    fingerprint: str
-    status: str
-    clients: list[str]
-    accuracy: list[float | None]
-    local_before: float | None
-    val_before: float | None
-    val_after: float | None
-    distortion_own: float | None
-    distortion_all: float | None
-    distortion_relative: float | None
-    num_train: int
-    num_val: int
-    num_test: int
-    train_passes: float
-    seconds: float
-    clients_per_stack: int
-    device: str
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    train_accuracy: float | None = None
-    val_gained: int | None = None
-    val_lost: int | None = None
-    val_global: float | None = None
-    num_classes: int | None = None
-    num_train_classes: int | None = None
-    groups: dict[str, dict[str, Any]] | None = None
-    depth: dict[str, float | None] | None = None
-
-    def to_json(self) -> str:
-        """Return the cell as JSON text, with a checksum of its content."""
-        content = asdict(self)
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Cell:
-        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
-
-        Fields that have a default may be absent: the cell is from before they were recorded.
-        """
-        needed = {f.name for f in fields(cls) if f.default is MISSING}
-        try:
-            content = json.loads(text)
-            checksum = content.pop("checksum")
-            known = needed <= content.keys() <= {f.name for f in fields(cls)}
-            if checksum != _checksum(content) or not known:
-                raise DamagedFileError("its checksum does not fit its content")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedFileError("it is not complete") from error
-        return cls(**content)
+from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.client_result import ClientResult, DamagedFileError
 
 
 @dataclass(frozen=True)
@@ -231,7 +126,7 @@ class Run:
 
     @property
     def working(self) -> Path:
-        """Folder of what is worked on; see `lpft.presence`."""
+        """Folder of what is worked on; see `lpft.runtime.heartbeat`."""
         return self.logs / "working"
 
     def failure(self, seed: int, part: str, number: int = 0) -> Path:
@@ -269,7 +164,7 @@ class Run:
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
-    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, Cell | DamagedFileError]]:
+    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
         """Yield every cell of a method on disk, or what is wrong with it."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
@@ -278,7 +173,7 @@ class Run:
                 yield path, error
 
 
-def read_cell(path: Path) -> Cell:
+def read_cell(path: Path) -> ClientResult:
     """Read a cell from its place in a run.
 
     Raises:
@@ -286,40 +181,12 @@ def read_cell(path: Path) -> Cell:
         DamagedFileError: if it was cut off or edited, or belongs elsewhere: fingerprints do not tell seeds and clients.
     """
     try:
-        cell = Cell.from_json(path.read_text(encoding="utf-8"))
+        cell = ClientResult.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
     if Run("").cell(cell.seed, cell.method, cell.client).parts != path.parts[-4:]:
         raise DamagedFileError(f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}")
     return cell
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
-
-    The content goes to a temporary name in the same folder, which is then renamed. Of two processes that write the same
-    file at once one wins.
-    """
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, and rename it to `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def file_name(client: str) -> str:
@@ -372,55 +239,3 @@ def _check_text(name: object, what: str) -> None:
     """Raise ValueError if YAML has made something else of a name, such as a number, or False of ``no``."""
     if not isinstance(name, str):
         raise ValueError(f"The name {name} of a {what} is no text. HINT: put it in quotes.")
-
-
-def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError if the results in a folder were made with other settings; it names what differs."""
-    there, here = dict(_flat(before)), dict(_flat(now))
-    keys = ", ".join(
-        f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)" for key in changed_keys(before, now)
-    )
-    if keys:
-        raise ValueError(
-            f"{folder} was made with other settings; different are: {keys}."
-            " HINT: choose another folder with `--out`, or replace these results with `--overwrite`."
-        )
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Hash settings (JSON-serialisable) to 16 hex digits; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys whose values differ, sorted.
-
-    >>> changed_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
-    ['a.c', 'd']
-    """
-    before, after = dict(_flat(old)), dict(_flat(new))
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-
-
-def _short(settings: Mapping[str, Any], key: str) -> str:
-    """Write a value as JSON in few characters."""
-    text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "none"
-    return text if len(text) <= 40 else f"{text[:30]}..."
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lpft import presence
-from lpft.presence import Presence, Work, at_work
-from lpft.runs import Run
+from lpft.runtime import heartbeat
+from lpft.runtime.heartbeat import Heartbeat, Work, at_work
+from lpft.storage.run import Run
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "LOOK", 0.01)
+    monkeypatch.setattr(heartbeat, "LOOK", 0.01)
 
 
 def wait_for(run: Run, work: list[Work]) -> None:
@@ -25,10 +25,10 @@ def wait_for(run: Run, work: list[Work]) -> None:
 
 def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
     run, stack, model = Run(tmp_path), Work(0, "ft", ["a", "b"]), Work(1, "global", [])
-    here = Presence(run)
+    here = Heartbeat(run)
     here.close()
     assert at_work(run) == []
-    here = Presence(run)
+    here = Heartbeat(run)
     here.at([stack])
     wait_for(run, [stack])
     here.at([stack, model])
@@ -40,8 +40,9 @@ def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
 def test_a_process_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     run = Run(tmp_path)
     code = (
-        "import os, signal, time; from lpft.presence import Presence, Work, at_work; from lpft.runs import Run;"
-        f"run = Run({str(tmp_path)!r}); Presence(run).at([Work(0, 'ft', ['a'])])\n"
+        "import os, signal, time; from lpft.storage.run import Run\n"
+        "from lpft.runtime.heartbeat import Heartbeat, Work, at_work\n"
+        f"run = Run({str(tmp_path)!r}); Heartbeat(run).at([Work(0, 'ft', ['a'])])\n"
         "while not at_work(run): time.sleep(0.01)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -55,19 +56,19 @@ def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
 ) -> None:
     run, work = Run(tmp_path), Work(0, "ft", ["a"])
     monkeypatch.setattr("socket.gethostname", lambda: "other")
-    monkeypatch.setattr(presence, "RENEW", 0.02)
-    here = Presence(run)
+    monkeypatch.setattr(heartbeat, "RENEW", 0.02)
+    here = Heartbeat(run)
     here.at([work])
     wait_for(run, [work])
     monkeypatch.undo()
-    monkeypatch.setattr(presence, "RENEW", 0.02)
+    monkeypatch.setattr(heartbeat, "RENEW", 0.02)
     path = next(run.working.iterdir())
     os.utime(path, (1, 1))
     wait_for(run, [work])
     here.close()
     path.write_text('{"host": "other", "pid": 1, "work": [{"seed": 0, "part": "ft", "clients": ["a"]}]}')
     assert at_work(run) == [work]
-    os.utime(path, (time.time() - presence.LOST - 1,) * 2)
+    os.utime(path, (time.time() - heartbeat.LOST - 1,) * 2)
     assert at_work(run) == []
 
 
@@ -81,7 +82,7 @@ def test_a_damaged_file_says_nothing(text: str, tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
     (tmp_path / "logs").touch()
-    here = Presence(Run(tmp_path))
+    here = Heartbeat(Run(tmp_path))
     here.at([Work(0, "ft", ["a"])])
     time.sleep(0.05)
     here.close()

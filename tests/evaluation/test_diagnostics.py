@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 
-from lpft.evaluation.signatures import (
+from lpft.evaluation.diagnostics import (
     BN_DRIFT,
     HETEROGENEITY,
     LITTLE_DATA,
     NOT_CONVERGED,
     SHORT_PROBING,
-    Signature,
+    Diagnostic,
     find_signatures,
 )
-from lpft.runs import Cell
+from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import make_cell
 
 CLIENTS = ("a", "b", "c")
 METHODS = ("none", "lp", "ft", "lpft")
 
 
-def cells(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1), **changes: Any) -> list[Cell]:
+def cells(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1), **changes: Any) -> list[ClientResult]:
     return [replace(make_cell(s, m, c, CLIENTS), **changes) for s in seeds for m in methods for c in CLIENTS]
 
 
-def names(found: Sequence[Signature]) -> list[str]:
+def names(found: Sequence[Diagnostic]) -> list[str]:
     return [signature.name for signature in found]
 
 
@@ -61,7 +61,7 @@ def test_global_model_that_still_improves(history: list[float], expected: str | 
 # Heterogeneity
 
 
-def lonely(home: float = 99.0, away: float = 11.0, **better: float) -> list[Cell]:
+def lonely(home: float = 99.0, away: float = 11.0, **better: float) -> list[ClientResult]:
     """Cells of a run whose models know `home` at home, and `away` elsewhere, unless a method does better."""
     found = []
     for cell in cells():
@@ -90,7 +90,7 @@ def test_clients_with_nothing_in_common() -> None:
         [replace(cell, num_classes=5) for cell in lonely(away=30.0)],
     ],
 )
-def test_clients_with_something_in_common(run: list[Cell]) -> None:
+def test_clients_with_something_in_common(run: list[ClientResult]) -> None:
     assert HETEROGENEITY not in names(find_signatures(run))
 
 
@@ -139,7 +139,7 @@ OVERFIT: dict[str, Any] = {
 }
 
 
-def overfit(seeds: Sequence[int] = (0, 1), **changes: Any) -> list[Cell]:
+def overfit(seeds: Sequence[int] = (0, 1), **changes: Any) -> list[ClientResult]:
     return [
         replace(cell, **OVERFIT, **changes)
         if (cell.client, cell.method) == ("a", "lp") and cell.seed in seeds
@@ -180,7 +180,7 @@ def test_one_seed_of_two_is_not_most() -> None:
 # Probing
 
 
-def with_losses(cell: Cell, losses: Sequence[float | None], distortion: float = 0.0) -> Cell:
+def with_losses(cell: ClientResult, losses: Sequence[float | None], distortion: float = 0.0) -> ClientResult:
     """Give the last epochs of probing and the first of full training (here number 6) other losses."""
     changed = {7 - len(losses) + i: loss for i, loss in enumerate(losses)}
     epochs = [{**e, "train_loss": changed.get(e["epoch"], e["train_loss"])} for e in cell.epochs]
@@ -188,7 +188,9 @@ def with_losses(cell: Cell, losses: Sequence[float | None], distortion: float = 
     return replace(cell, epochs=epochs)
 
 
-def probed(losses: Sequence[float | None], clients: Sequence[str] = CLIENTS, distortion: float = 0.0) -> list[Cell]:
+def probed(
+    losses: Sequence[float | None], clients: Sequence[str] = CLIENTS, distortion: float = 0.0
+) -> list[ClientResult]:
     return [
         with_losses(cell, losses, distortion) if cell.method == "lpft" and cell.client in clients else cell
         for cell in cells()
@@ -240,7 +242,7 @@ def test_features_that_move_while_the_head_is_trained() -> None:
 
 
 def test_features_that_move_before_the_switch() -> None:
-    def moved(cell: Cell) -> Cell:
+    def moved(cell: ClientResult) -> ClientResult:
         return replace(cell, epochs=[{**e, "distortion": 0.4} if e["epoch"] == 3 else e for e in cell.epochs])
 
     found = find_signatures([moved(cell) if cell.method == "lpft" else cell for cell in cells()])

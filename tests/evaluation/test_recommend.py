@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpft.evaluation.advice import advise, beats_global_model, choose, standard_error
-from lpft.runs import Cell
+from lpft.evaluation.recommend import advise, beats_global_model, choose, standard_error
+from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import make_cell
 
 CLIENTS = ("a", "b")
 
 
-def cell(method: str, gained: int, lost: int = 0, client: str = "a", seed: int = 0, **changes: Any) -> Cell:
+def cell(method: str, gained: int, lost: int = 0, client: str = "a", seed: int = 0, **changes: Any) -> ClientResult:
     """Return a cell of a client with 20 validation samples, of which the global model gets 10 right."""
     right: dict[str, Any] = {"num_val": 20, "val_before": 50.0, "val_after": 50.0 + 5 * (gained - lost)}
     counts = {"val_gained": gained, "val_lost": lost}

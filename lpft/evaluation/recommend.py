@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lpft.runs import Cell
+from lpft.storage.client_result import ClientResult
 
 KEEP, PERSONALIZE = "keep", "personalize"
 
@@ -70,7 +70,7 @@ class Advice:
         return self.test_after if self.advice == PERSONALIZE else self.test_before
 
 
-def advise(cells: Iterable[Cell], methods: Sequence[str] = ()) -> list[Advice]:
+def advise(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[Advice]:
     """Advise every client, from the means over all seeds there are.
 
     Seeds share the validation samples, so that they do not add to the number of these: more seeds make the figures
@@ -83,7 +83,7 @@ def advise(cells: Iterable[Cell], methods: Sequence[str] = ()) -> list[Advice]:
     Returns:
         One per client, in the order in which they first come.
     """
-    by_client: dict[str, dict[str, list[Cell]]] = {}
+    by_client: dict[str, dict[str, list[ClientResult]]] = {}
     for cell in cells:
         by_client.setdefault(cell.client, {}).setdefault(cell.method, []).append(cell)
     rank = {method: number for number, method in enumerate(methods)}
@@ -93,7 +93,7 @@ def advise(cells: Iterable[Cell], methods: Sequence[str] = ()) -> list[Advice]:
     ]
 
 
-def choose(cells: Iterable[Cell], methods: Sequence[str] = ()) -> dict[tuple[int, str], str | None]:
+def choose(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> dict[tuple[int, str], str | None]:
     """Choose the model that each client should use, for every seed by that seed's cells alone.
 
     Args:
@@ -103,13 +103,13 @@ def choose(cells: Iterable[Cell], methods: Sequence[str] = ()) -> dict[tuple[int
     Returns:
         By seed and client the name of a method; None for the global model.
     """
-    by_seed: dict[int, list[Cell]] = {}
+    by_seed: dict[int, list[ClientResult]] = {}
     for cell in cells:
         by_seed.setdefault(cell.seed, []).append(cell)
     return {(seed, advice.client): advice.method for seed, own in by_seed.items() for advice in advise(own, methods)}
 
 
-def beats_global_model(cell: Cell) -> bool:
+def beats_global_model(cell: ClientResult) -> bool:
     """Tell whether a personalized model is better than the global one by more than a standard error."""
     return _compare([cell]).convincing
 
@@ -133,7 +133,7 @@ class _Comparison:
         return self.convincing, -math.inf if self.gain is None else round(self.gain, 6)
 
 
-def _advise(client: str, found: Mapping[str, list[Cell]]) -> Advice:
+def _advise(client: str, found: Mapping[str, list[ClientResult]]) -> Advice:
     compared = {method: _compare(cells) for method, cells in found.items()}
     best = max(compared, key=lambda method: compared[method].merit)  # the first among equals
     verdict, cells = compared[best], found[best]
@@ -151,7 +151,7 @@ def _advise(client: str, found: Mapping[str, list[Cell]]) -> Advice:
     )
 
 
-def _compare(cells: Sequence[Cell]) -> _Comparison:
+def _compare(cells: Sequence[ClientResult]) -> _Comparison:
     known = [cell for cell in cells if cell.num_val and cell.val_before is not None and cell.val_after is not None]
     if not known:
         return _Comparison(None, None, None, None)
@@ -162,7 +162,7 @@ def _compare(cells: Sequence[Cell]) -> _Comparison:
     return _Comparison(before, after, 100 * (gained - lost) / size, 100 * standard_error(gained, lost, size))
 
 
-def _discordant(cell: Cell) -> tuple[float, float]:
+def _discordant(cell: ClientResult) -> tuple[float, float]:
     """Return how many validation samples were gained and lost; where not counted, as if models erred independently."""
     if cell.val_gained is not None and cell.val_lost is not None:
         return cell.val_gained, cell.val_lost

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lpft import slurm
-from lpft.devices import Devices
+from lpft.runtime import slurm
+from lpft.runtime.devices import Devices
 from tests.commands import TOY, lpft
 
 TASKS = {
@@ -108,8 +108,8 @@ def test_the_plan_is_made_for_devices_that_are_elsewhere(
 ) -> None:
     """A GPU takes larger stacks than a CPU: with stacks for the CPU there would be too many tasks."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("lpft.clients.size.STEP_FLOPS", {"cpu": 1.0, "cuda": 1e15})
-    monkeypatch.setattr("lpft.clients.size.MIN_STACKS", 1)
+    monkeypatch.setattr("lpft.clients.stack_size.STEP_FLOPS", {"cpu": 1.0, "cuda": 1e15})
+    monkeypatch.setattr("lpft.clients.stack_size.MIN_STACKS", 1)
     words = ("--out", out, "--seeds", "[0]", "--personalization.clients_per_stack", "auto", "--trainer.num_nodes", 2)
     counts = []
     for accelerator in ("cpu", "gpu"):

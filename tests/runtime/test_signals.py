@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from torch import Generator
 
-from lpft import signals
 from lpft.cli import main
 from lpft.methods.base import HeadData, Phase
 from lpft.methods.ft import FT
-from lpft.personalization.personalize import Bench
-from lpft.progress import Steps
-from lpft.runs import Run
+from lpft.personalization.personalize import StackWorker
+from lpft.runtime import signals
+from lpft.runtime.progress import Steps
+from lpft.storage.run import Run
 from lpft.types import State
 from tests.commands import TOY, outcome, toy
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ real = builtins.__import__
 def spy(name, *rest):
     if name == "torch":
         os.kill(os.getpid(), signal.SIGUSR1)
-        sys.exit(75 if sys.modules["lpft.signals"].stop_requested() else 1)
+        sys.exit(75 if sys.modules["lpft.runtime.signals"].stop_requested() else 1)
     return real(name, *rest)
 builtins.__import__ = spy
 from lpft.cli import main
@@ -167,14 +167,14 @@ def test_what_another_process_has_done_meanwhile_is_left_alone(
     finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy("federate", out)
-    begin = Bench.__init__
+    begin = StackWorker.__init__
 
-    def later(self: Bench, *args: Any) -> None:
+    def later(self: StackWorker, *args: Any) -> None:
         monkeypatch.undo()
         toy("personalize", out)
         begin(self, *args)
 
-    monkeypatch.setattr(Bench, "__init__", later)
+    monkeypatch.setattr(StackWorker, "__init__", later)
     toy("run", out)
     assert capsys.readouterr().err.count("done elsewhere") == 18
     assert outcome(Run(out)) == outcome(finished)
@@ -204,7 +204,7 @@ def test_an_interrupt_ends_personalization_at_once(
     command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out), "--seeds", "[0]"]
     command += ["--federation.init", str(finished.global_model(0)), "--trainer.devices", str(devices)]
     process = subprocess.Popen(
-        [*command, "--methods.long", "tests.test_signals.Long", "--only", "long"],
+        [*command, "--methods.long", "tests.runtime.test_signals.Long", "--only", "long"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "LPFT_BEGUN": str(begun)},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,

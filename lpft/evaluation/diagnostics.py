@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lpft.evaluation.convergence import judge_convergence
-from lpft.runs import Cell
+from lpft.storage.client_result import ClientResult
 
 NEAR_CHANCE = 0.1
 """An accuracy is near chance up to this share of the way from chance to 100%."""
@@ -48,7 +48,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
-class Signature:
+class Diagnostic:
     """A sign of failure.
 
     Args:
@@ -80,8 +80,8 @@ class Signature:
 
 
 def find_signatures(
-    cells: Sequence[Cell], histories: Mapping[int, Sequence[float | None]] | None = None
-) -> list[Signature]:
+    cells: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]] | None = None
+) -> list[Diagnostic]:
     """Look for every sign of failure.
 
     Args:
@@ -99,15 +99,15 @@ def find_signatures(
     ]
 
 
-def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[Signature]:
+def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[Diagnostic]:
     """Name the seeds whose global model still improved when training ended; see `judge_convergence`."""
     for seed, accuracy in sorted(histories.items()):
         verdict = judge_convergence(accuracy)
         if not verdict.converged:
-            yield Signature(NOT_CONVERGED, str(verdict).partition(": ")[2], verdict.change, seed=seed)
+            yield Diagnostic(NOT_CONVERGED, str(verdict).partition(": ")[2], verdict.change, seed=seed)
 
 
-def extreme_heterogeneity(cells: Sequence[Cell]) -> Iterator[Signature]:
+def extreme_heterogeneity(cells: Sequence[ClientResult]) -> Iterator[Diagnostic]:
     """Tell whether clients have nothing in common: better at home, and at chance everywhere else, with every method.
 
     Global is taken without the client's own test set, which would hide it where clients are few. Where LP-FT and FT
@@ -125,12 +125,14 @@ def extreme_heterogeneity(cells: Sequence[Cell]) -> Iterator[Signature]:
             yield found
 
 
-def _of_ready_models(cells: Sequence[Cell], histories: Mapping[int, Sequence[float | None]]) -> list[Cell]:
+def _of_ready_models(
+    cells: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
+) -> list[ClientResult]:
     """Leave out the seeds whose global model is near chance itself and still improved when training ended.
 
     There nobody remembers anything since nothing has been learnt yet; whether it can be, is open.
     """
-    found: list[Cell] = []
+    found: list[ClientResult] = []
     for seed, own in _grouped(cells, "seed").items():
         classes = next((cell.num_classes for cell in own if cell.num_classes), None)
         learnt = not classes or _mean(_known(cell.local_before) for cell in own) > _near_chance(classes)
@@ -139,7 +141,7 @@ def _of_ready_models(cells: Sequence[Cell], histories: Mapping[int, Sequence[flo
     return found
 
 
-def _at_chance(cells: Sequence[Cell], client: str | None = None) -> Signature | None:
+def _at_chance(cells: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
     classes = next((cell.num_classes for cell in cells if cell.num_classes), None)
     rise = _mean(_at_home(cell) - _known(cell.local_before) for cell in cells)
     means = {m: _mean(map(_elsewhere, own)) for m, own in _grouped(cells, "method").items()}
@@ -151,7 +153,7 @@ def _at_chance(cells: Sequence[Cell], client: str | None = None) -> Signature | 
         f"local accuracy rises by {rise:.1f} points, and on the others' test sets it is at most {best:.1f}% with any"
         f" method (worst {worst:.1f}%; chance is {100 / classes:.1f}%)"
     )
-    return Signature(HETEROGENEITY, found, best, client)
+    return Diagnostic(HETEROGENEITY, found, best, client)
 
 
 def _near_chance(num_classes: int) -> float:
@@ -159,7 +161,7 @@ def _near_chance(num_classes: int) -> float:
     return chance + NEAR_CHANCE * (100 - chance)
 
 
-def _lpft_minus_ft(by_method: Mapping[str, Sequence[Cell]]) -> list[float]:
+def _lpft_minus_ft(by_method: Mapping[str, Sequence[ClientResult]]) -> list[float]:
     """Return the difference in accuracy on the others' test sets for every seed that has both."""
     lpft = [method for method, own in by_method.items() if any(map(_switch, own))]
     ft = [method for method, own in by_method.items() if not any(_probing(cell) for cell in own)]
@@ -173,7 +175,7 @@ def _lpft_minus_ft(by_method: Mapping[str, Sequence[Cell]]) -> list[float]:
     return [first[seed] - second[seed] for seed in first if seed in second]
 
 
-def too_little_data(cells: Iterable[Cell]) -> Iterator[Signature]:
+def too_little_data(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Name the clients that have learnt few samples by heart and got worse on others.
 
     Fewer than `FEW_SAMPLES` training samples per class that the client has, all of them right after training, and
@@ -188,16 +190,16 @@ def too_little_data(cells: Iterable[Cell]) -> Iterator[Signature]:
                 f"{density:.1f} training samples per class (fewer than {FEW_SAMPLES}), all of them right after"
                 f" training; validation accuracy fell from {before:.1f}% to {after:.1f}%"
             )
-            yield Signature(LITTLE_DATA, found, density, client, method)
+            yield Diagnostic(LITTLE_DATA, found, density, client, method)
 
 
-def _is_overfit(cell: Cell) -> bool:
+def _is_overfit(cell: ClientResult) -> bool:
     few = cell.num_train < FEW_SAMPLES * (cell.num_train_classes or 0)
     worse = cell.val_before is not None and cell.val_after is not None and cell.val_after < cell.val_before
     return few and worse and cell.train_accuracy == 100
 
 
-def probing_too_short(cells: Iterable[Cell]) -> Iterator[Signature]:
+def probing_too_short(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Name the methods whose head still improved when everything began to be trained.
 
     The last epoch of probing lowers the training loss by more than `STILL_IMPROVING`, in the mean over clients and
@@ -228,7 +230,7 @@ class _Switch:
     distortion: float
 
 
-def _switch(cell: Cell) -> _Switch | None:
+def _switch(cell: ClientResult) -> _Switch | None:
     """Return what happened where one client's training went from the head to everything."""
     epochs = _epochs(cell)
     for number in range(1, len(epochs)):
@@ -246,7 +248,7 @@ def _improvement(switches: Sequence[_Switch]) -> float:
     return 1 - math.fsum(switch.last for switch in known) / total if total > 0 else math.nan
 
 
-def _probing_signature(switches: Sequence[_Switch], method: str, client: str | None, clients: str = "") -> Signature:
+def _probing_signature(switches: Sequence[_Switch], method: str, client: str | None, clients: str = "") -> Diagnostic:
     improvement = _improvement(switches)
     last, after, moved = (_mean(getattr(s, name) for s in switches) for name in ("last", "after", "distortion"))
     parts = [
@@ -257,10 +259,10 @@ def _probing_signature(switches: Sequence[_Switch], method: str, client: str | N
         parts.append(f"the first epoch of full training raised it from {last:.3g} to {after:.3g}")
     if moved > 0:
         parts.append(f"the first epoch of full training moved the features by {moved:.3g}")
-    return Signature(SHORT_PROBING, "; ".join(parts), improvement, client, method)
+    return Diagnostic(SHORT_PROBING, "; ".join(parts), improvement, client, method)
 
 
-def normalization_drift(cells: Iterable[Cell]) -> Iterator[Signature]:
+def normalization_drift(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Name the methods that moved the features while they trained the head alone."""
     for method, own in _grouped(cells, "method").items():
         drifts = {cell.client: drift for cell in own if (drift := _drift(cell)) > 0}
@@ -270,10 +272,10 @@ def normalization_drift(cells: Iterable[Cell]) -> Iterator[Signature]:
                 f"distortion {drifts[client]:.3g} after training the head alone (client {client}, the largest of"
                 f" {len(drifts)})"
             )
-            yield Signature(BN_DRIFT, found, drifts[client], method=method)
+            yield Diagnostic(BN_DRIFT, found, drifts[client], method=method)
 
 
-def _drift(cell: Cell) -> float:
+def _drift(cell: ClientResult) -> float:
     """Return the distortion after training the head alone; 0 if there is none but rounding."""
     own, relative = _known(cell.distortion_own), _known(cell.distortion_relative)
     norm = own / relative if own > 0 and relative > 0 else 1.0
@@ -284,11 +286,11 @@ def _drift(cell: Cell) -> float:
     return largest if largest > MOVED * norm else 0.0
 
 
-def _is_trained(cell: Cell) -> bool:
+def _is_trained(cell: ClientResult) -> bool:
     return cell.status in ("ok", "no_test") and bool(_epochs(cell))
 
 
-def _epochs(cell: Cell) -> list[dict[str, Any]]:
+def _epochs(cell: ClientResult) -> list[dict[str, Any]]:
     return [entry for entry in cell.epochs if entry["epoch"] > 0]
 
 
@@ -296,24 +298,24 @@ def _is_probing(entry: Mapping[str, Any]) -> bool:
     return entry.get("lr_body") == 0
 
 
-def _probing(cell: Cell) -> bool:
+def _probing(cell: ClientResult) -> bool:
     return any(map(_is_probing, _epochs(cell)))
 
 
-def _at_home(cell: Cell) -> float:
+def _at_home(cell: ClientResult) -> float:
     return _known(cell.accuracy[cell.clients.index(cell.client)])
 
 
-def _others(cell: Cell) -> np.ndarray:
+def _others(cell: ClientResult) -> np.ndarray:
     row = np.delete(np.array(cell.accuracy, dtype=np.float64), cell.clients.index(cell.client))
     return row[~np.isnan(row)]
 
 
-def _elsewhere(cell: Cell) -> float:
+def _elsewhere(cell: ClientResult) -> float:
     return float(row.mean()) if (row := _others(cell)).size else math.nan
 
 
-def _worst(cell: Cell) -> float:
+def _worst(cell: ClientResult) -> float:
     return float(row.min()) if (row := _others(cell)).size else math.nan
 
 
@@ -326,9 +328,9 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _grouped(cells: Iterable[Cell], *keys: str) -> dict[Any, list[Cell]]:
+def _grouped(cells: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
     """Put cells together that agree in some fields, in the order in which they come."""
-    groups: dict[Any, list[Cell]] = {}
+    groups: dict[Any, list[ClientResult]] = {}
     for cell in cells:
         key = tuple(getattr(cell, name) for name in keys)
         groups.setdefault(key if len(keys) > 1 else key[0], []).append(cell)

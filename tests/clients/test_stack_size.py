@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lpft.clients.size import clients_per_stack, forward_flops
+from lpft.clients.stack_size import clients_per_stack, forward_flops
 from lpft.models.mlp import MLP
 from lpft.types import DataSpec
 

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from lpft.clients.size import forward_flops
 from lpft.clients.stack import ClientStack, sample_losses
+from lpft.clients.stack_size import forward_flops
 from lpft.models.base import check_network
-from lpft.models.split import SplitNet
+from lpft.models.pretrained import SplitNet
 from lpft.models.timm import TimmNet
 from lpft.models.torchvision import ClientwiseDepth, TorchvisionNet
-from lpft.seeding import global_generator
+from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec
 from tests.toy import same_bits
 

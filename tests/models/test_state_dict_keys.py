@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from lpft.models.names import proposal, rename
 from lpft.models.resnet import CifarResNet18
+from lpft.models.state_dict_keys import proposal, rename
 from lpft.types import DataSpec
 
 

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lpft.runs import Run, write_atomically
+from lpft.storage.atomic import write_atomically
+from lpft.storage.run import Run
 
 LOOK, RENEW = 2.0, 20.0
 """Seconds after which a change is written, and after which the file is renewed in any case."""
@@ -39,7 +40,7 @@ class Work:
     clients: list[str]
 
 
-class Presence:
+class Heartbeat:
     """Tells others what this process works on.
 
     Its thread starts with the first work: start other processes before that.
@@ -58,7 +59,7 @@ class Presence:
         """Say what is worked on from now on."""
         self._work = list(work)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._renew, name="presence", daemon=True)
+            self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
             self._thread.start()
 
     def close(self) -> None:

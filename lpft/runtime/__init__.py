@@ -1,0 +1,1 @@
+"""Devices, processes, signals, seeds: what work runs on."""

@@ -1,0 +1,116 @@
+"""One client's result for one seed and method, and its file, the *cell*: the unit of truth, and of resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+STATUSES = ("ok", "diverged", "no_train", "no_test")
+
+
+class DamagedFileError(Exception):
+    """A file of a run cannot be read or does not match its checksum: it was cut off or edited."""
+
+
+@dataclass
+class ClientResult:
+    """One client's result for one seed and method.
+
+    Accuracies are in percent. A figure that is not defined (the accuracy on a client without test samples, say) is
+    None.
+
+    Args:
+        seed: seed of the run.
+        method: the method's name in the configuration.
+        client: name of the client.
+        fingerprint: hash of all settings that the result depends on.
+        status: one of `STATUSES`.
+        clients: names of all clients, in the order of `accuracy`.
+        accuracy: the client's row of the accuracy matrix: its model on every client's test set.
+        local_before: the global model's accuracy on this client's test set.
+        val_before: the global model's accuracy on this client's validation set.
+        val_after: the personalized model's accuracy on this client's validation set.
+        distortion_own: mean l2 distance of the features from the global model's, over the client's own test samples.
+        distortion_all: the same over all clients' test samples.
+        distortion_relative: `distortion_own` divided by the mean norm of the global model's features there.
+        num_train: number of training samples.
+        num_val: number of validation samples.
+        num_test: number of test samples.
+        train_passes: cost of training, in forward and backward passes of single samples.
+        seconds: wall-clock time of training and evaluation, the client's share of its stack.
+        clients_per_stack: how many clients were trained as one.
+        device: device type it was computed on.
+        epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
+            ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
+        train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
+        val_gained: number of validation samples that the personalized model gets right and the global model does not.
+        val_lost: number of those that the global model gets right and the personalized model does not.
+        val_global: the personalized model's mean accuracy over the validation sets of all clients.
+        num_classes: number of classes of the task.
+        num_train_classes: number of classes among the client's training samples.
+        groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
+            client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
+            ``num_all``).
+        depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
+            of the global model's outputs, over the client's own test samples; None where only the head was trained, and
+            for a status other than ok.
+    """
+
+    seed: int
+    method: str
+    client: str
+    fingerprint: str
+    status: str
+    clients: list[str]
+    accuracy: list[float | None]
+    local_before: float | None
+    val_before: float | None
+    val_after: float | None
+    distortion_own: float | None
+    distortion_all: float | None
+    distortion_relative: float | None
+    num_train: int
+    num_val: int
+    num_test: int
+    train_passes: float
+    seconds: float
+    clients_per_stack: int
+    device: str
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    train_accuracy: float | None = None
+    val_gained: int | None = None
+    val_lost: int | None = None
+    val_global: float | None = None
+    num_classes: int | None = None
+    num_train_classes: int | None = None
+    groups: dict[str, dict[str, Any]] | None = None
+    depth: dict[str, float | None] | None = None
+
+    def to_json(self) -> str:
+        """Return the cell as JSON text, with a checksum of its content."""
+        content = asdict(self)
+        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ClientResult:
+        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
+
+        Fields that have a default may be absent: the cell is from before they were recorded.
+        """
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        try:
+            content = json.loads(text)
+            checksum = content.pop("checksum")
+            known = needed <= content.keys() <= {f.name for f in fields(cls)}
+            if checksum != _checksum(content) or not known:
+                raise DamagedFileError("its checksum does not fit its content")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFileError("it is not complete") from error
+        return cls(**content)
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
