@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,6 @@ class PersonalTask:
         devices: the section `trainer`.
         clients_per_stack: the most clients trained as one.
         fingerprints: hash of all that a method's results depend on, by name of the method.
-        recipe: a function and its arguments that make the task anew, for a process that shares no memory with this one.
     """
 
     run: Run
@@ -101,10 +100,6 @@ class PersonalTask:
     devices: Devices
     clients_per_stack: int
     fingerprints: dict[str, str]
-    recipe: tuple[Callable[..., Any], tuple[Any, ...]] = field(repr=False)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.recipe
 
     def jobs(self) -> list[Job]:
         """Return the fixed list of all jobs, done or not; it depends on nothing but the configuration."""

@@ -55,6 +55,12 @@ class Steps:
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, text="")
         return self
 
+    def start_at(self, done: int) -> None:
+        """Count the steps that an earlier start has done."""
+        self.done = self.first = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
     def advance(self, text: str, count: int, steps: int = 1) -> None:
         """Report finished steps.
 
