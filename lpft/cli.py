@@ -16,7 +16,6 @@ from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from lpft.storage.run import Run
 
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
@@ -232,7 +231,7 @@ def _pipeline(command: str, args: list[str]) -> int:
     if code:
         print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
     if command == "run" and code != STOPPED:
-        _show(study.run)
+        code = max(code, _report(study.run.root))
     return code
 
 
@@ -251,7 +250,7 @@ def _session(command: str) -> Iterator[None]:
             sys.exit(2)
 
 
-def _report(folder: str) -> int:
+def _report(folder: str | Path) -> int:
     """Rewrite the report of a run and print it."""
     from lpft.reporting.report import write_report, write_sweep_report
     from lpft.storage.run import Run
@@ -265,10 +264,6 @@ def _report(folder: str) -> int:
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     return 0
-
-
-def _show(run: Run) -> None:
-    """Print the table of a run that has just been reported, if there is one."""
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

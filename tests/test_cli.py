@@ -80,7 +80,7 @@ def test_a_misspelt_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureF
     config.write_text(Path(TOY).read_text().replace("rounds:", "round:"))
     lpft("run", "-c", config, code=2)
     assert "'round'" in (error := capsys.readouterr().err)
-    assert "perhaps `federation.rounds` is meant" in error
+    assert "did you mean `federation.rounds`?" in error
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
     rows = {row.pop("method"): row for row in table(run.root / "results.csv")}
     assert list(rows) == ["none", "ft", "lpft+lp_epochs=0", "lpft+lp_epochs=4"]
     assert rows["lpft+lp_epochs=0"] == rows["ft"]
-    assert yaml.safe_load(run.config.read_text())["lpft"]["variants"]["lpft+lp_epochs=4"]["method"] == "lpft"
+    assert yaml.safe_load(run.config.read_text())["provenance"]["variants"]["lpft+lp_epochs=4"]["method"] == "lpft"
     lpft("run", "-c", run.config)
 
 
@@ -85,7 +85,7 @@ def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch
         done[-1] += [(task.run.root, job) for job in task.jobs()[shard[0] :: shard[1]]]
         return []
 
-    monkeypatch.setattr("lpft.personalization.personalize.personalize", personalize)
+    monkeypatch.setattr("lpft.pipeline.personalize_clients", personalize)
     for shard in range(5):
         done.append([])
         toy("personalize", out, "-c", config, "--shard", f"{shard}/5")
@@ -135,7 +135,7 @@ def test_every_seed_has_the_winners_of_the_tuning_seeds(out: Path, tmp_path: Pat
     assert before.splitlines()[0].endswith(",chosen,diverged")
     toy("run", out, "-c", config, "--seeds", "[0]", "--only", "ft")
     assert (out / "tuning.csv").read_text() == before
-    assert set(yaml.safe_load(run.config.read_text())["lpft"]["tuned"]) == {"ft_tuned", "lpft_tuned"}
+    assert set(yaml.safe_load(run.config.read_text())["provenance"]["tuned"]) == {"ft_tuned", "lpft_tuned"}
     lpft("status", out)
 
 

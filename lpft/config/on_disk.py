@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def claim(experiment: Experiment) -> None:
         **software(),
         device=experiment.devices.kind,
         clients=[client.name for client in experiment.data.clients],
+        spec=asdict(experiment.data.spec),
         content_hash=experiment.data.content_hash,
         settings=fingerprint(experiment.shared_settings),
     )

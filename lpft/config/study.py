@@ -12,7 +12,8 @@ from typing import Any
 from lpft.config.checks import check_experiment
 from lpft.config.files import ConfigError
 from lpft.config.on_disk import check_global_models, claim, compare
-from lpft.config.schema import Config, Experiment, ExperimentCLI, ExperimentParser, build, build_data, run_folder
+from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
+from lpft.config.schema import Experiment, build, build_data, run_folder
 from lpft.config.sweep import expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.base import FederatedDataModule
@@ -20,6 +21,8 @@ from lpft.federated.federate import GlobalTask, is_done
 from lpft.storage.config_file import write_config
 from lpft.storage.provenance import Provenance, software
 from lpft.storage.run import Run
+
+FLAGS = ("overwrite", "fallback")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     """
     if isinstance(config, Mapping):
         return _merged(config, overrides)
-    return [f"--config={config}", *(f"--{key}={_text(value)}" for key, value in _leaves(overrides))]
+    flags = [f"--{key}" for key in FLAGS if overrides.get(key)]
+    settings = {key: value for key, value in overrides.items() if key not in FLAGS}
+    return [f"--config={config}", *flags, *(f"--{key}={_text(value)}" for key, value in _leaves(settings))]
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

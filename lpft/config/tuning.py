@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lpft.config.files import ConfigError
-from lpft.config.schema import Config, Experiment, build_methods
+from lpft.config.parser import Config
+from lpft.config.schema import Experiment, build_methods
 from lpft.config.sweep import trials, tuned_config, tuning_config, untuned_values
 from lpft.personalization.tuning import Trial, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.storage.client_result import ClientResult

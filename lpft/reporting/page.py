@@ -426,7 +426,7 @@ def _limits(seeds: Sequence[int]) -> list[str]:
 
 def made_by(config: Mapping[str, Any]) -> str:
     """Return the versions that a run was made with, as a sentence without its stop."""
-    program = config.get("lpft")
+    program = config.get("provenance")
     program = program if isinstance(program, Mapping) else {}
     parts = [f"lpft {program['version']}"] if "version" in program else ["lpft"]
     parts += [f"{key} {program[key]}" for key in ("torch", "lightning", "python", "git", "device") if program.get(key)]

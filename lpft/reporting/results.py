@@ -121,7 +121,7 @@ def read_results(run: Run) -> list[MethodResult]:
 
 def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield seeds and methods that were made with other settings than those in config.yaml."""
-    shared = (config.get("lpft") or {}).get("settings")
+    shared = (config.get("provenance") or {}).get("settings")
     for seed, part, settings in run.settings():
         rest = {key: value for key, value in settings.items() if key != "method"}
         method = (config.get("methods") or {}).get(part, settings.get("method"))
@@ -207,7 +207,7 @@ def _of_others(cell: ClientResult, clients: list[str]) -> str:
 
 
 def _clients(config: Mapping[str, Any], cells: Iterator[ClientResult]) -> list[str]:
-    program = config.get("lpft")
+    program = config.get("provenance")
     named = program.get("clients") if isinstance(program, Mapping) else None
     return [str(name) for name in named] if named else next((cell.clients for cell in cells), [])
 

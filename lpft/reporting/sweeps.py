@@ -258,6 +258,6 @@ def _plain(value: object) -> object:
 
 
 def _notes(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    program = config.get("lpft")
+    program = config.get("provenance")
     notes = program.get(name) if isinstance(program, Mapping) else None
     return notes if isinstance(notes, Mapping) else {}

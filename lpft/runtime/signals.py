@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 STOPPED = 75
@@ -50,6 +51,22 @@ def listen() -> None:
         raise ValueError(
             f"`LPFT_STOP_SIGNAL={name}` is no signal that a program can listen to. HINT: USR1, USR2, or none."
         ) from error
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Listen for the signal while the block runs; afterwards it does what it did before. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    forget()
+    listen()
+    try:
+        yield
+    finally:
+        for number in _heard:
+            signal.signal(number, handlers[number])
 
 
 def ignore() -> None:

@@ -33,7 +33,7 @@ PLATEAU, EXTREMES, BEST = (f"lpft.reporting.verdicts.{name}" for name in ("plate
 
 def change_config(run: Run, notes: dict[str, Any] | None = None, **sections: Any) -> None:
     config = yaml.safe_load(run.config.read_text()) | sections
-    config["lpft"] |= notes or {}
+    config["provenance"] |= notes or {}
     write_atomically(run.config, yaml.safe_dump(config, sort_keys=False))
 
 

@@ -63,7 +63,7 @@ def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
     for values in ((9, None), (100, None), (9, 0.5)):
         point = make_run(tmp_path / "points" / f"{values}", seeds=(0,), methods=("ft",), clients=("a", "b"))
         config = yaml.safe_load(point.config.read_text())
-        config["lpft"]["point"] = dict(zip(sweep, values, strict=True))
+        config["provenance"]["point"] = dict(zip(sweep, values, strict=True))
         write_atomically(point.config, yaml.safe_dump(config, sort_keys=False))
     points = [read_point(run) for run in points_in_order(Run(tmp_path))]
     assert [point.label for point in points] == [
