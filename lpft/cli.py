@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -231,8 +231,21 @@ def _pipeline(command: str, args: list[str]) -> int:
     if code:
         print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
     if command == "run" and code != STOPPED:
-        code = max(code, _report(study.run.root))
+        _print_report(study.run.root)
     return code
+
+
+def _print_report(folder: Path) -> None:
+    """Print the results of a run that has just been reported, if there are any."""
+    from lpft.reporting.report import write_report, write_sweep_report
+    from lpft.storage.run import Run
+
+    root = Run(folder)
+    with suppress(FileNotFoundError):
+        if root.points():
+            write_sweep_report(root, show=True)
+        else:
+            write_report(root, show=True)
 
 
 @contextmanager

@@ -38,13 +38,11 @@ def check_file(path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a YAML file that must hold keys, none of them twice."""
+    """Read a YAML file that must hold keys: text, none of them twice."""
     try:
         text = path.read_text(encoding="utf-8")
-        for key, first, second in _duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
-            raise ConfigError(
-                f"{path}: the key `{key}` appears twice, in lines {first} and {second}. HINT: rename or remove one."
-            )
+        for problem in _invalid_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"{path}: {problem}")
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
@@ -58,17 +56,19 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _duplicate_keys(node: yaml.Node | None) -> Iterator[tuple[str, int, int]]:
-    """Yield every key that a mapping has twice, with both lines, counted from 1."""
+def _invalid_keys(node: yaml.Node | None) -> Iterator[str]:
+    """Yield what is wrong with the keys of mappings: a key that appears twice, or one that is not text."""
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
+            name, line = key.value, key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode):
-                if key.value in lines:
-                    yield key.value, lines[key.value], line
-                lines[key.value] = line
-            yield from _duplicate_keys(value)
+                if key.tag != "tag:yaml.org,2002:str":
+                    yield f"the key `{name}` in line {line} is not text in YAML. HINT: put it in quotes."
+                if name in lines:
+                    yield f"the key `{name}` appears twice, in lines {lines[name]} and {line}. HINT: rename one."
+                lines[name] = line
+            yield from _invalid_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _duplicate_keys(value)
+            yield from _invalid_keys(value)

@@ -64,9 +64,12 @@ class ExperimentParser(LightningArgumentParser):
         """Return what to do about a key that no section has."""
         in_file = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
         in_words = re.search(r"unrecognized arguments: --([^\s=]+)", message)
-        if not in_file and not in_words:
+        at_top = re.match(r"Option '(.+?)' is not accepted", message)
+        if "is abstract" in message:
+            return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
+        if not in_file and not in_words and not at_top:
             return "\nHINT: give a file as `-c FILE`." if "unrecognized arguments" in message else ""
-        key = f"{in_file[1]}.{in_file[2]}" if in_file else in_words[1] if in_words else ""
+        key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]
         if key.startswith("trainer."):
             more = f"; {TRAINER_HINTS[key[8:]]}" if key[8:] in TRAINER_HINTS else ""
             return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
@@ -148,17 +151,9 @@ class ExperimentCLI(LightningCLI):
         if self.command in ("run", "personalize"):
             add("--fallback", action="store_true", help="write the model that each client should use, by validation")
         if self.command in ("tune", "personalize"):
-            add("--shard", type=_shard, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
+            add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
 
     def resolved(self) -> Config:
         """Return all settings as JSON has them."""
         settings: Config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         return {key: value for key, value in settings.items() if key not in ("config", "print_config")}
-
-
-def _shard(text: str) -> str:
-    """Return I/N if it is valid."""
-    numbers = re.fullmatch(r"(\d+)/(\d+)", str(text))
-    if not numbers or int(numbers[1]) >= int(numbers[2]):
-        raise ValueError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
-    return text

@@ -7,6 +7,7 @@ tuning turn configurations into configurations (`lpft.config.sweep`). `build` ma
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -237,7 +238,6 @@ def build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
         settings = {
             k: v for k, v in config.items() if k not in ("only", "shard", "fallback", "overwrite", "provenance")
         }
-        first, _, second = getattr(parts, "shard", "0/1").partition("/")
         experiment = Experiment(
             command=command,
             config=settings,
@@ -253,7 +253,7 @@ def build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
             provenance=parts.provenance,
             selection=Selection(
                 only=_names(getattr(parts, "only", None)),
-                shard=(int(first), int(second)),
+                shard=_shard(getattr(parts, "shard", "0/1")),
                 overwrite=parts.overwrite,
                 fallback=getattr(parts, "fallback", False),
             ),
@@ -275,3 +275,11 @@ def build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
 def _names(only: list[str] | str | None) -> list[str] | None:
     """Split names of methods at commas."""
     return [name.strip() for name in only.split(",") if name.strip()] if isinstance(only, str) else only
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read I/N."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not numbers or int(numbers[1]) >= int(numbers[2]):
+        raise ConfigError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
+    return int(numbers[1]), int(numbers[2])

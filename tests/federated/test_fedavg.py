@@ -77,7 +77,7 @@ def fit(
 
 
 def test_the_recorded_loss_counts_every_sample_once() -> None:
-    """20 samples in batches of 8: four come twice in an epoch. Nothing moves, so that the first network gives the loss."""
+    """20 samples in batches of 8: four come twice in an epoch. Nothing moves: the first network's loss."""
     data, net = toy_data(counts=(20,)), toy_net()
     still = settings(rounds=1, optimizer=partial(SGD, lr=1e-30))
     (row,) = fit(data, still, net=net).history
