@@ -102,7 +102,6 @@ def tune_methods(experiment: Experiment) -> list[str]:
     if not experiment.tuned_methods:
         return []
     tuning = tuning_experiment(experiment)
-    claim(tuning)
     for seed in tuning.seeds:
         tuning.run.take_global_model(experiment.run, seed)
     failures = personalize_clients(tuning.personal_task(), tuning.selection.shard)

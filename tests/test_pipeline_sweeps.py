@@ -168,10 +168,13 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
     [
         ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
         ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
-        ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is no method"),
+        ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is not a method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),
-        ({"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}}, "have none"),
+        (
+            {"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}},
+            "no client has any",
+        ),
         ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),
         ({"sweep": {"data.nope": [1]}}, "no `nope`"),
         ({"sweep": {"federation.rounds": [0]}}, "rounds"),
