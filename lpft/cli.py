@@ -26,7 +26,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
-  lpft status      RUN         what is done, at work, failed and why, missing, and how long the rest takes
+  lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft theory                  FT against LP-FT in a linear model, in closed form
 
@@ -35,7 +35,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft --version
 
 Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration; 75 stopped by signal USR1
-after the round or the stack at hand, the same command goes on from there.
+after the current round or stack; the same command continues from there.
 """
 
 
@@ -127,18 +127,18 @@ def plan(args: list[str]) -> int:
 
 
 def report(args: list[str]) -> int:
-    """Rewrite what is derived from the cells."""
+    """Write everything that is derived from the client results."""
     parser = _parser("report", "Tables, figures, page and TensorBoard events from what is on disk.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     return max(_report(folder) for folder in parser.parse_args(args).runs)
 
 
 def status(args: list[str]) -> int:
-    """Say what is done, at work, failed, missing, and how long the rest takes."""
+    """Print what is done, in progress, failed and missing, and how long the rest takes."""
     from lpft.reporting.status import print_status, read_status
     from lpft.storage.run import Run
 
-    parser = _parser("status", "What is done, at work, failed, missing; the last errors; how long the rest takes.")
+    parser = _parser("status", "What is done, in progress, failed and missing; the last errors; how long the rest takes.")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)

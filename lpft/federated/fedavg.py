@@ -24,7 +24,7 @@ from lpft.federated.files import GlobalModelFiles
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.runtime.signals import got_on
+from lpft.runtime.signals import note_progress
 from lpft.types import ClientUpdate, State
 
 log = logging.getLogger("lpft")
@@ -124,7 +124,7 @@ class FedAvg:
                 row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
                 now = Checkpoint(round_, state, [*now.history, row])
                 files.save_round(now)
-                got_on()
+                note_progress()
                 if any_rank(self.fabric, files.stopping()):
                     break
             finished = now.round == self.settings.rounds

@@ -22,7 +22,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import leave_with_parent
 from lpft.runtime.seeding import global_generator
-from lpft.runtime.signals import Stopped, got_on, listen, stop_before
+from lpft.runtime.signals import Stopped, note_progress, listen, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
 
@@ -85,7 +85,7 @@ def train_global_models(
         distributed.destroy_process_group()
     if stopped:
         raise Stopped(failures)
-    got_on()  # the rounds were perhaps those of other processes
+    note_progress()  # the rounds were perhaps those of other processes
     return failures
 
 

@@ -40,7 +40,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import leave_with_parent
 from lpft.runtime.progress import Steps
-from lpft.runtime.signals import Stopped, got_on, listen, stop_before, stop_requested
+from lpft.runtime.signals import Stopped, note_progress, listen, stop_before, stop_requested
 from lpft.runtime.slurm import requeue
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
@@ -171,7 +171,7 @@ def personalize(task: PersonalTask, shard: tuple[int, int] = (0, 1)) -> list[str
                 except Exception as error:
                     failures.append(_report_failure(task, job, error))
                     text = "FAILED"
-                got_on()
+                note_progress()
                 steps.advance(f"seed {job.seed} {job.method}: {text}", len(job.clients))
         except BrokenProcessPool:
             return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
