@@ -138,7 +138,9 @@ def status(args: list[str]) -> int:
     from lpft.reporting.status import print_status, read_status
     from lpft.storage.run import Run
 
-    parser = _parser("status", "What is done, in progress, failed and missing; the last errors; how long the rest takes.")
+    parser = _parser(
+        "status", "What is done, in progress, failed and missing; the last errors; how long the rest takes."
+    )
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
@@ -269,6 +271,7 @@ def _report(folder: str | Path) -> int:
     from lpft.storage.run import Run
 
     root = Run(folder)
+    root.remove_leftovers()
     try:
         if root.points():
             write_sweep_report(root, show=True)

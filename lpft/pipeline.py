@@ -91,6 +91,7 @@ def report(folder: Run | Path | str) -> Report | None:
         FileNotFoundError: if there are no results.
     """
     root = folder if isinstance(folder, Run) else Run(folder)
+    root.remove_leftovers()
     if root.points():
         write_sweep_report(root)
         return None

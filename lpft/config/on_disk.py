@@ -37,7 +37,7 @@ def claim(experiment: Experiment) -> None:
         **software(),
         device=experiment.devices.kind,
         clients=[client.name for client in experiment.data.clients],
-        spec=asdict(experiment.data.spec),
+        spec={key: int(value) for key, value in asdict(experiment.data.spec).items()},
         content_hash=experiment.data.content_hash,
         settings=fingerprint(experiment.shared_settings),
     )

@@ -22,7 +22,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import leave_with_parent
 from lpft.runtime.seeding import global_generator
-from lpft.runtime.signals import Stopped, note_progress, listen, stop_before
+from lpft.runtime.signals import Stopped, listen, note_progress, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
 

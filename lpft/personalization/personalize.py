@@ -40,7 +40,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import leave_with_parent
 from lpft.runtime.progress import Steps
-from lpft.runtime.signals import Stopped, note_progress, listen, stop_before, stop_requested
+from lpft.runtime.signals import Stopped, listen, note_progress, stop_before, stop_requested
 from lpft.runtime.slurm import requeue
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
