@@ -269,7 +269,7 @@ def _federate(experiment: Experiment) -> int:
 
 def _tune(experiment: Experiment) -> int:
     """Run the trials of tuning, if there are any, and choose."""
-    from lpft.personalization.personalize import personalize
+    from lpft.personalization.pool import personalize
 
     if not experiment.trials:
         return 0
@@ -287,7 +287,7 @@ def _tune(experiment: Experiment) -> int:
 
 def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: bool = True) -> int:
     """Personalize the experiment's seeds, or those of them that are given; by the tuned methods too if they are."""
-    from lpft.personalization.personalize import personalize
+    from lpft.personalization.pool import personalize
     from lpft.reporting.report import write_tables
 
     shard = experiment.shard  # the point's own
@@ -310,13 +310,13 @@ def _personalize(experiment: Experiment, seeds: list[int] | None = None, tuned: 
 
 def _write_advised(experiment: Experiment) -> None:
     """Write the model that each client should use, unless other shards have still to finish."""
-    from lpft.personalization.fallback import write_advised
+    from lpft.personalization.recommended import write_recommended
 
     task = experiment.personal_task()
     if any(task.missing(job) for job in task.jobs()):
         print("lpft: not all clients are finished: start it again for --fallback to choose.", file=sys.stderr)
         return
-    chosen = write_advised(experiment.run, experiment.seeds, list(experiment.methods))
+    chosen = write_recommended(experiment.run, experiment.seeds, list(experiment.methods))
     kept = sum(method is None for method in chosen.values())
     print(f"--fallback: {kept} of {len(chosen)} clients keep the global model ({experiment.run.root}/seed_*/advised)")
 

@@ -28,7 +28,7 @@ from lpft.methods.base import Method, check_phases
 from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import checksum, load_model
 from lpft.parser import ExperimentParser
-from lpft.personalization.personalize import PersonalTask
+from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Trial, Tuning, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.reporting.judging import load_verdicts
@@ -272,7 +272,6 @@ class Experiment:
             self.devices,
             self.config["personalization"]["clients_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
-            recipe=(rebuild_personal, (self.command, self._settings())),
         )
 
     # Other experiments that follow from this one
@@ -620,11 +619,6 @@ def rebuild(command: str, config: Mapping[str, Any]) -> Experiment:
 def rebuild_global(command: str, config: Mapping[str, Any]) -> GlobalTask:
     """Make the federated stage from the configuration of another process."""
     return rebuild(command, config).global_task()
-
-
-def rebuild_personal(command: str, config: Mapping[str, Any]) -> PersonalTask:
-    """Make the personalization stage from the configuration of another process."""
-    return rebuild(command, config).personal_task()
 
 
 def read_config(run: Run) -> dict[str, Any]:

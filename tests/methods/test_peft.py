@@ -11,9 +11,8 @@ from lpft.methods.base import Phase
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
 from lpft.methods.peft import PEFT
-from lpft.personalization.module import Personalizer
 from lpft.types import DataSpec
-from tests.methods.fitting import LP_LR, fit, personalize, settings
+from tests.methods.fitting import LP_LR, fit, personalize, personalizer, settings
 from tests.models.test_vit import ADDED, vit
 from tests.toy import largest_difference, same_bits, toy_data, toy_features
 
@@ -75,7 +74,7 @@ def test_stacked_equals_one_by_one(modules: str, lp_epochs: int) -> None:
 
 def test_a_network_without_them_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no parameters named \*\.lora\.\*.*HINT"):
-        fit(Personalizer(toy_features(), [1], PEFT("lora"), QUICK, seed=0))
+        fit(personalizer(toy_features(), [1], PEFT("lora"), QUICK))
 
 
 def test_what_a_network_does_not_train_stays_so_in_a_stack() -> None:
