@@ -236,7 +236,7 @@ class Experiment:
         self.config["out"] = str(self.run.root)
         self._resolve_stacks()
         for name, method in self.methods.items():
-            check_phases(name, method, self.net, self.personalization.epochs)
+            check_phases(name, method, self.net, self.personalization.epochs, self.data.spec)
         self._check_optimizers()
 
     # Tasks

@@ -116,6 +116,19 @@ class MethodHooks:
             self.stack.write(self._map(self.method.finish))
         self._refresh_norm()
 
+    @torch.no_grad()
+    def merged(self) -> tuple[ClientStack, BodyHeadNet]:
+        """Return the networks to test and save, and the one that they started from: plain ones, where possible."""
+        net = self.data.global_features.net
+        if not self.method.overrides("merge"):
+            return self.stack, self.start_net
+        params = self.stack.map(self.method.merge, self.stack.params())
+        if params.keys() != dict(net.named_parameters()).keys():
+            return self.stack, self.start_net
+        plain = ClientStack(net, self.stack.num_clients).to(self.data.index.device)
+        plain.write({**params, **self.stack.net_buffers()})
+        return plain, net
+
     def _prepare(self) -> None:
         samples = self.data.samples
         order = samples.epoch(self.seed, "prepare")[: self.method.num_prepare_batches].transpose(0, 1)

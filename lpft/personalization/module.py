@@ -66,9 +66,10 @@ class Personalizer(LightningModule):
     ) -> None:
         super().__init__()
         features = evaluator.global_features
-        self.stack = ClientStack(features.net, len(clients))
+        start = method.extend(features.net, generator(seed, "extend"))
+        self.stack = ClientStack(start, len(clients))
         self.data = StackData(features, clients, settings.batch_size)
-        self.hooks = MethodHooks(method, self.stack, features.net, self.data, evaluator, seed)
+        self.hooks = MethodHooks(method, self.stack, start, self.data, evaluator, seed)
         self.schedule = Schedule(method.phases(settings.epochs))
         self.settings = settings
         self.evaluator = evaluator

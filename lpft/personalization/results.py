@@ -170,7 +170,7 @@ def _by_depth(
 ) -> dict[str, float | None] | None:
     samples = task.data.clients[position].test
     try:
-        layers = distortion_by_depth(evaluator.global_features, evaluated.states[k], samples)
+        layers = distortion_by_depth(evaluator.global_features, evaluated.states[k], samples, evaluated.start)
     except Exception as error:  # networks can be anything, and a diagnosis must not cost what was trained
         log.warning("Distortion by depth cannot be computed: %s: %s", type(error).__name__, error)
         return None

@@ -75,7 +75,7 @@ class StackWorker:
         else:
             module.hooks.start()
             module.hooks.finish()
-        return TrainedStack(module.stack, module.hooks.start_net, module.records, train_passes(module))
+        return TrainedStack(*module.hooks.merged(), module.records, train_passes(module))
 
     def _save(self, result: ClientResult, state: State) -> None:
         run, names = self.task.run, (result.seed, result.method, result.client)

@@ -96,11 +96,10 @@ def test_a_solved_head_is_what_fine_tuning_starts_from() -> None:
     assert largest_difference(tuned, dict(features.net.state_dict())) > 1e-3
 
 
-def test_the_epochs_of_a_solved_head_change_nothing() -> None:
-    features = toy_features(norm=True, dtype=torch.float32)
-    method = LPFT(lp_epochs=None, lp_solver="logreg")
-    (short,), (long,) = (personalize(features, [1], method, settings(epochs=epochs)) for epochs in (1, 4))
-    assert same_bits(short, long)
+def test_a_solved_head_has_no_epochs() -> None:
+    assert LPFT(lp_epochs=5, lp_solver="logreg").phases(15) == [Phase(10)]
+    assert LPFT(lp_epochs=0, lp_solver="logreg").phases(15) == [Phase(15)]
+    assert LPFT(lp_epochs=None, lp_solver="logreg").phases(15) == []
 
 
 def test_evaluation_mode_holds_in_the_second_phase() -> None:
