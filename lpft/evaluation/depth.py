@@ -112,4 +112,5 @@ def _title(name: str, part: nn.Module) -> str:
     ('layer1.0.conv2', 'mlp.0 Linear')
     """
     bare = name in ("", FEATURES) or name.rpartition(".")[2].isdigit()
-    return f"{name} {type(part).__name__}".strip() if bare else name
+    kind = "Linear" if isinstance(part, nn.Linear) else type(part).__name__  # also with LoRA or an adapter
+    return f"{name} {kind}".strip() if bare else name
