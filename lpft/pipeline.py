@@ -17,8 +17,8 @@ from lpft.config.schema import Experiment
 from lpft.config.study import Study
 from lpft.config.tuning import read_trials, tuned_experiment, tuning_experiment
 from lpft.federated.federate import is_done, train_global_models
-from lpft.personalization.fallback import write_advised
-from lpft.personalization.personalize import personalize as personalize_clients
+from lpft.personalization.pool import personalize as personalize_clients
+from lpft.personalization.recommended import write_recommended
 from lpft.reporting.report import Report, write_report, write_sweep_report, write_tables
 from lpft.runtime.signals import Stopped
 from lpft.storage.run import Run
@@ -122,7 +122,7 @@ def personalize_seeds(experiment: Experiment, seeds: list[int]) -> list[str]:
         if any(task.missing(job) for job in task.jobs()):
             log.warning("not all clients are finished: run the command again for `--fallback` to choose.")
         else:
-            chosen = write_advised(experiment.run, seeds, list(experiment.methods))
+            chosen = write_recommended(experiment.run, seeds, list(experiment.methods))
             kept = sum(method is None for method in chosen.values())
             log.info("--fallback: %d of %d clients keep the global model", kept, len(chosen))
     return failures

@@ -118,9 +118,7 @@ def run_notebook(cells: list[str], folder: Path) -> list[str]:
 
 def test_a_notebook_gives_the_same_with_one_and_two_processes(results: Results, tmp_path: Path) -> None:
     """After torch has computed with two threads, as a notebook's other cells may have."""
-    cells = [
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport lpft, torch\nx = torch.rand(900, 900)\nx @ x"
-    ]
+    cells = [f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport lpft, torch\nx = torch.rand(900, 900)\nx @ x"]
     for devices in (1, 2):
         settings = f"seeds=[0], federation={{'rounds': 2}}, trainer={{'devices': {devices}}}"
         cells.append(f"r = lpft.run({TOY!r}, out='run{devices}', {settings}); print(r.results.shape)")

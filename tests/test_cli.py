@@ -27,8 +27,8 @@ ERRORS = {
         ["Method `lpft`", "`lp_epochs=20`", "`personalization.epochs=4`", "HINT: set"],
     ),
     "method for another network": (
-        ["run", "-c", TOY, "--methods.peft", "lpft.methods.peft.PEFT"],
-        ["Method `peft`", "ToyNet has no parameters named *.lora.*", "HINT"],
+        ["run", "-c", TOY, "--methods.peft", "lpft.methods.peft.PEFT", "--methods.peft.targets", '["*.q"]'],
+        ["Method `peft`", "ToyNet has no linear layers", "['*.q']", "body.6", "HINT"],
     ),
     "unknown method": (["run", "-c", TOY, "--only", "lpft,xyz"], ["--only lpft,xyz", "'xyz'", "none, ft, lpft"]),
     "wrong class": (["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"], ["lpft.models.cnn", "Nope"]),

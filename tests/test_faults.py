@@ -23,7 +23,7 @@ from torch import Generator
 from lpft.federated.local import LocalTrainer
 from lpft.methods.base import HeadData
 from lpft.methods.ft import FT
-from lpft.personalization.personalize import StackWorker
+from lpft.personalization.worker import StackWorker
 from lpft.runtime.processes import leave_with_parent
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run, read_cell

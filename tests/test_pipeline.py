@@ -22,7 +22,8 @@ from lpft.evaluation.metrics import matrix_metrics
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
-from lpft.personalization.personalize import Job, StackWorker
+from lpft.personalization.jobs import Job
+from lpft.personalization.worker import StackWorker
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -111,7 +112,7 @@ def test_a_diagnosis_that_fails_costs_no_result(out: Path, monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise RuntimeError("a network like no other")
 
-    monkeypatch.setattr("lpft.personalization.personalize.distortion_by_depth", fail)
+    monkeypatch.setattr("lpft.personalization.results.distortion_by_depth", fail)
     run = toy("run", out, "--seeds", "[0]", "--only", "none,ft", "--trainer.devices", 1)
     cell = read_cell(run.cell(0, "ft", "c3"))
     assert cell.status == "ok"

@@ -10,7 +10,7 @@ import yaml
 
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
-from lpft.personalization.personalize import Job, PersonalTask
+from lpft.personalization.jobs import Job, PersonalTask
 from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
 
@@ -81,8 +81,8 @@ def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch
     toy("tune", out, "-c", config)
     done: list[list[tuple[Path, Job]]] = []
 
-    def personalize(task: PersonalTask, shard: tuple[int, int]) -> list[str]:
-        done[-1] += [(task.run.root, job) for job in task.jobs()[shard[0] :: shard[1]]]
+    def personalize(task: PersonalTask, shard: tuple[int, int], on_stack: object = None) -> list[str]:
+        done[-1] += [(task.run.root, job) for job in task.jobs(shard)]
         return []
 
     monkeypatch.setattr("lpft.pipeline.personalize_clients", personalize)

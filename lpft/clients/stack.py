@@ -170,7 +170,7 @@ class ClientStack(nn.Module):
     def freeze_body(self, frozen: bool) -> None:
         """Stop (or resume) gradients of the body; a frozen body also keeps its norm statistics and drops nothing.
 
-        What the network itself does not train, such as adapters, stays as it is either way.
+        Parameters that the network itself does not train stay frozen either way.
         """
         self._train_of_body(lambda name: not frozen and name not in self._frozen_by_net)
         self.module.body.train(not frozen)
@@ -178,16 +178,12 @@ class ClientStack(nn.Module):
     def train_only(self, patterns: Sequence[str]) -> None:
         """Stop gradients of the body except for parameters whose names match, as file names do (``*.adapter.*``).
 
-        Those may be ones that the network itself does not train.
+        Matching parameters are trained even if the network itself does not train them.
 
         Raises:
             ValueError: if no name matches.
         """
-        if not any(fnmatch(name, pattern) for name in self._param_names for pattern in patterns):
-            raise ValueError(
-                f"The network has no parameters named {' or '.join(patterns)}."
-                " HINT: use one that has, such as lpft.models.vit.SmallViT with `adapters: 64` or `lora: 8`."
-            )
+        check_patterns("The network", self._param_names, patterns)
         self._train_of_body(lambda name: any(fnmatch(name, pattern) for pattern in patterns))
 
     def _train_of_body(self, trains: Callable[[str], bool]) -> None:
@@ -255,6 +251,15 @@ def check_elementwise(optimizer: Optimizer, num_clients: int) -> None:
         raise ValueError(
             f"The optimizer {type(optimizer).__name__} is not known to treat every entry on its own, so it could mix"
             f" the {num_clients} clients of a stack. HINT: set `clients_per_stack: 1`, or use SGD or Adam."
+        )
+
+
+def check_patterns(owner: str, names: Sequence[str], patterns: Sequence[str]) -> None:
+    """Raise ValueError if none of a network's parameters, given by name, matches a pattern."""
+    if not any(fnmatch(name, pattern) for name in names for pattern in patterns):
+        raise ValueError(
+            f"{owner} has no parameters named {' or '.join(patterns)}."
+            f" HINT: its parameters are {', '.join(names[:8])}, ..."
         )
 
 

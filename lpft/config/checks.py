@@ -44,7 +44,7 @@ def check_experiment(experiment: Experiment) -> None:
             " HINT: give the clients validation samples, or remove `tune`."
         )
     for name, method in experiment.methods.items():
-        check_phases(name, method, experiment.net, experiment.personalization.epochs)
+        check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
     _check_optimizers(experiment)
 
 

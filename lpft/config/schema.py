@@ -22,7 +22,7 @@ from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import BodyHeadNet, NetFactory
 from lpft.models.weights import checksum, load_model
-from lpft.personalization.personalize import PersonalTask
+from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Tuning
 from lpft.runtime.devices import Devices
