@@ -21,7 +21,7 @@ def chunks(index: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
 
 
 class GlobalFeatures:
-    """theta_G's features of any samples, kept once they were computed.
+    """The global model's features of any samples, kept once they were computed.
 
     Features are those of un-augmented images in evaluation mode: what a head is trained on while the body is frozen,
     and what a probed head is tested on.

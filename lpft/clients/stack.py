@@ -105,7 +105,7 @@ class ClientStack(nn.Module):
 
         Args:
             x: images.
-            params: use these parameters ``(K, ...)`` in place of the stack's own.
+            params: use these parameters ``(K, ...)`` instead of the stack's own.
         """
         return self.classify(self.features(x, params=params), params=params)
 
@@ -115,7 +115,7 @@ class ClientStack(nn.Module):
         Args:
             x: every client's own images ``(K, batch, ...)``, or, if shared, one batch ``(batch, ...)`` for all.
             shared: all clients look at the same images.
-            params: use these parameters ``(K, ...)`` in place of the stack's own.
+            params: use these parameters ``(K, ...)`` instead of the stack's own.
         """
         body = self.module.body
         if self.num_clients == 1:
