@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -79,3 +79,8 @@ class GlobalFeatures:
     def stacked(self, clients: list[int]) -> Tensor:
         """Return the training features of several clients, ``(K, n_max, k)``, padded with zeros."""
         return torch.nn.utils.rnn.pad_sequence([self.train(client) for client in clients], batch_first=True)
+
+    @torch.inference_mode()
+    def padded(self, sets: Sequence[Tensor]) -> Tensor:
+        """Return the features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
+        return torch.nn.utils.rnn.pad_sequence([self.of(samples) for samples in sets], batch_first=True)

@@ -84,8 +84,8 @@ def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequenc
     shares_body = evaluator.shares_body(stack)
     train = [evaluator.clients[client].train for client in clients]
     val = [evaluator.clients[client].val for client in clients]
-    val_features = evaluator.features_of(val)
-    global_stack = ClientStack(features.net, len(clients)).to(evaluator.device)
+    val_features = features.padded(val)
+    global_stack = ClientStack(features.net, len(clients)).to(features.device)
     return EvaluatedStack(
         states=stack.states(),
         finite=finite.tolist(),
@@ -148,7 +148,7 @@ class ResultMaker:
             train_passes=self.trained.train_passes[k] * num_train,
             seconds=seconds,
             clients_per_stack=self.task.clients_per_stack,
-            device=self.evaluator.device.type,
+            device=self.evaluator.global_features.device.type,
             epochs=self._epochs(k),
             train_accuracy=_percent(self.evaluated.train[k]),
             val_gained=int((after & ~before).sum()),
