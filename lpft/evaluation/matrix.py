@@ -79,14 +79,9 @@ class Evaluator:
     @cached_property
     def global_norms(self) -> Tensor:
         """Mean l2 norm of the global model's features over each client's test samples, ``(C,)``."""
-        means = ClientMeans(1, len(self.clients), self.device)
-        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.device))
+        means = ClientMeans(1, len(self.clients), self.global_features.device)
+        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.global_features.device))
         return means.compute().squeeze(0)
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything is computed."""
-        return self.global_features.device
 
     @torch.inference_mode()
     def test(self, stack: ClientStack) -> StackEvaluation:
@@ -96,8 +91,8 @@ class Evaluator:
         """
         if self.shares_body(stack):
             return self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
-        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.device)
-        moved = ClientMeans(stack.num_clients, len(self.clients), self.device)
+        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.global_features.device)
+        moved = ClientMeans(stack.num_clients, len(self.clients), self.global_features.device)
         size = max(16, CHUNK // stack.num_clients)
         with _inference(stack):
             for index, owner, bins, before in zip(
@@ -105,8 +100,8 @@ class Evaluator:
                 strict=True,
             ):
                 after = stack.features(self.global_features.images(index), shared=True)
-                counts.update(stack.classify(after), self._labels(index), bins.to(self.device))
-                moved.update((after - before).norm(dim=-1), owner.to(self.device))
+                counts.update(stack.classify(after), self._labels(index), bins.to(self.global_features.device))
+                moved.update((after - before).norm(dim=-1), owner.to(self.global_features.device))
         return self._evaluation(counts, moved.compute())
 
     def shares_body(self, stack: ClientStack) -> bool:
@@ -147,15 +142,10 @@ class Evaluator:
         return share(self.hits(stack, [self.clients[client].val for client in clients]))
 
     @torch.inference_mode()
-    def features_of(self, sets: Sequence[Tensor]) -> Tensor:
-        """Return the global model's features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
-        return torch.nn.utils.rnn.pad_sequence([self.global_features.of(samples) for samples in sets], batch_first=True)
-
-    @torch.inference_mode()
     def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> StackEvaluation:
-        counts = AccuracyMatrix(num_models, self._num_bins).to(self.device)
+        counts = AccuracyMatrix(num_models, self._num_bins).to(self.global_features.device)
         for features, index, bins in zip(chunks(self.test_features), chunks(self.index), chunks(self.bin), strict=True):
-            counts.update(classify(features), self._labels(index), bins.to(self.device))
+            counts.update(classify(features), self._labels(index), bins.to(self.global_features.device))
         return self._evaluation(counts)
 
     @property

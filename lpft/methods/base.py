@@ -43,9 +43,9 @@ class HeadData:
     """What a client's head can be computed from.
 
     Args:
-        features: theta_G's of the training samples, ``(num_train, k)``.
+        features: the global model's of the training samples, ``(num_train, k)``.
         labels: int64, ``(num_train,)``.
-        val_features: theta_G's of the validation samples, ``(num_val, k)``.
+        val_features: the global model's of the validation samples, ``(num_val, k)``.
         val_labels: int64, ``(num_val,)``.
     """
 
@@ -64,7 +64,7 @@ class Phase:
         trains: ``head`` is linear probing: the body is frozen and in evaluation mode, so that its norm statistics stay
             too. ``all`` is full fine-tuning.
         lr: learning rate; None is the rate of ``personalization.optimizer``.
-        restart: begin at theta_G again, norm statistics included.
+        restart: begin at the global model again, norm statistics included.
         lr_factor: multiplies the learning rate.
         bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
             their scales and shifts are trained either way.
@@ -89,11 +89,11 @@ class Phase:
 class Method(ABC):
     """Base of all methods; see the module for the order of calls.
 
-    In every signature `params` are the client's trainable parameters and `global_params` those of theta_G, by name,
-    without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
+    In every signature `params` are the client's trainable parameters and `global_params` those of the global model, by
+    name, without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
 
     Args:
-        flood: level b of loss flooding: a step minimizes ``|J - b| + b`` in place of the client's cross-entropy J, so
+        flood: level b of loss flooding: a step minimizes ``|J - b| + b`` instead of the client's cross-entropy J, so
             that the loss ascends below b. Penalties are added to that, and recorded losses are J. null: no flooding.
 
     References:
@@ -112,7 +112,7 @@ class Method(ABC):
     """Whether `start_head` is called; it costs a forward pass over the training and validation data."""
     keep_best: bool = False
     """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
-    ones the earliest; the start counts as epoch 0) in place of the last epoch's. Clients without validation data keep
+    ones the earliest; the start counts as epoch 0) instead of the last epoch's. Clients without validation data keep
     the last epoch's."""
     refresh_norm: bool = False
     """Whether BatchNorm statistics are computed anew, by one pass over the client's training data, for every candidate
@@ -146,7 +146,7 @@ class Method(ABC):
 
         Args:
             loss: of one batch, in evaluation mode; differentiable with `torch.func.grad`.
-            params: those of theta_G.
+            params: those of the global model.
             images: normalized, ``(num_prepare_batches, batch, channels, size, size)``.
             labels: int64, ``(num_prepare_batches, batch)``.
         """
@@ -156,7 +156,7 @@ class Method(ABC):
         """Return the head to start from.
 
         Args:
-            head: theta_G's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
+            head: the global model's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
             data: what it can be computed from.
             generator: source of all randomness; it depends on seed and client only.
         """
@@ -183,7 +183,7 @@ class Method(ABC):
         raise NotImplementedError
 
     def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
-        """Return the gradients that are clipped and then given to the optimizer, in place of `gradients`.
+        """Return the gradients that are clipped and then given to the optimizer, instead of `gradients`.
 
         Args:
             params: as above.

@@ -13,11 +13,11 @@ from lpft.types import State
 
 
 class LPFT(Method):
-    """LP-FT: train the head on the frozen features of theta_G, then everything.
+    """LP-FT: train the head on the frozen features of the global model, then everything.
 
-    Phase 1 starts at theta_G including its head, and leaves the body as it is, norm statistics and dropout included.
-    Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit; with null
-    it is linear probing alone, the ablation ``lp``.
+    Phase 1 starts at the global model including its head, and leaves the body as it is, norm statistics and dropout
+    included. Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit;
+    with null it is linear probing alone, the ablation ``lp``.
 
     With ``lp_solver: logreg`` the head is solved by logistic regression on the global model's features
     (`lpft.methods.heads.logistic_head`). Then phase 1 has no epochs, for it trains nothing; phase 2 has
@@ -29,11 +29,11 @@ class LPFT(Method):
         lp_lr: learning rate of phase 1.
         lr: learning rate of phase 2; null is the rate of ``personalization.optimizer``.
         epochs: how many of the budget's epochs to spend in both phases; null spends all.
-        head_init: head to start from. ``global``: theta_G's; ``random``: a new one, each client its own; ``zero``;
-            ``lstsq``: least squares of the labels as zeros and ones, in closed form.
+        head_init: head to start from. ``global``: the global model's; ``random``: a new one, each client its own;
+            ``zero``; ``lstsq``: least squares of the labels as zeros and ones, in closed form.
         lp_solver: ``sgd``: the optimizer of ``personalization``; ``logreg``: see above.
-        bn: BatchNorm in phase 2. ``train`` normalizes by the batch's statistics and goes on averaging them; ``eval``
-            keeps theta_G's, as the main runs of Kumar et al. do. In phase 1 they are always kept.
+        bn: BatchNorm in phase 2. ``train`` normalizes by the batch's statistics and keeps averaging them; ``eval``
+            keeps the global model's, as the main runs of Kumar et al. do. In phase 1 they are always kept.
         common: what every method takes: ``flood``, which holds in both phases.
 
     Raises:
@@ -42,7 +42,7 @@ class LPFT(Method):
     References:
         Kumar et al., arXiv:2202.10054 (LP-FT); Chen et al., arXiv:2511.12695 (for federated personalization). The split
         of the epochs and both learning rates are not in the text of the latter that we have: they are ours. Theirs is
-        to start at theta_G's head, Kumar et al. start at a new one.
+        to start at the global model's head, Kumar et al. start at a new one.
     """
 
     def __init__(

@@ -48,7 +48,6 @@ class EvaluatedStack:
 
     Args:
         states: the networks.
-        start: the network that they started from.
         finite: whether each network is finite; False means diverged.
         shares_body: whether only heads differ from the global model.
         test: on the test sets of all clients.
@@ -59,7 +58,6 @@ class EvaluatedStack:
     """
 
     states: list[State]
-    start: BodyHeadNet
     finite: list[bool]
     shares_body: bool
     test: StackEvaluation
@@ -86,11 +84,10 @@ def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequenc
     shares_body = evaluator.shares_body(stack)
     train = [evaluator.clients[client].train for client in clients]
     val = [evaluator.clients[client].val for client in clients]
-    val_features = evaluator.features_of(val)
-    global_stack = ClientStack(features.net, len(clients)).to(evaluator.device)
+    val_features = features.padded(val)
+    global_stack = ClientStack(features.net, len(clients)).to(features.device)
     return EvaluatedStack(
         states=stack.states(),
-        start=trained.start,
         finite=finite.tolist(),
         shares_body=shares_body,
         test=evaluator.test(stack),
@@ -101,107 +98,124 @@ def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequenc
     )
 
 
-def client_result(
-    task: PersonalTask, job: Job, k: int, trained: TrainedStack, evaluated: EvaluatedStack, evaluator: Evaluator
-) -> ClientResult:
-    """Return the result of the k-th client of a job; it lacks the time, ``seconds``."""
-    position = job.clients[k]
-    client = task.data.clients[position]
-    status = _status(evaluated.finite[k], len(client.train), len(client.test))
-    own, everywhere, relative = _distortion(task, evaluator, evaluated, k, position, status)
-    before, after = evaluated.val_before[k], evaluated.val_after[k]
-    only_heads = evaluated.shares_body and all(record.phase == "LP" for record in trained.records)
-    return ClientResult(
-        seed=job.seed,
-        method=job.method,
-        client=client.name,
-        fingerprint=task.fingerprints[job.method],
-        status=status,
-        clients=[other.name for other in task.data.clients],
-        accuracy=[_number(a) for a in evaluated.test.accuracy[k].tolist()],
-        local_before=_number(float(evaluator.global_accuracy[position])),
-        val_before=_percent(before),
-        val_after=_percent(after),
-        distortion_own=own,
-        distortion_all=everywhere,
-        distortion_relative=relative,
-        num_train=len(client.train),
-        num_val=len(client.val),
-        num_test=len(client.test),
-        train_passes=trained.train_passes[k] * len(client.train),
-        seconds=0.0,
-        clients_per_stack=task.clients_per_stack,
-        device=evaluator.device.type,
-        epochs=_epochs(task, trained.records, evaluated, evaluator, k, position),
-        train_accuracy=_percent(evaluated.train[k]),
-        val_gained=int((after & ~before).sum()),
-        val_lost=int((before & ~after).sum()),
-        val_global=_number(float(evaluated.val_global[k])),
-        num_classes=task.data.spec.num_classes,
-        num_train_classes=len(task.data.labels[client.train].unique()),
-        groups=_by_group(task, evaluator, evaluated, k, position),
-        depth=None
-        if only_heads or status in ("diverged", "no_test")
-        else _by_depth(task, evaluator, evaluated, k, position),
-    )
+@dataclass(frozen=True)
+class ResultMaker:
+    """Turns an evaluated stack into results, one client at a time.
+
+    Args:
+        task: the personalization of the experiment.
+        job: the job that was done.
+        evaluator: the global model.
+        trained: the stack.
+        evaluated: how it does.
+    """
+
+    task: PersonalTask
+    job: Job
+    evaluator: Evaluator
+    trained: TrainedStack
+    evaluated: EvaluatedStack
+
+    def result(self, k: int, seconds: float) -> ClientResult:
+        """Return the result of the k-th client.
+
+        Args:
+            k: its place in the stack.
+            seconds: its share of the time.
+        """
+        data, test, position = self.task.data, self.evaluated.test, self.job.clients[k]
+        client = data.clients[position]
+        num_train, num_val, num_test = len(client.train), len(client.val), len(client.test)
+        before, after = self.evaluated.val_before[k], self.evaluated.val_after[k]
+        own, everywhere, relative = self._distortion(k)
+        return ClientResult(
+            seed=self.job.seed,
+            method=self.job.method,
+            client=client.name,
+            fingerprint=self.task.fingerprints[self.job.method],
+            status=self._status(k),
+            clients=[other.name for other in data.clients],
+            accuracy=[_number(a) for a in test.accuracy[k].tolist()],
+            local_before=_number(float(self.evaluator.global_accuracy[position])),
+            val_before=_percent(before),
+            val_after=_percent(after),
+            distortion_own=own,
+            distortion_all=everywhere,
+            distortion_relative=relative,
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            train_passes=self.trained.train_passes[k] * num_train,
+            seconds=seconds,
+            clients_per_stack=self.task.clients_per_stack,
+            device=self.evaluator.global_features.device.type,
+            epochs=self._epochs(k),
+            train_accuracy=_percent(self.evaluated.train[k]),
+            val_gained=int((after & ~before).sum()),
+            val_lost=int((before & ~after).sum()),
+            val_global=_number(float(self.evaluated.val_global[k])),
+            num_classes=data.spec.num_classes,
+            num_train_classes=len(data.labels[client.train].unique()),
+            groups=self._groups(k),
+            depth=self._depth(k),
+        )
+
+    def _status(self, k: int) -> str:
+        client = self.task.data.clients[self.job.clients[k]]
+        if not self.evaluated.finite[k]:
+            return "diverged"
+        if not len(client.train):
+            return "no_train"
+        return "ok" if len(client.test) else "no_test"
+
+    def _distortion(self, k: int) -> tuple[float | None, ...]:
+        """Return the distortion on the client's own test samples, on all, and the first relative to the norm."""
+        if not self.evaluated.finite[k]:
+            return None, None, None
+        position = self.job.clients[k]
+        num_test = torch.tensor([len(other.test) for other in self.task.data.clients])
+        norm = float(self.evaluator.global_norms[position])
+        return tuple(map(_number, summarize(self.evaluated.test.distortion[k], position, num_test, norm)))
+
+    def _groups(self, k: int) -> dict[str, Any] | None:
+        names, hits = self.task.data.group_names, self.evaluated.test.group_hits[k]
+        return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), self.job.clients[k]) if names else None
+
+    def _depth(self, k: int) -> dict[str, float | None] | None:
+        only_heads = self.evaluated.shares_body and all(record.phase == "LP" for record in self.trained.records)
+        if only_heads or self._status(k) in ("diverged", "no_test"):
+            return None
+        state, samples = self.evaluated.states[k], self.task.data.clients[self.job.clients[k]].test
+        try:
+            layers = distortion_by_depth(self.evaluator.global_features, state, samples, self.trained.start)
+        except Exception as error:  # networks can be anything, and a diagnosis must not cost what was trained
+            log.warning("Distortion by depth cannot be computed: %s: %s", type(error).__name__, error)
+            return None
+        return {name: _number(value) for name, value in layers.items()}
+
+    def _epochs(self, k: int) -> list[dict[str, Any]]:
+        """Return the rows of all epochs: the global model, the recorded ones, with the final test in the last."""
+        start = EpochRecord(0, "start", None, None, [math.nan] * len(self.job.clients))
+        records = [start, *self.trained.records]
+        tests = [(record.evaluation, k) for record in records]
+        if self.task.settings.eval_every:
+            tests[-1] = (self.evaluated.test, k)
+            tests[0] = (self.evaluator.global_evaluation, 0)
+        rows = []
+        for record, (test, row) in zip(records, tests, strict=True):
+            training: dict[str, Any] = {
+                "epoch": record.epoch,
+                "phase": record.phase,
+                "lr_head": record.lr_head,
+                "lr_body": record.lr_body,
+                "train_loss": _number(record.train_loss[k]),
+            }
+            rows.append(training | (_accuracies(test, row, self.job.clients[k]) if test else {}))
+        return rows
 
 
-def _distortion(
-    task: PersonalTask, evaluator: Evaluator, evaluated: EvaluatedStack, k: int, position: int, status: str
-) -> tuple[float | None, float | None, float | None]:
-    """Return the distortion on the client's own test samples, on all, and the first relative to the norm."""
-    if status == "diverged":
-        return None, None, None
-    num_test = torch.tensor([len(other.test) for other in task.data.clients])
-    norm = float(evaluator.global_norms[position])
-    own, everywhere, relative = summarize(evaluated.test.distortion[k], position, num_test, norm)
-    return _number(own), _number(everywhere), _number(relative)
-
-
-def _by_group(
-    task: PersonalTask, evaluator: Evaluator, evaluated: EvaluatedStack, k: int, position: int
-) -> dict[str, Any] | None:
-    names, hits = task.data.group_names, evaluated.test.group_hits[k]
-    return by_group(names, hits.numpy(), evaluator.group_sizes.numpy(), position) if names else None
-
-
-def _by_depth(
-    task: PersonalTask, evaluator: Evaluator, evaluated: EvaluatedStack, k: int, position: int
-) -> dict[str, float | None] | None:
-    samples = task.data.clients[position].test
-    try:
-        layers = distortion_by_depth(evaluator.global_features, evaluated.states[k], samples, evaluated.start)
-    except Exception as error:  # networks can be anything, and a diagnosis must not cost what was trained
-        log.warning("Distortion by depth cannot be computed: %s: %s", type(error).__name__, error)
-        return None
-    return {name: _number(value) for name, value in layers.items()}
-
-
-def _epochs(
-    task: PersonalTask,
-    records: list[EpochRecord],
-    evaluated: EvaluatedStack,
-    evaluator: Evaluator,
-    k: int,
-    position: int,
-) -> list[dict[str, Any]]:
-    """Return the client's rows of all epochs: the global model, the recorded ones, with the final test in the last."""
-    rows: list[dict[str, Any]] = [{"epoch": 0, "phase": "start", "lr_head": None, "lr_body": None, "train_loss": None}]
-    evaluations: list[tuple[StackEvaluation, int] | None] = [None]
-    for record in records:
-        rates = {"lr_head": record.lr_head, "lr_body": record.lr_body}
-        loss = _number(record.train_loss[k])
-        rows.append({"epoch": record.epoch, "phase": record.phase, **rates, "train_loss": loss})
-        evaluations.append((record.evaluation, k) if record.evaluation else None)
-    if task.settings.eval_every:
-        evaluations[-1] = (evaluated.test, k)
-        evaluations[0] = (evaluator.global_evaluation, 0)
-    tests = [_test_row(*evaluation, position) if evaluation else {} for evaluation in evaluations]
-    return [row | test for row, test in zip(rows, tests, strict=True)]
-
-
-def _test_row(evaluation: StackEvaluation, k: int, position: int) -> dict[str, float | None]:
-    """Return what an epoch's row holds of its test."""
+def _accuracies(evaluation: StackEvaluation, k: int, position: int) -> dict[str, float | None]:
+    """Return the figures of an epoch that was tested."""
     accuracy = evaluation.accuracy[k]
     others = [a for j, a in enumerate(accuracy.tolist()) if j != position and not math.isnan(a)]
     return {
@@ -210,14 +224,6 @@ def _test_row(evaluation: StackEvaluation, k: int, position: int) -> dict[str, f
         "worst": min(others, default=None),
         "distortion": _number(float(evaluation.distortion[k, position])),
     }
-
-
-def _status(finite: bool, num_train: int, num_test: int) -> str:
-    if not finite:
-        return "diverged"
-    if not num_train:
-        return "no_train"
-    return "ok" if num_test else "no_test"
 
 
 def _percent(hits: Tensor) -> float | None:

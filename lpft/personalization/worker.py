@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 
@@ -14,7 +13,7 @@ from lpft.models.weights import load_model, save_model
 from lpft.personalization.cost import train_passes
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import Personalizer
-from lpft.personalization.results import EvaluatedStack, TrainedStack, client_result, evaluate_stack
+from lpft.personalization.results import EvaluatedStack, ResultMaker, TrainedStack, evaluate_stack
 from lpft.personalization.trainer import fit
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
@@ -42,15 +41,12 @@ class StackWorker:
         evaluator = self._take_global_model(job.seed)
         trained = self._fit(job, evaluator)
         evaluated = evaluate_stack(evaluator, trained, job.clients)
-        missing = self.task.missing(job)  # another process may have written some meanwhile
-        results = {
-            k: client_result(self.task, job, k, trained, evaluated, evaluator)
-            for k, client in enumerate(job.clients)
-            if client in missing
-        }
+        maker = ResultMaker(self.task, job, evaluator, trained, evaluated)
         seconds = (time.perf_counter() - began) / len(job.clients)
-        for k, result in results.items():
-            self._save(replace(result, seconds=seconds), evaluated.states[k])
+        missing = self.task.missing(job)  # another process may have written some meanwhile
+        for k, client in enumerate(job.clients):
+            if client in missing:
+                self._save(maker.result(k, seconds), evaluated.states[k])
         return _summary(job, evaluated)
 
     def _take_global_model(self, seed: int) -> Evaluator:
