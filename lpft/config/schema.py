@@ -21,6 +21,7 @@ from lpft.federated.federate import GlobalTask, build_network
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.models.lora import load_personalized
 from lpft.models.weights import checksum, load_model
 from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.settings import Personalization
@@ -208,8 +209,7 @@ def load_network(run: Run, path: Path) -> BodyHeadNet:
     state, _ = load_model(path)
     network: NetFactory = _instantiate(NetFactory, config["network"])
     net = network(DataSpec(**config["provenance"]["spec"]))
-    net.to(state["head.weight"].dtype).load_state_dict(state)
-    return net.eval()
+    return load_personalized(net.to(state["head.weight"].dtype), state).eval()
 
 
 def build_data(parser: ExperimentParser, config: Config) -> FederatedDataModule:
