@@ -96,6 +96,33 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
+    """Give images the wanted channels and size.
+
+    Args:
+        images: uint8, ``(n, height, width, 1 or 3)``.
+        channels: 1 or 3; RGB becomes grey by luminance as in Pillow, grey becomes RGB by repetition.
+        size: wanted height and width; resized bilinearly with antialiasing.
+
+    Returns:
+        uint8, ``(n, channels, size, size)``.
+
+    >>> resize(np.full((2, 4, 6, 3), 7, np.uint8), channels=1, size=8)[:, 0, 0, 0]
+    array([7, 7], dtype=uint8)
+    """
+    import torch  # decoding files does without
+    from torch.nn.functional import interpolate
+
+    if channels == 1 and images.shape[3] == 3:
+        weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 in units of 2**-16
+        images = ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if pixels.shape[2:] != (size, size):
+        resized = interpolate(torch.from_numpy(pixels).float(), size=(size, size), mode="bilinear", antialias=True)
+        pixels = resized.round().clamp(0, 255).to(torch.uint8).numpy()
+    return np.repeat(pixels, channels, axis=1) if pixels.shape[1] < channels else pixels
+
+
 def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"] = "error") -> str:
     """Hash names, sizes and modification times of files, without reading them: what a cache's key needs.
 
@@ -122,7 +149,7 @@ def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"]
         raise FileNotFoundError(
             f"{len(missing)} files are missing in {root}: {named}."
             " HINT: unpack the data set again, or remove them from its list;"
-            " `--data.init_args.on_bad_image skip` leaves them out."
+            " `--data.on_bad_image skip` leaves them out."
         )
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Array files and torchvision datasets as sources of images, read part by part."""
+"""Array files and torchvision datasets, read part by part."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 from PIL.Image import Image
 
-from lpft.data.images import ImageFiles
-from lpft.data.partition import Partitioner
-from lpft.data.shares import Part
+
+class SourceSplit(NamedTuple):
+    """One part of what a source holds, such as its test set.
+
+    Args:
+        labels: int64, ``(n,)``.
+        images: returns the images at given positions as stored: uint8, one array ``(m, height, width, 1 or 3)`` or a
+            list of ``(height, width, 1 or 3)``.
+    """
+
+    labels: np.ndarray
+    images: Callable[[np.ndarray], np.ndarray | list[np.ndarray]]
 
 
 @dataclass
-class Source:
-    """Where the images of one client, or of a domain of several clients, come from.
+class ArrayDomain:
+    """Where the images of one domain come from.
 
     Either array files or a torchvision dataset (`dataset`). An array is named by its key in the ``.npz`` file `path`,
     or, if the name ends in ``.npy``, by its file. Images are uint8, grey ``(n, height, width)`` or grey or RGB with
     channels last or first; labels are integers ``(n,)`` or ``(n, 1)``. Nothing is unpickled, nothing is downloaded.
 
     Args:
-        path: the ``.npz`` file, or the folder that a torchvision dataset calls its root; relative to the data's `root`.
+        path: the ``.npz`` file, or the folder that a torchvision dataset calls its root; relative to `root`.
         dataset: dotted path of a torchvision dataset class, such as ``torchvision.datasets.MNIST``.
         x_train: training images.
         y_train: their labels.
@@ -39,12 +47,9 @@ class Source:
         y_val: their labels.
         train_args: arguments of the torchvision class (besides ``root``) for the training part.
         test_args: the same for the test part; null if there is none.
-        group: array with the group (writer, site) of every training image: every group becomes a client, with a train,
-            val and test part of its own training images. The source's other parts, being of other groups, are left out.
-        group_file: ``.npz`` file of `group`, if that is not `path`; relative to the data's `root`.
-        num_clients: number of parts that become clients.
-        partition: who gets which images, such as `lpft.data.partition.Dirichlet`; by default the parts are equal and
-            stratified. A val or test part of the source is dealt so that each client has the class mix it trains on.
+        group: array with the group (writer, site) of every training image: every group becomes a domain, with a train,
+            val and test part of its own training images. The other parts, being of other groups, are left out.
+        group_file: ``.npz`` file of `group`, if that is not `path`; relative to `root`.
         invert: take the negative of every image.
     """
 
@@ -60,8 +65,6 @@ class Source:
     test_args: dict[str, Any] | None = field(default_factory=lambda: {"train": False})
     group: str | None = None
     group_file: str | None = None
-    num_clients: PositiveInt = 1
-    partition: Partitioner | None = None
     invert: bool = False
 
     def __post_init__(self) -> None:
@@ -73,71 +76,59 @@ class Source:
         if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in arrays)):
             needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, arrays))}"
             raise ValueError(
-                f"A source has no `path`, which {needed} must be read from."
+                f"A domain has no `path`, which {needed} must be read from."
                 " HINT: give the `.npz` file or the dataset's folder as `path`, or name `.npy` files for all four"
                 " (`x_test: null` and `y_test: null` if there is no test part)."
             )
         for x, y in (("x_test", "y_test"), ("x_val", "y_val")):
             if (getattr(self, x) is None) != (getattr(self, y) is None):
                 raise ValueError(
-                    f"A source has `{x}: {getattr(self, x)}` and `{y}: {getattr(self, y)}`. HINT: give both or none."
+                    f"A domain has `{x}: {getattr(self, x)}` and `{y}: {getattr(self, y)}`. HINT: give both or none."
                 )
-        if self.group and self.num_clients > 1:
-            raise ValueError(
-                f"A source has `group: {self.group}` and `num_clients: {self.num_clients}`, but every group is one"
-                " client. HINT: leave one of them out."
-            )
-        if self.partition and self.num_clients == 1:
-            raise ValueError(
-                f"A source has `partition: {type(self.partition).__name__}`, but only one client"
-                f"{' per group' if self.group else ''}. HINT: set the source's `num_clients`"
-                f"{', without `group`' if self.group else ''}."
-            )
         if self.group_file and not self.group:
             raise ValueError(
-                f"A source has `group_file: {self.group_file}` but no `group`, the name of the array in it."
+                f"A domain has `group_file: {self.group_file}` but no `group`, the name of the array in it."
             )
 
 
-def open_source(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Part | None]:
-    """Open the training part and, if there is one, the test part of a source; images are read when asked for.
+def open_domain(domain: ArrayDomain, files: ArrayFiles, whose: str) -> tuple[SourceSplit, SourceSplit | None]:
+    """Open the training part and, if there is one, the test part of a domain; images are read when asked for.
 
     Args:
-        source: what to open.
+        domain: what to open.
         files: reads the arrays.
         whose: start of error messages.
 
     Raises:
-        ValueError: if the source does not hold what its settings say.
+        ValueError: if the domain does not hold what its settings say.
         FileNotFoundError: if a torchvision dataset does not find its files.
     """
-    train, test = _open_both(source, files, whose)
-    return (_negative(train), test and _negative(test)) if source.invert else (train, test)
+    train, test = _open_both(domain, files, whose)
+    return (_negative(train), test and _negative(test)) if domain.invert else (train, test)
 
 
-def open_val(source: Source, files: ArrayFiles, whose: str) -> Part | None:
-    """Open the part for choices, if the source names one; see `open_source`."""
-    if source.x_val is None or source.y_val is None:
+def open_val(domain: ArrayDomain, files: ArrayFiles, whose: str) -> SourceSplit | None:
+    """Open the part for choices, if it names one; see `open_domain`."""
+    if domain.x_val is None or domain.y_val is None:
         return None
-    val = _open_arrays(source.path, source.x_val, source.y_val, files, whose)
-    return _negative(val) if source.invert else val
+    val = _open_arrays(domain.path, domain.x_val, domain.y_val, files, whose)
+    return _negative(val) if domain.invert else val
 
 
-def _open_both(source: Source, files: ArrayFiles, whose: str) -> tuple[Part, Part | None]:
-    if source.dataset:
-        train = _open_dataset(source, files.root, source.train_args, whose)
-        test = None if source.test_args is None else _open_dataset(source, files.root, source.test_args, whose)
+def _open_both(domain: ArrayDomain, files: ArrayFiles, whose: str) -> tuple[SourceSplit, SourceSplit | None]:
+    if domain.dataset:
+        train = _open_dataset(domain, files.root, domain.train_args, whose)
+        test = None if domain.test_args is None else _open_dataset(domain, files.root, domain.test_args, whose)
         return train, test
-    train = _open_arrays(source.path, source.x_train, source.y_train, files, whose)
-    x_test, y_test = source.x_test, source.y_test
-    if x_test and y_test and (files.has(source.path, x_test, whose) or files.has(source.path, y_test, whose)):
-        return train, _open_arrays(source.path, x_test, y_test, files, whose)
+    train = _open_arrays(domain.path, domain.x_train, domain.y_train, files, whose)
+    x_test, y_test = domain.x_test, domain.y_test
+    if x_test and y_test and (files.has(domain.path, x_test, whose) or files.has(domain.path, y_test, whose)):
+        return train, _open_arrays(domain.path, x_test, y_test, files, whose)
     return train, None
 
 
-def _negative(part: Part) -> Part:
+def _negative(part: SourceSplit) -> SourceSplit:
     read = part.images
-    assert not isinstance(read, ImageFiles)
 
     def images(positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
         stored = read(positions)
@@ -146,36 +137,36 @@ def _negative(part: Part) -> Part:
     return part._replace(images=images)
 
 
-def read_groups(source: Source, files: ArrayFiles, whose: str, num_images: int) -> np.ndarray:
+def read_groups(domain: ArrayDomain, files: ArrayFiles, whose: str, num_images: int) -> np.ndarray:
     """Read the group of every training image, ``(num_images,)``; raise ValueError if that is not what is there."""
-    groups = files.read(source.group_file or source.path, str(source.group), whose)
+    groups = files.read(domain.group_file or domain.path, str(domain.group), whose)
     if groups.ndim == 2 and groups.shape[1] == 1:
         groups = groups[:, 0]
     if groups.shape != (num_images,) or groups.dtype.kind not in "iuU":
         raise ValueError(
-            f"{whose}: `group: {source.group}` is {groups.dtype} of shape {groups.shape}, expected integers or strings"
+            f"{whose}: `group: {domain.group}` is {groups.dtype} of shape {groups.shape}, expected integers or strings"
             f" of shape ({num_images},), one for every training image."
         )
     return groups
 
 
-def source_files(source: Source, root: Path) -> list[Path]:
-    """Return the files that a source is read from, sorted; they need not exist."""
-    names = {source.path, source.group_file}
-    if not source.dataset:
-        names |= {source.x_train, source.y_train, source.x_test, source.y_test}
-        names |= {source.x_val, source.y_val}
-        names = {name for name in names if name and (name.endswith(".npy") or name in (source.path, source.group_file))}
-    if source.group and source.group.endswith(".npy"):
-        names.add(source.group)
+def domain_files(domain: ArrayDomain, root: Path) -> list[Path]:
+    """Return the files that a domain is read from, sorted; they need not exist."""
+    names = {domain.path, domain.group_file}
+    if not domain.dataset:
+        names |= {domain.x_train, domain.y_train, domain.x_test, domain.y_test}
+        names |= {domain.x_val, domain.y_val}
+        names = {name for name in names if name and (name.endswith(".npy") or name in (domain.path, domain.group_file))}
+    if domain.group and domain.group.endswith(".npy"):
+        names.add(domain.group)
     paths = sorted(root / name for name in names if name)
-    return [file for path in paths for file in (_dataset_files(path, source) if path.is_dir() else [path])]
+    return [file for path in paths for file in (_dataset_files(path, domain) if path.is_dir() else [path])]
 
 
-def _dataset_files(folder: Path, source: Source) -> list[Path]:
+def _dataset_files(folder: Path, domain: ArrayDomain) -> list[Path]:
     """Return all files of a dataset's folder; torchvision's classes name one in it, or it has the class's own name."""
-    dataset = str(source.dataset)
-    inner = getattr(_import(dataset, "A source"), "base_folder", dataset.rpartition(".")[2])
+    dataset = str(domain.dataset)
+    inner = getattr(_import(dataset, "A domain"), "base_folder", dataset.rpartition(".")[2])
     own = folder / inner if isinstance(inner, str) else folder
     return sorted(path for path in (own if own.is_dir() else folder).rglob("*") if path.is_file())
 
@@ -214,7 +205,7 @@ class ArrayFiles:
         if name not in keys:
             raise ValueError(
                 f"{whose}: there is no array {name!r} in {self.root / str(path)}, found {', '.join(keys) or 'none'}."
-                " HINT: name the source's arrays as `x_train`, `y_train`, `x_test`, `y_test`, `group`."
+                " HINT: name the domain's arrays as `x_train`, `y_train`, `x_test`, `y_test`, `group`."
             )
         with _readable(self.root / str(path), whose), np.load(self.root / str(path), allow_pickle=False) as file:
             array: np.ndarray = file[name]
@@ -241,7 +232,7 @@ def _readable(path: Path, whose: str) -> Iterator[None]:
         ) from error
 
 
-def _open_arrays(path: str | None, x_name: str, y_name: str, files: ArrayFiles, whose: str) -> Part:
+def _open_arrays(path: str | None, x_name: str, y_name: str, files: ArrayFiles, whose: str) -> SourceSplit:
     """Open one part of array files."""
     whose = f"{whose}, {x_name} and {y_name}"
     labels = _check_labels(files.read(path, y_name, whose), whose)
@@ -251,7 +242,7 @@ def _open_arrays(path: str | None, x_name: str, y_name: str, files: ArrayFiles, 
 
     if len(stored()) != len(labels):
         raise ValueError(f"{whose}: there are {len(stored())} images and {len(labels)} labels.")
-    return Part(labels, lambda positions: stored()[positions])
+    return SourceSplit(labels, lambda positions: stored()[positions])
 
 
 def channels_last(images: np.ndarray, whose: str) -> np.ndarray:
@@ -295,9 +286,9 @@ def _check_labels(labels: np.ndarray, whose: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _open_dataset(source: Source, root: Path, arguments: Mapping[str, Any], whose: str) -> Part:
+def _open_dataset(domain: ArrayDomain, root: Path, arguments: Mapping[str, Any], whose: str) -> SourceSplit:
     """Open one part of a torchvision dataset through its own class; its files are not downloaded."""
-    folder, name = root / str(source.path), str(source.dataset)
+    folder, name = root / str(domain.path), str(domain.dataset)
     dataset_class = _import(name, whose)
     try:
         dataset = dataset_class(root=folder, **arguments)
@@ -308,7 +299,7 @@ def _open_dataset(source: Source, root: Path, arguments: Mapping[str, Any], whos
         ) from error
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{whose}: {name} does not take the arguments {dict(arguments)} ({error}). HINT: set the source's"
+            f"{whose}: {name} does not take the arguments {dict(arguments)} ({error}). HINT: set the domain's"
             " `train_args` and `test_args`."
         ) from error
 
@@ -318,7 +309,7 @@ def _open_dataset(source: Source, root: Path, arguments: Mapping[str, Any], whos
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if labels is None:
         labels = [dataset[position][1] for position in range(len(dataset))]
-    return Part(_check_labels(np.asarray(labels), whose), images)
+    return SourceSplit(_check_labels(np.asarray(labels), whose), images)
 
 
 def _import(name: str, whose: str) -> Callable[..., Any]:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+import pandas as pd
 
-from lpft.data.attributes import AttributeTable, SpuriousClients, read_columns, require, split_words
-from lpft.data.shares import OnBadImage
+from lpft.data.sources.attributes import AttributeSource
+from lpft.data.sources.csv_tables import read_columns, require, split_words
 
 HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_CelebA.txt"
 IMAGES = "img_align_celeba"
 
 
-class CelebA(SpuriousClients):
+class CelebA(AttributeSource):
     """CelebA (Liu et al., 2015): is a celebrity's hair blond, where that goes with being a man?
 
-    Client i has P(Male | blond) = P(not Male | not blond) = rho_i, in training and test alike. Classes are balanced in
-    every client, and clients are of one size: as large as the rarest group, blond men, suffices for. The data set's own
-    parts are kept; no identity is in two of them, which is made sure of where ``identity_CelebA.txt`` is there. The
-    middle 178x178 pixels of an image are taken. Images are normalised as for ImageNet. The four combinations of the two
-    attributes are the groups that accuracies are told for.
+    The data set's own parts are kept; no identity is in two of them, which is made sure of where
+    ``identity_CelebA.txt`` is there. The middle 178x178 pixels of an image are taken. The four combinations of the two
+    attributes are the groups that accuracies are shown for.
 
     In ``root``: ``img_align_celeba/000001.jpg`` ..., ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, or the
     two lists as ``.csv``. The images are for non-commercial research only.
@@ -33,12 +30,6 @@ class CelebA(SpuriousClients):
         root: folder of the data set.
         target: the attribute that makes the classes.
         attribute: the attribute that goes with it.
-        rho: every client's correlation.
-        image_size: height and width to which the images are resized (bilinear, antialiased).
-        train_per_client: images that a client trains on and chooses by, an even number; by default all that there are.
-        seed: of the choice of images; not the seed of a run.
-        on_bad_image: what to do about a file that cannot be decoded: `error`, or `skip` to leave it out and count it.
-        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
 
     Raises:
         ValueError: if there is no such attribute, a list is not what it should be, or there are too few images.
@@ -56,27 +47,17 @@ class CelebA(SpuriousClients):
         root: str = "celeba",
         target: str = "Blond_Hair",
         attribute: str = "Male",
-        rho: tuple[ClosedUnitInterval, ...] = (0.9, 0.7, 0.3, 0.1),
-        image_size: PositiveInt = 64,
-        train_per_client: PositiveInt | None = None,
-        seed: int = 0,
-        on_bad_image: OnBadImage = "error",
-        cache_dir: str | None = None,
     ) -> None:
-        names = (f"not {target}", target), (f"not {attribute}", attribute)
-        super().__init__(
-            root, *names, rho, image_size, train_per_client,
-            val_share=0.1, test_share=0.25, seed=seed, on_bad_image=on_bad_image, cache_dir=cache_dir,
-        )  # fmt: skip
+        super().__init__(root, (f"not {target}", target), (f"not {attribute}", attribute))
         self.target, self.attribute = target, attribute
 
-    @cached_property
+    @property
     def folder(self) -> Path:
         """The folder with the images; some archives have it within one of the same name."""
         inner = self.root / IMAGES / IMAGES
         return inner if inner.is_dir() else self.root / IMAGES
 
-    def read_table(self) -> AttributeTable:
+    def read_rows(self) -> pd.DataFrame:
         """Read the lists of attributes and of parts and, if it is there, that of identities."""
         lists = {name: [f"{name}.txt", f"{name}.csv"] for name in (ATTRIBUTES, PARTITION)}
         require(self.root, {f"{IMAGES}/": [IMAGES], **{" or ".join(names): names for names in lists.values()}}, HOME)
@@ -86,7 +67,8 @@ class CelebA(SpuriousClients):
         parts = split_words(_looked_up(names, part_of, paths[PARTITION]), str(paths[PARTITION]))
         path = self.root / IDENTITY
         people = np.array(_looked_up(names, read_pairs(path, "identity"), path)) if path.exists() else None
-        return AttributeTable(names, target, attribute, parts, people)
+        rows = pd.DataFrame({"file": names, "label": target, "attribute": attribute, "split": parts})
+        return rows if people is None else rows.assign(unit=people)
 
 
 def read_attributes(path: Path, wanted: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:

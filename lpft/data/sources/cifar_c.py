@@ -1,25 +1,24 @@
-"""CIFAR-10 and CIFAR-100 under corruptions: one client per corruption and severity."""
+"""CIFAR-10 and CIFAR-100 under corruptions: one domain per corruption and severity."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
-from lpft.data.base import FederatedDataModule, shortened
-from lpft.data.cache import ArrayWriter
-from lpft.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity, corrupt
-from lpft.data.images import stamp
-from lpft.data.partition import equal_parts, stratified_order
-from lpft.data.pickles import load_arrays
-from lpft.data.shares import Part, Share, write_shares
-from lpft.data.sources import ArrayFiles, Source, open_source
-from lpft.runtime.seeding import stable_seed
-from lpft.types import DataSpec
+from lpft.data.messages import content_of
+from lpft.data.partition.iid import equal_parts
+from lpft.data.sources.array_files import ArrayDomain, ArrayFiles, open_domain
+from lpft.data.sources.base import OnBadImage, Source, categories
+from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity, corrupt
+from lpft.data.sources.image_files import stamp
+from lpft.data.sources.pickles import load_arrays
+from lpft.data.splits import stratified_order
 
 TEN_TYPES: tuple[Corruption, ...] = (
     "gaussian_noise", "impulse_noise", "defocus_blur", "motion_blur", "snow", "fog", "brightness", "contrast",
@@ -45,15 +44,15 @@ Look = Callable[[Corruption, Severity], Callable[[np.ndarray], np.ndarray]]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class CifarC(FederatedDataModule):
-    """Input shift: every client sees CIFAR images under a corruption of its own, named ``fog-3`` after it.
+class CifarC(Source):
+    """Input shift: every domain has CIFAR images under one corruption, named ``fog-3`` after it.
 
-    The same images return under every corruption, so a split per client would put an image into one client's training
-    and another's test set. Here the images are split once for all clients, by their place in the test set (their id):
-    a tenth is tested on by everybody, a tenth is for everybody's choices, and of the rest every client trains on a
-    disjoint, stratified part: of 10,000 images 160 for each of 50 clients.
+    The same images return under every corruption, so a split per domain would put an image into one domain's training
+    and another's test set. Here the images are split once for all, by their place in the test set (their id):
+    a tenth is tested on by everybody, a tenth is for everybody's choices, and of the rest every domain trains on a
+    disjoint, stratified part: of 10,000 images 160 for each of 50 domains.
 
-    The images come from the published archive, or are computed from the plain ones with `lpft.data.corruptions`
+    The images come from the published archive, or are computed from the plain ones with `lpft.data.sources.corruptions`
     if it is not there (or `plain` says so), every draw belonging to `seed`, image, corruption and severity. Of plain
     images that are the same, pixel for pixel, only the first is taken.
 
@@ -63,21 +62,24 @@ class CifarC(FederatedDataModule):
             Without the archive: of torchvision's folder ``cifar-10-batches-py`` (``cifar-100-python``).
         num_classes: 10 or 100, for CIFAR-10 or CIFAR-100.
         types: the corruptions; by default ten of the nineteen.
-        severities: from 1 to 5, by default all; with every type, each makes a client.
-        shared_ids: let every client train on all training images instead of a part of its own.
+        severities: from 1 to 5, by default all; with every type, each makes a domain.
+        shared_ids: let every domain train on all training images instead of a part of its own.
         plain: what to compute the corrupted images from: an ``.npz`` file with ``x_train, y_train, x_test, y_test``, or
             torchvision's folder; relative to `root`.
         part: which plain images are corrupted: those of the test set, as in the archive, or of both sets.
         seed: of the split and of the draws; not the seed of a run.
-        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
 
     Raises:
         ValueError: if a setting is out of range, or the files do not hold what they should.
         FileNotFoundError: if files are not there.
 
     References:
-        Hendrycks and Dietterich, arXiv:1903.12261. Split and clients are ours; normalisation as in DeSA.
+        Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalisation as in DeSA.
     """
+
+    draws = "cifar-c"
+    image_size = SIZE
+    _rows: pd.DataFrame | None = None
 
     def __init__(
         self,
@@ -89,9 +91,7 @@ class CifarC(FederatedDataModule):
         plain: str | None = None,
         part: Literal["test", "all"] = "test",
         seed: int = 0,
-        cache_dir: str | None = None,
     ) -> None:
-        super().__init__(cache_dir)
         self.root, self.num_classes = Path(root).expanduser(), num_classes
         self.types: Sequence[Corruption] = TEN_TYPES if types is None else types
         self.severities: Sequence[Severity] = SEVERITIES if severities is None else severities
@@ -106,13 +106,45 @@ class CifarC(FederatedDataModule):
         self.mean, self.std = MEANS[num_classes], STDS[num_classes]
         self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
 
-    @property
-    def spec(self) -> DataSpec:
-        """RGB images of 32x32 pixels."""
-        return DataSpec(in_channels=3, image_size=SIZE, num_classes=self.num_classes)
+    def table(self) -> pd.DataFrame:
+        """Split the ids once, and give every domain its rows of train, val and test."""
+        labels, _ = self._opened
+        rng = self.rng(self.seed, "ids")
+        order = stratified_order(labels, rng)
+        num_test, num_val = round(TEST_SHARE * len(labels)), round(VAL_SHARE * len(labels))
+        test, val, train = (np.sort(ids) for ids in np.split(order, [num_test, num_test + num_val]))
+        parts = [train[part] for part in equal_parts(labels[train], len(self._looks), rng)]
+        tables = []
+        for (name, severity), part in zip(self._looks, parts, strict=True):
+            splits = {"train": train if self.shared_ids else part, "val": val, "test": test}
+            ids = np.concatenate(list(splits.values()))
+            split = np.repeat(list(splits), [len(each) for each in splits.values()]).astype(object)
+            tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{name}-{severity}", "split": split,
+                                        "unit": ids, "corruption": name, "severity": severity}))  # fmt: skip
+        table = pd.concat(tables, ignore_index=True)
+        names = [f"{name}-{severity}" for name, severity in self._looks]
+        self._rows = table.assign(domain=categories(table["domain"], names))
+        return self._rows
 
-    def settings(self) -> dict[str, object]:
-        """Return the key of the cache: the settings, and the files' names, sizes and times.
+    def images(self, positions: np.ndarray) -> list[np.ndarray]:
+        """Return images as their domain shows them."""
+        rows = (self.table() if self._rows is None else self._rows).iloc[positions]
+        _, look = self._opened
+        found = []
+        for (corruption, severity), members in rows.groupby(["corruption", "severity"], sort=False):
+            found.extend(look(corruption, severity)(members["unit"].to_numpy()))
+        return found
+
+    @property
+    def _looks(self) -> list[tuple[Corruption, Severity]]:
+        return [(name, severity) for name in self.types for severity in self.severities]
+
+    @cached_property
+    def _opened(self) -> tuple[np.ndarray, Look]:
+        return self._open()
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Hash the files' names, sizes and times.
 
         Raises:
             FileNotFoundError: if there is neither the archive nor what it can be computed from, or files are missing.
@@ -125,30 +157,11 @@ class CifarC(FederatedDataModule):
                 "`part: all` needs plain images, but the archive in"
                 f" {folder} would be read. HINT: name the plain images with `plain`."
             )
-        return {
-            "files": stamp(folder, names),
-            "computed_from": self.part if computed else None,
-            "types": list(self.types),
-            "severities": list(self.severities),
-            "shared_ids": self.shared_ids,
-            "seed": self.seed,
-        }
+        return stamp(folder, names)
 
-    def write(self, writer: ArrayWriter) -> None:
-        """Split the ids once, and share them out under every client's corruption."""
-        labels, look = self._open()
-        rng = np.random.default_rng(stable_seed("cifar-c", self.seed, "ids"))
-        order = stratified_order(labels, rng)
-        num_test, num_val = round(TEST_SHARE * len(labels)), round(VAL_SHARE * len(labels))
-        test, val, train = (np.sort(ids) for ids in np.split(order, [num_test, num_test + num_val]))
-        clients = [(name, severity) for name in self.types for severity in self.severities]
-        own = [train[part] for part in equal_parts(labels[train], len(clients), rng)]
-        shares = []
-        for (name, severity), mine in zip(clients, own, strict=True):
-            part = Part(labels, look(name, severity))
-            ids = {"train": train if self.shared_ids else mine, "val": val, "test": test}
-            shares += [Share(f"{name}-{severity}", split, part, ids[split]) for split in ("train", "val", "test")]
-        write_shares(writer, shares)
+    def settings(self) -> dict[str, object]:
+        """Return class and settings, and whether the images are computed."""
+        return {**super().settings(), "computed": self._files()[0] != self._archive}
 
     @property
     def _archive(self) -> Path:
@@ -164,19 +177,18 @@ class CifarC(FederatedDataModule):
             if not path.exists():
                 raise FileNotFoundError(
                     f"`plain: {self.plain}` is not there: {path}. HINT: it starts from `root`, which is"
-                    f" {str(self.root)!r}; set it with `--data.init_args.root`. Nothing is downloaded."
+                    f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
                 )
             return (path, batches) if path.is_dir() else (path.parent, [path.name])
         if self._archive.is_dir():
             return self._archive, [f"{name}.npy" for name in (*self.types, "labels")]
         if (self.root / folder).is_dir():
             return self.root / folder, batches
-        found = shortened(sorted(path.name for path in self.root.iterdir())) if self.root.is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"CIFAR-{self.num_classes}-C is not in {self.root} (found: {found or 'nothing'}). Expected the folder"
+            f"CIFAR-{self.num_classes}-C is not in {self.root} (found: {content_of(self.root)}). Expected the folder"
             f" {self._archive.name} with labels.npy and, for each of {len(self.types)} types, a file such as"
             f" {self.types[0]}.npy; or, to compute them, {folder} with {', '.join(batches)}. HINT: set the folder with"
-            f" `--data.init_args.root`, or name an `.npz` file with `--data.init_args.plain`. The archive is at"
+            f" `--data.source.root`, or name an `.npz` file with `--data.source.plain`. The archive is at"
             f" {ARCHIVES[self.num_classes]}, the plain images at www.cs.toronto.edu/~kriz/cifar.html; nothing is"
             " downloaded."
         )
@@ -191,7 +203,7 @@ class CifarC(FederatedDataModule):
             " drawn instead of photographed.", folder,
         )  # fmt: skip
         if names[0].endswith(".npz"):
-            parts = open_source(Source(path=names[0]), ArrayFiles(folder), f"`plain: {self.plain}`")
+            parts = open_domain(ArrayDomain(path=names[0]), ArrayFiles(folder), f"`plain: {self.plain}`")
             chosen = [each for each in (parts if self.part == "all" else parts[1:]) if each is not None]
             plain = [(each.labels, each.images(np.arange(len(each.labels)))) for each in chosen]  # type: ignore[operator]
             if not plain:
@@ -209,8 +221,7 @@ class CifarC(FederatedDataModule):
         return labels, lambda corruption, severity: partial(self._computed, images, corruption, severity)
 
     def _computed(self, images: np.ndarray, corruption: Corruption, severity: Severity, ids: np.ndarray) -> np.ndarray:
-        seeds = [stable_seed("cifar-c", self.seed, corruption, severity, int(position)) for position in ids]
-        rngs = map(np.random.default_rng, seeds)
+        rngs = [self.rng(self.seed, corruption, severity, int(position)) for position in ids]
         return np.stack(
             [corrupt(image, corruption, severity, rng) for image, rng in zip(images[ids], rngs, strict=True)]
         )

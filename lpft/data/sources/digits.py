@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn, seen by clients with different cameras."""
+"""Handwritten digits that come with scikit-learn, seen by different cameras."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from lpft.data.base import FederatedDataModule
-from lpft.data.cache import SPLITS, ArrayWriter
-from lpft.data.partition import Iid, Partitioner, train_val_test
-from lpft.runtime.seeding import stable_seed
-from lpft.types import DataSpec
+from lpft.data.partition.iid import equal_parts
+from lpft.data.sources.base import Source
 
 Domain = Literal["plain", "inverted", "blended", "rotated", "noisy"]
 
 NUM_IMAGES = 1797
 SIZE = 16
 MIN_IMAGES_PER_CLIENT = 10
-TEST_SHARE, VAL_SHARE = 0.25, 0.1
 NOISE = 64.0
 
 
-class Digits(FederatedDataModule):
+class Digits(Source):
     """Real digits of ten classes, no download: 1,797 images of 8x8 pixels, enlarged to 16x16, as RGB.
 
-    The images (UCI, Alpaydin and Kaynak, 1998) are dealt to the clients in disjoint parts, by default stratified and of
-    equal size. A client belongs to one of five domains, by turns, and is named after it: ``plain-0``, ``inverted-0``,
-    ..., ``plain-1``. What a domain does to an image (values 0 to 255, white ink on black):
+    The images (UCI, Alpaydin and Kaynak, 1998) are dealt in disjoint, stratified parts of equal size to so many clients
+    or, without a number, to the domains. A client sees its images as one of five domains does, by turns, and is named
+    after it: ``plain-0``, ``inverted-0``, ..., ``plain-1``. What a domain does to an image (values 0 to 255, white ink
+    on black):
 
     - plain: nothing;
     - inverted: 255 - image;
@@ -37,92 +35,77 @@ class Digits(FederatedDataModule):
     - rotated: by 90 degrees, anticlockwise;
     - noisy: Gaussian noise of standard deviation 64 on every pixel and channel, cut to 0..255.
 
-    A quarter of a client's images is tested on; a tenth of the rest is for choices. A random draw belongs to an image
-    and to `seed`, so an image looks the same in a domain whatever the number of clients.
+    A random draw belongs to an image and to `seed`, so an image looks the same in a domain whatever the number of
+    clients.
 
     Args:
-        num_clients: number of clients, at most 179 (ten images each).
+        num_clients: number of clients before any further partition, at most 179 (ten images each); null gives every
+            domain one part, named after the domain alone, for a partition to deal out.
         shift: share of a client's images that its domain changes: 0 leaves all of them plain, 1 changes all. The
             images that are changed at one value are changed at every higher one too.
         domains: the domains that take turns; all five by default.
-        partition: who gets which images, such as `lpft.data.partition.Dirichlet`. A client's own images are split into
-            train, val and test, so all three have its mix of classes.
-        seed: of the parts and of all draws; not the seed of a run.
-        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
+        seed: of the parts and of what the domains draw; not the seed of a run.
 
     Raises:
         ValueError: if there are too many clients, or a domain is named twice or none at all.
     """
 
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    draws = "digits"
+    image_size = SIZE
+    num_classes = 10
 
     def __init__(
         self,
-        num_clients: PositiveInt = 10,
+        num_clients: PositiveInt | None = 10,
         shift: ClosedUnitInterval = 1.0,
         domains: list[Domain] | None = None,
-        partition: Partitioner | None = None,
         seed: int = 0,
-        cache_dir: str | None = None,
     ) -> None:
-        super().__init__(cache_dir)
         most = NUM_IMAGES // MIN_IMAGES_PER_CLIENT
-        if num_clients > most:
+        if num_clients is not None and num_clients > most:
             raise ValueError(
                 f"`num_clients={num_clients}` is too many: {NUM_IMAGES} images are enough for {most} clients with"
-                f" {MIN_IMAGES_PER_CLIENT} each. HINT: set `--data.init_args.num_clients={most}` or less."
+                f" {MIN_IMAGES_PER_CLIENT} each. HINT: set `--data.source.num_clients={most}` or less."
             )
         self.domains: list[Domain] = list(get_args(Domain)) if domains is None else list(domains)
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ValueError(f"`domains={domains}` must name at least one domain, and none of them twice.")
-        self.num_clients, self.shift, self.seed = num_clients, shift, seed
-        self.partition: Partitioner = partition or Iid()
+        self.num_clients, self.shift, self.seed = num_clients, float(shift), seed
 
-    @property
-    def spec(self) -> DataSpec:
-        """RGB images of 16x16 pixels, ten classes."""
-        return DataSpec(in_channels=3, image_size=SIZE, num_classes=10)
-
-    def settings(self) -> dict[str, object]:
-        """Return the key of the cache: the constructor's settings."""
-        return {
-            "num_clients": self.num_clients,
-            "shift": float(self.shift),
-            "domains": self.domains,
-            "partition": self.partition.settings(),
-            "seed": self.seed,
-        }
-
-    def write(self, writer: ArrayWriter) -> None:
-        """Deal the images to the clients, change them as the client's domain does, and split them."""
+    def table(self) -> pd.DataFrame:
+        """Deal the images to the clients."""
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        images = as_rgb(enlarge(digits.images.astype(np.int64)))
-        labels = digits.target
-        changed = self._rng("changed").uniform(size=NUM_IMAGES) < self.shift
-        looks = {domain: images if domain == "plain" else self._look(domain, images) for domain in self.domains}
-        parts_of_all = self.partition(labels, self.num_clients, self._rng("clients", self.num_clients))
-        for position, mine in enumerate(parts_of_all):
-            domain, turn = self.domains[position % len(self.domains)], position // len(self.domains)
-            name = f"{domain}-{turn}"
-            seen = np.where(changed[mine, None, None, None], looks[domain][mine], images[mine])
-            parts = train_val_test(labels[mine], TEST_SHARE, VAL_SHARE, self._rng("split", self.num_clients, position))
-            for split, part in zip(SPLITS, parts, strict=True):
-                writer.add(name, split, seen[part], labels[mine][part])
+        labels = load_digits().target
+        num, of = self.num_clients or len(self.domains), len(self.domains)
+        names = [f"{self.domains[k % of]}-{k // of}" for k in range(num)] if self.num_clients else list(self.domains)
+        client = np.empty(NUM_IMAGES, np.int64)
+        for position, part in enumerate(equal_parts(labels, num, self.rng(self.seed, "clients", num))):
+            client[part] = position
+        looks = np.array(self.domains)[client % of]
+        return pd.DataFrame({"label": labels, "domain": pd.Categorical.from_codes(client, names), "look": looks})
 
-    def _look(self, domain: Domain, images: np.ndarray) -> np.ndarray:
-        looks: dict[Domain, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-            "inverted": invert,
-            "blended": blend,
-            "rotated": rotate,
-            "noisy": add_noise,
-        }
-        return looks[domain](images, self._rng(domain))
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """Return images as their domain shows them."""
+        from sklearn.datasets import load_digits
 
-    def _rng(self, *key: int | str) -> np.random.Generator:
-        return np.random.default_rng(stable_seed("digits", self.seed, *key))
+        plain = as_rgb(enlarge(load_digits().images.astype(np.int64)))
+        images = plain.copy()
+        changed = self.rng(self.seed, "changed").uniform(size=NUM_IMAGES) < self.shift
+        looks = self.table()["look"].to_numpy()
+        for domain, change in LOOKS.items():
+            rows = np.flatnonzero(changed & (looks == domain))
+            if len(rows):
+                images[rows] = change(plain, self.rng(self.seed, domain))[rows]
+        return images[positions].transpose(0, 2, 3, 1)
+
+    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
+        """Leave out the domain where there is one only."""
+        return () if len(self.domains) == 1 else super().partition_key(domain)
+
+    def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
+        """Name a client by its number."""
+        return ("split", num_clients, position)
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
@@ -178,3 +161,12 @@ def blend(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     crops = windows[which, :, top, left].astype(np.int64)  # (n, 3, 32, 32)
     averaged = (crops.reshape(len(images), 3, SIZE, 2, SIZE, 2).sum((3, 5)) + 2) // 4
     return np.abs(averaged - images).astype(np.uint8)
+
+
+LOOKS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "inverted": invert,
+    "blended": blend,
+    "rotated": rotate,
+    "noisy": add_noise,
+}
+"""What a domain does to images ``(n, 3, 16, 16)``."""

@@ -11,10 +11,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-from lpft.data.base import shortened
-from lpft.data.pickles import load_arrays
-from lpft.data.shares import Part
-from lpft.data.sources import ArrayFiles, Source, channels_last, open_source
+from lpft.data.messages import content_of
+from lpft.data.sources.array_files import ArrayDomain, ArrayFiles, SourceSplit, channels_last, open_domain
+from lpft.data.sources.pickles import load_arrays
 
 Domain = Literal["mnist", "mnist_m", "svhn", "synth_digits", "usps"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -39,7 +38,7 @@ TORCHVISION: dict[Domain, tuple[list[str], list[str]]] = {
 """Folders in which the files may be, and the files."""
 
 
-class Found(NamedTuple):
+class DomainFiles(NamedTuple):
     """One domain's files in some layout.
 
     Args:
@@ -53,7 +52,7 @@ class Found(NamedTuple):
     root: Path
     names: list[str]
     is_split: bool
-    open: Callable[[int | None], tuple[Part, Part]]
+    open: Callable[[int | None], tuple[SourceSplit, SourceSplit]]
 
 
 class DigitFiles:
@@ -68,11 +67,11 @@ class DigitFiles:
         self.layout, self.image_size = layout, image_size
         self._images = lru_cache(maxsize=2)(_mat_images)
 
-    def find(self, domain: Domain, place: Path) -> Found | None:
+    def find(self, domain: Domain, place: Path) -> DomainFiles | None:
         """Find a domain's files in a folder, or take its ``.npz`` file; None if it is not there."""
         if place.suffix == ".npz":
             return _find_npz(place) if place.exists() else None
-        finders: dict[Layout, Callable[[Domain, Path], Found | None]] = {
+        finders: dict[Layout, Callable[[Domain, Path], DomainFiles | None]] = {
             "mat": self._find_mat,
             "fedbn": _find_pickles,
             "torchvision": self._find_torchvision,
@@ -80,7 +79,7 @@ class DigitFiles:
         in_layouts = (finder(domain, place) for name, finder in finders.items() if self.layout in (None, name))
         return next((found for found in in_layouts if found), None)
 
-    def said_of_missing(self, domain: Domain, place: Path) -> str:
+    def missing_message(self, domain: Domain, place: Path) -> str:
         """Say what of a domain is expected at a place, and what is there."""
         expected: dict[Layout, list[str]] = {
             "mat": [f"Digit-Five/{name}" for name in dict.fromkeys(MAT_FILES[domain])],
@@ -90,36 +89,33 @@ class DigitFiles:
             folders, names = TORCHVISION[domain]
             expected["torchvision"] = [(Path(folders[-1]) / name).as_posix() for name in names]
         wanted = [f"{', '.join(names)} ({name})" for name, names in expected.items() if self.layout in (None, name)]
-        there = "no such folder"
-        if place.is_dir():
-            there = shortened(sorted(path.name for path in place.iterdir())) or "nothing"
-        return f"{domain}: expected {' or '.join(wanted) or 'another layout'}; found in {place}: {there}"
+        return f"{domain}: expected {' or '.join(wanted) or 'another layout'}; found in {place}: {content_of(place)}"
 
-    def _find_mat(self, domain: Domain, place: Path) -> Found | None:
+    def _find_mat(self, domain: Domain, place: Path) -> DomainFiles | None:
         names = list(MAT_FILES[domain])
         root = _folder_with(place, [".", "Digit-Five"], names)
         return None if root is None else self._found_mats(domain, root, names)
 
-    def _find_torchvision(self, domain: Domain, place: Path) -> Found | None:
+    def _find_torchvision(self, domain: Domain, place: Path) -> DomainFiles | None:
         folders, names = TORCHVISION.get(domain, ([], []))
         root = _folder_with(place, folders, names)
         if root is None:
             return None
         if domain == "svhn":
             return self._found_mats(domain, root, names)
-        source = Source(path=".", dataset=f"torchvision.datasets.{domain.upper()}")
-        return Found(root, names, False, lambda _: _both(source, root))
+        source = ArrayDomain(path=".", dataset=f"torchvision.datasets.{domain.upper()}")
+        return DomainFiles(root, names, False, lambda _: _both(source, root))
 
-    def _found_mats(self, domain: Domain, root: Path, names: Sequence[str]) -> Found:
+    def _found_mats(self, domain: Domain, root: Path, names: Sequence[str]) -> DomainFiles:
         """Describe the ``.mat`` files of the training and of the test set, which may be the same."""
-        return Found(
+        return DomainFiles(
             root,
             list(dict.fromkeys(names)),
             False,
             lambda _: (self._open_mat(domain, root / names[0], 0), self._open_mat(domain, root / names[1], 1)),
         )
 
-    def _open_mat(self, domain: Domain, path: Path, position: int) -> Part:
+    def _open_mat(self, domain: Domain, path: Path, position: int) -> SourceSplit:
         split = ("train", "test")[position]
         size = 32 if self.image_size == 32 else 28
         x, y = {
@@ -138,7 +134,7 @@ class DigitFiles:
         return _part(images, labels, f"{path}, {split}")
 
 
-def joined(first: Part, second: Part) -> Part:
+def joined(first: SourceSplit, second: SourceSplit) -> SourceSplit:
     """Make one part of two; positions that are asked for must be sorted."""
     num = len(first.labels)
 
@@ -147,7 +143,7 @@ def joined(first: Part, second: Part) -> Part:
         both = ((first, positions[:at]), (second, positions[at:] - num))
         return [image for part, some in both if len(some) for image in part.images(some)]  # type: ignore[operator]
 
-    return Part(np.concatenate([first.labels, second.labels]), images)
+    return SourceSplit(np.concatenate([first.labels, second.labels]), images)
 
 
 def _folder_with(place: Path, folders: Sequence[str], names: Sequence[str]) -> Path | None:
@@ -155,18 +151,18 @@ def _folder_with(place: Path, folders: Sequence[str], names: Sequence[str]) -> P
     return next((place / each for each in folders if all((place / each / name).exists() for name in names)), None)
 
 
-def _find_npz(place: Path) -> Found:
-    return Found(place.parent, [place.name], False, lambda _: _both(Source(path=place.name), place.parent))
+def _find_npz(place: Path) -> DomainFiles:
+    return DomainFiles(place.parent, [place.name], False, lambda _: _both(ArrayDomain(path=place.name), place.parent))
 
 
-def _both(source: Source, root: Path) -> tuple[Part, Part]:
-    train, test = open_source(source, ArrayFiles(root), str(root))
+def _both(source: ArrayDomain, root: Path) -> tuple[SourceSplit, SourceSplit]:
+    train, test = open_domain(source, ArrayFiles(root), str(root))
     if test is None:
         raise ValueError(f"{root / str(source.path)} has no arrays `x_test` and `y_test`.")
     return train, test
 
 
-def _find_pickles(domain: Domain, place: Path) -> Found | None:
+def _find_pickles(domain: Domain, place: Path) -> DomainFiles | None:
     inside = [f"{above}{PICKLE_FOLDERS[domain]}" for above in ("", "data/")]
     root = _folder_with(place, inside, ["partitions/train_part0.pkl", "test.pkl"])
     if root is None:
@@ -176,8 +172,8 @@ def _find_pickles(domain: Domain, place: Path) -> Found | None:
     while (root / (name := next(numbered))).exists():
         names.append(name)
 
-    def open_both(wanted: int | None) -> tuple[Part, Part]:
-        trains: list[Part] = []
+    def open_both(wanted: int | None) -> tuple[SourceSplit, SourceSplit]:
+        trains: list[SourceSplit] = []
         for name in names:
             if wanted is None or sum(len(part.labels) for part in trains) < wanted:
                 trains.append(_read_pickle(root / name))
@@ -186,10 +182,10 @@ def _find_pickles(domain: Domain, place: Path) -> Found | None:
             train = joined(train, part)
         return train, _read_pickle(root / "test.pkl")
 
-    return Found(root, [*names, "test.pkl"], True, open_both)
+    return DomainFiles(root, [*names, "test.pkl"], True, open_both)
 
 
-def _read_pickle(path: Path) -> Part:
+def _read_pickle(path: Path) -> SourceSplit:
     pair = load_arrays(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(each, np.ndarray) for each in pair):
         raise ValueError(f"{path} does not hold a pair of arrays, (images, labels).")
@@ -223,11 +219,11 @@ def _mat(path: Path, key: str) -> Any:
     return content[key]
 
 
-def _part(images: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, whose: str) -> Part:
+def _part(images: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, whose: str) -> SourceSplit:
     """Make a part, its labels one-hot, from 0 to 9, or from 1 to 10, where 10 is the digit 0."""
     if labels.ndim == 2 and labels.shape[1] == 10:
         labels = labels.argmax(1)
     digits = labels.ravel().astype(np.int64)
     if digits.size and not 0 <= digits.min() <= digits.max() <= 10:
         raise ValueError(f"{whose}: labels go from {digits.min()} to {digits.max()}, expected 0 to 9 or 1 to 10.")
-    return Part(np.where(digits == 10, 0, digits), images)
+    return SourceSplit(np.where(digits == 10, 0, digits), images)

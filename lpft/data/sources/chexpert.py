@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+import pandas as pd
 
-from lpft.data.attributes import AttributeTable, SpuriousClients, read_columns, require
-from lpft.data.shares import OnBadImage
+from lpft.data.sources.attributes import AttributeSource
+from lpft.data.sources.csv_tables import read_columns, require
 
 HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 LISTS = ("train.csv", "valid.csv")
@@ -17,12 +17,8 @@ UNCERTAIN_IS_POSITIVE = ("Edema", "Atelectasis")
 """Findings that are taken for there where the label is -1 (uncertain); all others are taken for not there."""
 
 
-class CheXpert(SpuriousClients):
+class CheXpert(AttributeSource):
     """CheXpert (Irvin et al., 2019): is there a pleural effusion or nothing, where that goes with the patient's sex?
-
-    Client i has P(Male | finding) = P(Female | no finding) = rho_i, in training and test alike. Classes are balanced in
-    every client, and clients are of one size: as large as the rarest group suffices for. The four combinations are the
-    groups that accuracies are told for.
 
     Taken are frontal views of which exactly one of the two findings is there. A label of -1 (uncertain) counts as there
     for edema and atelectasis, as not there for all other findings; a blank counts as not there. The images of
@@ -37,14 +33,6 @@ class CheXpert(SpuriousClients):
         root: folder of the data set.
         target: the finding that makes class 1.
         other: the one that makes class 0.
-        rho: every client's correlation.
-        image_size: height and width to which the images are resized (bilinear, antialiased).
-        train_per_client: images that a client trains on and chooses by, an even number; by default all that there are.
-        val_share: share of the patients who are not tested on, on which choices are made.
-        test_share: share of the patients that is tested on.
-        seed: of the splits and the choice of images; not the seed of a run.
-        on_bad_image: what to do about a file that cannot be decoded: `error`, or `skip` to leave it out and count it.
-        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
 
     Raises:
         ValueError: if a list is not what it should be, or there are too few images.
@@ -59,22 +47,11 @@ class CheXpert(SpuriousClients):
         root: str = "CheXpert-v1.0-small",
         target: str = "Pleural Effusion",
         other: str = "No Finding",
-        rho: tuple[ClosedUnitInterval, ...] = (0.9, 0.1),
-        image_size: PositiveInt = 64,
-        train_per_client: PositiveInt | None = None,
-        val_share: ClosedUnitInterval = 0.1,
-        test_share: ClosedUnitInterval = 0.25,
-        seed: int = 0,
-        on_bad_image: OnBadImage = "error",
-        cache_dir: str | None = None,
     ) -> None:
-        super().__init__(
-            root, (other, target), SEXES, rho, image_size, train_per_client,
-            val_share, test_share, seed, on_bad_image, cache_dir,
-        )  # fmt: skip
+        super().__init__(root, (other, target), SEXES)
         self.target, self.other = target, other
 
-    def read_table(self) -> AttributeTable:
+    def read_rows(self) -> pd.DataFrame:
         """Read both lists."""
         require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
         files, findings, sexes, patients = [], [], [], []
@@ -89,7 +66,7 @@ class CheXpert(SpuriousClients):
                 patients.append(patient)
                 findings.append(there[row])
                 sexes.append(columns["Sex"][row] == SEXES[1])
-        return AttributeTable(files, np.array(findings, bool), np.array(sexes, bool), None, np.array(patients))
+        return pd.DataFrame({"file": files, "label": findings, "attribute": sexes, "unit": patients})
 
 
 def finding_there(labels: list[str], finding: str, path: Path) -> np.ndarray:

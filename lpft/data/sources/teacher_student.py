@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from lpft.data.base import FederatedDataModule
-from lpft.data.cache import ArrayWriter, Split
-from lpft.data.partition import split_stratified
-from lpft.runtime.seeding import stable_seed
-from lpft.types import DataSpec
+from lpft.data.sources.base import Source, categories
+from lpft.data.splits import GivenSplits, split_stratified
 
 PIXELS_PER_SD = 127.5 / 4
 VAL_SHARE = 0.1
@@ -22,7 +20,7 @@ Teacher = tuple[np.ndarray, np.ndarray]
 """One client's rows of the body, ``(num_features, size**2)``, and its head, ``(num_features,)``."""
 
 
-class TeacherStudent(FederatedDataModule):
+class TeacherStudent(Source):
     """Inputs labelled by a two-layer teacher with a shared body and heads that differ by as much as is wanted.
 
     The linear model of the paper's theory (arXiv:2511.12695, assumption 4.1) made nonlinear and a classification task:
@@ -60,12 +58,13 @@ class TeacherStudent(FederatedDataModule):
             neighbouring classes, the client with the lowest outputs the lowest ones; its inputs of other classes are
             drawn anew.
         seed: of all draws; not the seed of a run.
-        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
 
     Raises:
         ValueError: if the settings do not go together.
     """
 
+    draws = "teacher-student"
+    channels = 1
     mean = (0.5,)
     std = (PIXELS_PER_SD / 255,)
 
@@ -83,9 +82,7 @@ class TeacherStudent(FederatedDataModule):
         mean_norm: NonNegativeFloat = 1.0,
         disjoint_labels: bool = False,
         seed: int = 0,
-        cache_dir: str | None = None,
     ) -> None:
-        super().__init__(cache_dir)
         self.num_clients, self.num_classes, self.image_size = num_clients, num_classes, image_size
         self.shift, self.noise, self.mean_norm = float(shift), float(noise), float(mean_norm)
         self.samples_per_client, self.test_per_client = samples_per_client, test_per_client
@@ -116,18 +113,7 @@ class TeacherStudent(FederatedDataModule):
                 f" {self.num_classes}. HINT: set `num_classes` to {self.num_clients} or more."
             )
 
-    @property
-    def spec(self) -> DataSpec:
-        """Grey images of the size and number of classes that are set."""
-        return DataSpec(1, self.image_size, self.num_classes)
-
-    def settings(self) -> dict[str, object]:
-        """Return the key of the cache: the constructor's settings."""
-        names = ("num_clients", "shift", "noise", "samples_per_client", "test_per_client", "num_features", "num_shared",
-                 "mean_norm", "disjoint_labels", "seed")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
-
-    def write(self, writer: ArrayWriter) -> None:
+    def table(self) -> pd.DataFrame:
         """Draw and label every client's images.
 
         Raises:
@@ -147,45 +133,52 @@ class TeacherStudent(FederatedDataModule):
                 " active) is too frequent. HINT: raise `num_features`, or lower `num_classes`."
             )
         classes = self._classes([float(each.mean()) for each in outputs])
-        seen: set[bytes] = set()
+        images, tables = [], []
         for k, (mean, teacher) in enumerate(zip(means, teachers, strict=True)):
-            parts: tuple[tuple[Split, int], ...] = (("train", self.samples_per_client), ("test", self.test_per_client))
-            for split, num in parts:
-                images, labels = self._labelled(k, mean, teacher, thresholds, classes[k], split, num)
-                seen |= {image.tobytes() for image in images}
-                self._add(writer, k, split, images, labels)
-        num_images = self.num_clients * (self.samples_per_client + self.test_per_client)
-        if len(seen) < num_images:
+            for split, num in (("train", self.samples_per_client), ("test", self.test_per_client)):
+                drawn, labels = self._labelled(k, mean, teacher, thresholds, classes[k], split, num)
+                images.append(drawn)
+                tables.append(pd.DataFrame({"label": labels, "domain": f"client-{k}", "split": split}))
+                if split == "train":
+                    val = split_stratified(labels, VAL_SHARE, self.rng(self.seed, "val", k))[1]
+                    tables[-1].loc[val, "split"] = "val"
+        self._drawn = np.concatenate(images)
+        num_images, num_different = len(self._drawn), len({image.tobytes() for image in self._drawn})
+        if num_different < num_images:
             raise ValueError(
-                f"Only {len(seen)} of {num_images} images differ after rounding to 8 bits, so some would be trained and"
-                f" tested on. HINT: `noise={self.noise}` is too small beside `mean_norm={self.mean_norm}`, or"
+                f"Only {num_different} of {num_images} images differ after rounding to 8 bits, so some would be trained"
+                f" and tested on. HINT: `noise={self.noise}` is too small beside `mean_norm={self.mean_norm}`, or"
                 f" `image_size={self.image_size}` too small."
             )
+        table = pd.concat(tables, ignore_index=True)
+        return table.assign(domain=categories(table["domain"], [f"client-{k}" for k in range(self.num_clients)]))
 
-    def _add(self, writer: ArrayWriter, k: int, split: Split, images: np.ndarray, labels: np.ndarray) -> None:
-        """Write a client's test images, or its training images without and with those for choices."""
-        name = f"client-{k}"
-        if split == "test":
-            writer.add(name, "test", images, labels)
-            return
-        train, val = split_stratified(labels, VAL_SHARE, self._rng("val", k))
-        writer.add(name, "train", images[train], labels[train])
-        writer.add(name, "val", images[val], labels[val])
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """Return images that `table` has drawn."""
+        if not hasattr(self, "_drawn"):
+            self.table()
+        return self._drawn[positions].transpose(0, 2, 3, 1)
+
+    def given_splits(self, table: pd.DataFrame) -> GivenSplits:
+        """All splits are made here, also those without samples."""
+        return {domain: {"train", "val", "test"} for domain in table["domain"].cat.categories}
 
     def _means(self) -> np.ndarray:
         """Return mu of every client, ``(num_clients, size**2)``."""
-        means = np.stack([self._rng("mean", k).standard_normal(self.image_size**2) for k in range(self.num_clients)])
+        means = np.stack(
+            [self.rng(self.seed, "mean", k).standard_normal(self.image_size**2) for k in range(self.num_clients)]
+        )
         return self.mean_norm * means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _teachers(self) -> Iterator[Teacher]:
         """Yield every client's teacher; their own rows are orthogonal to one another's and to the shared ones."""
         dim, num_own = self.image_size**2, self.num_features - self.num_shared
-        rows = np.linalg.qr(self._rng("body").standard_normal((dim, dim)))[0].T
-        common = self._rng("common").choice([-1.0, 1.0], size=self.num_features)[: self.num_shared]
+        rows = np.linalg.qr(self.rng(self.seed, "body").standard_normal((dim, dim)))[0].T
+        common = self.rng(self.seed, "common").choice([-1.0, 1.0], size=self.num_features)[: self.num_shared]
         for k in range(self.num_clients):
             first = self.num_shared + k * num_own
             body = np.concatenate([rows[: self.num_shared], rows[first : first + num_own]])
-            own = self._rng("own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
+            own = self.rng(self.seed, "own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
             yield body, np.concatenate([common, self.shift * own])
 
     def _classes(self, mean_outputs: list[float]) -> list[np.ndarray]:
@@ -224,7 +217,7 @@ class TeacherStudent(FederatedDataModule):
 
     def _images(self, mean: np.ndarray, num: int, *key: int | str) -> np.ndarray:
         """Draw inputs around a mean and round them to images, uint8, ``(num, 1, size, size)``."""
-        inputs = mean + self.noise * self._rng("inputs", *key).standard_normal((num, self.image_size**2))
+        inputs = mean + self.noise * self.rng(self.seed, "inputs", *key).standard_normal((num, self.image_size**2))
         pixels = np.clip(np.rint(127.5 + PIXELS_PER_SD / self._scale * inputs), 0, 255)
         return pixels.astype(np.uint8).reshape(num, 1, self.image_size, self.image_size)
 
@@ -236,9 +229,6 @@ class TeacherStudent(FederatedDataModule):
     def _scale(self) -> float:
         """Root mean square of a pixel."""
         return float(np.sqrt(self.noise**2 + self.mean_norm**2 / self.image_size**2))
-
-    def _rng(self, *key: int | str) -> np.random.Generator:
-        return np.random.default_rng(stable_seed("teacher-student", self.seed, *key))
 
 
 def answer(teacher: Teacher, inputs: np.ndarray) -> np.ndarray:
