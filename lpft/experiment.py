@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import lpft
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack
-from lpft.data.augment import Augment
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import Augment
 from lpft.federated.cohort import cohort_size
 from lpft.federated.federate import GlobalTask, build_network, is_done
 from lpft.federated.settings import Federation
@@ -61,7 +61,6 @@ class ExperimentCLI(LightningCLI):
                 args=args,  # type: ignore[arg-type]
                 parser_class=ExperimentParser,
                 datamodule_class=FederatedDataModule,
-                subclass_mode_data=True,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
@@ -76,7 +75,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add LightningCLI's sections, less `model`; of the Trainer's settings those that fit."""
-        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.add_class_arguments(self._datamodule_class, "data", sub_configs=True)
         parser.add_class_arguments(Devices, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -89,7 +88,7 @@ class ExperimentCLI(LightningCLI):
             type=Augment | None,
             default=None,
             sub_configs=True,
-            help="what training does to the images, such as lpft.data.augment.FlipCrop",
+            help="what training does to the images, such as lpft.data.transforms.FlipCrop",
         )
         needed = self.command != "prepare"
         parser.add_argument("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")

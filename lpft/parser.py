@@ -20,11 +20,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 SECTIONS = ("data", "network", "federation", "personalization", "methods", "trainer", "tune")
 """Sections that may be given as the path of another file."""
 EXAMPLES = {
-    "data": "lpft.data.digits.Digits",
+    "source": "lpft.data.sources.Digits",
     "network": "lpft.models.cnn.SmallCNN",
     "methods": "lpft.methods.lpft.LPFT",
     "optimizer": "torch.optim.SGD",
-    "partition": "lpft.data.partition.Dirichlet",
+    "clients": "lpft.data.partition.Dirichlet",
 }
 """A class for every setting that takes one."""
 TRAINER_HINTS = {

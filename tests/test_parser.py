@@ -15,7 +15,10 @@ UNKNOWN = {
     "no section": ("--foo 1", ["--foo 1", "HINT: there are data, trainer, name", "personalization"]),
     "forgotten -c": ("configs/digits.yaml", ["configs/digits.yaml", "HINT: give a file as `-c FILE`"]),
     "shard": ("--shard 0/2", ["--shard 0/2", "HINT: `--shard` belongs to `lpft tune` and `lpft personalize`"]),
-    "data": ("--data.coutns 3", ["`data`", "tests.toy.ToyData has no setting `coutns`", "perhaps `counts`"]),
+    "data": (
+        "--data.source.coutns 3",
+        ["`data.source`", "tests.toy.ToySource has no setting `coutns`", "perhaps `counts`"],
+    ),
     "network": ("--network.dropuot 1", ["`network`", "tests.toy.ToyNet has no setting `dropuot`", "perhaps `dropout`"]),
     "method": ("--methods.lpft.lp_epoch 3", ["lpft.methods.lpft.LPFT has no setting `lp_epoch`", "`lp_epochs`"]),
     "common": ("--methods.lpft.floood 3", ["lpft.methods.lpft.LPFT has no setting `floood`", "perhaps `flood`"]),
@@ -25,8 +28,8 @@ UNKNOWN = {
         ["`federation.optimizer`", "torch.optim.SGD has no setting `momentun`", "perhaps `momentum`"],
     ),
     "nested": (
-        "--data lpft.data.digits.Digits --data.partition lpft.data.partition.Dirichlet --data.partition.alhpa 3",
-        ["`data`", "`partition`", "lpft.data.partition.Dirichlet has no setting `alhpa`", "perhaps `alpha`"],
+        "--data.clients lpft.data.partition.Dirichlet --data.clients.alhpa 3",
+        ["`data.clients`", "lpft.data.partition.Dirichlet has no setting `alhpa`", "perhaps `alpha`"],
     ),
 }
 WRONG = {
@@ -37,7 +40,7 @@ WRONG = {
     "zero devices": ("--trainer.devices 0", ["`trainer.devices`", "v>0", "auto", "Got value: 0"]),
     "element": ("--seeds [a]", ["`seeds`", "Expected an int. Got value: a"]),
     "constructor's words": (
-        "--data lpft.data.digits.Digits --data.num_clients 500",
+        "--data.source lpft.data.sources.Digits --data.source.num_clients 500",
         ["lpft run: `num_clients=500`", "num_clients=179` or less.\nFor all"],
     ),
     "nothing selected": ("--only ,", ["`--only ,` names no method.", "none, ft, lpft"]),
@@ -47,7 +50,10 @@ WRONG = {
     ),
     "no list": ("--seeds 0,1", ["`seeds`", "0,1", "HINT: write a list, such as --seeds '[0, 1]'"]),
     "no module": ("--network a.b.C", ["`network`", "'a'", "HINT", "lpft.models.cnn.SmallCNN"]),
-    "no class": ("--data lpft.data.digits.Digit", ["`data`", "'Digit'", "HINT", "lpft.data.digits.Digits"]),
+    "no class": (
+        "--data.source lpft.data.sources.Digit",
+        ["`data.source`", "Digit", "HINT", "lpft.data.sources.Digits"],
+    ),
     "no path": ("--methods.x FT2", ["`methods`", "FT2", "HINT", "lpft.methods.lpft.LPFT"]),
     "other class": ("--network torch.nn.Linear", ["`network`", "torch.nn.Linear", "BodyHeadNet", "HINT"]),
     "no file": ("--network nofile.yaml", ["`network`", "There is no file nofile.yaml"]),
@@ -169,9 +175,9 @@ def test_a_section_that_is_empty(section: str, tmp_path: Path, capsys: pytest.Ca
 def test_a_source_is_a_set_of_settings(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ward.npz").write_bytes(b"PK\xff\x00")
     init_args = f"{{root: {tmp_path}, sources: {{ward: {source}}}}}"
-    data = f"{{class_path: lpft.data.arrays.ArrayClients, init_args: {init_args}}}"
+    data = f"{{source: {{class_path: lpft.data.sources.Arrays, init_args: {init_args}}}}}"
     config = tmp_path / "x.yaml"
-    config.write_text(Path(TOY).read_text().replace("{class_path: tests.toy.ToyData}", data))
+    config.write_text(Path(TOY).read_text().replace("{source: {class_path: tests.toy.ToySource}}", data))
     error = said(["run", "-c", str(config)], capsys)
     assert "`sources`" in error
     assert "codec" not in error
@@ -183,8 +189,10 @@ def test_a_source_is_a_set_of_settings(source: str, tmp_path: Path, capsys: pyte
 def test_a_name_that_is_no_text(what: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = Path(TOY).read_text()
     if what == "client":
-        data = f"{{class_path: lpft.data.arrays.ArrayClients, init_args: {{sources: {{{name}: {{path: x.npz}}}}}}}}"
-        text = text.replace("{class_path: tests.toy.ToyData}", data)
+        data = (
+            f"{{source: {{class_path: lpft.data.sources.Arrays, init_args: {{domains: {{{name}: {{path: x.npz}}}}}}}}}}"
+        )
+        text = text.replace("{source: {class_path: tests.toy.ToySource}}", data)
     else:
         text = text.replace("  ft: {", f"  {name}: {{")
     config = tmp_path / "x.yaml"

@@ -216,10 +216,8 @@ class _Build:
                 self._open("w+", num, shape)
 
     def _open(self, mode: Literal["r+", "w+"], num: int, shape: tuple[int, ...]) -> None:
-        new = {"dtype": np.uint8, "shape": (num, *shape)} if mode == "w+" else {}
-        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, **new)
-        new = {"dtype": np.uint8, "shape": (num, DIGEST_SIZE)} if mode == "w+" else {}
-        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, **new)
+        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, (num, *shape))
+        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, (num, DIGEST_SIZE))
         if self.images.shape != (num, *shape) or self.digests.shape != (num, DIGEST_SIZE):
             raise ValueError("its files are of another shape")
 

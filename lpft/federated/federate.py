@@ -14,7 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import distributed
 
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.settings import Federation

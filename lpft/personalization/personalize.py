@@ -26,7 +26,7 @@ from lightning.pytorch import Trainer
 from lpft.clients.batches import stacks
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.evaluation.depth import distortion_by_depth
 from lpft.evaluation.distortion import summarize
 from lpft.evaluation.groups import by_group

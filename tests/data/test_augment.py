@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torchvision.transforms import functional as reference
 
-from lpft.data.augment import Augment, FlipCrop, FlipRotate, ResizedCrop
+from lpft.data.transforms import Augment, FlipCrop, FlipRotate, ResizedCrop
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "augment").glob("*.yaml"))
 HALF = 0.5  # the draw that does not flip, does not turn and takes the box in the middle

@@ -13,7 +13,8 @@ from lightning.fabric import Fabric
 from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
-from lpft.data.augment import Augment, FlipCrop
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import Augment, FlipCrop
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
@@ -25,7 +26,7 @@ from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run
 from lpft.types import ClientUpdate, State
 from tests.damage import flipped
-from tests.toy import ToyData, ToyNet, largest_difference, same_bits, toy_data, toy_net
+from tests.toy import ToyNet, largest_difference, same_bits, toy_data, toy_module, toy_net
 
 
 def settings(**changes: object) -> Federation:
@@ -38,7 +39,7 @@ def fabric(precision: str = "64-true") -> Fabric:
 
 
 def fit(
-    data: ToyData, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None
+    data: FederatedDataModule, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None
 ) -> Checkpoint:
     seen: list[Checkpoint] = []
     end = FedAvg(fabric(), toy_net(norm), data, chosen, size, seed=0).fit(start, seen.append)
@@ -165,7 +166,9 @@ def test_a_damaged_checkpoint_is_never_taken_for_another(tmp_path: Path) -> None
 def task(root: Path, devices: int, **changes: object) -> GlobalTask:
     chosen = Devices("cpu", devices=devices)
     made = settings(rounds=3, participation=0.8, **changes)
-    return GlobalTask(Run(root), [0, 1], ToyData(), partial(ToyNet, norm=True), made, chosen, 2, "f", recipe=(task, ()))
+    return GlobalTask(
+        Run(root), [0, 1], toy_module(), partial(ToyNet, norm=True), made, chosen, 2, "f", recipe=(task, ())
+    )
 
 
 def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) -> None:

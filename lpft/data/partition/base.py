@@ -101,7 +101,7 @@ class DealtPartition(Partition):
             for number, part in enumerate(parts):
                 clients[rows[part]] = len(names)
                 names.append(f"{domain or 'client'}-{number}" if num > 1 or domain is None else domain)
-        return table.assign(client=pd.Categorical.from_codes(clients, names))
+        return table.assign(client=pd.Categorical.from_codes(clients, pd.Index(names)))
 
     def _deal_rows(self, rows: pd.DataFrame, num: int, rng: np.random.Generator) -> list[np.ndarray]:
         labels, split = rows["label"].to_numpy(), rows["split"].to_numpy()

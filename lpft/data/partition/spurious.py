@@ -50,19 +50,19 @@ class SpuriousCorrelation(Partition):
         units = table["unit"].to_numpy() if "unit" in table else np.arange(len(table))
         pools = assign_splits(groups, units, table["split"].to_numpy(), settings, rng)
         available = {split: np.bincount(groups[pool], minlength=NUM_GROUPS) for split, pool in pools.items()}
-        names = table["group"].cat.categories if "group" in table else GROUPS
+        names = tuple(table["group"].cat.categories) if "group" in table else GROUPS
         sizes = sizes_per_class(available, self.rho, settings, names if len(names) == NUM_GROUPS else GROUPS)
         clients, splits = np.full(len(table), -1), table["split"].to_numpy(object).copy()
         for split, pool in pools.items():
             splits[pool] = split
             for client, part in enumerate(deal_spurious(groups[pool], self.rho, sizes[split], rng)):
                 clients[pool[part]] = client
-        return table.assign(client=pd.Categorical.from_codes(clients, client_names(self.rho)), split=splits)
+        return table.assign(client=pd.Categorical.from_codes(clients, pd.Index(client_names(self.rho))), split=splits)
 
     def _groups(self, table: pd.DataFrame) -> np.ndarray:
         if self.attribute not in table:
             raise ValueError(
-                f"`clients`: there is no column `{self.attribute}`, but {', '.join(table)}."
+                f"`clients`: there is no column `{self.attribute}`, but {', '.join(table.columns)}."
                 " HINT: set `attribute` to a column of yes and no."
             )
         for column in ("label", self.attribute):

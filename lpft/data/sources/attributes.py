@@ -62,7 +62,7 @@ class AttributeSource(FileSource):
         return rows.assign(
             label=rows["label"].astype(np.int64),
             domain=categories(["all"] * len(rows), ["all"]),
-            group=pd.Categorical.from_codes(groups, names),
+            group=pd.Categorical.from_codes(groups, pd.Index(names)),
         )
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:

@@ -79,6 +79,7 @@ class CifarC(Source):
 
     draws = "cifar-c"
     image_size = SIZE
+    num_classes: int
     _rows: pd.DataFrame | None = None
 
     def __init__(
@@ -130,7 +131,7 @@ class CifarC(Source):
         """Return images as their domain shows them."""
         rows = (self.table() if self._rows is None else self._rows).iloc[positions]
         _, look = self._opened
-        found = []
+        found: list[np.ndarray] = []
         for (corruption, severity), members in rows.groupby(["corruption", "severity"], sort=False):
             found.extend(look(corruption, severity)(members["unit"].to_numpy()))
         return found
@@ -205,7 +206,7 @@ class CifarC(Source):
         if names[0].endswith(".npz"):
             parts = open_domain(ArrayDomain(path=names[0]), ArrayFiles(folder), f"`plain: {self.plain}`")
             chosen = [each for each in (parts if self.part == "all" else parts[1:]) if each is not None]
-            plain = [(each.labels, each.images(np.arange(len(each.labels)))) for each in chosen]  # type: ignore[operator]
+            plain = [(each.labels, each.images(np.arange(len(each.labels)))) for each in chosen]
             if not plain:
                 raise ValueError(f"{folder / names[0]} has no test images. HINT: set `part: all`.")
         else:

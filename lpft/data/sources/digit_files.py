@@ -141,7 +141,7 @@ def joined(first: SourceSplit, second: SourceSplit) -> SourceSplit:
     def images(positions: np.ndarray) -> list[np.ndarray]:
         at = np.searchsorted(positions, num)
         both = ((first, positions[:at]), (second, positions[at:] - num))
-        return [image for part, some in both if len(some) for image in part.images(some)]  # type: ignore[operator]
+        return [image for part, some in both if len(some) for image in part.images(some)]
 
     return SourceSplit(np.concatenate([first.labels, second.labels]), images)
 

@@ -83,7 +83,9 @@ class Digits(Source):
         for position, part in enumerate(equal_parts(labels, num, self.rng(self.seed, "clients", num))):
             client[part] = position
         looks = np.array(self.domains)[client % of]
-        return pd.DataFrame({"label": labels, "domain": pd.Categorical.from_codes(client, names), "look": looks})
+        return pd.DataFrame(
+            {"label": labels, "domain": pd.Categorical.from_codes(client, pd.Index(names)), "look": looks}
+        )
 
     def images(self, positions: np.ndarray) -> np.ndarray:
         """Return images as their domain shows them."""

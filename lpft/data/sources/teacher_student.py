@@ -65,6 +65,8 @@ class TeacherStudent(Source):
 
     draws = "teacher-student"
     channels = 1
+    image_size: int
+    num_classes: int
     mean = (0.5,)
     std = (PIXELS_PER_SD / 255,)
 
