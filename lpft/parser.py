@@ -62,12 +62,12 @@ class ExperimentParser(LightningArgumentParser):
         if problem.owner and problem.option:
             return _perhaps(problem.option, settings_of(problem.owner), "it has")
         if missing := re.match(r"the following arguments are required: (.*)", reason):
-            example = EXAMPLES.get(missing[1])
+            example = EXAMPLES.get(missing[1].rpartition(".")[2])
             if example:
                 return f"give it in the YAML, such as {missing[1]}: {{class_path: {example}, init_args: {{...}}}}"
             return "name an experiment, such as `-c configs/digits.yaml`"
-        if problem.key == "sources":
-            return "write the settings of every source, such as {ward: {path: ward.npz}}"
+        if problem.key == "domains":
+            return "write the settings of every domain, such as {ward: {path: ward.npz}}"
         if example and ("is abstract" in reason or reason.endswith("Got value: None")):
             return (
                 f"`class_path` names a class, `init_args` its settings: {{class_path: {example}, init_args: {{...}}}}"

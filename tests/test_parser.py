@@ -106,7 +106,7 @@ def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_data(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "are required: data\nHINT: give it in the YAML, such as data: {class_path: lpft.data" in said(
+    assert "are required: data.source\nHINT: give it in the YAML, such as data.source: {class_path: lpft.data" in said(
         ["run", "-c", TOY, "--data", "null"], capsys
     )
 
@@ -174,12 +174,12 @@ def test_a_section_that_is_empty(section: str, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize("source", ["ward.npz", "null"])
 def test_a_source_is_a_set_of_settings(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ward.npz").write_bytes(b"PK\xff\x00")
-    init_args = f"{{root: {tmp_path}, sources: {{ward: {source}}}}}"
+    init_args = f"{{root: {tmp_path}, domains: {{ward: {source}}}}}"
     data = f"{{source: {{class_path: lpft.data.sources.Arrays, init_args: {init_args}}}}}"
     config = tmp_path / "x.yaml"
     config.write_text(Path(TOY).read_text().replace("{source: {class_path: tests.toy.ToySource}}", data))
     error = said(["run", "-c", str(config)], capsys)
-    assert "`sources`" in error
+    assert "`domains`" in error
     assert "codec" not in error
     assert "HINT: write the settings of every source, such as {ward: {path: ward.npz}}" in error
 

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-
 from lpft.data.base import warn_of_gaps
+
 from lpft.data.cache import Arrays, Parts
-from lpft.data.digits import Digits
+from lpft.data.sources.digits import Digits
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def test_groups_leave_the_matrix_as_it_is() -> None:
     data = grouped()
     net, nets = toy_net(), [toy_net(seed=seed).eval() for seed in range(2)]
     with_groups = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
-    data.group_names, data.groups = (), torch.full_like(data.groups, -1)
+    assert data.arrays is not None
+    data.arrays = replace(data.arrays, group_names=(), groups=torch.full_like(data.groups, -1))
     without = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
     assert torch.equal(with_groups.accuracy, without.accuracy)
     assert torch.equal(with_groups.distortion, without.distortion)

@@ -49,8 +49,8 @@ def cases(root: Path) -> dict[str, list[str]]:
         "vit": [*config("experiments/peft"), "-c", str(CONFIGS / "sizes/smoke_vit.yaml")],
         "cifar_c": [
             *config("digits_all"), *SMOKE, "--data", str(CONFIGS / "data/cifar10_c.yaml"), "--data.source.root",
-            str(root / "cifar"), "--data.source.types", '["fog", "contrast", "gaussian_noise"]', "--data.source.severities",
-            "[2, 5]", "--only", "none,ft,lpft",
+            str(root / "cifar"), "--data.source.types", '["fog", "contrast", "gaussian_noise"]',
+            "--data.source.severities", "[2, 5]", "--only", "none,ft,lpft",
         ],
         "spurious": [
             *config("digits_all"), *SMOKE, "--data", str(HERE / "spurious.yaml"), "--data.source.root",

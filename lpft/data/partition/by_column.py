@@ -22,7 +22,8 @@ class ByColumn(Partition):
         """Name clients after the values, in their order."""
         if self.column not in table:
             raise ValueError(
-                f"`clients`: there is no column `{self.column}`, but {', '.join(table.columns)}. HINT: set `column` to one."
+                f"`clients`: there is no column `{self.column}`, but {', '.join(table.columns)}."
+                " HINT: set `column` to one."
             )
         values = table[self.column].astype("category")
         return table.assign(client=values.cat.rename_categories(str))

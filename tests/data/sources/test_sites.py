@@ -8,20 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lpft.data.folder import FolderClients, in_order
+from lpft.data.sources import Sites
+from lpft.data.sources.names import in_order
 from lpft.types import DataSpec
+from tests.data.made import opened, sizes
 from tests.shapes import SHAPES, save_shapes
 
 
 def make(root, **settings):
-    data = FolderClients(str(root), **{"image_size": 8, "cache_dir": str(root.parent / "cache"), **settings})
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def sizes(data):
-    return {c.name: (len(c.train), len(c.val), len(c.test)) for c in data.clients}
+    return opened(Sites, str(root), **{"image_size": 8, "cache_dir": str(root.parent / "cache"), **settings})
 
 
 def paint(path, value, size=(8, 8)):
@@ -222,8 +217,8 @@ def test_classes_in_an_order_of_ones_own(tmp_path):
     (root / "classes.txt").write_text("y\nz\n\nx\n")
     from_file = make(root, classes="classes.txt", test_share=0.0, val_share=0.0)
     assert sorted(from_file.labels.tolist()) == [0, 2]
-    assert from_file.settings() != data.settings()
-    with pytest.raises(ValueError, match=r"Client 'a' has the classes 'y', which are not in `classes`: x, z"):
+    assert from_file.key() != data.key()
+    with pytest.raises(ValueError, match=r"Site 'a' has the classes 'y', which are not in `classes`: x, z"):
         make(root, classes=["x", "z"])
     with pytest.raises(FileNotFoundError, match=r"names.txt with the names of the `classes`"):
         make(root, classes="names.txt")
@@ -250,9 +245,9 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_some_of_the_clients(tmp_path):
     for seed, name in enumerate(("a", "b", "c")):
         save_shapes(tmp_path / "sites" / name, 2, seed=seed)
-    assert list(sizes(make(tmp_path / "sites", clients=["c", "a"]))) == ["c", "a"]
-    with pytest.raises(ValueError, match=r"`clients`: .* has no folders 'd', found a, b, c"):
-        make(tmp_path / "sites", clients=["d"])
+    assert list(sizes(make(tmp_path / "sites", sites=["c", "a"]))) == ["c", "a"]
+    with pytest.raises(ValueError, match=r"`sites`: .* has no folders 'd', found a, b, c"):
+        make(tmp_path / "sites", sites=["d"])
 
 
 def test_the_split_depends_on_seed_and_name_alone(tmp_path):
@@ -262,7 +257,7 @@ def test_the_split_depends_on_seed_and_name_alone(tmp_path):
     together = make(tmp_path / "sites", image_size=16)
     assert bytes_of(alone, "test") < bytes_of(together, "test")
     assert bytes_of(make(tmp_path / "sites", image_size=16, seed=1), "test") != bytes_of(together, "test")
-    assert json.dumps(together.settings())
+    assert json.dumps(together.key())
     capped = make(tmp_path / "sites", image_size=16, train_per_client=10)
     assert sizes(capped) == {"a": (9, 1, 6), "b": (9, 1, 6)}
 
@@ -293,8 +288,8 @@ def _touch(path):
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        ((".hidden",), r"found nothing\. Expected ROOT/CLIENT/CLASS/IMAGE.* HINT: `root` holds one folder for each"),
-        (("1.png", "2.png"), r"found 2 images \(1.png, 2.png\).*HINT: `root` holds one folder for each client"),
+        ((".hidden",), r"found nothing\. Expected ROOT/SITE/CLASS/IMAGE.* HINT: `root` holds one folder for each"),
+        (("1.png", "2.png"), r"found 2 images \(1.png, 2.png\).*HINT: `root` holds one folder for each site"),
         (("train/x/1.png", "test/y/1.png"), r"found 2 folders \(test, train\).*HINT: `root` holds one folder"),
         (("labels.csv", "images/1.png"), r"other files \(labels.csv\).*HINT: `root` holds one folder"),
         (("x/1.png", "y/1.png"), r"/x: found 1 images.*HINT: put images in folders.*`root` is too deep"),
@@ -305,7 +300,7 @@ def _touch(path):
         (("a/x/more/1.png", "a/x/2.png", "a/y/3.png"), r"/a/x: found 1 folders \(more\), 1 images"),
         (("a/images/1.png", "b/images/2.png"), r"All images are of one class, 'images'"),
         (("a/x/1.dcm", "a/y/2.dcm"), r"found 1 folders without images, but a/x/1.dcm, .*HINT: image files end in .jpg"),
-        (("a/Cat/1.png", "b/cat/2.png"), r"'Cat' \(client 'a'\) and 'cat' \(client 'b'\) differ in case only"),
+        (("a/Cat/1.png", "b/cat/2.png"), r"'Cat' \(site 'a'\) and 'cat' \(site 'b'\) differ in case only"),
         (("a/x/1.png", "A/y/2.png"), r"would share a file on file systems that ignore case"),
     ],
 )  # fmt: skip
@@ -318,7 +313,7 @@ def test_other_layouts_are_told_apart(tmp_path, paths, said):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*sites\. Expected .*--data.init_args.root"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*sites\. Expected .*--data.source.root"):
         make(tmp_path / "sites")
 
 

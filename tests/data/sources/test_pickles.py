@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from lpft.data.pickles import load_arrays
+from lpft.data.sources.pickles import load_arrays
 
 ARRAYS = [
     np.arange(12, dtype=np.uint8).reshape(3, 4),

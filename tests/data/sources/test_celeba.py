@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lpft.data.celeba import CelebA
+from lpft.data.sources.celeba import CelebA
 from tests.commands import lpft, table
-from tests.data.leaks import assert_no_leaks
+from tests.data.made import assert_no_leaks, opened
 
 ATTRIBUTES = ["5_o_Clock_Shadow", "Blond_Hair", "Male", "Young"]
 NUM = 220
@@ -67,11 +67,9 @@ def celeba(tmp_path_factory):
 
 
 def make(root, **settings):
-    data = CelebA(
-        str(root), **{"rho": (0.8, 0.2), "image_size": 16, "cache_dir": str(root.parent / "cache"), **settings}
+    return opened(
+        CelebA, str(root), **{"rho": (0.8, 0.2), "image_size": 16, "cache_dir": str(root.parent / "cache"), **settings}
     )
-    data.setup()
-    return data
 
 
 def rows_of(data, positions):
@@ -185,10 +183,11 @@ def test_an_attribute_that_is_not_there(celeba):
 
 @pytest.mark.slow
 def test_the_shipped_experiment_runs(celeba, out):
-    configs = Path(__file__).parents[2] / "configs"
+    configs = Path(__file__).parents[3] / "configs"
     lpft(
         "run", "-c", configs / "celeba.yaml", "-c", configs / "sizes" / "smoke.yaml", "--out", out,
-        "--data.root", celeba, "--data.rho", "[0.8, 0.2]", "--data.image_size", 32, "--trainer.devices", 1,
+        "--data.source.root", celeba, "--data.clients.rho", "[0.8, 0.2]",
+        "--data.image_size", 32, "--trainer.devices", 1,
     )  # fmt: skip
     results = table(out / "results.csv")
     assert len(results) == 10

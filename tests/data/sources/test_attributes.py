@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 
-from lpft.data.attributes import Attribute, AttributeClients
-from lpft.data.base import FederatedDataModule
-from tests.data.leaks import assert_no_leaks
+from lpft.data.sources.attributes import Attribute, AttributeTable
+from tests.data.made import assert_no_leaks, opened, parse
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 AGE = {"column": "age", "at_least": 40, "names": ("young", "old")}
 SEX = {"column": "sex", "values": ["m"], "others": ["f"], "names": ("women", "men")}
 
@@ -58,10 +56,9 @@ def write_table(root, rows, name="metadata.csv"):
 
 
 def make(root, target=AGE, attribute=SEX, **settings):
-    settings = {"image_size": 8, "cache_dir": str(root.parent / "cache"), **settings}
-    data = AttributeClients(Attribute(**target), Attribute(**attribute), root=str(root), **settings)
-    data.setup()
-    return data
+    settings = {"rho": (0.9, 0.1), "image_size": 8, "cache_dir": str(root.parent / "cache"), **settings}
+    target, attribute = Attribute(**target), Attribute(**attribute)
+    return opened(AttributeTable, target, attribute, root=str(root), **settings)
 
 
 def rows_of(data, positions):
@@ -125,7 +122,7 @@ def test_only_known_rows_are_used(faces, caplog):
 def test_the_key_follows_files_and_settings(tmp_path):
     write_set(tmp_path / "set")
     before = make(tmp_path / "set")
-    assert make(tmp_path / "set").settings() == before.settings()
+    assert make(tmp_path / "set").key() == before.key()
     assert make(tmp_path / "set", seed=1).content_hash != before.content_hash
     image = make_rows()[rows_of(before, before.clients[0].train)[0]]["file"]
     Image.new("RGB", (10, 12), (1, 2, 250)).save(tmp_path / "set" / image)
@@ -187,11 +184,9 @@ real = pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_
 
 
 def load(name, tmp_path):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FederatedDataModule, "data")
     root = Path(os.environ["LPFT_TEST_DATA"])
-    words = [f"--data={CONFIGS / 'data' / name}.yaml", f"--data.root={root}", f"--data.cache_dir={tmp_path}"]
-    data = parser.instantiate(parser.parse_args(words)).data
+    words = [f"--data={CONFIGS / 'data' / name}.yaml", f"--data.source.root={root}", f"--data.cache_dir={tmp_path}"]
+    data = parse(*words)
     data.setup()
     return data, root
 

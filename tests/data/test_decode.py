@@ -4,12 +4,12 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 import torch
+from lpft.data.shares import BadImageError, Part, Share, fit, write_shares
 from PIL import Image
 
 from lpft.data import images, shares
 from lpft.data.cache import Interrupted, open_or_build
-from lpft.data.images import ImageFiles, read_image
-from lpft.data.shares import BadImageError, Part, Share, fit, write_shares
+from lpft.data.sources.image_files import ImageFiles, read_image
 from lpft.types import DataSpec
 
 

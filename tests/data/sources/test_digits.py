@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from lpft.data.digits import Digits, blend, enlarge, rotate
-from lpft.data.partition import Dirichlet, MainClasses, Pathological
+from lpft.data.partition import Dirichlet, Iid, MainClasses, Pathological
+from lpft.data.sources.digits import Digits, blend, enlarge, rotate
+from tests.data.made import opened
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +16,7 @@ def cache_dir(tmp_path_factory):
 
 
 def make(cache_dir, **settings):
-    digits = Digits(cache_dir=cache_dir, **settings)
-    digits.setup()
-    return digits
+    return opened(Digits, cache_dir=cache_dir, **settings)
 
 
 def everything(client):
@@ -100,9 +99,9 @@ def test_any_number_of_clients(cache_dir, num_clients):
     assert all(len(part) for client in digits.clients for part in (client.train, client.val, client.test))
 
 
-@pytest.mark.parametrize("partition", [Dirichlet(0.1), MainClasses(), Pathological()])
+@pytest.mark.parametrize("partition", [Dirichlet(5, 0.1), MainClasses(5), Pathological(5)])
 def test_label_shift_in_train_val_and_test_alike(cache_dir, partition):
-    digits = make(cache_dir, num_clients=5, shift=0.0, domains=["plain"], partition=partition)
+    digits = make(cache_dir, num_clients=None, shift=0.0, domains=["plain"], clients=partition)
     assert [client.name for client in digits.clients] == [f"plain-{k}" for k in range(5)]
     assert len({image.numpy().tobytes() for image in digits.images}) == 1797
     for client in digits.clients:
@@ -112,9 +111,12 @@ def test_label_shift_in_train_val_and_test_alike(cache_dir, partition):
         assert (mix - 0.1).abs().sum().item() / 2 > 0.25  # far from all classes alike
     assert (
         digits.content_hash
-        == make(cache_dir, num_clients=5, shift=0.0, domains=["plain"], partition=partition).content_hash
+        == make(cache_dir, num_clients=None, shift=0.0, domains=["plain"], clients=partition).content_hash
     )
-    assert digits.content_hash != make(cache_dir, num_clients=5, shift=0.0, domains=["plain"]).content_hash
+    assert (
+        digits.content_hash
+        != make(cache_dir, num_clients=None, shift=0.0, domains=["plain"], clients=Iid(5)).content_hash
+    )
 
 
 def test_settings_that_cannot_be_are_refused():

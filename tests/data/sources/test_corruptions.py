@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpft.data import corruptions
-from lpft.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from lpft.data.sources import corruptions
+from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 
 def rng(seed=0):

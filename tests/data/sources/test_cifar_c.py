@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from lpft.data.cifar_c import CifarC
-from lpft.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from lpft.data.sources.cifar_c import CifarC
+from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from lpft.runtime.seeding import stable_seed
+from tests.data import made
 from tests.layouts import pictures, save_archive, save_batches
 
 NUM_IDS = 60
@@ -20,10 +21,7 @@ LABELS = np.arange(NUM_IDS) % 10
 
 
 def opened(*args, cache, **settings):
-    data = CifarC(*args, cache_dir=str(cache), **settings)
-    data.prepare_data()
-    data.setup()
-    return data
+    return made.opened(CifarC, *args, cache_dir=str(cache), **settings)
 
 
 def ids_of(data, client, split):
@@ -85,7 +83,7 @@ def test_the_seed_decides_about_the_split(archive, tmp_path):
 
 def test_root_may_be_the_archive_itself_and_images_are_mapped(archive, tmp_path):
     one, other = CifarC(str(archive)), CifarC(str(tmp_path))
-    assert one.settings() == other.settings()
+    assert (one.settings(), one.stamp()) == (other.settings(), other.stamp())
     labels, look = one._open()
     assert labels.tolist() == LABELS.tolist()
     assert look("snow", 2)(np.array([4]))[0, 0, 0].tolist() == [4, 42, 0]
@@ -176,18 +174,18 @@ def test_nothing_there_says_what_is_found_and_wanted(tmp_path):
         FileNotFoundError,
         match=r"(?s)found: notes.txt.*CIFAR-10-C.*labels.npy.*gaussian_noise.npy.*cifar-10-batches-py.*zenodo.*2535967",
     ):
-        CifarC(str(tmp_path)).settings()
+        CifarC(str(tmp_path)).stamp()
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        CifarC(str(tmp_path / "nowhere")).settings()
+        CifarC(str(tmp_path / "nowhere")).stamp()
     with pytest.raises(FileNotFoundError, match=r"`plain: x.npz` is not there.*`root`"):
-        CifarC(str(tmp_path), plain="x.npz").settings()
+        CifarC(str(tmp_path), plain="x.npz").stamp()
 
 
 def test_missing_and_wrong_files_of_an_archive(archive, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"frost.npy"):
-        CifarC(str(tmp_path), types=["frost"]).settings()
+        CifarC(str(tmp_path), types=["frost"]).stamp()
     with pytest.raises(ValueError, match="HINT: name the plain images"):
-        CifarC(str(tmp_path), part="all").settings()
+        CifarC(str(tmp_path), part="all").stamp()
     np.save(archive / "fog.npy", np.zeros((NUM_IDS, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match=r"fog.npy: found uint8 of shape \(60, 32, 32, 3\), expected .*\(300, 32"):
         opened(str(tmp_path), cache=tmp_path / "cache", types=["fog"])

@@ -5,8 +5,10 @@ import pytest
 import torch
 from sklearn.neural_network import MLPClassifier
 
-from lpft.data import synthetic
-from lpft.data.synthetic import TeacherStudent, answer
+from lpft.data.sources import teacher_student
+from lpft.data.sources.teacher_student import TeacherStudent, answer
+from lpft.types import DataSpec
+from tests.data.made import opened
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +17,7 @@ def cache_dir(tmp_path_factory):
 
 
 def make(cache_dir, **settings):
-    data = TeacherStudent(cache_dir=cache_dir, **settings)
-    data.setup()
-    return data
+    return opened(TeacherStudent, cache_dir=cache_dir, **settings)
 
 
 def inputs(data, positions):
@@ -33,7 +33,7 @@ def test_clients_and_sizes(cache_dir):
     assert [client.name for client in data.clients] == [f"client-{k}" for k in range(5)]
     assert {(len(c.train), len(c.val), len(c.test)) for c in data.clients} == {(90, 10, 200)}
     assert data.images.shape == (1500, 1, 5, 5)
-    assert data.spec == TeacherStudent().spec
+    assert data.spec == DataSpec(1, 5, 4)
 
 
 def test_pixels_are_centred_and_scaled_and_hardly_cut(cache_dir):
@@ -47,12 +47,12 @@ def test_pixels_are_centred_and_scaled_and_hardly_cut(cache_dir):
 
 def test_an_image_stands_for_its_input(cache_dir):
     """An input within 4 root mean squares comes back to half a grey level."""
-    data = make(cache_dir)
-    mean = data._means()[0]
-    drawn = mean + data.noise * data._rng("inputs", "train", 0, 0).standard_normal((100, 25))
-    error = np.abs(data._inputs(data._images(mean, 100, "train", 0, 0)) - drawn)
-    level = data._scale / (127.5 / 4)
-    assert error[np.abs(drawn) < 4 * data._scale].max() <= level / 2 + 1e-12
+    source = TeacherStudent()
+    mean = source._means()[0]
+    drawn = mean + source.noise * source.rng(0, "inputs", "train", 0, 0).standard_normal((100, 25))
+    error = np.abs(source._inputs(source._images(mean, 100, "train", 0, 0)) - drawn)
+    level = source._scale / (127.5 / 4)
+    assert error[np.abs(drawn) < 4 * source._scale].max() <= level / 2 + 1e-12
 
 
 def test_no_image_twice(cache_dir):
@@ -90,7 +90,7 @@ def test_classes_are_equally_frequent_over_all_clients(cache_dir, settings):
     data = make(cache_dir, test_per_client=1000, **settings)
     labels = data.labels[torch.cat([client.test for client in data.clients])]
     frequency = torch.bincount(labels) / len(labels)
-    assert frequency.numpy() == pytest.approx(1 / data.num_classes, abs=0.03)
+    assert frequency.numpy() == pytest.approx(1 / data.spec.num_classes, abs=0.03)
 
 
 def test_without_shift_and_means_all_clients_have_one_distribution(cache_dir):
@@ -157,6 +157,6 @@ def test_outputs_that_are_mostly_zero_are_refused(cache_dir):
 
 def test_classes_that_a_client_hardly_ever_has_are_named(cache_dir, monkeypatch):
     """One draw of a hundred inputs holds about twenty of a class that a fifth of all inputs have."""
-    monkeypatch.setattr(synthetic, "MAX_BATCHES", 1)
+    monkeypatch.setattr(teacher_student, "MAX_BATCHES", 1)
     with pytest.raises(ValueError, match=r"client-0 has only \d\d of 100 images of the classes \[\d\] after 100 draws"):
         make(cache_dir, num_classes=5, mean_norm=0.0, disjoint_labels=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from lpft.data.digit5 import Digit5
-from lpft.data.digit_files import DOMAINS
+from lpft.data.sources.digit5 import Digit5
+from lpft.data.sources.digit_files import DOMAINS
+from tests.data import made
 from tests.layouts import digits, images_of, save_mats, save_pickles, save_torchvision
 
 
@@ -20,10 +21,7 @@ def marks(data, positions):
 
 
 def opened(root, cache, **settings):
-    data = Digit5(str(root), cache_dir=str(cache), **settings)
-    data.prepare_data()
-    data.setup()
-    return data
+    return made.opened(Digit5, str(root), cache_dir=str(cache), **settings)
 
 
 def sizes(data):
@@ -61,8 +59,8 @@ def test_mat_files_with_official_sets(tmp_path):
     """As in the preset for KD3A: the sets are kept, 32x32 pixels, USPS is not repeated."""
     save_mats(tmp_path)
     data = opened(
-        tmp_path, tmp_path / "cache", split="official", image_size=32, train_per_client=100, test_per_client=9,
-        layout="mat",
+        tmp_path, tmp_path / "cache", split="official", image_size=32, large=True, train_per_client=100,
+        test_per_client=9, layout="mat",
     )  # fmt: skip
     assert sizes(data) == [(36, 4, 9)] * 5
     for client in data.clients:
@@ -90,11 +88,11 @@ def test_an_image_in_both_official_sets_is_only_tested_on(tmp_path):
 
 def test_pickles_are_split_already(tmp_path):
     save_pickles(tmp_path)
-    data = opened(tmp_path, tmp_path / "cache", train_per_client=20)
+    data = opened(tmp_path, tmp_path / "cache", train_per_client=20, wanted=20)
     assert sizes(data) == [(18, 2, 15)] * 5
     assert {number for _, _, number in marks(data, data.clients[2].train)} <= set(range(20))  # the first part
     check_no_leak(data)
-    more = opened(tmp_path, tmp_path / "cache", train_per_client=30)
+    more = opened(tmp_path, tmp_path / "cache", train_per_client=30, wanted=30)
     assert sizes(more) == [(27, 3, 15)] * 5
     numbers = {number for _, _, number in marks(more, more.clients[2].train)}
     assert max(numbers) in range(20, 40)
@@ -139,7 +137,7 @@ def test_the_seed_decides_who_is_tested_on(tmp_path):
 def test_all_that_is_missing_is_named_with_what_is_there(tmp_path):
     save_torchvision(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
-        Digit5(str(tmp_path)).settings()
+        Digit5(str(tmp_path)).stamp()
     said = str(caught.value)
     assert "mnist_m: expected Digit-Five/mnistm_with_label.mat (mat) or MNIST_M/partitions/train_part0.pkl" in said
     assert "synth_digits: expected" in said
@@ -149,9 +147,9 @@ def test_all_that_is_missing_is_named_with_what_is_there(tmp_path):
     assert "HINT" in said
     assert "non-commercial" in said
     with pytest.raises(FileNotFoundError, match=r"mnist: expected Digit-Five/mnist_data.mat \(mat\); found"):
-        Digit5(str(tmp_path), layout="mat").settings()
+        Digit5(str(tmp_path), layout="mat").stamp()
     with pytest.raises(FileNotFoundError, match=r"no such folder"):
-        Digit5(str(tmp_path / "nowhere")).settings()
+        Digit5(str(tmp_path / "nowhere")).stamp()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +200,7 @@ def test_pickles_that_hold_something_else(tmp_path):
 @pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
 def test_real_digits(tmp_path):
     data = opened(
-        Path(os.environ["LPFT_TEST_DATA"]), tmp_path, domains=["mnist", "mnist_m", "usps"],
+        Path(os.environ["LPFT_TEST_DATA"]), tmp_path, domains=["mnist", "mnist_m", "usps"], train_per_client=743,
         folders={"mnist": "open", "mnist_m": "research/mnist_m.npz", "usps": "research/USPS"},
     )  # fmt: skip
     assert [len(client.train) + len(client.val) for client in data.clients] == [743] * 3

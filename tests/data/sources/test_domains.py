@@ -4,25 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 
-from lpft.data.base import FederatedDataModule
-from lpft.data.domains import FEDBN_CLASSES, DomainFolders, DomainNet
+from lpft.data.sources.domains import FEDBN_CLASSES, DomainNet, Domains
 from lpft.types import DataSpec
+from tests.data.made import made as made_of
+from tests.data.made import opened, parse, sizes
 from tests.domains import Set, domainnet
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs" / "data"
 
 
 def make(kind, root, **settings):
-    data = kind(root=str(root), image_size=4, cache_dir=str(root.parent / "cache"), **settings)
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def sizes(data):
-    return {c.name: (len(c.train), len(c.val), len(c.test)) for c in data.clients}
+    return opened(kind, root=str(root), image_size=4, cache_dir=str(root.parent / "cache"), **settings)
 
 
 def check_no_leak(data):
@@ -40,7 +33,7 @@ def test_lists_become_clients(tmp_path, place, first):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog", "t-shirt"], 10, 2, [first, first + 1, first + 2], place)
     made.lists("sketch", ["cat", "t-shirt"], 10, 3, [first, first + 2], place)
-    data = make(DomainFolders, tmp_path / "set")
+    data = make(Domains, tmp_path / "set")
     assert data.class_names == ("cat", "dog", "t-shirt")
     assert sizes(data) == {"photo": (27, 3, 6), "sketch": (18, 2, 6)}
     assert data.spec == DataSpec(3, 4, 3)
@@ -56,18 +49,18 @@ def test_classes_are_chosen_and_numbered_anew(tmp_path):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog", "owl"], 4, 2)
     made.lists("sketch", ["cat", "dog", "owl"], 4, 2)
-    data = make(DomainFolders, tmp_path / "set", classes=["owl", "cat"], domains=["sketch"], val_share=0.0)
+    data = make(Domains, tmp_path / "set", classes=["owl", "cat"], domains=["sketch"], val_share=0.0)
     assert sizes(data) == {"sketch": (8, 0, 4)}
     assert {(label, path.split("/")[1]) for label, path in zip(data.labels.tolist(), made.paths(data, torch.arange(12)),
             strict=True)} == {(0, "owl"), (1, "cat")}  # fmt: skip
     with pytest.raises(ValueError, match=r"`classes`: cow are in no list of .*set; found cat, dog, owl"):
-        make(DomainFolders, tmp_path / "set", classes=["cow", "cat"])
+        make(Domains, tmp_path / "set", classes=["cow", "cat"])
 
 
 def test_most_images_of_a_client(tmp_path):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog"], 30, 2)
-    data = make(DomainFolders, tmp_path / "set", train_per_client=20)
+    data = make(Domains, tmp_path / "set", train_per_client=20)
     assert sizes(data) == {"photo": (18, 2, 4)}
     assert torch.bincount(data.labels[data.clients[0].train]).tolist() == [9, 9]
 
@@ -77,15 +70,15 @@ def test_a_share_of_the_smallest_domain(tmp_path):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog"], 10, 2)
     made.lists("sketch", ["cat", "dog"], 15, 2)
-    data = make(DomainFolders, tmp_path / "set", share_of_smallest=0.2)
+    data = make(Domains, tmp_path / "set", share_of_smallest=0.2)
     assert sizes(data) == {"photo": (4, 4, 4), "sketch": (4, 4, 4)}
     for client in data.clients:
         assert torch.bincount(data.labels[client.train]).tolist() == [2, 2]
         assert torch.bincount(data.labels[client.val]).tolist() == [2, 2]
     with pytest.raises(ValueError, match=r"`share_of_smallest=0.01` of 20 training images is none"):
-        make(DomainFolders, tmp_path / "set", share_of_smallest=0.01)
+        make(Domains, tmp_path / "set", share_of_smallest=0.01)
     with pytest.raises(ValueError, match=r"both say how many"):
-        DomainFolders(share_of_smallest=0.1, train_per_client=3)
+        made_of(Domains, share_of_smallest=0.1, train_per_client=3)
 
 
 def test_domainnet(tmp_path):
@@ -102,8 +95,7 @@ def test_domainnet(tmp_path):
     assert whole.spec.num_classes == 345
     assert sorted(set(whole.labels.tolist())) == [12, 23, 109, 143, 150, 301, 304, 314, 333, 335, 337, 344]
     check_no_leak(whole)
-    assert DomainNet().spec == DataSpec(3, 64, 10)
-    assert DomainNet().train_per_client == 500
+    assert made_of(DomainNet).spec == DataSpec(3, 64, 10)
 
 
 @pytest.mark.parametrize("form", ["array", "lists"])
@@ -111,7 +103,7 @@ def test_fedbns_lists(tmp_path, form):
     """The first share of a list is trained on, the last is chosen by, in FedBN's own order; paths name the set."""
     made = domainnet(tmp_path / "data" / "DomainNet")
     listed = made.pickle_lists(FEDBN_CLASSES, as_array=form == "array")
-    data = make(DomainNet, tmp_path / "data", lists="pkl", share_of_smallest=0.1, train_per_client=None)
+    data = make(DomainNet, tmp_path / "data", lists="pkl", share_of_smallest=0.1)
     assert set(sizes(data).values()) == {(2, 2, 10)}  # clipart has 20 images
     for client in data.clients:
         assert made.paths(data, client.train) == listed[client.name, "train"][:2]
@@ -142,7 +134,7 @@ def test_pickles_of_something_else(tmp_path, monkeypatch, content, said):
     for split in ("train", "test"):
         (tmp_path / "set" / f"a_{split}.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=said):
-        make(DomainFolders, tmp_path / "set", lists="pkl")
+        make(Domains, tmp_path / "set", lists="pkl")
     assert not (tmp_path / "run").exists()
 
 
@@ -154,7 +146,7 @@ def test_no_tested_image_is_trained_on_anywhere(tmp_path):
     tested = (tmp_path / "set" / "a" / "x" / "x 10.png").read_bytes()
     for copy in ("b/x/x 0.png", "c/x/x 0.png", "c/x/x 11.png"):
         (tmp_path / "set" / copy).write_bytes(tested)
-    data = make(DomainFolders, tmp_path / "set")
+    data = make(Domains, tmp_path / "set")
     assert sum(sum(left.values()) for left in data.arrays.left_out.values()) == 2
     check_no_leak(data)
 
@@ -164,17 +156,17 @@ def test_missing_lists_and_images_are_named(tmp_path):
     made.lists("photo", ["cat", "dog"], 4, 2)
     (made.folder / "photo_test.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"Lists are missing in .*set: photo_test.txt; found photo_train.txt"):
-        make(DomainFolders, tmp_path / "set")
+        make(Domains, tmp_path / "set")
     (made.folder / "photo_train.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"DOMAIN_train.txt; found photo\. Expected.*FolderClients"):
-        make(DomainFolders, tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match=r"DOMAIN_train.txt; found photo\. Expected.*Sites"):
+        make(Domains, tmp_path / "set")
     with pytest.raises(FileNotFoundError, match=r"clipart_train.txt, .*; found nothing.*http://ai.bu.edu/M3SDA"):
         make(DomainNet, tmp_path)
     made.lists("photo", ["cat", "dog"], 4, 2)
     (made.folder / "photo" / "cat" / "cat 1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 files are missing in .*set: photo/cat/cat 1.png"):
-        make(DomainFolders, tmp_path / "set")
-    assert sum(sizes(make(DomainFolders, tmp_path / "set", on_bad_image="skip"))["photo"]) == 11
+        make(Domains, tmp_path / "set")
+    assert sum(sizes(make(Domains, tmp_path / "set", on_bad_image="skip"))["photo"]) == 11
 
 
 @pytest.mark.parametrize(
@@ -190,7 +182,7 @@ def test_lists_of_something_else(tmp_path, text, said):
     (tmp_path / "set" / "a_train.txt").write_text(text)
     (tmp_path / "set" / "a_test.txt").write_text("")
     with pytest.raises(ValueError, match=said):
-        make(DomainFolders, tmp_path / "set")
+        make(Domains, tmp_path / "set")
 
 
 def test_domains_that_disagree_about_a_label(tmp_path):
@@ -198,17 +190,15 @@ def test_domains_that_disagree_about_a_label(tmp_path):
     made.lists("a", ["x", "y"], 4, 2)
     made.lists("b", ["y", "x"], 4, 2)
     with pytest.raises(ValueError, match=r"The class 'y' has the labels 1 and 0 in the lists"):
-        make(DomainFolders, tmp_path / "set", classes=["x", "y"])
+        make(Domains, tmp_path / "set", classes=["x", "y"])
 
 
 real = pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
 
 
 def load(name, tmp_path, *arguments):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FederatedDataModule, "data")
-    where = (f"--data.init_args.root={os.environ['LPFT_TEST_DATA']}", f"--data.init_args.cache_dir={tmp_path}")
-    data = parser.instantiate(parser.parse_args([f"--data={CONFIGS / name}.yaml", *where, *arguments])).data
+    where = (f"--data.source.root={os.environ['LPFT_TEST_DATA']}", f"--data.cache_dir={tmp_path}")
+    data = parse(f"--data={CONFIGS / name}.yaml", *where, *arguments)
     data.prepare_data()
     data.setup()
     return data
@@ -224,7 +214,7 @@ def test_four_real_domains_of_pacs(tmp_path, caplog):
     assert sizes(data)["sketch"] == (270, 30, 100)
     assert "left out" not in caplog.text
     check_no_leak(data)
-    numbered = load("pacs", tmp_path, "--data.init_args.classes=null")
+    numbered = load("pacs", tmp_path, "--data.source.classes=null")
     assert torch.equal(numbered.labels, data.labels)  # the names stand in the order of the lists' labels
     brightness = {c.name: data.images[c.train].float().mean().item() for c in data.clients}
     assert brightness["sketch"] > 220 > max(brightness["photo"], brightness["art_painting"])
@@ -241,5 +231,5 @@ def test_four_real_domains_of_office_caltech(tmp_path):
         "amazon": 344, "caltech10": 356, "dslr": 54, "webcam": 103,
     }  # fmt: skip
     check_no_leak(data)
-    numbered = load("office_caltech10", tmp_path, "--data.init_args.classes=null")
+    numbered = load("office_caltech10", tmp_path, "--data.source.classes=null")
     assert torch.equal(numbered.labels, data.labels)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lpft.data.chexpert import CheXpert, finding_there
+from lpft.data.sources.chexpert import CheXpert, finding_there
 from tests.commands import lpft, table
-from tests.data.leaks import assert_no_leaks
+from tests.data.made import assert_no_leaks, opened
 
 FINDINGS = [
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
@@ -69,11 +69,11 @@ def chexpert(tmp_path_factory):
 
 
 def make(root, **settings):
-    data = CheXpert(
-        str(root), **{"rho": (0.7, 0.3), "image_size": 16, "cache_dir": str(root.parent / "cache"), **settings}
+    return opened(
+        CheXpert,
+        str(root),
+        **{"rho": (0.7, 0.3), "image_size": 16, "cache_dir": str(root.parent / "cache"), **settings},
     )
-    data.setup()
-    return data
 
 
 def rows_of(data, positions):
@@ -118,7 +118,7 @@ def test_no_patient_is_in_two_parts(chexpert):
 
 def test_all_rows_that_may_be_used_are(chexpert):
     """Counted by hand from the lists, here with a rule of their own."""
-    table = CheXpert(str(chexpert)).read_table()
+    table = CheXpert(str(chexpert)).table()
     expected = [
         row["Path"].removeprefix("CheXpert-v1.0-small/")
         for row in EVERY
@@ -126,7 +126,7 @@ def test_all_rows_that_may_be_used_are(chexpert):
         and row["Sex"] != "Unknown"
         and (row["Pleural Effusion"] == "1.0") != (row["No Finding"] == "1.0")
     ]
-    assert table.files == expected
+    assert table["file"].tolist() == expected
     assert any(name.startswith("valid/") for name in expected)
     assert sum(row["Sex"] == "Unknown" for row in EVERY) > 0
 
@@ -179,10 +179,11 @@ def test_lists_of_another_form(tmp_path, change, said):
 
 @pytest.mark.slow
 def test_the_shipped_experiment_runs(chexpert, out):
-    configs = Path(__file__).parents[2] / "configs"
+    configs = Path(__file__).parents[3] / "configs"
     lpft(
         "run", "-c", configs / "chexpert.yaml", "-c", configs / "sizes" / "smoke.yaml", "--out", out,
-        "--data.root", chexpert, "--data.rho", "[0.7, 0.3]", "--data.image_size", 32, "--trainer.devices", 1,
+        "--data.source.root", chexpert, "--data.clients.rho", "[0.7, 0.3]",
+        "--data.image_size", 32, "--trainer.devices", 1,
     )  # fmt: skip
     assert len(table(out / "results.csv")) == 10
     assert "Pleural Effusion, Male" in (out / "report.html").read_text()

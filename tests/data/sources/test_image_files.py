@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpft.data.images import ImageFiles, read_image, stamp
+from lpft.data.sources.image_files import ImageFiles, read_image, stamp
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
 
@@ -79,5 +79,5 @@ def test_a_stamp_tells_when_files_change(tmp_path):
 
 @pytest.mark.parametrize("module", ["torch", "lightning"])
 def test_helpers_start_without_heavy_imports(module):
-    code = f"import sys, lpft.data.images; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, lpft.data.sources.image_files; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from lpft.data.spurious import assign_splits, group_counts, largest_per_class, smallest_per_class, spurious_clients
 
 RHOS = [0.9, 0.7, 0.3, 0.1]

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
-from lpft.data.arrays import ArrayClients
-from lpft.data.base import FederatedDataModule
-from lpft.data.partition import Dirichlet, Pathological
-from lpft.data.sources import Source
+from lpft.data.partition import Dirichlet, Iid, Pathological
+from lpft.data.sources import Arrays
+from lpft.data.sources.array_files import ArrayDomain
+from tests.data.made import made, parse, sizes
 from tests.layouts import save_medmnist
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs" / "data"
 
 
 def save(path, num_train=80, num_test=20, seed=0, size=8, **more):
@@ -30,13 +29,10 @@ def save(path, num_train=80, num_test=20, seed=0, size=8, **more):
 
 
 def make(root, sources, **settings):
-    data = ArrayClients(sources, root=str(root), cache_dir=str(root / "cache"), **{"image_size": 8, **settings})
+    settings = {"image_size": 8, "cache_dir": str(root / "cache"), **settings}
+    data = made(Arrays, sources, root=str(root), **settings)
     data.setup()
     return data
-
-
-def sizes(data):
-    return {c.name: (len(c.train), len(c.val), len(c.test)) for c in data.clients}
 
 
 def bytes_of(data, positions):
@@ -48,8 +44,8 @@ def test_sources_become_clients(tmp_path):
     save(tmp_path / "a.npz")
     save(tmp_path / "b.npz", num_test=0, seed=1)
     save(tmp_path / "c.npz", seed=2, size=5)
-    sources = {"a": Source("a.npz"), "b": Source("b.npz"), "c": Source("c.npz", num_clients=2)}
-    data = make(tmp_path, sources)
+    sources = {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz"), "c": ArrayDomain("c.npz")}
+    data = make(tmp_path, sources, clients=Iid({"c": 2}))
     expected = {"a": (72, 8, 20), "b": (54, 6, 20), "c-0": (36, 4, 10), "c-1": (36, 4, 10)}
     assert sizes(data) == expected
     assert data.images.shape == (280, 3, 8, 8)
@@ -64,14 +60,14 @@ def test_images_and_labels_stay_together(tmp_path):
     images = np.full((50, 8, 8), 10, np.uint8) * labels[:, None, None].astype(np.uint8)
     images += np.arange(50, dtype=np.uint8)[:, None, None] // 5 % 10  # and they differ a little
     np.savez(tmp_path / "a.npz", x_train=images, y_train=labels)
-    data = make(tmp_path, {"a": Source("a.npz", num_clients=2)}, channels=1)
+    data = make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Iid(2), channels=1)
     assert torch.equal(data.images[:, 0, 0, 0].long() // 10, data.labels)
 
 
 def test_groups_become_clients(tmp_path):
     save(tmp_path / "a.npz")
     np.savez(tmp_path / "groups.npz", site=np.repeat([7, 30], 40))
-    data = make(tmp_path, {"site": Source("a.npz", group="site", group_file="groups.npz")})
+    data = make(tmp_path, {"site": ArrayDomain("a.npz", group="site", group_file="groups.npz")})
     assert sizes(data) == {"site-7": (27, 3, 10), "site-30": (27, 3, 10)}
     first = np.load(tmp_path / "a.npz")["x_train"][:40]
     client = data.clients[0]
@@ -82,7 +78,7 @@ def test_groups_become_clients(tmp_path):
 def test_train_per_client_caps_train_and_val_together(tmp_path):
     save(tmp_path / "a.npz")
     save(tmp_path / "b.npz", num_train=12, seed=1)
-    data = make(tmp_path, {"a": Source("a.npz"), "b": Source("b.npz")}, train_per_client=40)
+    data = make(tmp_path, {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz")}, train_per_client=40)
     assert sizes(data) == {"a": (36, 4, 20), "b": (11, 1, 20)}
     assert torch.bincount(data.labels[data.clients[0].train]).tolist() == [9, 9, 9, 9]
 
@@ -90,7 +86,7 @@ def test_train_per_client_caps_train_and_val_together(tmp_path):
 def test_no_tested_image_is_trained_on(tmp_path, caplog):
     """Client b trains on a copy of an image that client a is tested on, and on one that a chooses by."""
     save(tmp_path / "a.npz")
-    first = make(tmp_path, {"a": Source("a.npz")}, channels=1)
+    first = make(tmp_path, {"a": ArrayDomain("a.npz")}, channels=1)
     tested, chosen_by = first.images[first.clients[0].test[0], 0], first.images[first.clients[0].val[0], 0]
     save(tmp_path / "b.npz", seed=1)
     arrays = dict(np.load(tmp_path / "b.npz"))
@@ -98,7 +94,7 @@ def test_no_tested_image_is_trained_on(tmp_path, caplog):
     np.savez(tmp_path / "b.npz", **arrays)
 
     with caplog.at_level(logging.WARNING, "lpft"):
-        data = make(tmp_path, {"a": Source("a.npz"), "b": Source("b.npz")}, channels=1)
+        data = make(tmp_path, {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz")}, channels=1)
         data.prepare_data()
     assert "images of client b were left out of train or val" in caplog.text
     assert list(data.arrays.left_out) == ["b"]
@@ -118,19 +114,19 @@ def test_the_same_from_another_place(tmp_path):
         (tmp_path / name).mkdir()
         save(tmp_path / name / "a.npz")
         os.utime(tmp_path / name / "a.npz", ns=(0, 10**18))
-        data.append(make(tmp_path / name, {"a": Source("a.npz")}))
+        data.append(make(tmp_path / name, {"a": ArrayDomain("a.npz")}))
     assert data[0].content_hash == data[1].content_hash
-    assert data[0].settings() == data[1].settings()
-    assert json.dumps(data[0].settings())
+    assert data[0].key() == data[1].key()
+    assert json.dumps(data[0].key())
     os.utime(tmp_path / "here" / "a.npz", ns=(0, 2 * 10**18))
-    assert data[0].settings() != data[1].settings()
+    assert data[0].key() != data[1].key()
 
 
 def test_seed_and_order_of_sources(tmp_path):
     """A client's split depends on the seed and its name, not on who else is there."""
     save(tmp_path / "a.npz", num_test=0)
     save(tmp_path / "b.npz", num_test=0, seed=1)
-    a, b = Source("a.npz"), Source("b.npz")
+    a, b = ArrayDomain("a.npz"), ArrayDomain("b.npz")
     alone, together = make(tmp_path, {"a": a}), make(tmp_path, {"b": b, "a": a})
     assert bytes_of(alone, alone.clients[0].test) == bytes_of(together, together.clients[1].test)
     other = make(tmp_path, {"a": a}, seed=1)
@@ -146,7 +142,7 @@ def test_label_shift_of_a_pool_with_its_own_test_part(tmp_path):
     """Train and test images stay what they are; a client's test set has the mix of what it trains on."""
     save(tmp_path / "a.npz", num_train=400, num_test=200)
     pool = dict(np.load(tmp_path / "a.npz"))
-    data = make(tmp_path, {"a": Source("a.npz", num_clients=4, partition=Dirichlet(0.5, 40))}, channels=1)
+    data = make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Dirichlet(4, 0.5, 40), channels=1)
     trained = torch.cat([torch.cat([client.train, client.val]) for client in data.clients])
     tested = torch.cat([client.test for client in data.clients])
     assert bytes_of(data, trained) == {image.tobytes() for image in pool["x_train"]}
@@ -158,7 +154,7 @@ def test_label_shift_of_a_pool_with_its_own_test_part(tmp_path):
 
 def test_label_shift_of_a_pool_without_test_part(tmp_path):
     save(tmp_path / "a.npz", num_train=400, num_test=0)
-    data = make(tmp_path, {"a": Source("a.npz", num_clients=4, partition=Pathological(2))})
+    data = make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Pathological(4, 2))
     for split in ("train", "val", "test"):
         assert ((mixes(data, split) > 0).sum(1) == 2).all()
 
@@ -173,17 +169,17 @@ MED = {
 def test_a_part_for_choices_is_kept(tmp_path):
     """As in MedMNIST: nothing is taken from the training images; its 12 images are dealt as the others are."""
     arrays = save_medmnist(tmp_path / "m.npz")
-    data = make(tmp_path, {"m": Source("m.npz", num_clients=2, **MED)})
+    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)}, clients=Iid(2))
     assert sizes(data) == {"m-0": (40, 6, 10), "m-1": (40, 6, 10)}
     for split in ("train", "val", "test"):
         positions = torch.cat([getattr(client, split) for client in data.clients])
         assert {image[0].numpy().tobytes() for image in data.images[positions]} == {
             image.tobytes() for image in arrays[f"{split}_images"]
         }
-    data = make(tmp_path, {"m": Source("m.npz", num_clients=2, partition=Pathological(2), **MED)})
+    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)}, clients=Pathological(2, 2))
     assert sizes(data) == {"m-0": (40, 6, 10), "m-1": (40, 6, 10)}
     assert torch.equal(mixes(data, "train") > 0, mixes(data, "val") > 0)
-    one = make(tmp_path, {"m": Source("m.npz", invert=True, **MED)})
+    one = make(tmp_path, {"m": ArrayDomain("m.npz", invert=True, **MED)})
     assert bytes_of(one, one.clients[0].val) == {np.repeat(255 - x[None], 3, 0).tobytes() for x in arrays["val_images"]}
 
 
@@ -191,36 +187,37 @@ def test_a_part_for_choices_shares_no_image_with_the_others(tmp_path, caplog):
     arrays = save_medmnist(tmp_path / "m.npz")
     both = np.concatenate([arrays["val_images"][:5], arrays["train_images"][5:]])
     save_medmnist(tmp_path / "m.npz", test_images=arrays["val_images"], test_labels=arrays["val_labels"])
-    data = make(tmp_path, {"m": Source("m.npz", **MED)})
+    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)})
     assert sizes(data) == {"m": (80, 0, 12)}
     save_medmnist(tmp_path / "m.npz", train_images=both)
-    data = make(tmp_path, {"m": Source("m.npz", **MED)})
+    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)})
     assert sizes(data) == {"m": (75, 12, 20)}
 
 
 def test_another_partition_is_another_key(tmp_path):
     save(tmp_path / "a.npz")
-    sources = [Source("a.npz", num_clients=2, partition=p) for p in (None, Dirichlet(0.1), Dirichlet(0.2))]
-    keys = [json.dumps(ArrayClients({"a": each}, root=str(tmp_path)).settings()) for each in sources]
+    partitions = [Iid(2), Dirichlet(2, 0.1), Dirichlet(2, 0.2)]
+    sources = {"a": ArrayDomain("a.npz")}
+    keys = [json.dumps(made(Arrays, sources, root=str(tmp_path), clients=each).key()) for each in partitions]
     assert len(set(keys)) == 3
 
 
 def test_a_pool_that_is_too_small_is_named(tmp_path):
     save(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"`sources.a.partition`: `min_samples=50` for each of 2 clients.*HINT"):
-        make(tmp_path, {"a": Source("a.npz", num_clients=2, partition=Dirichlet(0.1, 50))})
+    with pytest.raises(ValueError, match=r"`clients`: `min_samples=50` for each of 2 clients.*HINT"):
+        make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Dirichlet(2, 0.1, 50))
 
 
 def test_inverting(tmp_path):
     save(tmp_path / "a.npz")
-    plain = make(tmp_path, {"a": Source("a.npz")})
-    negative = make(tmp_path, {"a": Source("a.npz", invert=True)})
+    plain = make(tmp_path, {"a": ArrayDomain("a.npz")})
+    negative = make(tmp_path, {"a": ArrayDomain("a.npz", invert=True)})
     assert torch.equal(plain.images, 255 - negative.images)
 
 
 def test_tiny_clients_do_not_crash_and_are_named(tmp_path, caplog):
     save(tmp_path / "a.npz", num_train=3, num_test=0, group=np.array([0, 0, 1]))
-    data = ArrayClients({"a": Source("a.npz", group="group")}, root=str(tmp_path), cache_dir=str(tmp_path / "c"))
+    data = made(Arrays, {"a": ArrayDomain("a.npz", group="group")}, root=str(tmp_path), cache_dir=str(tmp_path / "c"))
     with caplog.at_level(logging.WARNING, "lpft"):
         data.prepare_data()
     data.setup()
@@ -230,32 +227,26 @@ def test_tiny_clients_do_not_crash_and_are_named(tmp_path, caplog):
 
 
 def test_missing_files_are_all_named(tmp_path):
-    data = ArrayClients({"a": Source("a.npz"), "b": Source("b.npz")}, root=str(tmp_path), num_classes=4)
-    with pytest.raises(FileNotFoundError, match=r"sources.a`.*a.npz; `sources.b`.*--data.init_args.root"):
+    data = made(Arrays, {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz")}, root=str(tmp_path), num_classes=4)
+    with pytest.raises(FileNotFoundError, match=r"domains.a`.*a.npz; `domains.b`.*--data.source.root"):
         data.prepare_data()
-    with pytest.raises(FileNotFoundError, match=r"sources.a"):
-        _ = ArrayClients({"a": Source("a.npz")}, root=str(tmp_path)).spec
+    with pytest.raises(FileNotFoundError, match=r"domains.a"):
+        _ = made(Arrays, {"a": ArrayDomain("a.npz")}, root=str(tmp_path)).spec
 
 
 def test_more_classes_than_said(tmp_path):
     save(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="labels go from 0 to 3, expected 0 to 1"):
-        make(tmp_path, {"a": Source("a.npz")}, num_classes=2)
+        make(tmp_path, {"a": ArrayDomain("a.npz")}, num_classes=2)
 
 
 def test_settings_that_cannot_be():
     with pytest.raises(ValueError, match="neither 1"):
-        ArrayClients({"a": Source("a.npz")}, channels=2)
+        made(Arrays, {"a": ArrayDomain("a.npz")}, channels=2)
     with pytest.raises(ValueError, match="empty"):
-        ArrayClients({})
+        Arrays({})
     with pytest.raises(ValueError, match="share a file"):
-        ArrayClients({"a": Source("a.npz"), "A": Source("a.npz")})
-
-
-def parse(*arguments):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FederatedDataModule, "data")
-    return parser.instantiate(parser.parse_args(list(arguments))).data
+        Arrays({"a": ArrayDomain("a.npz"), "A": ArrayDomain("a.npz")})
 
 
 NUM_CLASSES = {"teacher_student": 4, "pacs": 7, "cifar100_c": 100}
@@ -268,40 +259,42 @@ def test_shipped_configs_parse(path):
 
 
 def test_partition_and_null_on_the_command_line(tmp_path):
-    """A null inside a source reaches it as the word None."""
+    """A null inside a domain reaches it as the word None."""
     data = parse(
         f"--data={CONFIGS / 'cifar10_small_dirichlet.yaml'}",
-        "--data.init_args.sources.cifar10.partition.init_args.alpha=0.1",
-        "--data.init_args.sources.cifar10.x_test=null",
-        "--data.init_args.sources.cifar10.y_test=null",
+        "--data.clients.alpha=0.1",
+        "--data.source.domains.cifar10.x_test=null",
+        "--data.source.domains.cifar10.y_test=null",
     )
-    source = data.sources["cifar10"]
-    assert source.partition.settings() == Dirichlet(0.1).settings()
-    assert (source.x_test, source.y_test) == (None, None)
+    domain = data.source.domains["cifar10"]
+    assert data.partition.settings() == Dirichlet(10, 0.1).settings()
+    assert (domain.x_test, domain.y_test) == (None, None)
     data = parse(
         f"--data={CONFIGS / 'digit5_small.yaml'}",
-        "--data.init_args.sources.mnist.num_clients=5",
-        "--data.init_args.sources.mnist.partition=lpft.data.partition.Pathological",
-        "--data.init_args.sources.mnist.partition.init_args.classes_per_client=3",
+        "--data.clients=lpft.data.partition.Pathological",
+        "--data.clients.num_clients={mnist: 5}",
+        "--data.clients.classes_per_client=3",
     )
-    assert data.sources["mnist"].partition.settings() == Pathological(3).settings()
+    assert data.partition.settings() == Pathological({"mnist": 5}, 3).settings()
 
 
 def test_yaml_and_overrides(tmp_path):
     save(tmp_path / "a.npz", num_test=0)
-    settings = {"sources": {"a": {"path": "a.npz", "x_test": None, "y_test": None, "num_clients": 2}}}
-    (tmp_path / "data.yaml").write_text(
-        yaml.safe_dump({"class_path": "lpft.data.arrays.ArrayClients", "init_args": settings})
-    )
+    source = {"domains": {"a": {"path": "a.npz", "x_test": None, "y_test": None}}}
+    settings = {
+        "source": {"class_path": "lpft.data.sources.Arrays", "init_args": source},
+        "clients": {"class_path": "lpft.data.partition.Iid", "init_args": {"num_clients": 2}},
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(settings))
     data = parse(
         f"--data={tmp_path / 'data.yaml'}",
-        f"--data.init_args.root={tmp_path}",
-        f"--data.init_args.cache_dir={tmp_path / 'cache'}",
-        "--data.init_args.sources.a.num_clients=4",
-        "--data.init_args.channels=1",
+        f"--data.source.root={tmp_path}",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        "--data.clients.num_clients=4",
+        "--data.channels=1",
     )
     data.setup()
-    assert isinstance(data.sources["a"], Source)
+    assert isinstance(data.source.domains["a"], ArrayDomain)
     assert list(sizes(data)) == ["a-0", "a-1", "a-2", "a-3"]
 
 
@@ -311,7 +304,7 @@ real = pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_
 def load(name, tmp_path, *arguments):
     root = os.environ["LPFT_TEST_DATA"]
     config = f"--data={CONFIGS / name}.yaml"
-    data = parse(config, f"--data.init_args.root={root}", f"--data.init_args.cache_dir={tmp_path}", *arguments)
+    data = parse(config, f"--data.source.root={root}", f"--data.cache_dir={tmp_path}", *arguments)
     data.setup()
     return data
 
