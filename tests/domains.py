@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from lpft.data.base import FederatedDataModule
-from lpft.data.domains import DOMAINNET
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.sources.domains import DOMAINNET
 
 
 class Set:

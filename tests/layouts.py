@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 from scipy.io import savemat
 
-from lpft.data.cifar_c import TEN_TYPES
-from lpft.data.corruptions import SEVERITIES
-from lpft.data.digit_files import DOMAINS
+from lpft.data.sources.cifar_c import TEN_TYPES
+from lpft.data.sources.corruptions import SEVERITIES
+from lpft.data.sources.digit_files import DOMAINS
 
 FOLDERS = {"mnist": "MNIST", "mnist_m": "MNIST_M", "svhn": "SVHN", "synth_digits": "SynthDigits", "usps": "USPS"}
 

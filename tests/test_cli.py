@@ -38,7 +38,7 @@ ERRORS = {
     "bad seeds": (["run", "-c", TOY, "--seeds", "[1, 1]"], ["seeds=[1, 1]", "HINT"]),
     "out of range": (["run", "-c", TOY, "--federation.participation", 0], ["participation", ">0"]),
     "no folder of sites": (
-        ["prepare", "-c", ROOT / "configs" / "own_sites.yaml", "--data.init_args.root", "nowhere"],
+        ["prepare", "-c", ROOT / "configs" / "own_sites.yaml", "--data.source.root", "nowhere"],
         ["no folder nowhere", "Expected ROOT/CLIENT/CLASS/IMAGE", "HINT: set"],
     ),
     "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
@@ -52,7 +52,7 @@ ERRORS = {
     "out is a file": (["run", "-c", TOY, "--out", TOY], [f"`out: {TOY}`", "ot a directory", "HINT", "--out"]),
     "no GPU": (["run", "-c", TOY, "--trainer.accelerator", "cuda"], ["trainer.accelerator=cuda", "cpu"]),
     "data too small": (
-        ["run", "-c", TOY, "--data", "lpft.data.digits.Digits", "--data.num_clients", 500],
+        ["run", "-c", TOY, "--data.source", "lpft.data.sources.Digits", "--data.source.num_clients", 500],
         ["`num_clients=500`", "num_clients=179"],
     ),
     "nothing to report": (["report", "nowhere"], ["nowhere", "not the folder of a run"]),
@@ -113,14 +113,14 @@ def test_prepare_shows_what_is_in_a_dataset(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_prepare_needs_data_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lpft("prepare", "--data", "tests.toy.ToyData", "--data.counts", "[9, 5]", "--out", tmp_path)
+    lpft("prepare", "--data.source", "tests.toy.ToySource", "--data.source.counts", "[9, 5]", "--out", tmp_path)
     assert "2 clients, 3 classes, images 1x8x8: 14 train, 12 val, 24 test" in capsys.readouterr().out
-    lpft("prepare", "--data", "tests.toy.ToyData", "--data.counts", "nine", code=2)
+    lpft("prepare", "--data.source", "tests.toy.ToySource", "--data.source.counts", "nine", code=2)
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_prepare_prepares_every_dataset_of_a_sweep_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = "{data.counts: [[9, 5], [7, 7, 7]], federation.local_epochs: [1, 2]}"
+    sweep = "{data.source.counts: [[9, 5], [7, 7, 7]], federation.local_epochs: [1, 2]}"
     lpft("prepare", "-c", TOY, "--sweep", sweep, "--out", tmp_path)
     shown = capsys.readouterr().out
     assert [number in shown for number in ("2 clients", "3 clients")] == [True, True]

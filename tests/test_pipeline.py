@@ -27,7 +27,7 @@ from lpft.personalization.worker import StackWorker
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
-from tests.toy import ToyData, ToyNet, same_bits, toy_data
+from tests.toy import ToyNet, same_bits, toy_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,22 +194,16 @@ def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: 
     assert "different are: `federation.rounds`" in capsys.readouterr().err
     toy("run", out, *words, "--personalization.epochs", 3, code=2)
     assert "`personalization.epochs`" in capsys.readouterr().err
-    toy("run", out, *words, "--data.init_args.seed", 1, code=2)
+    toy("run", out, *words, "--data.source.seed", 1, code=2)
     assert "`data.content`" in capsys.readouterr().err
     run = toy("run", out, *words, "--personalization.epochs", 3, "--overwrite")
     assert read_cell(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
     toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")
 
 
-class Scaled(ToyData):
-    """The same images, which networks see in another way."""
-
-    std = (0.25,)
-
-
 def test_the_same_images_normalized_otherwise_are_other_data(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("federate", out, "--seeds", "[0]")
-    toy("federate", out, "--seeds", "[0]", "--data", f"{__name__}.Scaled", code=2)
+    toy("federate", out, "--seeds", "[0]", "--data.std", "[0.25]", code=2)
     assert "different are: `data.std`" in capsys.readouterr().err
 
 
@@ -219,9 +213,9 @@ def test_clients_that_lack_samples_are_marked(out: Path) -> None:
         out,
         "--seeds",
         "[0]",
-        "--data.init_args.counts",
+        "--data.source.counts",
         "[20, 0, 24]",
-        "--data.init_args.num_test",
+        "--data.source.num_test",
         "[12, 5, 0]",
     )
     for method in ("none", "ft", "lpft"):
@@ -234,7 +228,7 @@ def test_clients_that_lack_samples_are_marked(out: Path) -> None:
 
 
 def test_a_single_client_has_no_others(out: Path) -> None:
-    run = toy("run", out, "--data.init_args.counts", "[20]", "--data.init_args.num_test", "[12]", "--seeds", "[0]")
+    run = toy("run", out, "--data.source.counts", "[20]", "--data.source.num_test", "[12]", "--seeds", "[0]")
     assert all(row["global_others"] == row["worst_row"] == "" for row in table(run.root / "results.csv"))
 
 
@@ -407,7 +401,7 @@ def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out
 def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
     finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--seeds", "[0]", "--only", "lpft", "--augment", "lpft.data.augment.FlipCrop", "--augment.pad", 1]
+    words = ["--seeds", "[0]", "--only", "lpft", "--augment", "lpft.data.transforms.FlipCrop", "--augment.pad", 1]
     one = toy("run", out.parent / "one", *words)
     two = toy("run", out.parent / "two", *words, "--trainer.devices", 2)
     assert outcome(one) == outcome(two)

@@ -32,7 +32,7 @@ def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
-    config = extra(tmp_path, sweep={"data.num_val": [6, 3], "federation.rounds": [1, 3]})
+    config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1, 3]})
     toy("federate", out, "-c", config, "--seeds", "[0]")
     for shard in ("1/2", "0/2"):
         toy("personalize", out, "-c", config, "--seeds", "[0]", "--shard", shard)
@@ -75,7 +75,10 @@ def test_points_share_the_global_models_that_are_the_same(
 def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three points of four methods (one of them tuned) of three stacks: 36 for five tasks."""
     config = extra(
-        tmp_path, sweep={"data.num_val": [6, 5, 3]}, tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}}}, seeds=[0]
+        tmp_path,
+        sweep={"data.source.num_val": [6, 5, 3]},
+        tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}}},
+        seeds=[0],
     )
     toy("federate", out, "-c", config)
     toy("tune", out, "-c", config)
@@ -172,7 +175,7 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),
         (
-            {"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}},
+            {"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"source": {"init_args": {"num_val": 0}}}},
             "no client has any",
         ),
         ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft
-from tests.toy import ToyData, ToyNet
+from tests.toy import ToyNet, toy_module
 
 SEEDS, ROUNDS, LOCAL_EPOCHS, SHARE, EPOCHS = (0, 3), 4, 2, 0.6, 3
 COUNTS, TESTS = (20, 33, 40, 24, 17, 5, 0), (12, 7, 20, 9, 12, 4, 6)
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("reference")
     config = yaml.safe_load(Path(TOY).read_text())
     config["seeds"] = list(SEEDS)
-    config["data"]["init_args"] = {"counts": list(COUNTS), "num_test": list(TESTS)}
+    config["data"]["source"]["init_args"] = {"counts": list(COUNTS), "num_test": list(TESTS)}
     config["federation"] |= {"rounds": ROUNDS, "local_epochs": LOCAL_EPOCHS, "participation": SHARE}
     config["federation"]["optimizer"]["init_args"] = FEDERATION
     config["personalization"] |= {"epochs": EPOCHS, "batch_size": 8, "eval_every": 1, "clients_per_stack": 3}
@@ -57,7 +57,7 @@ class World:
     """The toy clients, and what one does with them by hand."""
 
     def __init__(self, seed: int) -> None:
-        self.seed, self.data = seed, ToyData(counts=COUNTS, num_test=TESTS)
+        self.seed, self.data = seed, toy_module(counts=COUNTS, num_test=TESTS)
         self.data.setup()
         self.clients = self.data.clients
         self.x, self.y = (self.data.images.double() / 255 - 0.5) / 0.5, self.data.labels

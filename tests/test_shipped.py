@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lpft.data.corruptions import CORRUPTIONS
-from lpft.data.domains import FEDBN_CLASSES
+from lpft.data.sources.corruptions import CORRUPTIONS
+from lpft.data.sources.domains import FEDBN_CLASSES
 from lpft.reporting.paper import dataset_of
 from lpft.storage.run import Run
 from tests.commands import lpft, table
@@ -26,7 +26,7 @@ OWN_DATA = [CONFIGS / f"{name}.yaml" for name in ON_REAL_FILES]
 TEMPLATE = CONFIGS / "own_sites.yaml"
 EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
 ALL = sorted({*CONFIGS.glob("*.yaml"), *EXPERIMENTS} - {CONFIGS / "tuned.yaml"})
-TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["init_args"]["types"]
+TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["source"]["init_args"]["types"]
 MADE: dict[str, Callable[[Path], object]] = {
     "digit5": save_mats,
     "digit5_fedbn": save_pickles,
@@ -87,7 +87,7 @@ def test_every_layout_is_run_on(config: Path, tmp_path: Path, out: Path, monkeyp
     MADE[config.stem](tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)  # these are not the real files
     lpft("run", "-c", config, "-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, "--only", "none,lpft",
-         "--data.init_args.root", tmp_path, "--trainer.devices", 1)  # fmt: skip
+         "--data.source.root", tmp_path, "--trainer.devices", 1)  # fmt: skip
     assert (out / "report.html").exists()
 
 
@@ -96,7 +96,7 @@ def test_every_layout_is_run_on(config: Path, tmp_path: Path, out: Path, monkeyp
 @pytest.mark.skipif("LPFT_TEST_DATA" not in os.environ, reason="LPFT_TEST_DATA names no folder of image sets")
 @pytest.mark.parametrize("config", OWN_DATA, ids=lambda path: path.stem)
 def test_every_experiment_on_real_images_runs(config: Path, out: Path) -> None:
-    root = ("--data.init_args.root", os.environ["LPFT_TEST_DATA"])
+    root = ("--data.source.root", os.environ["LPFT_TEST_DATA"])
     lpft("run", "-c", config, "-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, *root,
          "--personalization.epochs", 2, "--methods.ft_short.epochs", 1, "--methods.lpft.lp_epochs", 1)  # fmt: skip
     assert (out / "report.html").exists()
@@ -106,10 +106,10 @@ def test_every_experiment_on_real_images_runs(config: Path, out: Path) -> None:
 @pytest.mark.parametrize("name", ["domainnet", "domainnet_fedbn"])
 def test_every_experiment_on_domainnet_runs(name: str, tmp_path: Path, out: Path) -> None:
     made = domainnet(tmp_path / "DomainNet")
-    words = ["--network.width", 8, "--data.init_args.image_size", 32]
+    words = ["--network.width", 8, "--data.image_size", 32]
     if name == "domainnet_fedbn":
         made.pickle_lists(FEDBN_CLASSES)
-        words = ["--network.width", 64, "--data.init_args.image_size", 64, "--data.init_args.share_of_smallest", 0.5]
+        words = ["--network.width", 64, "--data.image_size", 64, "--data.source.share_of_smallest", 0.5]
     short = (
         "--trainer.devices",
         1,
@@ -122,7 +122,7 @@ def test_every_experiment_on_domainnet_runs(name: str, tmp_path: Path, out: Path
         "--methods.lpft.lp_epochs",
         1,
     )
-    smoke = ("-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, "--data.init_args.root", tmp_path)
+    smoke = ("-c", CONFIGS / "sizes" / "smoke.yaml", "--out", out, "--data.source.root", tmp_path)
     lpft("run", "-c", CONFIGS / f"{name}.yaml", *smoke, *short, *words)
     assert (out / "report.html").exists()
 
@@ -131,6 +131,6 @@ def test_every_experiment_on_domainnet_runs(name: str, tmp_path: Path, out: Path
 def test_the_template_for_own_sites_runs(tmp_path: Path, out: Path) -> None:
     for seed in range(3):
         save_shapes(tmp_path / "sites" / f"site {seed}", 6, seed=seed)
-    words = ("--data.init_args.root", tmp_path / "sites", "--federation.init", "null", "--out", out)
+    words = ("--data.source.root", tmp_path / "sites", "--federation.init", "null", "--out", out)
     lpft("run", "-c", TEMPLATE, "-c", CONFIGS / "sizes" / "smoke.yaml", *words)
     assert len(list((out / "seed_0" / "lpft" / "models").iterdir())) == 3

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from lpft.clients.features import GlobalFeatures
-from lpft.data.base import FederatedDataModule
-from lpft.data.cache import ArrayWriter
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.sources.base import Source, categories
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec
 
 
-class ToyData(FederatedDataModule):
+class ToySource(Source):
     """Grey 8x8 images of three classes: each has its own bright spot, each client its own brightness.
 
     Args:
@@ -22,8 +23,9 @@ class ToyData(FederatedDataModule):
         num_test: test samples of each client.
         num_val: validation samples of each client.
         seed: of the noise.
-        cache_dir: folder of the array cache.
     """
+
+    image_size, channels, num_classes = 8, 1, 3
 
     def __init__(
         self,
@@ -31,28 +33,43 @@ class ToyData(FederatedDataModule):
         num_test: int | tuple[int, ...] = 12,
         num_val: int = 6,
         seed: int = 0,
-        cache_dir: str | None = None,
     ) -> None:
-        super().__init__(cache_dir)
-        self.counts, self.num_val, self.seed = counts, num_val, seed
-        self.num_test = num_test if isinstance(num_test, tuple) else (num_test,) * len(counts)
+        self.counts, self.num_val, self.seed = tuple(counts), num_val, seed
+        self.num_test = tuple(num_test) if isinstance(num_test, tuple) else (num_test,) * len(counts)
 
-    @property
-    def spec(self) -> DataSpec:
-        return DataSpec(1, 8, 3)
+    def draw(self, rng: np.random.Generator, client: int, split: str, num: int) -> tuple[np.ndarray, ...]:
+        """Return images, labels and, perhaps, groups."""
+        labels = rng.integers(0, 3, num)
+        images = rng.integers(0, 120, (num, 1, 8, 8))
+        for image, label in zip(images, labels, strict=True):
+            image[0, 2 * label : 2 * label + 2, 2:6] += 60 + 15 * client
+        return images.astype(np.uint8), labels
 
-    def settings(self) -> dict[str, object]:
-        return {"counts": self.counts, "test": self.num_test, "val": self.num_val, "seed": self.seed}
-
-    def write(self, writer: ArrayWriter) -> None:
+    def table(self) -> pd.DataFrame:
         rng = np.random.default_rng(self.seed)
+        images, tables = [], []
         for i, count in enumerate(self.counts):
-            for split, n in (("train", count), ("val", self.num_val), ("test", self.num_test[i])):
-                labels = rng.integers(0, 3, n)
-                images = rng.integers(0, 120, (n, 1, 8, 8))
-                for image, label in zip(images, labels, strict=True):
-                    image[0, 2 * label : 2 * label + 2, 2:6] += 60 + 15 * i
-                writer.add(f"c{i}", split, images.astype(np.uint8), labels)
+            for split, num in (("train", count), ("val", self.num_val), ("test", self.num_test[i])):
+                drawn, labels, *groups = self.draw(rng, i, split, num)
+                images.append(drawn)
+                tables.append(pd.DataFrame({"label": labels, "domain": f"c{i}", "split": split}))
+                if groups:
+                    tables[-1]["group"] = groups[0]
+        self._images = np.concatenate(images)
+        table = pd.concat(tables, ignore_index=True)
+        return table.assign(domain=categories(table["domain"], [f"c{i}" for i in range(len(self.counts))]))
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        self.table()
+        return self._images[positions].transpose(0, 2, 3, 1)
+
+    def given_splits(self, table: pd.DataFrame) -> dict[str, set[str]]:
+        return {f"c{i}": {"train", "val", "test"} for i in range(len(self.counts))}
+
+
+def toy_module(cache_dir: str | None = None, **settings: object) -> FederatedDataModule:
+    """Toy clients that are not set up yet."""
+    return FederatedDataModule(ToySource(**settings), cache_dir=cache_dir)  # type: ignore[arg-type]
 
 
 class ToyNet(BodyHeadNet):
@@ -73,8 +90,8 @@ class ToyNet(BodyHeadNet):
         self.head = nn.Linear(10, spec.num_classes)
 
 
-def toy_data(**settings: object) -> ToyData:
-    data = ToyData(**settings)  # type: ignore[arg-type]
+def toy_data(**settings: object) -> FederatedDataModule:
+    data = toy_module(**settings)  # type: ignore[arg-type]
     data.setup()
     return data
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.runtime.seeding import generator
 
 

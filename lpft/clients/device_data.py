@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 
 
 class DeviceSamples:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lpft.clients.device_data import DeviceSamples
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.models.base import BodyHeadNet
 
 CHUNK = 256

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lpft.config.files import ConfigError, check_file
-from lpft.data.augment import Augment
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import Augment
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import NetFactory
@@ -107,7 +107,6 @@ class ExperimentCLI(LightningCLI):
                 args=args,  # type: ignore[arg-type]
                 parser_class=ExperimentParser,
                 datamodule_class=FederatedDataModule,
-                subclass_mode_data=True,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
@@ -125,7 +124,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add LightningCLI's sections without `model`; of the Trainer's settings those that apply."""
-        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.add_class_arguments(self._datamodule_class, "data", sub_configs=True)
         parser.add_class_arguments(Devices, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

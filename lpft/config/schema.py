@@ -16,7 +16,7 @@ from typing import Any
 
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config, ExperimentParser, shortened
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, build_network
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method

@@ -16,7 +16,7 @@ from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
 from lpft.config.schema import Experiment, build, build_data, run_folder
 from lpft.config.sweep import expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
 from lpft.storage.config_file import write_config
 from lpft.storage.provenance import Provenance, software

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lpft.data.base import Client, FederatedDataModule, shortened
-from lpft.data.cache import SPLITS
+from lpft.data.datamodule import ClientSplit, FederatedDataModule
+from lpft.data.messages import shortened
+from lpft.data.splits import SPLITS
 from lpft.runtime.seeding import generator
 from lpft.storage.atomic import replacing, write_atomically
 
@@ -33,6 +34,7 @@ LEAST_SIDE, MOST_SIDE = 48, 96
 def describe(data: FederatedDataModule, console: Console) -> None:
     """Print what is in a dataset: its form, every client's samples and classes, groups, what was left out."""
     spec, arrays = data.spec, data.arrays
+    assert arrays is not None
     form = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
     sizes = {split: sum(len(getattr(client, split)) for client in data.clients) for split in SPLITS}
     listed = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
@@ -116,7 +118,7 @@ def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
         sheet.save(temporary, format="PNG")
 
 
-def drawn(client: Client) -> Tensor:
+def drawn(client: ClientSplit) -> Tensor:
     """Draw a few of a client's training samples; the same at each call."""
     order = torch.randperm(len(client.train), generator=generator("contact sheet", client.name))
     return client.train[order[:SHEET_IMAGES]]

@@ -16,7 +16,7 @@ from lpft.clients.accuracy import AccuracyMatrix, percent
 from lpft.clients.batches import stacks
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.features import chunks
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.aggregation import Aggregator, usable
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.cohort import sample_cohort, shard

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import distributed
 
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.files import Events, GlobalModelFiles
 from lpft.federated.settings import Federation

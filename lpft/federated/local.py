@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from lpft.clients.batches import StackSamples
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import stable_seed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpft.clients.batches import stacks
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.methods.base import Method
 from lpft.models.base import NetFactory
 from lpft.models.weights import load_model

@@ -5,9 +5,9 @@ import pickle
 import pytest
 import torch
 
-from lpft.data.base import warn_of_gaps
 from lpft.data.cache import Arrays, Parts
-from lpft.data.digits import Digits
+from lpft.data.datamodule import warn_of_gaps
+from lpft.data.sources.digits import Digits
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from lpft.data.base import FederatedDataModule
+from lpft.data.datamodule import FederatedDataModule
 from lpft.data.summary import describe, write_contact_sheet, write_counts
 from lpft.types import DataSpec
 

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import recall_score
 
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
-from lpft.data.cache import ArrayWriter
+from lpft.data.datamodule import FederatedDataModule
 from lpft.evaluation.groups import by_group, worst_group
 from lpft.evaluation.matrix import Evaluator
 from lpft.models.weights import load_model
 from lpft.storage.run import read_cell
 from tests.commands import table, toy
 from tests.evaluation.test_matrix import stack_of
-from tests.toy import ToyData, toy_net
+from tests.toy import ToySource, toy_net
 
 NAMES = ("left", "right", "nobody")
 
 
-class GroupedData(ToyData):
+class Grouped(ToySource):
     """Toy clients whose samples are of group 0, of group 1, or (every third) of none; nobody is of group 2."""
 
-    group_names = NAMES
+    def draw(self, rng: np.random.Generator, client: int, split: str, num: int) -> tuple[np.ndarray, ...]:
+        images = rng.integers(0, 256, (num, 1, 8, 8)).astype(np.uint8)
+        return images, rng.integers(0, 3, num), np.arange(num) % 3 - 1
 
-    def write(self, writer: ArrayWriter) -> None:
-        rng = np.random.default_rng(self.seed)
-        for i, count in enumerate(self.counts):
-            for split, n in (("train", count), ("val", self.num_val), ("test", self.num_test[i])):
-                images = rng.integers(0, 256, (n, 1, 8, 8)).astype(np.uint8)
-                writer.add(f"c{i}", split, images, rng.integers(0, 3, n), np.arange(n) % 3 - 1)
+    def table(self) -> pd.DataFrame:
+        table = super().table()
+        return table.assign(group=pd.Categorical.from_codes(table["group"], pd.Index(NAMES)))
 
 
-def grouped(**settings: object) -> GroupedData:
-    data = GroupedData(**settings)  # type: ignore[arg-type]
+def grouped(**settings: object) -> FederatedDataModule:
+    data = FederatedDataModule(Grouped(**settings))  # type: ignore[arg-type]
     data.setup()
     return data
 
@@ -97,7 +98,8 @@ def test_groups_leave_the_matrix_as_it_is() -> None:
     data = grouped()
     net, nets = toy_net(), [toy_net(seed=seed).eval() for seed in range(2)]
     with_groups = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
-    data.group_names, data.groups = (), torch.full_like(data.groups, -1)
+    assert data.arrays is not None
+    data.arrays = replace(data.arrays, group_names=(), groups=torch.full_like(data.groups, -1))
     without = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
     assert torch.equal(with_groups.accuracy, without.accuracy)
     assert torch.equal(with_groups.distortion, without.distortion)
@@ -126,7 +128,7 @@ def test_a_client_without_test_samples_has_no_group() -> None:
 
 def test_cells_of_a_run_hold_what_their_models_do(out: Path) -> None:
     """The saved models, tested again one by one; a client that has diverged holds what theta_G does."""
-    settings = ("--seeds", "[0]", "--data", "tests.evaluation.test_groups.GroupedData", "--federation.rounds", 1)
+    settings = ("--seeds", "[0]", "--data.source", "tests.evaluation.test_groups.Grouped", "--federation.rounds", 1)
     wild = ("--methods.wild", "lpft.methods.ft.FT", "--methods.wild.lr", 1e30)
     toy("federate", out, *settings)
     run = toy("personalize", out, *settings, *wild)

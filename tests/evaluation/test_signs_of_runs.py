@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpft.data.cache import ArrayWriter
 from lpft.methods.lpft import LPFT
 from lpft.types import State
 from tests.commands import table, toy
-from tests.toy import ToyData
+from tests.toy import ToySource
 
 HERE = "tests.evaluation.test_signs_of_runs"
 LEARNT = ("--seeds", "[0]", "--federation.rounds", 20, "--personalization.epochs", 30)
@@ -21,39 +20,27 @@ DONE = ("--methods.lpft.lp_epochs", 20, "--methods.lpft.lp_lr", 1e-4)
 """A head that hardly moves does not improve either."""
 
 
-class Scrambled(ToyData):
+class Scrambled(ToySource):
     """Client c0 has nine training samples with wrong labels, three of each class; what it is tested on is right."""
 
-    def __init__(self, cache_dir: str | None = None) -> None:
-        super().__init__((9, 33, 40, 24, 17), cache_dir=cache_dir)
+    def __init__(self) -> None:
+        super().__init__((9, 33, 40, 24, 17))
 
-    def write(self, writer: ArrayWriter) -> None:
-        super().write(Rewriter(writer))  # type: ignore[arg-type]
-
-
-class Rewriter:
-    """Passes samples on; the labels of c0's training samples are those of the classes after."""
-
-    def __init__(self, writer: ArrayWriter) -> None:
-        self.writer = writer
-
-    def add(self, client: str, split: Any, images: np.ndarray, labels: np.ndarray) -> None:
-        self.writer.add(client, split, images, (labels + 1) % 3 if (client, split) == ("c0", "train") else labels)
+    def draw(self, rng: np.random.Generator, client: int, split: str, num: int) -> tuple[np.ndarray, ...]:
+        images, labels = super().draw(rng, client, split, num)
+        return images, (labels + 1) % 3 if (client, split) == (0, "train") else labels
 
 
-class Disjoint(ToyData):
+class Disjoint(ToySource):
     """Three clients, each of which knows a class that no other has."""
 
-    def __init__(self, cache_dir: str | None = None) -> None:
-        super().__init__((30, 30, 30), cache_dir=cache_dir)
+    def __init__(self) -> None:
+        super().__init__((30, 30, 30))
 
-    def write(self, writer: ArrayWriter) -> None:
-        rng = np.random.default_rng(0)
-        for label in range(3):
-            for split, n in (("train", 30), ("val", 6), ("test", 12)):
-                images = rng.integers(0, 120, (n, 1, 8, 8))
-                images[:, 0, 2 * label : 2 * label + 2, 2:6] += 60
-                writer.add(f"c{label}", split, images.astype(np.uint8), np.full(n, label))  # type: ignore[arg-type]
+    def draw(self, rng: np.random.Generator, client: int, split: str, num: int) -> tuple[np.ndarray, ...]:
+        images = rng.integers(0, 120, (num, 1, 8, 8))
+        images[:, 0, 2 * client : 2 * client + 2, 2:6] += 60
+        return images.astype(np.uint8), np.full(num, client)
 
 
 class Drifting(LPFT):
@@ -84,7 +71,7 @@ def test_few_rounds_a_short_probing_and_a_body_that_is_not_left_alone(out: Path)
 @pytest.mark.parametrize("data", ["Scrambled", "Disjoint"])
 def test_little_data_and_nothing_in_common(data: str, out: Path) -> None:
     heads = ("--methods.lpft.lp_epochs", 20, "--methods.lpft.lp_lr", 0.5)
-    found = signs(out, *LEARNT, *heads, "--data", f"{HERE}.{data}")
+    found = signs(out, *LEARNT, *heads, "--data.source", f"{HERE}.{data}")
     little = {client for name, client, _ in found if name == "too little local data"}
     assert little == ({"c0"} if data == "Scrambled" else set())
     assert (("extreme heterogeneity", "", "") in found) == (data == "Disjoint")

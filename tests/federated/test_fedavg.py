@@ -14,7 +14,8 @@ from lightning.fabric import Fabric
 from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
-from lpft.data.augment import Augment, FlipCrop
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import Augment, FlipCrop
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
@@ -27,7 +28,7 @@ from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run
 from lpft.types import ClientUpdate, State
 from tests.damage import flipped
-from tests.toy import ToyData, ToyNet, largest_difference, same_bits, toy_data, toy_net
+from tests.toy import ToyNet, largest_difference, same_bits, toy_data, toy_module, toy_net
 
 
 def settings(**changes: object) -> Federation:
@@ -61,7 +62,7 @@ class Memory(AbstractContextManager["Memory"]):
 
 
 def fit(
-    data: ToyData,
+    data: FederatedDataModule,
     chosen: Federation,
     size: int = 1,
     norm: bool = False,
@@ -195,7 +196,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_another(tmp_path: Path) -> None
 def task(root: Path, devices: int, **changes: object) -> GlobalTask:
     chosen = Devices("cpu", devices=devices)
     made = settings(rounds=3, participation=0.8, **changes)
-    return GlobalTask(Run(root), [0, 1], ToyData(), partial(ToyNet, norm=True), made, chosen, 2, "f")
+    return GlobalTask(Run(root), [0, 1], toy_module(), partial(ToyNet, norm=True), made, chosen, 2, "f")
 
 
 def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) -> None:

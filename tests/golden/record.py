@@ -39,8 +39,8 @@ def cases(root: Path) -> dict[str, list[str]]:
         "digits": [*config("digits"), "--seeds", "[0]"],
         "digits_all": [*config("digits_all"), *SMOKE],
         "sweep": [
-            *config("experiments/f3b_flooding"), *SMOKE, "--data.shift", "0.5", "--sweep",
-            '{"methods.lpft.flood": [0.1, 1.0], "data.num_clients": [5, 8]}',
+            *config("experiments/f3b_flooding"), *SMOKE, "--data.source.shift", "0.5", "--sweep",
+            '{"methods.lpft.flood": [0.1, 1.0], "data.source.num_clients": [5, 8]}',
         ],
         "tuning": [
             *config("digits"), *config("tuned"), *SMOKE, "--only", "lp,ft,prox,lpft", "--personalization.epochs", "10",
@@ -48,12 +48,12 @@ def cases(root: Path) -> dict[str, list[str]]:
         ],
         "vit": [*config("experiments/peft"), "-c", str(CONFIGS / "sizes/smoke_vit.yaml")],
         "cifar_c": [
-            *config("digits_all"), *SMOKE, "--data", str(CONFIGS / "data/cifar10_c.yaml"), "--data.root",
-            str(root / "cifar"), "--data.types", '["fog", "contrast", "gaussian_noise"]', "--data.severities", "[2, 5]",
-            "--only", "none,ft,lpft",
+            *config("digits_all"), *SMOKE, "--data", str(CONFIGS / "data/cifar10_c.yaml"), "--data.source.root",
+            str(root / "cifar"), "--data.source.types", '["fog", "contrast", "gaussian_noise"]',
+            "--data.source.severities", "[2, 5]", "--only", "none,ft,lpft",
         ],
         "spurious": [
-            *config("digits_all"), *SMOKE, "--data", str(HERE / "spurious.yaml"), "--data.root",
+            *config("digits_all"), *SMOKE, "--data", str(HERE / "spurious.yaml"), "--data.source.root",
             str(root / "spurious"), "--only", "none,lp,ft,lpft",
         ],
     }  # fmt: skip

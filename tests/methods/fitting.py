@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lpft.clients.features import GlobalFeatures
-from lpft.data.augment import Augment
+from lpft.data.transforms import Augment
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import Method
 from lpft.personalization.cost import train_passes

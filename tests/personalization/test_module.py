@@ -12,7 +12,7 @@ from torch import nn
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
-from lpft.data.augment import Augment, FlipCrop
+from lpft.data.transforms import Augment, FlipCrop
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import Method, Phase
 from lpft.methods.early import EarlyStoppedFT

@@ -17,7 +17,7 @@ from lpft.personalization.pool import personalize
 from lpft.personalization.settings import Personalization
 from lpft.runtime.devices import Devices
 from lpft.storage.run import Run, read_cell
-from tests.toy import ToyData, ToyNet, same_bits, toy_net
+from tests.toy import ToyNet, same_bits, toy_module, toy_net
 
 METHODS = {"none": NoFineTuning(), "adabn": AdaBN(), "lora": PEFT("lora"), "adapter": PEFT("adapter")}
 
@@ -27,7 +27,7 @@ def task_of(folder: Path, devices: int = 1) -> PersonalTask:
     task = PersonalTask(
         run=Run(folder),
         seeds=[0],
-        data=ToyData(counts=(20, 33, 0)),
+        data=toy_module(counts=(20, 33, 0)),
         network=partial(ToyNet, norm=True),
         settings=Personalization(epochs=2, optimizer=optimizer, eval_every=1),
         methods=dict(METHODS),

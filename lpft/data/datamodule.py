@@ -1,0 +1,363 @@
+"""What the rest of the package sees of any data: clients, their samples, one array of images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lpft.data.cache import Arrays, BadImageError, Samples, bad_image_message, open_or_build
+from lpft.data.decode import decode
+from lpft.data.messages import shortened
+from lpft.data.partition.base import Partition
+from lpft.data.partition.by_domain import ByDomain
+from lpft.data.sources.base import OnBadImage, Source
+from lpft.data.splits import SPLITS, SplitPositions, SplitSettings, assign_splits, split_client
+from lpft.data.transforms import Augment
+from lpft.types import DataSpec
+
+log = logging.getLogger("lpft")
+
+
+@dataclass(frozen=True)
+class ClientSplit:
+    """One simulated participant's samples.
+
+    Args:
+        name: its name, unique in the data.
+        train: positions of its training samples in the arrays, int64, shape ``(num_train,)``.
+        val: the same for the samples on which choices are made.
+        test: the same for the samples on which results are reported, never used for a choice.
+    """
+
+    name: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+class FederatedDataModule(LightningDataModule):
+    """Clients as slices of memory-mapped arrays.
+
+    The source gives a table of samples, the partition turns it into clients, whose samples are then split into train,
+    val and test as far as the source has not done so. An image that is, pixel for pixel, in anyone's test part is left
+    out of all train and val parts, and one that is in a val part is left out of the train parts; how many is logged.
+    Images are decoded once into an array cache, which all processes map; afterwards a batch is a gather by index.
+
+    Args:
+        source: where the samples come from.
+        clients: who gets which; by default every domain of the source is a client.
+        image_size: height and width to which all images are resized (bilinear, antialiased, shape not kept); by default
+            what the source sets.
+        channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
+        mean: what is subtracted from every channel, on the scale from 0 to 1; by default what the source sets, or 0.5.
+            A model that was trained elsewhere needs the values that it was trained with.
+        std: what every channel is divided by then.
+        val_share: share of the training samples on which choices are made, for clients without a val part.
+        test_share: share of a client's samples that is tested on, for clients without a test part; by default what the
+            source sets, or a quarter.
+        train_per_client: most samples that a client trains on and, where it has no val part of its own, chooses by; a
+            stratified draw of them.
+        test_per_client: most samples that a client is tested on.
+        num_classes: number of classes; by default what the source says, or the highest label plus one.
+        seed: of the partition and the splits; not the seed of a run.
+        cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
+        on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
+            listed.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    augment: Augment | None = None
+    """What training does to the images; the section `augment` of an experiment. The arrays do not depend on it."""
+
+    def __init__(
+        self,
+        source: Source,
+        clients: Partition | None = None,
+        image_size: PositiveInt | None = None,
+        channels: PositiveInt | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        val_share: ClosedUnitInterval = 0.1,
+        test_share: ClosedUnitInterval | None = None,
+        train_per_client: PositiveInt | None = None,
+        test_per_client: PositiveInt | None = None,
+        num_classes: PositiveInt | None = None,
+        seed: int = 0,
+        cache_dir: str | None = None,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.partition = clients or ByDomain()
+        self.channels = channels or source.channels
+        size = image_size or source.image_size
+        if size is None:
+            raise ValueError(
+                f"`{type(source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
+            )
+        self.image_size: int = size
+        defaults = (source.mean, source.std) if self.channels == source.channels else (None, None)
+        self.mean, self.std = normalization(mean or defaults[0], std or defaults[1], self.channels)
+        test_share = source.test_share if test_share is None else test_share
+        if not val_share < 1 or not test_share < 1:
+            raise ValueError(
+                f"`test_share={test_share}` and `val_share={val_share}` must leave something to train on."
+                " HINT: set both below 1."
+            )
+        if train_per_client is not None and getattr(source, "share_of_smallest", None) is not None:
+            raise ValueError(
+                f"`train_per_client={train_per_client}` and the source's `share_of_smallest` both say how many images a"
+                " client trains on. HINT: set one of them to null."
+            )
+        self.split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
+        self.num_classes, self.seed, self.on_bad_image = num_classes, seed, on_bad_image
+        default = os.environ.get("LPFT_CACHE") or str(Path.home() / ".cache" / "lpft")
+        self.cache_dir = Path(cache_dir or default).expanduser()
+        self.arrays: Arrays | None = None
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        """Channels, size and number of classes; without images being decoded."""
+        num_classes = self.num_classes or self.source.num_classes
+        if num_classes is None:
+            num_classes = 1 + int(self.source.table()["label"].max())
+        return DataSpec(self.channels, self.image_size, num_classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, where they have some."""
+        return self.source.class_names
+
+    @property
+    def _opened(self) -> Arrays:
+        if self.arrays is None:
+            raise RuntimeError("The data are not set up. HINT: call `setup()` first.")
+        return self.arrays
+
+    @property
+    def images(self) -> Tensor:
+        """uint8, ``(num_samples, channels, size, size)``, memory-mapped."""
+        return self._opened.images
+
+    @property
+    def labels(self) -> Tensor:
+        """int64, ``(num_samples,)``."""
+        return self._opened.labels
+
+    @property
+    def groups(self) -> Tensor:
+        """Position of every sample's group in `group_names`, -1 for none; int64, ``(num_samples,)``."""
+        return self._opened.groups
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the groups that accuracies are shown for, such as ``"blond, man"``."""
+        return self._opened.group_names
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over images, labels, groups and the split."""
+        return self._opened.content_hash
+
+    @cached_property
+    def clients(self) -> list[ClientSplit]:
+        """All clients, in their order."""
+        return [ClientSplit(name, *parts) for name, parts in self._opened.clients.items()]
+
+    def prepare_data(self) -> None:
+        """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
+        warn_of_gaps(self._open(), self.spec.num_classes)
+        ignored = self.source.ignored_files()
+        if ignored:
+            log.warning(
+                "%d files in the class folders are left out, being no images by their ending: %s.",
+                len(ignored), shortened(ignored),
+            )  # fmt: skip
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the arrays, building them first if needed."""
+        if self.arrays is None:
+            self.arrays = self._open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the arrays out of what is sent to another process, which maps the same files."""
+        state = {name: value for name, value in vars(self).items() if name not in ("arrays", "clients")}
+        return {**state, "entry": self.arrays.entry if self.arrays else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        entry = state.pop("entry")
+        vars(self).update(state)
+        self.arrays = Arrays.open(entry) if entry else None
+
+    def key(self) -> dict[str, object]:
+        """Return all that the arrays depend on, JSON-serialisable.
+
+        Raises:
+            FileNotFoundError: if files of the source are missing.
+            ValueError: if a file of the source does not hold what it should.
+        """
+        return {
+            "source": self.source.settings(),
+            "files": self.source.stamp(self.on_bad_image),
+            "clients": self.partition.settings(),
+            "split": list(vars(self.split_settings).values()),
+            "size": [self.channels, self.image_size],
+            "num_classes": self.num_classes,
+            "seed": self.seed,
+        }
+
+    def samples(self) -> Samples:
+        """Assign samples to clients and split them; no image is decoded.
+
+        Raises:
+            ValueError: if the samples do not suffice for the settings.
+        """
+        table = checked_table(self.source.table(), self.spec.num_classes)
+        given = self.source.given_splits(table)
+        if "unit" in table and not self.partition.makes_splits:
+            table = self._keep_units_whole(table)
+        if self.partition.makes_splits or "unit" in table:
+            given = {domain: set(SPLITS) for domain in table["domain"].cat.categories}
+        assigned = self.partition.assign(table, self.split_settings, self._rng)
+        names = list(assigned["client"].cat.categories)
+        splits = {
+            name: split_client(
+                assigned[assigned["client"] == name],
+                given,
+                self.split_settings,
+                self.source.rng(self.seed, *self.source.split_key(name, position, len(names))),
+            )
+            for position, name in enumerate(names)
+        }
+        rows = np.unique(np.concatenate([part for parts in splits.values() for part in parts]))
+        groups = table["group"].cat if "group" in table else None
+        return Samples(
+            rows=rows,
+            labels=table["label"].to_numpy(np.int64)[rows],
+            groups=np.full(len(rows), -1) if groups is None else groups.codes.to_numpy(np.int64)[rows],
+            clients={
+                name: SplitPositions(*(np.searchsorted(rows, part) for part in parts)) for name, parts in splits.items()
+            },
+            group_names=() if groups is None else tuple(map(str, groups.categories)),
+        )
+
+    def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Split all samples by their units before clients are made."""
+        labels, units, split = (table[column].to_numpy() for column in ("label", "unit", "split"))
+        pools = assign_splits(labels, units, split, self.split_settings, self.source.rng(self.seed, "units"))
+        splits = np.full(len(table), "", object)
+        for name, pool in pools.items():
+            splits[pool] = name
+        return table.assign(split=splits)[splits != ""]
+
+    def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
+        return self.source.rng(self.seed, *self.source.partition_key(domain), *key)
+
+    def _open(self) -> Arrays:
+        if self.arrays is not None:
+            return self.arrays
+
+        def images(samples: Samples, done: int) -> Any:
+            return decode(self.source, samples.rows, self.spec, done)
+
+        name = type(self.source).__name__
+        arrays = open_or_build(self.cache_dir, name, self.key(), self.samples, images, self.spec, self.on_bad_image)
+        if arrays.bad and self.on_bad_image == "error":
+            raise BadImageError(bad_image_message(arrays.bad))
+        return arrays
+
+    @property
+    def num_draws(self) -> int:
+        """How many uniform numbers `augmented` needs for each image; 0 if it changes nothing."""
+        return self.augment.num_draws if self.augment else 0
+
+    def augmented(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return changed uint8 images ``(..., channels, size, size)``, as `augment` says.
+
+        Args:
+            images: any number of leading dimensions.
+            draws: uniform in [0, 1), ``(..., num_draws)``.
+        """
+        if self.augment is None:
+            return images
+        return self.augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
+
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""
+        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(-1, 1, 1)
+        return (images.to(dtype) / 255 - mean) / std
+
+
+def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
+    """Return a source's table with a column `split`; raise ValueError if it does not have the form of one."""
+    labels = table["label"]
+    if len(table) and not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} ({num_classes} classes)."
+        )
+    if not isinstance(table["domain"].dtype, pd.CategoricalDtype):
+        raise ValueError("the column `domain` is not categorical. HINT: make it with `sources.base.categories`.")
+    split = table["split"].fillna("") if "split" in table else ""
+    return table.reset_index(drop=True).assign(split=split)
+
+
+def normalization(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Check the settings that images are normalized with, on the scale from 0 to 1; by default 0.5 and 0.5.
+
+    Raises:
+        ValueError: if `channels` is neither 1 nor 3, or there is not one number for each, above 0 for `std`.
+
+    >>> normalization([0.1307], None, 1)
+    ((0.1307,), (0.5,))
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise ValueError(f"`{name}={values}` is not one number for each of `channels={channels}`.")
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"`std={std}` is not above 0. HINT: `mean` and `std` are on the scale from 0 to 1.")
+    return tuple(mean or (0.5,) * channels), tuple(std or (0.5,) * channels)
+
+
+def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
+    """Log which samples were left out, and which clients lack samples or classes."""
+    left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
+    if left_out:
+        log.warning(
+            "%d images of %s were left out of train or val: the same images are in a test or val part.",
+            left_out, shortened([f"client {name}" for name in arrays.left_out]),
+        )  # fmt: skip
+    if arrays.bad:
+        log.warning(
+            "%d image files could not be decoded and were left out: %s.", len(arrays.bad), shortened(arrays.bad)
+        )
+    gaps = {
+        "have no training samples": [name for name, parts in arrays.clients.items() if not len(parts.train)],
+        "have no test samples": [name for name, parts in arrays.clients.items() if not len(parts.test)],
+        f"lack some of the {num_classes} classes in training": [
+            name
+            for name, parts in arrays.clients.items()
+            if len(parts.train) > 0 and len(arrays.labels[parts.train].unique()) < num_classes
+        ],
+    }
+    for gap, names in gaps.items():
+        if names:
+            log.warning("%d of %d clients %s: %s.", len(names), len(arrays.clients), gap, shortened(names))

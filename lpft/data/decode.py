@@ -1,0 +1,92 @@
+"""Decoding a source's images, batch by batch; image files in several processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from lpft.data.cache import Interrupted
+from lpft.data.sources.base import Source
+from lpft.data.sources.image_files import Decoded
+from lpft.runtime.processes import available_cores, leave_with_parent
+from lpft.runtime.progress import Steps
+from lpft.types import DataSpec
+
+BATCH_BYTES = 8 * 2**20
+"""Most bytes of images that are decoded and resized at once."""
+
+FEW_FILES = 1000
+"""So many image files are decoded sooner by one process than helpers are started."""
+
+SHOWN_FROM = 5000
+"""Progress is shown from so many samples on."""
+
+
+class Batches(Dataset[Decoded]):
+    """A source's rows in batches.
+
+    Args:
+        source: where the images come from.
+        rows: positions of the wanted rows, ascending.
+        spec: channels and size of the images.
+    """
+
+    def __init__(self, source: Source, rows: np.ndarray, spec: DataSpec) -> None:
+        self.source, self.spec = source, spec
+        size = max(1, min(1024, BATCH_BYTES // (3 * spec.image_size**2)))
+        self.batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Decoded:
+        return self.source.read(self.batches[number], self.spec.in_channels, self.spec.image_size)
+
+
+def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> Iterator[Decoded]:
+    """Yield the images of a source's rows in their order, some at a time.
+
+    Args:
+        source: where the images come from.
+        rows: positions of the wanted rows, ascending.
+        spec: channels and size of the images.
+        done: number of rows that an interrupted start has decoded.
+
+    Raises:
+        Interrupted: if a process that helps is killed.
+    """
+    batches = Batches(source, rows[done:], spec)
+    cores = available_cores()
+    helpers = cores if source.parallel and len(rows) - done > FEW_FILES and cores > 1 else 0
+    loader: DataLoader[Any] = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=helpers,
+        collate_fn=_as_it_is,
+        worker_init_fn=partial(_start_helper, os.getpid()),
+    )
+    with Steps("prepare", len(rows), "image", len(rows) >= SHOWN_FROM, done, counted="images", lines=10) as steps:
+        try:
+            for decoded in loader:
+                yield decoded
+                steps.advance("", len(decoded.good), len(decoded.good))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise Interrupted(
+                "A process that decodes images was killed (out of memory?). What is decoded is kept."
+                " HINT: start the same command again; with fewer cores, it needs less memory."
+            ) from error
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded
+
+
+def _start_helper(parent: int, number: int) -> None:
+    leave_with_parent(parent)

@@ -1,0 +1,190 @@
+"""A partition turns the table of samples into clients; those that deal samples out share `DealtPartition`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from jsonargparse.typing import PositiveInt
+
+from lpft.data.splits import SplitSettings
+
+Draw = Callable[..., np.random.Generator]
+"""Makes the generator that belongs to a key."""
+
+
+class Partition(ABC):
+    """Who gets which samples: a function of the table. Its settings are its public attributes, as JSON has them."""
+
+    makes_splits = False
+    """Whether it says of every sample that it keeps in which split it is."""
+
+    @abstractmethod
+    def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
+        """Return the samples that clients have, with a categorical column `client`.
+
+        Args:
+            table: one row per sample; see `lpft.data.sources.base.Source.table`. The column `split` is there, and empty
+                where nothing is given; the index is the sample's position.
+            settings: sizes of the splits.
+            draw: makes the generator of a key.
+
+        Raises:
+            ValueError: if the samples do not suffice for what the settings ask, or a column is missing.
+        """
+
+    def settings(self) -> dict[str, object]:
+        """Return class and settings, JSON-serialisable."""
+        public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
+
+
+class DealtPartition(Partition):
+    """Deals samples out to a number of clients, within each domain or over all.
+
+    Test and val samples that the source gives are dealt so that each client gets the class mix it trains on.
+
+    Args:
+        num_clients: clients of each domain, called ``DOMAIN-0``, ``DOMAIN-1``, ... (or like the domain, if it is one);
+            a mapping sets it by domain, 1 for those that are not named.
+        within_domains: deal the samples of each domain by themselves; otherwise all together, to ``client-0``, ...
+    """
+
+    def __init__(self, num_clients: PositiveInt | dict[str, PositiveInt] = 10, within_domains: bool = True) -> None:
+        if isinstance(num_clients, dict) and not within_domains:
+            raise ValueError(
+                f"`num_clients={num_clients}` is by domain, but `within_domains` is false. HINT: give one number."
+            )
+        self.num_clients = num_clients
+        self.within_domains = within_domains
+
+    @abstractmethod
+    def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Deal all samples.
+
+        Args:
+            labels: class of every sample, ``(num_samples,)``.
+            num_clients: number of clients.
+            rng: source of all randomness.
+
+        Returns:
+            Positions of every client's samples, int64, sorted; disjoint, together all samples.
+
+        Raises:
+            ValueError: if the samples do not suffice for what the settings ask.
+        """
+
+    def deal_held_out(
+        self, parts: Sequence[np.ndarray], labels: np.ndarray, held_out: np.ndarray, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Deal test or val samples; for the arguments see `match_distribution`."""
+        return match_distribution(parts, labels, held_out, rng)
+
+    def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
+        """Deal every domain's samples, or all, first those to train on."""
+        clients, names = np.full(len(table), -1), list[str]()
+        domains = list(table["domain"].cat.categories)
+        if isinstance(self.num_clients, dict) and set(self.num_clients) - set(domains):
+            raise ValueError(
+                f"`num_clients={self.num_clients}` names other domains than {', '.join(domains)}. HINT: rename them."
+            )
+        for domain in domains if self.within_domains else [None]:
+            rows = np.flatnonzero(table["domain"] == domain) if domain is not None else np.arange(len(table))
+            num = self.num_clients.get(domain or "", 1) if isinstance(self.num_clients, dict) else self.num_clients
+            where = f" (domain {domain!r})" if domain is not None and len(domains) > 1 else ""
+            try:
+                parts = self._deal_rows(table.iloc[rows], num, draw(domain, "clients", num))
+            except ValueError as error:
+                raise ValueError(f"`clients`{where}: {error}") from error
+            for number, part in enumerate(parts):
+                clients[rows[part]] = len(names)
+                names.append(f"{domain or 'client'}-{number}" if num > 1 or domain is None else domain)
+        return table.assign(client=pd.Categorical.from_codes(clients, pd.Index(names)))
+
+    def _deal_rows(self, rows: pd.DataFrame, num: int, rng: np.random.Generator) -> list[np.ndarray]:
+        labels, split = rows["label"].to_numpy(), rows["split"].to_numpy()
+        train = np.flatnonzero(~np.isin(split, ["val", "test"]))
+        dealt = self.deal(labels[train], num, rng)
+        parts = [[train[part]] for part in dealt]
+        for which in ("test", "val"):
+            held_out = np.flatnonzero(split == which)
+            if len(held_out):
+                shares = self.deal_held_out(dealt, labels[train], labels[held_out], rng)
+                for part, share in zip(parts, shares, strict=True):
+                    part.append(held_out[share])
+        return [np.concatenate(part) for part in parts]
+
+
+def match_distribution(
+    parts: Sequence[np.ndarray], labels: np.ndarray, other_labels: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Deal other samples (a test set, say) so that each client gets the class mix of the part it has.
+
+    Args:
+        parts: positions of every client's samples.
+        labels: class of every sample that `parts` names.
+        other_labels: class of every sample that is to be dealt. A class is shared out in proportion to how much of it
+            the clients have; equally, if none has any.
+        rng: source of all randomness.
+
+    Returns:
+        Positions of every client's other samples, sorted; disjoint, together all.
+
+    >>> parts = [np.array([0, 1, 2]), np.array([3])]
+    >>> tests = match_distribution(parts, np.array([5, 5, 7, 7]), np.array([7, 7, 5, 5]), np.random.default_rng(0))
+    >>> [len(part) for part in tests], tests[0][1:].tolist()
+    ([3, 1], [2, 3])
+    """
+    classes, sizes = np.unique(other_labels, return_counts=True)
+    counts = np.empty((len(parts), len(classes)), np.int64)
+    for column, (label, size) in enumerate(zip(classes, sizes, strict=True)):
+        had = np.array([np.count_nonzero(labels[part] == label) for part in parts])
+        counts[:, column] = apportion(had if had.any() else np.ones(len(parts)), size, rng)
+    return deal_counts(other_labels, counts, rng)
+
+
+def deal_counts(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Give every client random samples of each class.
+
+    Args:
+        labels: class of every sample, ``(num_samples,)``.
+        counts: number of samples of a class for each client, ``(num_clients, num_classes)``, the classes being those in
+            `labels`, sorted. A column's sum is the number of samples of the class.
+        rng: source of all randomness.
+
+    Returns:
+        Positions of every client's samples, sorted.
+    """
+    parts = [[np.empty(0, np.int64)] for _ in counts]
+    for label, column in zip(np.unique(labels), counts.T, strict=True):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for part, piece in zip(parts, np.split(members, np.cumsum(column)[:-1]), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def apportion(shares: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Round shares of a total to whole numbers that add up to it (largest remainders first, ties at random).
+
+    >>> apportion(np.array([0.5, 0.3, 0.2]), 4, np.random.default_rng(0))
+    array([2, 1, 1])
+    """
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact).astype(np.int64)
+    order = np.lexsort((rng.random(len(shares)), counts - exact))
+    counts[order[: total - counts.sum()]] += 1
+    return counts
+
+
+def check_enough(num_samples: int, num_clients: int, min_samples: int) -> None:
+    """Raise ValueError if there are no samples at all, or not `min_samples` for every client."""
+    if not num_samples:
+        raise ValueError(f"There are no samples for {num_clients} clients.")
+    if num_clients * min_samples > num_samples:
+        raise ValueError(
+            f"`min_samples={min_samples}` for each of {num_clients} clients is {num_clients * min_samples} samples, but"
+            f" there are {num_samples}. HINT: set `min_samples` to {num_samples // num_clients} or less,"
+            f" or `num_clients` to {num_samples // min_samples} or less."
+        )

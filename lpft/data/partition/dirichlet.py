@@ -1,0 +1,88 @@
+"""Label shift by Dirichlet draws."""
+
+from __future__ import annotations
+
+import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from scipy.special import log_softmax, softmax
+
+from lpft.data.partition.base import DealtPartition, apportion, check_enough, deal_counts
+
+
+class Dirichlet(DealtPartition):
+    """Label shift: every class is spread over the clients by a Dirichlet draw, so sizes differ too.
+
+    The shares of class c that the clients get are one draw from a symmetric Dirichlet distribution (Yurochkin et al.,
+    as in PFLlib and NIID-Bench). Such a draw leaves some clients nearly empty: with ten classes and `alpha` 0.1, sizes
+    are spread like an exponential variable, and drawing again until the smallest of many clients is large enough would
+    hardly ever end. Here nothing is drawn again. A client that lacks samples draws the classes of further ones from its
+    own class mix, which is a Dirichlet draw too (Hsu et al.), and takes each from the largest client that has one. So
+    any `min_samples` up to the average size is reached, in as many steps as samples are lacking; at the average size
+    itself all clients are equally large, as in Hsu et al.
+
+    Args:
+        num_clients: clients of each domain, or by domain.
+        alpha: concentration; below 1 a client sees few classes, above 100 all clients look alike.
+        min_samples: least number of samples of a client, before they are split into train, val and test.
+        within_domains: deal the samples of each domain by themselves; otherwise all together.
+
+    References:
+        Hsu et al., arXiv:1909.06335; Yurochkin et al., arXiv:1905.12022.
+
+    >>> labels = np.arange(1000) % 10
+    >>> [len(part) for part in Dirichlet(alpha=0.1).deal(labels, 5, np.random.default_rng(1))]
+    [266, 111, 108, 251, 264]
+    """
+
+    def __init__(
+        self,
+        num_clients: PositiveInt | dict[str, PositiveInt] = 10,
+        alpha: PositiveFloat = 0.5,
+        min_samples: NonNegativeInt = 40,
+        within_domains: bool = True,
+    ) -> None:
+        super().__init__(num_clients, within_domains)
+        self.alpha, self.min_samples = float(alpha), int(min_samples)
+
+    def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Draw the shares of every class, round them to samples, fill up small clients."""
+        check_enough(len(labels), num_clients, self.min_samples)
+        class_sizes = np.unique(labels, return_counts=True)[1]
+        shape = (num_clients, len(class_sizes))
+        # the logarithm of Gamma(alpha) draws, which themselves are too small for floats if alpha is
+        log_weights = np.log(rng.gamma(self.alpha + 1, size=shape)) + np.log1p(-rng.random(shape)) / self.alpha
+        log_shares = log_softmax(log_weights, axis=0)
+        columns = [apportion(np.exp(log_shares[:, c]), size, rng) for c, size in enumerate(class_sizes)]
+        mixes = softmax(log_shares + np.log(class_sizes), axis=1)
+        return deal_counts(labels, fill_up(np.stack(columns, axis=1), mixes, self.min_samples, rng), rng)
+
+
+def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Move samples from the largest clients to those with fewer than `min_samples`.
+
+    Args:
+        counts: number of samples of every client and class, ``(num_clients, num_classes)``.
+        mixes: probability of each class for a sample that a client still lacks, same shape. If all classes that others
+            can spare have probability 0, they are equally probable.
+        min_samples: size that all clients reach, at most their average size.
+        rng: source of all randomness.
+
+    Returns:
+        The new counts; sums over clients are the old ones.
+
+    >>> fill_up(np.array([[4, 0], [0, 0]]), np.full((2, 2), 0.5), 1, np.random.default_rng(0))
+    array([[3, 0],
+           [1, 0]])
+    """
+    counts, sizes = counts.copy(), counts.sum(1)
+    for client in np.flatnonzero(sizes < min_samples):
+        while sizes[client] < min_samples:
+            spare = (counts > 0) & (sizes > min_samples)[:, None]
+            weights = np.where(spare.any(0), mixes[client], 0.0)
+            weights = weights if weights.sum() > 0 else spare.any(0).astype(float)
+            label = rng.choice(len(weights), p=weights / weights.sum())
+            giver = np.argmax(np.where(spare[:, label], sizes, -1))
+            for who, change in ((giver, -1), (client, 1)):
+                counts[who, label] += change
+                sizes[who] += change
+    return counts

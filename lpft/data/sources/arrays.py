@@ -1,0 +1,142 @@
+"""Array files and torchvision datasets that are named in the configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.sources.array_files import (
+    ArrayDomain,
+    ArrayFiles,
+    SourceSplit,
+    domain_files,
+    open_domain,
+    open_val,
+    read_groups,
+)
+from lpft.data.sources.base import Images, OnBadImage, Source, categories
+from lpft.data.splits import SPLITS, GivenSplits
+from lpft.storage.run import check_client_names
+
+
+class SplitSource(Source):
+    """A source whose domains are a few opened parts, the rows of the table being those of the parts, one after another.
+
+    A subclass says which parts there are. Images are read part by part.
+    """
+
+    _parts: list[tuple[str, str, SourceSplit]] | None = None
+
+    def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
+        """Yield domain, split (``""`` for none) and samples of every part."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> list[tuple[str, str, SourceSplit]]:
+        """What `open_parts` yields, opened once."""
+        if self._parts is None:
+            self._parts = list(self.open_parts())
+        return self._parts
+
+    def table(self) -> pd.DataFrame:
+        """Return the labels of all parts."""
+        sizes = [len(part.labels) for *_, part in self.parts]
+        domains = [domain for domain, *_ in self.parts]
+        return pd.DataFrame({
+            "label": np.concatenate([part.labels for *_, part in self.parts]),
+            "domain": categories(np.repeat(domains, sizes), list(dict.fromkeys(domains))),
+            "split": np.repeat([split for _, split, _ in self.parts], sizes).astype(object),
+        })  # fmt: skip
+
+    def images(self, positions: np.ndarray) -> Images:
+        """Read the images of each part that some positions are in."""
+        ends = np.cumsum([len(part.labels) for *_, part in self.parts])
+        bounds = np.searchsorted(positions, [0, *ends])
+        found = [
+            part.images(positions[first:last] - (end - len(part.labels)))
+            for (*_, part), end, first, last in zip(self.parts, ends, bounds, bounds[1:], strict=False)
+            if last > first
+        ]
+        return found[0] if len(found) == 1 else [image for images in found for image in images]
+
+    def given_splits(self, table: pd.DataFrame) -> GivenSplits:
+        """Return the parts, those without samples included."""
+        given: dict[str, set[str]] = {}
+        for domain, split, _ in self.parts:
+            given.setdefault(domain, set()).update({split} & set(SPLITS))
+        return given
+
+
+class Arrays(SplitSource):
+    """Images from ``.npz`` and ``.npy`` files and torchvision datasets, each a domain; see `ArrayDomain`.
+
+    A domain with `group` is one domain for each group instead, called ``NAME-GROUP``. A domain keeps its test and val
+    part; if it has none, they are cut from the training images.
+
+    Args:
+        domains: where images come from, by name.
+        root: folder that the domains' paths start from.
+
+    Raises:
+        ValueError: if a setting is out of range, or a domain does not hold what its settings say.
+        FileNotFoundError: if a file is not there.
+    """
+
+    draws = "arrays"
+    image_size = 28
+
+    def __init__(self, domains: dict[str, ArrayDomain], root: str = ".") -> None:
+        if not domains:
+            raise ValueError("`domains` is empty. HINT: name at least one source of images.")
+        check_client_names(domains)
+        self.domains = domains
+        self.root = Path(root).expanduser()
+
+    def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
+        """Open every domain."""
+        self.stamp()
+        files = ArrayFiles(self.root)
+        for name, domain in self.domains.items():
+            whose = f"`domains.{name}`"
+            train, test = open_domain(domain, files, whose)
+            val = open_val(domain, files, whose)
+            if domain.group:
+                groups = read_groups(domain, files, whose, len(train.labels))
+                for group in np.unique(groups):
+                    yield f"{name}-{group}", "", _rows_of(train, np.flatnonzero(groups == group))
+                continue
+            yield name, "train", train
+            if val is not None:
+                yield name, "val", val
+            if test is not None:
+                yield name, "test", test
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Return size and modification time of every file.
+
+        Raises:
+            FileNotFoundError: if a file or folder is missing; all that are missing are named.
+        """
+        files = {name: domain_files(domain, self.root) for name, domain in self.domains.items()}
+        missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
+                f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
+            )
+        return json.dumps({name: _stamps(paths, self.root) for name, paths in files.items()})
+
+
+def _rows_of(part: SourceSplit, rows: np.ndarray) -> SourceSplit:
+    return SourceSplit(part.labels[rows], lambda positions: part.images(rows[positions]))
+
+
+def _stamps(paths: Sequence[Path], root: Path) -> dict[str, list[int]]:
+    """Return size in bytes and modification time in nanoseconds of every file, by its path from the root."""
+    stats = {path: path.stat() for path in paths}
+    below = {path: path.relative_to(root) if path.is_relative_to(root) else path for path in paths}
+    return {below[path].as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}

@@ -1,0 +1,174 @@
+"""What a source of samples is: a table with one row per sample, and the images of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.sources.image_files import Decoded, ImageFiles, resize, stamp
+from lpft.data.splits import SPLITS, GivenSplits
+from lpft.runtime.seeding import stable_seed
+
+OnBadImage = Literal["error", "skip"]
+Images = np.ndarray | list[np.ndarray]
+"""uint8, one array ``(n, height, width, 1 or 3)`` or a list of ``(height, width, 1 or 3)``."""
+
+
+class Source(ABC):
+    """Where samples come from. A subclass has its settings as constructor arguments and public attributes.
+
+    What the class attributes say is used where `FederatedDataModule` is not told otherwise.
+    """
+
+    draws = "source"
+    """First word of the key of every random draw that is made of its samples."""
+    image_size: int | None = None
+    channels = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    test_share = 0.25
+    num_classes: int | None = None
+    """Number of classes; None takes the highest label of the table plus one."""
+    class_names: tuple[str, ...] = ()
+    parallel = False
+    """Whether images are decoded in several processes."""
+
+    @abstractmethod
+    def table(self) -> pd.DataFrame:
+        """Return one row per sample, in the order in which images are read best; no image is decoded.
+
+        Columns:
+            label: class, an integer from 0.
+            domain: categorical; the order of the categories is that of the clients, and a category without rows is a
+                client without samples.
+            split: ``train``, ``val`` or ``test`` where the source says so. A domain without test (val) rows gets them
+                from its other rows.
+            unit: what must not be torn apart by the splits, such as a patient; optional.
+            group: categorical, the group whose accuracy is shown, such as ``blond, man``; optional.
+            any other: attributes that partitions may use.
+
+        Raises:
+            FileNotFoundError: if files are missing; it names them, and where to get them.
+            ValueError: if a file does not hold what it should.
+        """
+
+    @abstractmethod
+    def images(self, positions: np.ndarray) -> Images:
+        """Return the images of some rows, given in ascending order, of any size."""
+
+    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+        """Return the images of some rows, uint8, ``(n, channels, size, size)``; see `images`."""
+        stored = self.images(positions)
+        if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
+            stored = np.stack(stored)
+        batches = [image[None] for image in stored] if isinstance(stored, list) else [stored]
+        resized = np.concatenate([resize(batch, channels, size) for batch in batches])
+        return Decoded(resized, np.ones(len(resized), bool), [])
+
+    def given_splits(self, table: pd.DataFrame) -> GivenSplits:
+        """Return the splits that each domain comes with, those without samples included."""
+        rows = table.loc[table["split"].isin(SPLITS), ["domain", "split"]].drop_duplicates()
+        given: dict[str, set[str]] = {}
+        for domain, split in rows.itertuples(index=False):
+            given.setdefault(domain, set()).add(split)
+        return given
+
+    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
+        """Return what the draws of a partition belong to, within this source."""
+        return () if domain is None else (domain,)
+
+    def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
+        """Return what the draws of a client's split belong to, within this source."""
+        return (client,)
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Hash names, sizes and times of the files that are read; raise FileNotFoundError if some are missing."""
+        return ""
+
+    def ignored_files(self) -> Sequence[str]:
+        """Return files that are passed over, of which the user should know."""
+        return ()
+
+    def settings(self) -> dict[str, object]:
+        """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
+        public = {name: _plain(value) for name, value in vars(self).items() if not name.startswith("_")}
+        public.pop("root", None)
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
+
+    def rng(self, seed: int, *key: int | str) -> np.random.Generator:
+        """Make the generator of a draw."""
+        return np.random.default_rng(stable_seed(self.draws, seed, *key))
+
+
+class FileSource(Source):
+    """A source of image files. The table has the column `file`: the path from `folder`."""
+
+    parallel = True
+    crop: int | None = None
+    """Side of the square that is cut out of the middle of every image."""
+
+    _table: pd.DataFrame | None = None
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """The folder that the paths of image files start from."""
+
+    @abstractmethod
+    def read_table(self) -> pd.DataFrame:
+        """Read the table; see `Source.table`."""
+
+    def table(self) -> pd.DataFrame:
+        """Return the table; it is read once."""
+        if self._table is None:
+            self._table = self.read_table()
+        return self._table
+
+    def images(self, positions: np.ndarray) -> Images:
+        """Not used: files are decoded and resized in one step."""
+        raise NotImplementedError
+
+    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+        """Decode files."""
+        names = self.table()["file"].to_numpy(object)[positions]
+        return ImageFiles(self.folder, list(names), self.crop).decode(channels, size)
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Hash the table and the files' names, sizes and times."""
+        table = self.table()
+        columns = [column for column in table if column != "file"]
+        content = pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes()
+        files = stamp(self.folder, list(table["file"]), on_missing)
+        return hashlib.sha256(content + files.encode()).hexdigest()
+
+
+def categories(values: Iterable[Any], names: Sequence[str]) -> pd.Categorical:
+    """Make a column of domains or groups; the names that are listed keep their order and need no values.
+
+    >>> categories(["b", "b"], ["b", "a"]).codes.tolist()
+    [0, 0]
+    """
+    return pd.Categorical(list(values), categories=list(names))
+
+
+def absent(path: Path, root: Path | str, what: str, hint: str = "") -> FileNotFoundError:
+    """Make the error about a file that is not there."""
+    return FileNotFoundError(
+        f"{what} is not there: {path}. HINT: it starts from `root`, which is {str(root)!r}; set it with"
+        f" `--data.source.root`.{hint} Nothing is downloaded."
+    )
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,111 @@
+"""CheXpert: a finding in chest X-rays, where it goes with the patient's sex."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.sources.attributes import AttributeSource
+from lpft.data.sources.csv_tables import read_columns, require
+
+HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
+LISTS = ("train.csv", "valid.csv")
+SEXES = ("Female", "Male")
+UNCERTAIN_IS_POSITIVE = ("Edema", "Atelectasis")
+"""Findings that are taken for there where the label is -1 (uncertain); all others are taken for not there."""
+
+
+class CheXpert(AttributeSource):
+    """CheXpert (Irvin et al., 2019): is there a pleural effusion or nothing, where that goes with the patient's sex?
+
+    Taken are frontal views of which exactly one of the two findings is there. A label of -1 (uncertain) counts as there
+    for edema and atelectasis, as not there for all other findings; a blank counts as not there. The images of
+    ``train.csv`` and the few of ``valid.csv`` are put together and split by patient: no patient is in two parts, not
+    even of different clients. The images are grey; they are given as RGB, normalised as for ImageNet.
+
+    In ``root``: ``train.csv``, ``valid.csv``, and the folders ``train`` and ``valid`` with
+    ``patientXXXXX/studyN/viewM_frontal.jpg``. The data are for registered, non-commercial research only; neither images
+    nor trained weights may be passed on.
+
+    Args:
+        root: folder of the data set.
+        target: the finding that makes class 1.
+        other: the one that makes class 0.
+
+    Raises:
+        ValueError: if a list is not what it should be, or there are too few images.
+        FileNotFoundError: if files are missing.
+
+    References:
+        Irvin et al., arXiv:1901.07031.
+    """
+
+    def __init__(
+        self,
+        root: str = "CheXpert-v1.0-small",
+        target: str = "Pleural Effusion",
+        other: str = "No Finding",
+    ) -> None:
+        super().__init__(root, (other, target), SEXES)
+        self.target, self.other = target, other
+
+    def read_rows(self) -> pd.DataFrame:
+        """Read both lists."""
+        require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
+        files, findings, sexes, patients = [], [], [], []
+        for name in LISTS:
+            path = self.root / name
+            columns = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
+            there, absent = (finding_there(columns[finding], finding, path) for finding in (self.target, self.other))
+            frontal = np.array(columns["Frontal/Lateral"]) == "Frontal"
+            for row in np.flatnonzero(frontal & (there != absent) & np.isin(columns["Sex"], SEXES)):
+                file, patient = _located(columns["Path"][row], path)
+                files.append(file)
+                patients.append(patient)
+                findings.append(there[row])
+                sexes.append(columns["Sex"][row] == SEXES[1])
+        return pd.DataFrame({"file": files, "label": findings, "attribute": sexes, "unit": patients})
+
+
+def finding_there(labels: list[str], finding: str, path: Path) -> np.ndarray:
+    """Say which images show a finding, bool, ``(n,)``.
+
+    Args:
+        labels: 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned) of every image.
+        finding: its name, which decides what becomes of -1.
+        path: where the labels are from.
+
+    Raises:
+        ValueError: if there are other labels.
+
+    >>> finding_there(["1.0", "-1.0", "", "0"], "Edema", Path("train.csv")).tolist()
+    [True, True, False, False]
+    >>> finding_there(["1.0", "-1.0", "", "0"], "Pleural Effusion", Path("train.csv")).tolist()
+    [True, False, False, False]
+    """
+    meaning = {"1": True, "0": False, "-1": finding in UNCERTAIN_IS_POSITIVE, "": False}
+    short = [label.removesuffix(".0") for label in labels]
+    unknown = sorted(set(short) - meaning.keys())
+    if unknown:
+        raise ValueError(
+            f"{path}, column {finding!r} has the values {', '.join(unknown[:5])}, expected 1, 0, -1 or blank."
+            f" HINT: the file as it should be comes from {HOME}."
+        )
+    return np.array([meaning[label] for label in short], bool)
+
+
+def _located(stated: str, path: Path) -> tuple[str, str]:
+    """Return an image's path within the data set's folder, and its patient.
+
+    >>> _located("CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg", Path("train.csv"))
+    ('train/patient00001/study1/view1_frontal.jpg', 'patient00001')
+    """
+    parts = PurePosixPath(stated).parts[-4:]
+    if len(parts) < 4 or parts[0] not in ("train", "valid") or not parts[1].startswith("patient"):
+        raise ValueError(
+            f"{path} names the image {stated!r}, expected"
+            f" .../train/patientXXXXX/studyN/viewM_frontal.jpg. HINT: the file as it should be comes from {HOME}."
+        )
+    return "/".join(parts), parts[1]

@@ -1,0 +1,289 @@
+"""CIFAR-10 and CIFAR-100 under corruptions: one domain per corruption and severity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.messages import content_of
+from lpft.data.partition.iid import equal_parts
+from lpft.data.sources.array_files import ArrayDomain, ArrayFiles, open_domain
+from lpft.data.sources.base import OnBadImage, Source, categories
+from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity, corrupt
+from lpft.data.sources.image_files import stamp
+from lpft.data.sources.pickles import load_arrays
+from lpft.data.splits import stratified_order
+
+TEN_TYPES: tuple[Corruption, ...] = (
+    "gaussian_noise", "impulse_noise", "defocus_blur", "motion_blur", "snow", "fog", "brightness", "contrast",
+    "pixelate", "jpeg_compression",
+)  # fmt: skip
+SIZE = 32
+VAL_SHARE = TEST_SHARE = 0.1
+
+MEANS = {10: (0.491, 0.482, 0.447), 100: (0.507, 0.487, 0.441)}
+STDS = {10: (0.247, 0.243, 0.262), 100: (0.268, 0.257, 0.276)}
+ARCHIVES = {10: "zenodo.org/records/2535967 (CC BY 4.0)", 100: "zenodo.org/records/3555552 (see its licence field)"}
+BATCHES: dict[int, tuple[str, str, list[str], list[str]]] = {
+    10: ("cifar-10-batches-py", "labels", [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]),
+    100: ("cifar-100-python", "fine_labels", ["train"], ["test"]),
+}
+"""Folder, key of the labels, files of the training and of the test part in torchvision's layout."""
+
+log = logging.getLogger("lpft")
+
+Look = Callable[[Corruption, Severity], Callable[[np.ndarray], np.ndarray]]
+"""Gives, for a corruption, the function from ids, ``(n,)``, to images, uint8, ``(n, 32, 32, 3)``."""
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class CifarC(Source):
+    """Input shift: every domain has CIFAR images under one corruption, named ``fog-3`` after it.
+
+    The same images return under every corruption, so a split per domain would put an image into one domain's training
+    and another's test set. Here the images are split once for all, by their place in the test set (their id):
+    a tenth is tested on by everybody, a tenth is for everybody's choices, and of the rest every domain trains on a
+    disjoint, stratified part: of 10,000 images 160 for each of 50 domains.
+
+    The images come from the published archive, or are computed from the plain ones with `lpft.data.sources.corruptions`
+    if it is not there (or `plain` says so), every draw belonging to `seed`, image, corruption and severity. Of plain
+    images that are the same, pixel for pixel, only the first is taken.
+
+    Args:
+        root: folder of the folder ``CIFAR-10-C`` (``CIFAR-100-C``) with ``{corruption}.npy`` and ``labels.npy``, whose
+            rows are the 10,000 test images at severity 1, then at 2, and so on; it may also be that folder itself.
+            Without the archive: of torchvision's folder ``cifar-10-batches-py`` (``cifar-100-python``).
+        num_classes: 10 or 100, for CIFAR-10 or CIFAR-100.
+        types: the corruptions; by default ten of the nineteen.
+        severities: from 1 to 5, by default all; with every type, each makes a domain.
+        shared_ids: let every domain train on all training images instead of a part of its own.
+        plain: what to compute the corrupted images from: an ``.npz`` file with ``x_train, y_train, x_test, y_test``, or
+            torchvision's folder; relative to `root`.
+        part: which plain images are corrupted: those of the test set, as in the archive, or of both sets.
+        seed: of the split and of the draws; not the seed of a run.
+
+    Raises:
+        ValueError: if a setting is out of range, or the files do not hold what they should.
+        FileNotFoundError: if files are not there.
+
+    References:
+        Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalisation as in DeSA.
+    """
+
+    draws = "cifar-c"
+    image_size = SIZE
+    num_classes: int
+    _rows: pd.DataFrame | None = None
+
+    def __init__(
+        self,
+        root: str = ".",
+        num_classes: Literal[10, 100] = 10,
+        types: list[Corruption] | None = None,
+        severities: list[Severity] | None = None,
+        shared_ids: bool = False,
+        plain: str | None = None,
+        part: Literal["test", "all"] = "test",
+        seed: int = 0,
+    ) -> None:
+        self.root, self.num_classes = Path(root).expanduser(), num_classes
+        self.types: Sequence[Corruption] = TEN_TYPES if types is None else types
+        self.severities: Sequence[Severity] = SEVERITIES if severities is None else severities
+        for name, chosen, known in (("types", self.types, CORRUPTIONS), ("severities", self.severities, SEVERITIES)):
+            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+                raise ValueError(
+                    f"`{name}: {list(chosen)}` must name at least one, none of them twice, of"
+                    f" {', '.join(map(str, known))}."
+                )
+        self.shared_ids, self.part, self.seed = shared_ids, part, seed
+        self.plain = None if plain == "None" else plain  # so jsonargparse passes on a null of the command line
+        self.mean, self.std = MEANS[num_classes], STDS[num_classes]
+        self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
+
+    def table(self) -> pd.DataFrame:
+        """Split the ids once, and give every domain its rows of train, val and test."""
+        labels, _ = self._opened
+        rng = self.rng(self.seed, "ids")
+        order = stratified_order(labels, rng)
+        num_test, num_val = round(TEST_SHARE * len(labels)), round(VAL_SHARE * len(labels))
+        test, val, train = (np.sort(ids) for ids in np.split(order, [num_test, num_test + num_val]))
+        parts = [train[part] for part in equal_parts(labels[train], len(self._looks), rng)]
+        tables = []
+        for (name, severity), part in zip(self._looks, parts, strict=True):
+            splits = {"train": train if self.shared_ids else part, "val": val, "test": test}
+            ids = np.concatenate(list(splits.values()))
+            split = np.repeat(list(splits), [len(each) for each in splits.values()]).astype(object)
+            tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{name}-{severity}", "split": split,
+                                        "unit": ids, "corruption": name, "severity": severity}))  # fmt: skip
+        table = pd.concat(tables, ignore_index=True)
+        names = [f"{name}-{severity}" for name, severity in self._looks]
+        self._rows = table.assign(domain=categories(table["domain"], names))
+        return self._rows
+
+    def images(self, positions: np.ndarray) -> list[np.ndarray]:
+        """Return images as their domain shows them."""
+        rows = (self.table() if self._rows is None else self._rows).iloc[positions]
+        _, look = self._opened
+        found: list[np.ndarray] = []
+        for (corruption, severity), members in rows.groupby(["corruption", "severity"], sort=False):
+            found.extend(look(corruption, severity)(members["unit"].to_numpy()))
+        return found
+
+    @property
+    def _looks(self) -> list[tuple[Corruption, Severity]]:
+        return [(name, severity) for name in self.types for severity in self.severities]
+
+    @cached_property
+    def _opened(self) -> tuple[np.ndarray, Look]:
+        return self._open()
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Hash the files' names, sizes and times.
+
+        Raises:
+            FileNotFoundError: if there is neither the archive nor what it can be computed from, or files are missing.
+            ValueError: if all plain images are asked for, but the archive would be read.
+        """
+        folder, names = self._files()
+        computed = folder != self._archive
+        if self.part == "all" and not computed:
+            raise ValueError(
+                "`part: all` needs plain images, but the archive in"
+                f" {folder} would be read. HINT: name the plain images with `plain`."
+            )
+        return stamp(folder, names)
+
+    def settings(self) -> dict[str, object]:
+        """Return class and settings, and whether the images are computed."""
+        return {**super().settings(), "computed": self._files()[0] != self._archive}
+
+    @property
+    def _archive(self) -> Path:
+        inner = self.root / f"CIFAR-{self.num_classes}-C"
+        return self.root if (self.root / "labels.npy").exists() and not inner.exists() else inner
+
+    def _files(self) -> tuple[Path, list[str]]:
+        """Return the folder that is read, and the files in it: the archive's or those of the plain images."""
+        folder, _, train, test = BATCHES[self.num_classes]
+        batches = [*train, *test] if self.part == "all" else test
+        if self.plain is not None:
+            path = self.root / self.plain
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"`plain: {self.plain}` is not there: {path}. HINT: it starts from `root`, which is"
+                    f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
+                )
+            return (path, batches) if path.is_dir() else (path.parent, [path.name])
+        if self._archive.is_dir():
+            return self._archive, [f"{name}.npy" for name in (*self.types, "labels")]
+        if (self.root / folder).is_dir():
+            return self.root / folder, batches
+        raise FileNotFoundError(
+            f"CIFAR-{self.num_classes}-C is not in {self.root} (found: {content_of(self.root)}). Expected the folder"
+            f" {self._archive.name} with labels.npy and, for each of {len(self.types)} types, a file such as"
+            f" {self.types[0]}.npy; or, to compute them, {folder} with {', '.join(batches)}. HINT: set the folder with"
+            f" `--data.source.root`, or name an `.npz` file with `--data.source.plain`. The archive is at"
+            f" {ARCHIVES[self.num_classes]}, the plain images at www.cs.toronto.edu/~kriz/cifar.html; nothing is"
+            " downloaded."
+        )
+
+    def _open(self) -> tuple[np.ndarray, Look]:
+        """Return the labels of all ids, int64, ``(num_ids,)``, and what gives their images."""
+        folder, names = self._files()
+        if folder == self._archive:
+            return open_archive(folder, self.types)
+        log.warning(
+            "The corrupted images are computed from %s: they are not those of the published archive, and frost is"
+            " drawn instead of photographed.", folder,
+        )  # fmt: skip
+        if names[0].endswith(".npz"):
+            parts = open_domain(ArrayDomain(path=names[0]), ArrayFiles(folder), f"`plain: {self.plain}`")
+            chosen = [each for each in (parts if self.part == "all" else parts[1:]) if each is not None]
+            plain = [(each.labels, each.images(np.arange(len(each.labels)))) for each in chosen]
+            if not plain:
+                raise ValueError(f"{folder / names[0]} has no test images. HINT: set `part: all`.")
+        else:
+            plain = [read_batch(folder / name, BATCHES[self.num_classes][1]) for name in names]
+        labels = np.concatenate([each[0] for each in plain])
+        images = np.concatenate([each[1] for each in plain])
+        check_shape(images, (len(labels), SIZE, SIZE, 3), f"The images in {folder}")
+        rows = np.ascontiguousarray(images).reshape(len(images), -1).view(f"V{images[0].size}")
+        first = np.sort(np.unique(rows, return_index=True)[1])  # copies would look unlike under noise, and could leak
+        if len(first) < len(images):
+            log.warning("%d images are copies of others and are left out.", len(images) - len(first))
+        labels, images = labels[first], images[first]
+        return labels, lambda corruption, severity: partial(self._computed, images, corruption, severity)
+
+    def _computed(self, images: np.ndarray, corruption: Corruption, severity: Severity, ids: np.ndarray) -> np.ndarray:
+        rngs = [self.rng(self.seed, corruption, severity, int(position)) for position in ids]
+        return np.stack(
+            [corrupt(image, corruption, severity, rng) for image, rng in zip(images[ids], rngs, strict=True)]
+        )
+
+
+def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray, Look]:
+    """Open a published archive; the images are memory-mapped.
+
+    Args:
+        folder: with ``labels.npy`` and a file for each type.
+        types: the corruptions that are wanted.
+
+    Returns:
+        Labels of all ids, int64, ``(num_ids,)``, and what gives their images.
+
+    Raises:
+        ValueError: if a file is not of the archive's form.
+    """
+    files = ArrayFiles(folder)
+    rows = files.read(None, "labels.npy", "CIFAR-C")
+    by_severity = rows.reshape(len(SEVERITIES), -1) if rows.ndim == 1 and len(rows) % len(SEVERITIES) == 0 else None
+    if by_severity is None or rows.dtype.kind not in "iu" or (by_severity != by_severity[0]).any():
+        raise ValueError(
+            f"{folder / 'labels.npy'} is {rows.dtype} of shape {rows.shape}, expected integers, the labels of the same"
+            f" images {len(SEVERITIES)} times, once for each severity."
+        )
+    images = {name: files.read(None, f"{name}.npy", "CIFAR-C") for name in types}
+    for name, array in images.items():
+        check_shape(array, (len(rows), SIZE, SIZE, 3), str(folder / f"{name}.npy"))
+    num_ids = by_severity.shape[1]
+
+    def look(corruption: Corruption, severity: Severity) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda ids: images[corruption][(severity - 1) * num_ids + ids]
+
+    return by_severity[0].astype(np.int64), look
+
+
+def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one of the pickles in which CIFAR comes.
+
+    Args:
+        path: the file.
+        label_key: name of its labels.
+
+    Returns:
+        Labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``.
+
+    Raises:
+        ValueError: if it does not hold them.
+    """
+    batch = load_arrays(path)
+    if not isinstance(batch, dict) or not {"data", label_key} <= set(batch):
+        found = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"{path} holds {found}, expected a dictionary with `data` and `{label_key}`.")
+    labels = np.asarray(batch[label_key], np.int64)
+    check_shape(batch["data"], (len(labels), 3 * SIZE * SIZE), f"`data` in {path}")
+    return labels, batch["data"].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+
+
+def check_shape(images: object, shape: tuple[int, ...], whose: str) -> None:
+    """Raise ValueError unless images are a uint8 array of this shape."""
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape:
+        said = f"{images.dtype} of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"{whose}: found {said}, expected uint8 of shape {shape}.")

@@ -1,0 +1,118 @@
+"""Digit5: five domains of digits from the files in which they are passed around."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse.typing import PositiveInt
+
+from lpft.data.sources.array_files import SourceSplit
+from lpft.data.sources.arrays import SplitSource
+from lpft.data.sources.base import OnBadImage
+from lpft.data.sources.digit_files import DOMAINS, DigitFiles, Domain, DomainFiles, Layout
+from lpft.data.sources.image_files import stamp
+
+TERMS = (
+    "MNIST yann.lecun.com/exdb/mnist (CC BY-SA 3.0), SVHN ufldl.stanford.edu/housenumbers (non-commercial), FedBN's"
+    " pickles github.com/med-air/FedBN, the .mat files github.com/FengHZ/KD3A; USPS, MNIST-M and SynthDigits carry no"
+    " clear licence: for research, not to be passed on"
+)
+
+
+class Digit5(SplitSource):
+    """Feature shift: MNIST, MNIST-M, SVHN, SynthDigits and USPS, one client each, their images as RGB.
+
+    Each domain may come in any of three layouts, in `root`:
+
+    - ``mat``, as in KD3A: ``Digit-Five/mnist_data.mat``, ``mnistm_with_label.mat``, ``svhn_train_32x32.mat``,
+      ``svhn_test_32x32.mat``, ``synth_train_32x32.mat``, ``synth_test_32x32.mat``, ``usps_28x28.mat``;
+    - ``fedbn``, pickles: ``MNIST/partitions/train_part0.pkl`` to ``train_part9.pkl`` and ``MNIST/test.pkl``, likewise
+      ``MNIST_M``, ``SVHN``, ``SynthDigits``, ``USPS``; they are already split, so `split` does not matter;
+    - ``torchvision``: ``MNIST/raw``, ``SVHN/train_32x32.mat`` and ``test_32x32.mat``, ``USPS/usps.bz2`` and
+      ``usps.t.bz2``.
+
+    With `train_per_client: 743` of the data it is FedBN's recipe: official training and test set are merged, a fifth is
+    tested on, and 743 images are trained on, a tenth of which is for choices here. USPS, the smallest, is
+    never repeated to reach the size of the others: with the repetition that is usual in the ``mat`` layout, and its
+    sets merged, an image is both trained and tested on. A label 10 is the digit 0.
+
+    Args:
+        root: folder of the files.
+        domains: which domains; by default all five.
+        folders: folder of a domain that is not in `root`, or its ``.npz`` file with ``x_train, y_train, x_test,
+            y_test``, by domain; relative to `root`.
+        layout: take this layout only; by default the first one that a domain is found in.
+        split: whether the official training and test sets are merged and split anew, or kept.
+        large: read MNIST's 32x32 images instead of those of 28x28 pixels, where the file has both.
+        wanted: number of training images that are wanted of each domain; of FedBN's pickles so many parts are read as
+            it takes, null reads all.
+
+    Raises:
+        ValueError: if a setting is out of range, or a file does not hold what it should.
+        FileNotFoundError: if a domain is in none of the layouts.
+
+    References:
+        Li et al. (FedBN), arXiv:2102.07623; Feng et al. (KD3A), arXiv:2011.09757.
+    """
+
+    draws = "digit5"
+    image_size = 28
+    num_classes = 10
+    test_share = 0.2
+    """Share of the merged official sets that FedBN tests on."""
+
+    def __init__(
+        self,
+        root: str = ".",
+        domains: list[Domain] | None = None,
+        folders: dict[str, str] | None = None,
+        layout: Layout | None = None,
+        split: Literal["merged", "official"] = "merged",
+        large: bool = False,
+        wanted: PositiveInt | None = None,
+    ) -> None:
+        self.domains: Sequence[Domain] = DOMAINS if domains is None else domains
+        self.folders = folders or {}
+        if not self.domains or len(set(self.domains)) < len(self.domains) or not set(self.domains) <= set(DOMAINS):
+            raise ValueError(
+                f"`domains: {list(self.domains)}` must name at least one, none of them twice, of {', '.join(DOMAINS)}."
+            )
+        if not set(self.folders) <= set(self.domains):
+            raise ValueError(
+                f"`folders` names {', '.join(self.folders)}, expected domains of this run: {', '.join(self.domains)}."
+            )
+        self.root, self.layout, self.split = Path(root).expanduser(), layout, split
+        self.large, self.wanted = large, wanted
+
+    def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
+        """Open every domain; what is to be split anew has no split."""
+        for domain, files in self._found().items():
+            train, test = files.open(self.wanted)
+            merged = self.split == "merged" and not files.is_split
+            yield domain, "" if merged else "train", train
+            yield domain, "" if merged else "test", test
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Return names, sizes and times of the files.
+
+        Raises:
+            FileNotFoundError: if domains are not there; all that are missing are named.
+        """
+        return json.dumps({domain: stamp(files.root, files.names) for domain, files in self._found().items()})
+
+    def _found(self) -> dict[Domain, DomainFiles]:
+        """Find the files of all domains."""
+        files = DigitFiles(self.layout, 32 if self.large else 28)
+        places = {domain: self.root / self.folders.get(domain, ".") for domain in self.domains}
+        found = {domain: files.find(domain, place) for domain, place in places.items()}
+        missing = [files.missing_message(domain, places[domain]) for domain in found if found[domain] is None]
+        if missing:
+            raise FileNotFoundError(
+                "Digit5 is not complete:\n  " + "\n  ".join(missing) + "\nHINT: set the folder with"
+                " `--data.source.root`, a domain's own with `--data.source.folders`, or take fewer with"
+                f" `--data.source.domains`. Nothing is downloaded; get the files at: {TERMS}."
+            )
+        return {domain: each for domain, each in found.items() if each is not None}

@@ -1,0 +1,174 @@
+"""Handwritten digits that come with scikit-learn, seen by different cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from lpft.data.partition.iid import equal_parts
+from lpft.data.sources.base import Source
+
+Domain = Literal["plain", "inverted", "blended", "rotated", "noisy"]
+
+NUM_IMAGES = 1797
+SIZE = 16
+MIN_IMAGES_PER_CLIENT = 10
+NOISE = 64.0
+
+
+class Digits(Source):
+    """Real digits of ten classes, no download: 1,797 images of 8x8 pixels, enlarged to 16x16, as RGB.
+
+    The images (UCI, Alpaydin and Kaynak, 1998) are dealt in disjoint, stratified parts of equal size to so many clients
+    or, without a number, to the domains. A client sees its images as one of five domains does, by turns, and is named
+    after it: ``plain-0``, ``inverted-0``, ..., ``plain-1``. What a domain does to an image (values 0 to 255, white ink
+    on black):
+
+    - plain: nothing;
+    - inverted: 255 - image;
+    - blended: |photo - image| as in MNIST-M (Ganin et al., 2016), the photo being a random crop, 32x32 pixels averaged
+      to 16x16, of one of the two photographs that scikit-learn ships;
+    - rotated: by 90 degrees, anticlockwise;
+    - noisy: Gaussian noise of standard deviation 64 on every pixel and channel, cut to 0..255.
+
+    A random draw belongs to an image and to `seed`, so an image looks the same in a domain whatever the number of
+    clients.
+
+    Args:
+        num_clients: number of clients before any further partition, at most 179 (ten images each); null gives every
+            domain one part, named after the domain alone, for a partition to deal out.
+        shift: share of a client's images that its domain changes: 0 leaves all of them plain, 1 changes all. The
+            images that are changed at one value are changed at every higher one too.
+        domains: the domains that take turns; all five by default.
+        seed: of the parts and of what the domains draw; not the seed of a run.
+
+    Raises:
+        ValueError: if there are too many clients, or a domain is named twice or none at all.
+    """
+
+    draws = "digits"
+    image_size = SIZE
+    num_classes = 10
+
+    def __init__(
+        self,
+        num_clients: PositiveInt | None = 10,
+        shift: ClosedUnitInterval = 1.0,
+        domains: list[Domain] | None = None,
+        seed: int = 0,
+    ) -> None:
+        most = NUM_IMAGES // MIN_IMAGES_PER_CLIENT
+        if num_clients is not None and num_clients > most:
+            raise ValueError(
+                f"`num_clients={num_clients}` is too many: {NUM_IMAGES} images are enough for {most} clients with"
+                f" {MIN_IMAGES_PER_CLIENT} each. HINT: set `--data.source.num_clients={most}` or less."
+            )
+        self.domains: list[Domain] = list(get_args(Domain)) if domains is None else list(domains)
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ValueError(f"`domains={domains}` must name at least one domain, and none of them twice.")
+        self.num_clients, self.shift, self.seed = num_clients, float(shift), seed
+
+    def table(self) -> pd.DataFrame:
+        """Deal the images to the clients."""
+        from sklearn.datasets import load_digits
+
+        labels = load_digits().target
+        num, of = self.num_clients or len(self.domains), len(self.domains)
+        names = [f"{self.domains[k % of]}-{k // of}" for k in range(num)] if self.num_clients else list(self.domains)
+        client = np.empty(NUM_IMAGES, np.int64)
+        for position, part in enumerate(equal_parts(labels, num, self.rng(self.seed, "clients", num))):
+            client[part] = position
+        looks = np.array(self.domains)[client % of]
+        return pd.DataFrame(
+            {"label": labels, "domain": pd.Categorical.from_codes(client, pd.Index(names)), "look": looks}
+        )
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """Return images as their domain shows them."""
+        from sklearn.datasets import load_digits
+
+        plain = as_rgb(enlarge(load_digits().images.astype(np.int64)))
+        images = plain.copy()
+        changed = self.rng(self.seed, "changed").uniform(size=NUM_IMAGES) < self.shift
+        looks = self.table()["look"].to_numpy()
+        for domain, change in LOOKS.items():
+            rows = np.flatnonzero(changed & (looks == domain))
+            if len(rows):
+                images[rows] = change(plain, self.rng(self.seed, domain))[rows]
+        return images[positions].transpose(0, 2, 3, 1)
+
+    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
+        """Leave out the domain where there is one only."""
+        return () if len(self.domains) == 1 else super().partition_key(domain)
+
+    def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
+        """Name a client by its number."""
+        return ("split", num_clients, position)
+
+
+def enlarge(images: np.ndarray) -> np.ndarray:
+    """Double height and width by bilinear interpolation, in integers and so alike on every machine.
+
+    Args:
+        images: int64, ``(n, size, size)``, values 0 to 16.
+
+    Returns:
+        uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
+
+    >>> enlarge(np.array([[[0, 16]]]))
+    array([[[  0,  64, 191, 255],
+            [  0,  64, 191, 255]]], dtype=uint8)
+    """
+    for axis in (1, 2):
+        edges = np.pad(images, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        before, here, after = (edges.take(range(k, k + images.shape[axis]), axis) for k in range(3))
+        images = np.stack([before + 3 * here, 3 * here + after], axis + 1).reshape(
+            [n * 2 if a == axis else n for a, n in enumerate(images.shape)]
+        )
+    return ((images * 255 + 128) // 256).astype(np.uint8)
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Repeat grey images ``(n, size, size)`` in three channels, ``(n, 3, size, size)``."""
+    return np.repeat(images[:, None], 3, axis=1)
+
+
+def invert(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the negatives of uint8 images."""
+    return 255 - images
+
+
+def rotate(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn images ``(n, 3, size, size)`` by 90 degrees, anticlockwise."""
+    return np.rot90(images, axes=(2, 3))
+
+
+def add_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add Gaussian noise of standard deviation 64 to uint8 images."""
+    return np.clip(np.rint(images + NOISE * rng.standard_normal(images.shape)), 0, 255).astype(np.uint8)
+
+
+def blend(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return |photo - image| for uint8 images ``(n, 3, 16, 16)`` and random crops of scikit-learn's photographs."""
+    from sklearn.datasets import load_sample_images
+
+    photos = np.stack(load_sample_images().images).transpose(0, 3, 1, 2)  # (2, 3, 427, 640)
+    which = rng.integers(len(photos), size=len(images))
+    top, left = (rng.integers(photos.shape[axis] - 2 * SIZE + 1, size=len(images)) for axis in (2, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(photos, (2 * SIZE, 2 * SIZE), axis=(2, 3))
+    crops = windows[which, :, top, left].astype(np.int64)  # (n, 3, 32, 32)
+    averaged = (crops.reshape(len(images), 3, SIZE, 2, SIZE, 2).sum((3, 5)) + 2) // 4
+    return np.abs(averaged - images).astype(np.uint8)
+
+
+LOOKS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "inverted": invert,
+    "blended": blend,
+    "rotated": rotate,
+    "noisy": add_noise,
+}
+"""What a domain does to images ``(n, 3, 16, 16)``."""

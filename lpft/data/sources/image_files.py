@@ -1,0 +1,160 @@
+"""Image files, decoded into arrays of one form. Imports nothing heavy: processes that help to decode start quickly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+"""What is taken for an image file, by its ending in lower case."""
+
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+class Decoded(NamedTuple):
+    """What came of some image files.
+
+    Args:
+        images: uint8, ``(n, channels, size, size)``, of those that could be decoded.
+        good: which ones could be, bool, one for each file.
+        bad: path and reason of those that could not.
+    """
+
+    images: np.ndarray
+    good: np.ndarray
+    bad: list[str]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that are read from their files when they are asked for.
+
+    Args:
+        root: folder that the names start from.
+        names: paths of the files, relative to `root`.
+        crop: side of a square that is cut out of the middle before resizing; by default the whole image is taken.
+    """
+
+    root: Path
+    names: Sequence[str]
+    crop: int | None = None
+
+    def at(self, positions: np.ndarray) -> ImageFiles:
+        """Return some of the files."""
+        return ImageFiles(self.root, [self.names[position] for position in positions], self.crop)
+
+    def decode(self, channels: int, size: int) -> Decoded:
+        """Read all files.
+
+        Args:
+            channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
+            size: height and width to which the images are resized, bilinearly with antialiasing.
+        """
+        images, good, bad = [], [], []
+        for name in self.names:
+            try:
+                images.append(read_image(self.root / name, channels, size, self.crop))
+                good.append(True)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                bad.append(f"{self.root / name} ({str(error) or type(error).__name__})")
+                good.append(False)
+        stacked = np.stack(images) if images else np.empty((0, channels, size, size), np.uint8)
+        return Decoded(stacked, np.array(good, bool), bad)
+
+
+def read_image(path: Path, channels: int, size: int, crop: int | None = None) -> np.ndarray:
+    """Read one image file as uint8, ``(channels, size, size)``; raise OSError or ValueError if it is not an image.
+
+    It is turned as its EXIF data say. Images of 16 bits a channel keep the upper 8.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+    if image.mode in SIXTEEN_BITS:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of PIL's mode {image.mode}, expected 8 or 16 bits a channel")
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "L":
+        image = image.convert("RGB")
+    if crop:
+        image = ImageOps.crop(image, _margins(image.size, crop))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
+    """Give images the wanted channels and size.
+
+    Args:
+        images: uint8, ``(n, height, width, 1 or 3)``.
+        channels: 1 or 3; RGB becomes grey by luminance as in Pillow, grey becomes RGB by repetition.
+        size: wanted height and width; resized bilinearly with antialiasing.
+
+    Returns:
+        uint8, ``(n, channels, size, size)``.
+
+    >>> resize(np.full((2, 4, 6, 3), 7, np.uint8), channels=1, size=8)[:, 0, 0, 0]
+    array([7, 7], dtype=uint8)
+    """
+    import torch  # decoding files does without
+    from torch.nn.functional import interpolate
+
+    if channels == 1 and images.shape[3] == 3:
+        weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 in units of 2**-16
+        images = ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if pixels.shape[2:] != (size, size):
+        resized = interpolate(torch.from_numpy(pixels).float(), size=(size, size), mode="bilinear", antialias=True)
+        pixels = resized.round().clamp(0, 255).to(torch.uint8).numpy()
+    return np.repeat(pixels, channels, axis=1) if pixels.shape[1] < channels else pixels
+
+
+def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"] = "error") -> str:
+    """Hash names, sizes and modification times of files, without reading them: what a cache's key needs.
+
+    Args:
+        root: folder that the names start from.
+        names: paths of the files.
+        on_missing: what to do about files that are not there; those that are skipped are hashed as missing.
+
+    Raises:
+        FileNotFoundError: if files are not there, and are not to be skipped.
+    """
+    digest, missing = hashlib.sha256(), []
+    for name in names:
+        try:
+            found = os.stat(root / name)  # noqa: PTH116 (twice as fast, and there may be a million)
+        except FileNotFoundError:
+            missing.append(name)
+            state = "missing"
+        else:
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        digest.update(os.fsencode(name) + f"\0{state}\n".encode())
+    if missing and on_missing == "error":
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FileNotFoundError(
+            f"{len(missing)} files are missing in {root}: {named}."
+            " HINT: unpack the data set again, or remove them from its list;"
+            " `--data.on_bad_image skip` leaves them out."
+        )
+    return digest.hexdigest()
+
+
+def _margins(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """Return what to cut off at left, top, right and bottom; nothing where an image is smaller."""
+    width, height = (max(side - crop, 0) for side in size)
+    return width // 2, height // 2, width - width // 2, height - height // 2

@@ -1,0 +1,54 @@
+"""Names of classes: read, checked and put in order."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read names of classes from a text file, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no file {path} with the names of the `classes`, one a line. HINT: make it, or give a list."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file with the names of the `classes` in UTF-8.") from error
+    return checked_classes([line.strip() for line in lines if line.strip()], str(path))
+
+
+def checked_classes(names: list[str], whose: str) -> tuple[str, ...]:
+    """Return the names in Unicode's composed form; raise ValueError if there are none or a name comes twice."""
+    classes = tuple(map(composed, names))
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"{whose}: {list(names)} must be at least one name, and none of them twice.")
+    return classes
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort names, as numbers if all of them are.
+
+    >>> in_order({"10", "9"}), in_order({"b10", "b9"})
+    (('9', '10'), ('b10', 'b9'))
+    """
+    names = sorted(set(names))
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), for file systems differ in what they store.
+
+    Raises:
+        ValueError: if it is no Unicode.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The folder name {os.fsencode(name)!r} is not encoded in UTF-8. HINT: rename the folder."
+        ) from error
+    return unicodedata.normalize("NFC", name)

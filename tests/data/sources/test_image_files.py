@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpft.data.sources.image_files import ImageFiles, read_image, stamp
+
+RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+
+
+def saved(folder, image, name="x.png", **how):
+    image.save(folder / name, **how)
+    return folder / name
+
+
+def test_grey_and_rgb_become_what_is_wanted(tmp_path):
+    path = saved(tmp_path, Image.fromarray(RAMP))
+    assert np.array_equal(read_image(path, 1, 4), RAMP[None])
+    assert np.array_equal(read_image(path, 3, 4), np.stack([RAMP] * 3))
+    red = saved(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), "red.png")
+    assert read_image(red, 3, 4)[:, 0, 0].tolist() == [255, 0, 0]
+    assert (read_image(red, 1, 4) == 76).all()  # 0.299 * 255
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path):
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 256 + 99)
+    assert np.array_equal(read_image(saved(tmp_path, deep), 1, 4), RAMP[None])
+
+
+def test_palettes_transparency_and_single_bits(tmp_path):
+    palette = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
+    assert read_image(saved(tmp_path, palette, "p.png"), 3, 4)[:, 0, 0].tolist() == [10, 200, 30]
+    clear = Image.new("RGBA", (4, 4), (10, 200, 30, 128))
+    assert read_image(saved(tmp_path, clear, "a.png"), 3, 4)[:, 0, 0].tolist() == [10, 200, 30]
+    assert (read_image(saved(tmp_path, Image.new("1", (4, 4), 1), "b.png"), 1, 4) == 255).all()
+
+
+def test_photographs_are_turned_as_their_camera_was(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was turned: to be shown rotated by 90 degrees, clockwise
+    path = saved(tmp_path, Image.fromarray(RAMP), exif=turned)
+    assert np.array_equal(read_image(path, 1, 4)[0], np.rot90(RAMP, -1))
+
+
+def test_the_middle_is_cut_out(tmp_path):
+    wide = saved(tmp_path, Image.fromarray(np.pad(RAMP, ((0, 0), (3, 3)))))
+    assert np.array_equal(read_image(wide, 1, 4, crop=4)[0], RAMP)
+
+
+def test_bad_files_are_named_and_the_others_read(tmp_path):
+    good = saved(tmp_path, Image.fromarray(RAMP), "good.png")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
+    (tmp_path / "text.png").write_text("not an image")
+    saved(tmp_path, Image.fromarray(RAMP.astype(np.float32)), "float.tif")
+    files = ImageFiles(tmp_path, ["cut.png", "good.png", "text.png", "missing.png", "float.tif"])
+    decoded = files.decode(1, 4)
+    assert decoded.good.tolist() == [False, True, False, False, False]
+    assert np.array_equal(decoded.images, RAMP[None, None])
+    assert [name in said for name, said in zip(np.array(files.names)[~decoded.good], decoded.bad, strict=True)] == [
+        True
+    ] * 4
+    assert files.at(np.array([1])).decode(3, 2).images.shape == (1, 3, 2, 2)
+    assert files.at(np.array([0])).decode(3, 2).images.shape == (0, 3, 2, 2)
+
+
+def test_a_stamp_tells_when_files_change(tmp_path):
+    path = saved(tmp_path, Image.fromarray(RAMP))
+    before = stamp(tmp_path, ["x.png"])
+    assert stamp(tmp_path, ["x.png"]) == before
+    saved(tmp_path, Image.fromarray(RAMP), "y.png")
+    assert stamp(tmp_path, ["x.png", "y.png"]) != before
+    path.write_bytes(path.read_bytes() + b"0")
+    assert stamp(tmp_path, ["x.png"]) != before
+    with pytest.raises(FileNotFoundError, match=r"2 files are missing in .*: a.png, b.png\. HINT"):
+        stamp(tmp_path, ["x.png", "a.png", "b.png"])
+
+
+@pytest.mark.parametrize("module", ["torch", "lightning"])
+def test_helpers_start_without_heavy_imports(module):
+    code = f"import sys, lpft.data.sources.image_files; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
