@@ -20,6 +20,7 @@ from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
 from lpft.reporting import frames
 from lpft.reporting.frames import accuracy_matrix, metric_columns, summary_frame
+from lpft.reporting.pairs import compared_pairs
 from lpft.reporting.results import (
     MethodResult,
     check_is_run,
@@ -30,7 +31,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
-from lpft.reporting.swept import Values, Variant, family_of, swept, variants_of
+from lpft.reporting.sweeps import Values, Variant, family_of, label, swept, variants_of
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -90,9 +91,14 @@ class Analysis:
         return variants_of(self.config)
 
     @cached_property
-    def point(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """The swept values of this run, by dotted key; empty if it is not part of a sweep."""
         return dict(provenance(self.config).get("point") or {})
+
+    @property
+    def label(self) -> str:
+        """The swept values in short; empty if it is not part of a sweep."""
+        return label(self.values)
 
     @cached_property
     def tuned(self) -> dict[str, Values]:
@@ -166,8 +172,8 @@ class Analysis:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """The pairs (method, baseline) to compare: the configuration's ``compare``, or LP-FT with FT."""
-        return pairs_of(self.config, self.methods)
+        """The pairs (method, baseline) to compare; see `lpft.reporting.pairs`."""
+        return compared_pairs(self.config)
 
     # Views
 
@@ -298,32 +304,6 @@ def points_in_order(run: Run) -> list[Run]:
     return sorted(run.points(), key=place)
 
 
-def pairs_of(config: Mapping[str, Any], methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs (method, baseline) to compare.
-
-    These are the configuration's ``compare``; without it, every method that probes the head before it fine-tunes
-    (``LPFT``) with every full fine-tuning of the whole budget (``FT``).
-
-    >>> config = {"methods": {"a": {"class_path": "lpft.methods.ft.FT"}, "b": {"class_path": "lpft.methods.lpft.LPFT"}}}
-    >>> pairs_of(config, ["a", "b"])
-    [('b', 'a')]
-    """
-    named = [(str(method), str(baseline)) for method, baseline in config.get("compare") or []]
-    if named:
-        return [(method, baseline) for method, baseline in named if {method, baseline} <= set(methods)]
-    budget = (config.get("personalization") or {}).get("epochs")
-    probing, full = [], []
-    for method in methods:
-        settings = (config.get("methods") or {}).get(method) or {}
-        class_name = str(settings.get("class_path", "")).rpartition(".")[2]
-        init_args = settings.get("init_args") or {}
-        if class_name == "LPFT" and init_args.get("lp_epochs", 5) not in (None, 0, budget):
-            probing.append(method)
-        if class_name == "FT" and init_args.get("epochs") in (None, budget):
-            full.append(method)
-    return [(method, baseline) for method in probing for baseline in full]
-
-
 def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
     """Return one row per point and method, with mean and standard deviation (ddof 0) of every metric.
 
@@ -335,12 +315,12 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
             variant = point.variants.get(str(method))
             own = {f"methods.{variant.family}.{key}": v for key, v in variant.values.items()} if variant else {}
             swept_of_methods += list(own)
-            row = {key: _plain(value) for key, value in {**point.point, **own}.items()}
+            row = {key: _plain(value) for key, value in {**point.values, **own}.items()}
             row |= {"method": method, "n": int((point.results["method"] == method)[point.results["complete"]].sum())}
             for entry in summary.itertuples():
                 row |= {entry.metric: entry.mean, f"{entry.metric}_std": entry.std}
             rows.append(row)
-    keys = list(dict.fromkeys([*(key for point in points for key in point.point), *swept_of_methods]))
+    keys = list(dict.fromkeys([*(key for point in points for key in point.values), *swept_of_methods]))
     columns = set().union(*rows) if rows else set()
     metrics = [metric.name for metric in METRICS if metric.name in columns]
     return DataFrame(rows, columns=[*keys, "method", "n", *(name + end for name in metrics for end in ("", "_std"))])
