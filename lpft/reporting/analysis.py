@@ -31,7 +31,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
-from lpft.reporting.sweeps import Values, Variant, family_of, label, swept, variants_of
+from lpft.reporting.sweeps import Values, Variant, family_of, label, swept, tuned_of, variants_of
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -103,7 +103,7 @@ class Analysis:
     @cached_property
     def tuned(self) -> dict[str, Values]:
         """The tuned methods, each with the settings that tuning chose."""
-        return {str(name): values or {} for name, values in (provenance(self.config).get("tuned") or {}).items()}
+        return tuned_of(self.config)
 
     # Frames
 
