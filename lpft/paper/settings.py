@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lpft.reporting.english import flat, section
+from lpft.reporting.english import flat
 
 PAPER_EPOCHS, PAPER_SEEDS = 15, 3
 UNIMPORTANT = (

@@ -37,6 +37,7 @@ from lpft.storage.run import Run
 
 log = logging.getLogger("lpft")
 
+
 @dataclass(frozen=True)
 class Analysis:
     """The analysis of one run; all frames are computed when they are first used, and only once.

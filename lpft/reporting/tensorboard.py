@@ -72,7 +72,7 @@ END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst
 
 PREFIX = "events.out.tfevents."
 INTERVAL, SHARE = 5.0, 0.05
-"""Live events of methods are renewed after this many seconds at the earliest, and take at most this share of the time."""
+"""Live events of methods are renewed at most once in so many seconds, and take at most this share of the time."""
 
 Scalars = Iterator[tuple[int, dict[str, float]]]
 """Step and value by tag; NaN and None are left out."""
@@ -113,7 +113,7 @@ class LiveEvents:
         return LiveEvents(self.run).__dict__
 
     def round(self, seed: int, history: Sequence[Any]) -> None:
-        """Add the rounds that are new in a global model's history: rows of history.csv as dictionaries or dataclasses."""
+        """Add the new rounds of a global model's history: rows of history.csv as dictionaries or dataclasses."""
         rows = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in history]
         folder = self.run.global_file(seed, "history.csv").parent
         with contextlib.suppress(OSError):  # training itself reports a full disk
@@ -123,7 +123,7 @@ class LiveEvents:
             self._num_rounds[seed] = len(rows)
 
     def stack(self, seed: int, method: str) -> None:
-        """Renew a method's scalars from the results on disk, now or, if that was done just before, with a later stack."""
+        """Renew a method's scalars from the results on disk: now, or with a later stack if it was done just before."""
         self._waiting[seed, method] = None
         if time.monotonic() >= self._next:
             self._renew()
@@ -151,7 +151,7 @@ class LiveEvents:
         self._next = end + max(INTERVAL, (end - start) / SHARE)
 
     def _writer(self, folder: Path) -> tuple[SummaryWriter, bool]:
-        """Return the writer of a folder, and whether its file has just begun; a report may have removed the last one."""
+        """Return the writer of a folder, and whether its file is new; a report may have removed the last one."""
         writer = self._writers.get(folder)
         if writer is not None and Path(writer.file_writer.event_writer._file_name).exists():
             return writer, False
@@ -238,7 +238,9 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    content = b"".join(str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries)
+    content = b"".join(
+        str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries
+    )
     digest = hashlib.sha256(content).hexdigest()[:16]
     old = sorted(folder.glob(f"{PREFIX}*"))
     if [path.name.rpartition(".")[2] for path in old] == [digest]:
