@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lpft.reporting.english import flat
+from lpft.reporting.english import flat, section
 
 PAPER_EPOCHS, PAPER_SEEDS = 15, 3
 UNIMPORTANT = (
@@ -25,8 +25,8 @@ def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> li
         Dotted key, value, and a remark where the paper is known to differ.
     """
     rows = []
-    for section in ("data", "augment", "network", "federation"):
-        rows += [(f"{section}.{key}", str(value), "") for key, value in flat(section(config, section))]
+    for part in ("data", "augment", "network", "federation"):
+        rows += [(f"{part}.{key}", str(value), "") for key, value in flat(section(config, part))]
     for key, value in flat(section(config, "personalization")):
         if key == "epochs":
             if value != PAPER_EPOCHS:

@@ -153,7 +153,7 @@ class LiveEvents:
     def _writer(self, folder: Path) -> tuple[SummaryWriter, bool]:
         """Return the writer of a folder, and whether its file is new; a report may have removed the last one."""
         writer = self._writers.get(folder)
-        if writer is not None and Path(writer.file_writer.event_writer._file_name).exists():
+        if writer is not None and Path(_file(writer).event_writer._file_name).exists():
             return writer, False
         from torch.utils.tensorboard import SummaryWriter
 
@@ -183,7 +183,7 @@ def method_summaries(result: MethodResult, settings: Mapping[str, Mapping[str, A
             examples.setdefault(name, []).append(value)
     experiment, *_ = hparams({name: _example(values) for name, values in examples.items()}, metrics)
     _, start, end = hparams({**settings[result.method], "seed": result.seed}, metrics)
-    yield from ((0, summary) for summary in (experiment, start, *([end] if result.complete else [])))
+    yield from ((0, _in_order(summary)) for summary in (experiment, start, *([end] if result.complete else [])))
     yield 0, custom_scalars(LAYOUT)
     step = 0
     for step, values in method_scalars(result):
@@ -249,7 +249,7 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
     with tempfile.TemporaryDirectory() as temporary_folder, SummaryWriter(temporary_folder) as writer:
         _forget(writer, walltime)
         for step, summary in summaries:
-            writer.file_writer.add_summary(summary, step, walltime)
+            _file(writer).add_summary(summary, step, walltime)
         writer.flush()
         with replacing(folder / f"{PREFIX}{number:010d}.{digest}") as temporary:
             shutil.copyfile(next(Path(temporary_folder).iterdir()), temporary)
@@ -261,13 +261,18 @@ def _forget(writer: SummaryWriter, walltime: float | None = None) -> None:
     """Make a reader forget the points of this folder that it has read."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), 0, walltime)
+    _file(writer).add_event(Event(session_log=SessionLog(status=SessionLog.START)), 0, walltime)
 
 
 def _add_scalars(writer: SummaryWriter, scalars: Scalars) -> None:
     for step, values in scalars:
-        writer.file_writer.add_summary(_proto(values), step)
+        _file(writer).add_summary(_proto(values), step)
     writer.flush()
+
+
+def _file(writer: SummaryWriter) -> Any:
+    """Return the file of a writer, which takes events as they are."""
+    return writer._get_file_writer()
 
 
 def _proto(values: Mapping[str, float]) -> Any:
@@ -284,6 +289,16 @@ def _scalars(step: int, values: Mapping[str, Any]) -> Scalars:
 
 def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
+
+
+def _in_order(summary: Any) -> Any:
+    """Sort the settings in a record of the HPARAMS tab, which are in random order, so that equal records are equal."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    for value in summary.value:
+        data = value.metadata.plugin_data
+        data.content = HParamsPluginData.FromString(data.content).SerializeToString(deterministic=True)
+    return summary
 
 
 def _example(values: Sequence[Any]) -> Any:
