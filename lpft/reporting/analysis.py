@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, read_csv
 
 from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metrics import METRICS
@@ -31,7 +31,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
-from lpft.reporting.sweeps import Values, Variant, family_of, label, swept, variants_of
+from lpft.reporting.sweeps import Values, Variant, family_of, label, swept, tuned_of, variants_of
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -103,7 +103,7 @@ class Analysis:
     @cached_property
     def tuned(self) -> dict[str, Values]:
         """The tuned methods, each with the settings that tuning chose."""
-        return {str(name): values or {} for name, values in (provenance(self.config).get("tuned") or {}).items()}
+        return tuned_of(self.config)
 
     # Frames
 
@@ -141,6 +141,12 @@ class Analysis:
     def depth(self) -> DataFrame:
         """One row per seed, method and layer: how far its outputs moved."""
         return frames.depth_frame(self.method_results)
+
+    @cached_property
+    def trials(self) -> DataFrame:
+        """The rows of tuning.csv as text; empty if nothing was tuned."""
+        path = self.run.root / "tuning.csv"
+        return read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else DataFrame()
 
     @cached_property
     def summary(self) -> DataFrame:

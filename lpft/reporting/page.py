@@ -6,6 +6,7 @@ This module collects what the templates show; it computes no diagnostics and dra
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,14 +30,14 @@ from lpft.reporting.judging import Judged, Spread
 from lpft.reporting.results import provenance
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
-from lpft.reporting.sweeps import family_of, grouped, short_keys, swept, word
-from lpft.reporting.tuned import read_tuned
+from lpft.reporting.sweeps import family_of, grouped, label, short_keys, swept, word
 from lpft.storage.atomic import write_atomically
 
 COMPARED = ("local", "global_all", "worst_row", "average3")
 """The metrics in which methods are compared seed by seed."""
 OF_POINTS = ("local", "global_all", "worst_row", "average3", "distortion_own")
 """The metrics that have a table in the report of a sweep."""
+OF_TUNING = ("local", "global_all", "average3")
 TEST_SETS = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
 MANY_LINES = 8
 """So many lines of one diagnostic are listed."""
@@ -85,7 +86,7 @@ def run_page(analysis: Analysis, svgs: Mapping[str, str], judged: Sequence[Judge
         "method_colors": {look[method].family: look[method].family_color for method in methods},
         "methods": _descriptions(analysis),
         "metrics": shown_metrics(),
-        "tuned": read_tuned(analysis),
+        "tuning": _tuning(analysis),
         "remarks": [*incomplete(analysis), *exceptions(analysis)],
         "num_seeds": len(analysis.seeds),
         "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
@@ -216,6 +217,52 @@ def _recommendation_row(entry: Recommendation) -> tuple[str, list[str]]:
     val_before, val_after, test_before, test_recommended = (_text([value]) for value in values)
     row = [str(entry.num_val), val_before, entry.best_method, val_after, gain, entry.recommendation]
     return entry.client, [*row, test_before, test_recommended]
+
+
+def _tuning(analysis: Analysis) -> dict[str, Any] | None:
+    """Return the rule of tuning, tuned and untuned methods side by side, and all trials; None without tuning."""
+    trials = analysis.trials
+    if trials.empty:
+        return None
+    counts = sorted(trials.groupby("method").size().unique())
+    number = f"{counts[0]} trials" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials"
+    criterion = str(trials["criterion"].iloc[0])
+    criterion = english.say("tuning", "criteria", criterion) if english.has("tuning", "criteria", criterion) else criterion
+    return {
+        "rule": english.say("tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion),
+        "compared": [row for name, chosen in analysis.tuned.items() for row in _tuned_rows(analysis, name, chosen)],
+        "trials": [_trial_row(trial) for trial in trials.to_dict("records")],
+    }
+
+
+def _tuned_rows(analysis: Analysis, name: str, chosen: Mapping[str, Any]) -> Rows:
+    """Return a tuned method, untuned and tuned, and their difference seed by seed."""
+    base = name.removesuffix("_tuned")
+    rows: Rows = []
+    for method, settings in ((base, "untuned"), (name, label(chosen) or "as untuned: nothing was better")):
+        if method in analysis.complete_methods:
+            spreads = [Spread.of(analysis.by_seed(method, metric)) for metric in OF_TUNING]
+            rows.append((method, [settings, *(f"{spread:.1f}" for spread in spreads), str(spreads[0].n)]))
+    if len(rows) == 2:
+        gaps = [Spread.of(analysis.differences(name, base, metric)) for metric in OF_TUNING]
+        rows.append(("", ["difference", *(f"{gap:+.1f}" for gap in gaps), str(gaps[0].n)]))
+    return rows
+
+
+def _trial_row(trial: Mapping[str, Any]) -> tuple[str, list[str]]:
+    try:
+        settings = label(json.loads(trial["settings"])) or "untuned"
+    except (ValueError, AttributeError):
+        settings = str(trial["settings"])
+    numbers = []
+    for name in ("val_local", "val_global", "score"):
+        try:
+            numbers.append(f"{float(trial[name]):.2f}")
+        except ValueError:
+            numbers.append(str(trial[name]))
+    diverged = str(trial.get("diverged") or "0") not in ("0", "nan")
+    notes = [note for note, holds in (("chosen", trial["chosen"] == "1"), ("diverged", diverged)) if holds]
+    return str(trial["method"]), [str(trial["trial"]), settings, *numbers, ", ".join(notes)]
 
 
 def _client_rows(analysis: Analysis) -> Rows:

@@ -119,6 +119,13 @@ def read_results(run: Run) -> list[MethodResult]:
     return [replace(result, outdated=(result.seed, result.method) in outdated) for result in results]
 
 
+def read_method(run: Run, seed: int, method: str) -> MethodResult:
+    """Read the results of one method with one seed; whether they are outdated is not checked."""
+    config, cells = read_config(run), list(run.cells(seed, method))
+    clients = _clients(config, (cell for _, cell in cells if isinstance(cell, ClientResult)))
+    return _sorted_out(seed, method, clients, cells)
+
+
 def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield seeds and methods that were made with other settings than those in config.yaml."""
     shared = provenance(config).get("settings")

@@ -49,6 +49,11 @@ def variants_of(config: Mapping[str, Any]) -> dict[str, Variant]:
     return variants
 
 
+def tuned_of(config: Mapping[str, Any]) -> dict[str, Values]:
+    """Return the tuned methods of a run, each with the settings that tuning chose."""
+    return {str(name): values or {} for name, values in (provenance(config).get("tuned") or {}).items()}
+
+
 def family_of(method: str, variants: Mapping[str, Variant]) -> str:
     """Return the method that a row belongs to."""
     return variants[method].family if method in variants else method

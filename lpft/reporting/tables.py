@@ -25,7 +25,7 @@ from lpft.storage.run import Run
 DIAGNOSTIC_COLUMNS = ("diagnostic", "client", "method", "seed", "value", "message", "remedy")
 
 
-def write_tables_of(analysis: Analysis) -> None:
+def write_all_tables(analysis: Analysis) -> None:
     """Write all tables of a run."""
     for result in analysis.method_results:
         if result.cells or result.damaged:
@@ -94,6 +94,3 @@ def _groups_by_client(groups: DataFrame) -> DataFrame:
     wide = groups.assign(column=names).pivot(index="client", columns="column", values="accuracy")
     order = [f"group_{where}/{name}" for where in get_args(Where) for name in groups["group"].unique()]
     return wide.reindex(columns=order).reset_index()
-
-
-from lpft.reporting.legacy import *  # noqa
