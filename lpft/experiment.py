@@ -108,7 +108,7 @@ class ExperimentCLI(LightningCLI):
             "--verdicts",
             type=list[str],
             default=[],
-            help="functions that judge the results, such as lpft.reporting.verdicts.overfitting",
+            help="functions that judge the results, such as lpft.paper.verdicts.overfitting",
         )
         parser.add_class_arguments(Tuning, "tune", sub_configs=True)
         parser.add_argument(

@@ -1,41 +1,44 @@
-"""The settings of an experiment that arXiv:2511.12695 does not give."""
+"""The settings of an experiment that arXiv:2511.12695 does not give, or gives otherwise.
+
+The paper fixes federated averaging, 15 epochs of fine-tuning from the global model with its head, and three seeds; its
+other settings are in an appendix that was not available to us.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lpft.reporting.english import flat, section
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.judging import Verdict
+from lpft.reporting.english import flat
 
-PAPER_EPOCHS, PAPER_SEEDS = 15, 3
-UNIMPORTANT = (
-    *("federation.clients_per_stack", "federation.init", "data.init_args.root", "data.init_args.cache_dir"),
-    *("personalization.eval_every", "personalization.save_models", "personalization.clients_per_stack"),
-)
-"""Settings that do not change results, or say where files are."""
+EPOCHS, NUM_SEEDS = 15, 3
+SILENT = ("federation.clients_per_stack", "federation.init", "root", "cache_dir", "dampening")
+OURS = ("eval_every", "save_models", "clients_per_stack")
+"""Settings of personalization that change no result."""
 
 
-def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> list[tuple[str, str, str]]:
-    """List the settings that arXiv:2511.12695 does not give, or gives otherwise.
+def settings(points: Sequence[Analysis]) -> Verdict:
+    """Which settings are not from the paper? Those of the first point."""
+    rows = settings_not_from_the_paper(points[0].config, len(points[0].seeds))
+    differing = sum(bool(row["remark"]) for row in rows)
+    return Verdict("", {"differing": differing}, rows, Path(__file__).parent / "templates" / "settings.txt")
 
-    The paper fixes federated averaging, 15 epochs of fine-tuning from the global model with its head, and three seeds;
-    its other settings are in an appendix that was not available.
 
-    Returns:
-        Dotted key, value, and a remark where the paper is known to differ.
-    """
+def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> list[dict[str, str]]:
+    """Return setting (dotted key), value, and a remark where the paper is known to differ."""
     rows = []
-    for part in ("data", "augment", "network", "federation"):
-        rows += [(f"{part}.{key}", str(value), "") for key, value in flat(section(config, part))]
-    for key, value in flat(section(config, "personalization")):
-        if key == "epochs":
-            if value != PAPER_EPOCHS:
-                rows.append((f"personalization.{key}", str(value), f"the paper uses {PAPER_EPOCHS}"))
-        else:
-            rows.append((f"personalization.{key}", str(value), ""))
-    for method, settings in section(config, "methods").items():
-        rows += [(f"methods.{method}.{key}", str(value), "") for key, value in flat(section(settings, "init_args"))]
-    if num_seeds != PAPER_SEEDS:
-        rows.append(("seeds", str(num_seeds), f"the paper uses {PAPER_SEEDS}"))
-    rows = [row for row in rows if row[1] not in ("False", "keep") and not row[0].endswith(".dampening")]
-    return [(key.replace(".init_args.", "."), *rest) for key, *rest in rows if key not in UNIMPORTANT]  # type: ignore[misc]
+    for section in ("data", "augment", "network", "federation", "personalization", "methods"):
+        for key, value in flat(config.get(section) or {}):
+            silent = f"{section}.{key}" in SILENT or key.rpartition(".")[2] in SILENT or value in (False, "keep")
+            class_of_method = section == "methods" and key.endswith(".class_path") and key.count(".") == 1
+            same = section == "personalization" and (key in OURS or (key, value) == ("epochs", EPOCHS))
+            if not (silent or class_of_method or same):
+                remark = f"the paper uses {EPOCHS}" if (section, key) == ("personalization", "epochs") else ""
+                name = f"{section}.{key}".replace(".init_args.", ".")
+                rows.append({"setting": name, "value": str(value), "remark": remark})
+    if num_seeds != NUM_SEEDS:
+        rows.append({"setting": "seeds", "value": str(num_seeds), "remark": f"the paper uses {NUM_SEEDS}"})
+    return rows

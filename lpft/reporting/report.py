@@ -96,9 +96,13 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
     write_sweep_table(run, sweep.points)
     judged = judge(verdicts, sweep.points)
     write_verdicts(run, judged)
-    from lpft.reporting.sweep_page import write_sweep_page
+    from lpft.reporting.figures import svgs, write_figures  # matplotlib takes half a second
+    from lpft.reporting.page import write_sweep_page
+    from lpft.reporting.sweep_figures import point_drawings
 
-    page = write_sweep_page(sweep, judged)
+    drawn = svgs(point_drawings(sweep.points))
+    write_figures(run, drawn)
+    page = write_sweep_page(sweep, drawn, judged)
     if show:
         from lpft.reporting.console import print_sweep
 

@@ -28,7 +28,7 @@ from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
 CLIENTS = ("a", "b", "c")
-PLATEAU, EXTREMES, BEST = (f"lpft.reporting.verdicts.{name}" for name in ("plateau", "extremes", "best"))
+PLATEAU, EXTREMES, BEST = (f"lpft.paper.verdicts.{name}" for name in ("plateau", "extremes", "best"))
 
 
 def change_config(run: Run, notes: dict[str, Any] | None = None, **sections: Any) -> None:
@@ -221,12 +221,12 @@ def test_report_command_writes_the_sweep_and_refuses_a_wrong_verdict(
         main(["report", str(run.root)])
     assert stop.value.code == 0
     assert (run.root / "sweep.csv").exists()
-    config = yaml.safe_load(run.config.read_text()) | {"verdicts": ["lpft.reporting.verdicts.extreme"]}
+    config = yaml.safe_load(run.config.read_text()) | {"verdicts": ["lpft.paper.verdicts.extreme"]}
     run.config.write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit) as stop:
         main(["report", str(run.root)])
     assert stop.value.code == 2
-    assert "`lpft.reporting.verdicts.extreme`, which cannot be imported" in capsys.readouterr().err
+    assert "`lpft.paper.verdicts.extreme`, which cannot be imported" in capsys.readouterr().err
 
 
 def test_a_sweep_without_results_is_refused(tmp_path: Path) -> None:

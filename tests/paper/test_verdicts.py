@@ -11,7 +11,7 @@ from fabricate import make_point
 
 from lpft.reporting.judging import Judged, judge, load_verdict, load_verdicts, write_verdicts
 from lpft.reporting.sweeps import Point
-from lpft.reporting.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
+from lpft.paper.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
@@ -348,7 +348,7 @@ def test_gains_are_set_against_the_quality_of_the_global_model() -> None:
 
 
 def test_verdicts_are_found_by_path_and_written(tmp_path: Path) -> None:
-    found = load_verdicts({"verdicts": ["lpft.reporting.verdicts.plateau"]})
+    found = load_verdicts({"verdicts": ["lpft.paper.verdicts.plateau"]})
     judged = judge(found, [lp_epochs({0: [1.0], 5: [2.0]})])
     assert [each.name for each in judged] == ["plateau"]
     write_verdicts(Run(tmp_path), judged)
@@ -362,12 +362,12 @@ def test_verdicts_are_found_by_path_and_written(tmp_path: Path) -> None:
     ("path", "message"),
     [
         (
-            "lpft.reporting.verdicts.nope",
-            "`lpft.reporting.verdicts.nope`, which cannot be imported.*has overfitting",
+            "lpft.paper.verdicts.nope",
+            "`lpft.paper.verdicts.nope`, which cannot be imported.*has overfitting",
         ),
         ("no_such_module.verdict", "No module named 'no_such_module'"),
         ("plateau", "cannot be imported"),
-        ("lpft.reporting.verdicts.PLATEAU", "is no function"),
+        ("lpft.paper.verdicts.PLATEAU", "is no function"),
     ],
 )
 def test_a_wrong_path_is_named_with_what_there_is(path: str, message: str) -> None:
