@@ -31,7 +31,7 @@ class Evaluation:
     Args:
         accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
             is a column of NaN, which every mean, minimum and standard deviation leaves out.
-        results: of every client, in the order of the rows; None where one is missing.
+        results: of every client, in the order of the rows, None where one is missing; may be empty.
         ddof: delta degrees of freedom of standard deviations over test sets and clients.
     """
 
@@ -52,7 +52,7 @@ class Evaluation:
 
     def values(self, name: str) -> Vector:
         """Return a field of all client results, ``(C,)``; NaN where it is None or the result is missing."""
-        values = [getattr(result, name, None) for result in self.results]
+        values = [getattr(result, name, None) for result in self.results or [None] * len(self.accuracy)]
         return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
     def of_clients(self, name: str) -> Vector:

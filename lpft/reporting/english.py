@@ -129,7 +129,7 @@ def headline(summary: DataFrame, reference: str | None) -> str:
     for metric in ("local", "global_all"):
         means = summary[summary["metric"] == metric].set_index("method")["mean"].dropna()
         before = means.get(reference) if reference else None
-        means = means.drop(index=reference, errors="ignore").sort_values(kind="stable")
+        means = means[means.index != reference].sort_values(kind="stable")
         if means.empty:
             return ""
         low, high = means.index[0], means.index[-1]

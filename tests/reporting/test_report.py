@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
+from lpft.reporting.findings import signature_lines, signatures_of
 
 from lpft.evaluation.diagnostics import SHORT_PROBING, Diagnostic
-from lpft.reporting.findings import signature_lines, signatures_of
 from lpft.reporting.page import make_page, to_html, to_markdown
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.tables import clients_compared, difference_rows, result_rows

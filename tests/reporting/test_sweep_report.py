@@ -22,7 +22,8 @@ from test_report import read
 from lpft.cli import main
 from lpft.reporting.console import print_sweep
 from lpft.reporting.report import write_report, write_sweep_report
-from lpft.reporting.status import read_status, render_status, render_sweep
+from lpft.reporting.status import read_status
+from lpft.reporting.status_table import render_status, render_sweep
 from lpft.reporting.sweep_figures import draw_points, draw_variants
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
