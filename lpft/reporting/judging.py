@@ -31,8 +31,8 @@ class Verdict:
         outcome: whether the claim held.
         numbers: that decided, by name.
         rows: details, such as one row per point or method.
-        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line that it makes is one line
-            of verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
+        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line of it is a line of
+            verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
     """
 
     outcome: Outcome
@@ -151,7 +151,9 @@ def to_lines(verdict: Verdict) -> list[str]:
     """Turn a verdict into lines of English by its template."""
     if verdict.template is None:
         rows = [verdict.numbers, *verdict.rows]
-        return [f"{verdict.outcome}."] + [", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row]
+        return [f"{verdict.outcome}."] + [
+            ", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row
+        ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(verdict.template.parent),
         trim_blocks=True,
