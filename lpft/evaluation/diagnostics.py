@@ -99,7 +99,7 @@ def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[D
 def extreme_heterogeneity(
     results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Diagnostic]:
-    """Tell whether clients have nothing in common: Local improves, and accuracy is at chance elsewhere, for every method.
+    """Tell whether clients have nothing in common: Local improves, but elsewhere every method is at chance.
 
     Global is taken without the client's own test set, which would hide it where clients are few. The methods of the
     first pair that has several seeds must not differ in it by more than one standard deviation over the seeds. If the
@@ -215,7 +215,7 @@ def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
 
 @dataclass(frozen=True)
 class _Switch:
-    """The training losses of the last two epochs of probing and of the first epoch of fine-tuning; distortion after that."""
+    """Training losses of the last two epochs of probing and the first epoch of fine-tuning; distortion after that."""
 
     before: float
     last: float
@@ -256,7 +256,11 @@ def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]
         drifts = {result.client: drift for result in of_method if (drift := _drift(result)) > 0}
         if drifts:
             client = max(drifts, key=lambda name: drifts[name])
-            numbers = {"distortion": drifts[client], "largest": client, "num_clients": len(drifts)}
+            numbers: dict[str, float | str | None] = {
+                "distortion": drifts[client],
+                "largest": client,
+                "num_clients": len(drifts),
+            }
             yield Diagnostic(BN_DRIFT, drifts[client], numbers, method=method)
 
 

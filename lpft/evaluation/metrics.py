@@ -1,7 +1,7 @@
 """The registry of metrics: every table, page, figure and TensorBoard event reads it.
 
-A metric is one entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A new
-entry is a new column of results.csv or clients.csv, and, if it is `shown`, of the comparison of methods everywhere.
+A metric is one entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A
+new entry is a new column of results.csv or clients.csv, and, if it is `shown`, of the comparison of methods.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,7 @@ class Metric:
 
     name: str
     title: str
-    compute: Callable[[Evaluation], float]
+    compute: Callable[[Evaluation], float | np.floating[Any]]
     description: str
     unit: str = "%"
     format: Callable[[float], str] = "{:.1f}".format

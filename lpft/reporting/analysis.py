@@ -37,6 +37,7 @@ from lpft.storage.run import Run
 
 log = logging.getLogger("lpft")
 
+
 @dataclass(frozen=True)
 class Analysis:
     """The analysis of one run; all frames are computed when they are first used, and only once.
@@ -315,7 +316,8 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
 
     A swept key of a method is blank in the rows of other methods.
     """
-    rows, swept_of_methods = [], []
+    rows: list[dict[str, Any]] = []
+    swept_of_methods: list[str] = []
     for point in points:
         for method, summary in point.summary.groupby("method", sort=False):
             variant = point.variants.get(str(method))
@@ -324,7 +326,7 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
             row = {key: _plain(value) for key, value in {**point.values, **own}.items()}
             row |= {"method": method, "n": int((point.results["method"] == method)[point.results["complete"]].sum())}
             for entry in summary.itertuples():
-                row |= {entry.metric: entry.mean, f"{entry.metric}_std": entry.std}
+                row |= {str(entry.metric): entry.mean, f"{entry.metric}_std": entry.std}
             rows.append(row)
     keys = list(dict.fromkeys([*(key for point in points for key in point.values), *swept_of_methods]))
     columns = set().union(*rows) if rows else set()

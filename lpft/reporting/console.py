@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -21,6 +21,8 @@ from lpft.storage.client_result import STATUSES
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from lpft.reporting.judging import Judged
+
 WIDTH = 118
 """Columns of a file or pipe."""
 MANY_LINES = 16
@@ -29,17 +31,8 @@ IN_SWEEP = ("local", "global_all")
 """The metrics that the table of a sweep shows."""
 
 
-class Verdict(Protocol):
-    """What a verdict function returned: its name and its lines."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def lines(self) -> Sequence[str]: ...
-
-
 def print_comparison(
-    analysis: Analysis, page: Path | None = None, console: Console | None = None, judged: Sequence[Verdict] = ()
+    analysis: Analysis, page: Path | None = None, console: Console | None = None, judged: Sequence[Judged] = ()
 ) -> None:
     """Print the comparison of methods, what to know before trusting it, recommendations, and where the page is.
 
@@ -63,7 +56,7 @@ def print_comparison(
 def print_sweep(
     points: Sequence[Analysis],
     missing: Sequence[str],
-    judged: Sequence[Verdict] = (),
+    judged: Sequence[Judged] = (),
     page: Path | None = None,
     console: Console | None = None,
 ) -> None:
@@ -115,7 +108,7 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str]) -> Table:
     return table
 
 
-def print_verdicts(judged: Sequence[Verdict], console: Console) -> None:
+def print_verdicts(judged: Sequence[Judged], console: Console) -> None:
     """Print an experiment's verdicts; of long ones the beginning."""
     for verdict in judged:
         for number, line in enumerate(verdict.lines[:MANY_LINES]):
@@ -202,9 +195,7 @@ def exceptions(analysis: Analysis) -> list[str]:
     if len(few):
         share = f"{few['client'].nunique()} of {len(analysis.client_names)} clients"
         classes = few["num_classes"].iloc[0]
-        lines.append(
-            f"few classes: {english.listed(_unique(few))} ({share} do not train on all {classes} classes)"
-        )
+        lines.append(f"few classes: {english.listed(_unique(few))} ({share} do not train on all {classes} classes)")
     return lines
 
 

@@ -50,7 +50,7 @@ def remedy(name: str) -> str:
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics: once for the methods that differ in nothing else, and once for all clients that share one."""
+    """Describe diagnostics: once for methods that differ in nothing else, and once for all clients that share one."""
     lines = []
     for name, same in by_name(diagnostics).items():
         lines += [f"{name}: {line}" for line in located([d for d in same if d.client is None])]

@@ -1,7 +1,7 @@
 """Reading a run's folder: for every seed and method the client results that exist, are missing or damaged.
 
-`lpft.reporting.analysis` and `lpft.reporting.status` start from `read_results`. This module imports the standard library
-and yaml only, so that `lpft status` answers at once.
+`lpft.reporting.analysis` and `lpft.reporting.status` start from `read_results`. This module imports the standard
+library and yaml only, so that `lpft status` answers at once.
 """
 
 from __future__ import annotations

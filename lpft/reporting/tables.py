@@ -40,7 +40,7 @@ def write_all_tables(analysis: Analysis) -> None:
 
 
 def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
-    """Write accuracy.csv and clients.csv of one seed and method, curves.csv if an epoch was evaluated, and depth.csv."""
+    """Write accuracy.csv, clients.csv, depth.csv and, if an epoch was evaluated, curves.csv of a method and seed."""
 
     def rows_of(frame: DataFrame) -> DataFrame:
         return frame[(frame["seed"] == result.seed) & (frame["method"] == result.method)]

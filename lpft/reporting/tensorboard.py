@@ -72,7 +72,7 @@ END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst
 
 PREFIX = "events.out.tfevents."
 INTERVAL, SHARE = 5.0, 0.05
-"""Live events of methods are renewed after this many seconds at the earliest, and take at most this share of the time."""
+"""Live events of methods are renewed at most once in so many seconds, and take at most this share of the time."""
 
 Scalars = Iterator[tuple[int, dict[str, float]]]
 """Step and value by tag; NaN and None are left out."""
@@ -113,7 +113,7 @@ class LiveEvents:
         return LiveEvents(self.run).__dict__
 
     def round(self, seed: int, history: Sequence[Any]) -> None:
-        """Add the rounds that are new in a global model's history: rows of history.csv as dictionaries or dataclasses."""
+        """Add the new rounds of a global model's history: rows of history.csv as dictionaries or dataclasses."""
         rows = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in history]
         folder = self.run.global_file(seed, "history.csv").parent
         with contextlib.suppress(OSError):  # training itself reports a full disk
@@ -123,7 +123,7 @@ class LiveEvents:
             self._num_rounds[seed] = len(rows)
 
     def stack(self, seed: int, method: str) -> None:
-        """Renew a method's scalars from the results on disk, now or, if that was done just before, with a later stack."""
+        """Renew a method's scalars from the results on disk: now, or with a later stack if it was done just before."""
         self._waiting[seed, method] = None
         if time.monotonic() >= self._next:
             self._renew()
@@ -151,9 +151,9 @@ class LiveEvents:
         self._next = end + max(INTERVAL, (end - start) / SHARE)
 
     def _writer(self, folder: Path) -> tuple[SummaryWriter, bool]:
-        """Return the writer of a folder, and whether its file has just begun; a report may have removed the last one."""
+        """Return the writer of a folder, and whether its file is new; a report may have removed the last one."""
         writer = self._writers.get(folder)
-        if writer is not None and Path(writer.file_writer.event_writer._file_name).exists():
+        if writer is not None and Path(_file(writer).event_writer._file_name).exists():
             return writer, False
         from torch.utils.tensorboard import SummaryWriter
 
@@ -183,7 +183,7 @@ def method_summaries(result: MethodResult, settings: Mapping[str, Mapping[str, A
             examples.setdefault(name, []).append(value)
     experiment, *_ = hparams({name: _example(values) for name, values in examples.items()}, metrics)
     _, start, end = hparams({**settings[result.method], "seed": result.seed}, metrics)
-    yield from ((0, summary) for summary in (experiment, start, *([end] if result.complete else [])))
+    yield from ((0, _in_order(summary)) for summary in (experiment, start, *([end] if result.complete else [])))
     yield 0, custom_scalars(LAYOUT)
     step = 0
     for step, values in method_scalars(result):
@@ -238,7 +238,9 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    content = b"".join(str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries)
+    content = b"".join(
+        str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries
+    )
     digest = hashlib.sha256(content).hexdigest()[:16]
     old = sorted(folder.glob(f"{PREFIX}*"))
     if [path.name.rpartition(".")[2] for path in old] == [digest]:
@@ -247,7 +249,7 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
     with tempfile.TemporaryDirectory() as temporary_folder, SummaryWriter(temporary_folder) as writer:
         _forget(writer, walltime)
         for step, summary in summaries:
-            writer.file_writer.add_summary(summary, step, walltime)
+            _file(writer).add_summary(summary, step, walltime)
         writer.flush()
         with replacing(folder / f"{PREFIX}{number:010d}.{digest}") as temporary:
             shutil.copyfile(next(Path(temporary_folder).iterdir()), temporary)
@@ -259,13 +261,18 @@ def _forget(writer: SummaryWriter, walltime: float | None = None) -> None:
     """Make a reader forget the points of this folder that it has read."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-    writer.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), 0, walltime)
+    _file(writer).add_event(Event(session_log=SessionLog(status=SessionLog.START)), 0, walltime)
 
 
 def _add_scalars(writer: SummaryWriter, scalars: Scalars) -> None:
     for step, values in scalars:
-        writer.file_writer.add_summary(_proto(values), step)
+        _file(writer).add_summary(_proto(values), step)
     writer.flush()
+
+
+def _file(writer: SummaryWriter) -> Any:
+    """Return the file of a writer, which takes events as they are."""
+    return writer._get_file_writer()
 
 
 def _proto(values: Mapping[str, float]) -> Any:
@@ -282,6 +289,16 @@ def _scalars(step: int, values: Mapping[str, Any]) -> Scalars:
 
 def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
+
+
+def _in_order(summary: Any) -> Any:
+    """Sort the settings in a record of the HPARAMS tab, which are in random order, so that equal records are equal."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    for value in summary.value:
+        data = value.metadata.plugin_data
+        data.content = HParamsPluginData.FromString(data.content).SerializeToString(deterministic=True)
+    return summary
 
 
 def _example(values: Sequence[Any]) -> Any:
