@@ -137,7 +137,7 @@ def test_a_small_fall_or_a_loss_at_home_is_not_overfitting(local: float, other: 
 
 
 def test_the_global_model_counts_as_epoch_0_and_what_is_kept_as_the_end() -> None:
-    """Epoch 15 lost 30 points, but the clients keep the global model: no overfitting. FT itself lost 5 since epoch 0."""
+    """Epoch 15 lost 30 points, but the clients keep the global model: no overfitting. FT lost 5 since epoch 0."""
     curve = [(0, 50.0, 50.0, 0.0), (1, 50.0, 48.0, 0.1), (15, 90.0, 20.0, 9.0)]
     ft = [(0, 50.0, 50.0, 0.0), (1, 60.0, 49.0, 0.1), (15, 60.0, 45.0, 9.0)]
     point = make_point({"early": [(50.0, 50.0)], "ft": [(60.0, 30.0)]}, curves={"early": curve, "ft": ft})

@@ -31,13 +31,13 @@ def test_a_figure_can_be_had_by_name(analysis: Analysis) -> None:
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert {text.get_text() for text in legend.get_texts()} == {*analysis.methods, "global model"}
-    with pytest.raises(ValueError, match="`nothing`.*tradeoff, curves, clients"):
+    with pytest.raises(ValueError, match=r"`nothing`.*tradeoff, curves, clients"):
         make_figure(analysis, "nothing")
 
 
 def test_a_figure_without_content_is_refused(tmp_path: Path) -> None:
     analysis = analyze(make_run(tmp_path, seeds=(0,), clients=("a", "b"), eval_every=0))
-    with pytest.raises(ValueError, match="`curves`.*eval_every"):
+    with pytest.raises(ValueError, match=r"`curves`.*eval_every"):
         make_figure(analysis, "curves")
     assert "curves" not in draw_all(analysis)
 

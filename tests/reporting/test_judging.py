@@ -42,9 +42,7 @@ def test_verdicts_are_written_and_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "verdicts.csv").exists()
 
 
-@pytest.mark.parametrize(
-    "path", ["lpft.paper.verdicts.nothing", "no.such.module.f", "plateau", "lpft.paper.verdicts.PLATEAU"]
-)
+@pytest.mark.parametrize("path", ["lpft.paper.verdicts.nothing", "no.such.f", "plateau", "lpft.paper.verdicts.PLATEAU"])
 def test_what_cannot_be_loaded_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=f"`{path}`.*HINT"):
         load_verdict(path)
