@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import Verdict
 from lpft.reporting.english import flat
+from lpft.reporting.judging import Verdict
 
 EPOCHS, NUM_SEEDS = 15, 3
 SILENT = ("federation.clients_per_stack", "federation.init", "root", "cache_dir", "dampening")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lpft.paper.verdicts import first_pair
+from lpft.paper.evidence import first_pair
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.judging import Outcome, Spread, Verdict
 from lpft.reporting.pairs import class_name, probes_first
@@ -72,8 +72,8 @@ def _compare(point: Analysis) -> dict[str, Any]:
         row |= {"method": method, "baseline": baseline}
         for metric in ("global_all", "average3"):
             paper = [published()[dataset, title, METRICS[metric]] for title in ("LP-FT", "FT")]
-            here = Spread.of(point.differences(method, baseline, metric))
-            row["gains"].append({"metric": METRICS[metric], "here": here, "paper": paper[0] - paper[1]})
+            gain = Spread.of(point.differences(method, baseline, metric))
+            row["gains"].append({"metric": METRICS[metric], "here": gain, "paper": paper[0] - paper[1]})
     return row
 
 

@@ -6,10 +6,8 @@ This is the only module that `lpft.reporting` draws with; tables, status and the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
+from lpft.reporting.drawing import FIGURES, Drawing, Entry, figure, svgs
+from lpft.reporting.figure_data import client_values, complete, distortion_points, trained
 from lpft.reporting.heatmap import color_scale, draw_matrix
 from lpft.reporting.style import (
     GRID,
@@ -37,14 +37,11 @@ from lpft.reporting.style import (
     room_for_legend,
     short,
     to_svg,
+    widen,
 )
-from lpft.storage.atomic import write_atomically
-from lpft.storage.run import Run
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
-MIN_SPAN = 3.0
-"""The axes of the trade-off span at least so many percentage points."""
 FEW_VARIANTS = 3
 """With more variants of one method, the trade-off shows neither seeds nor error bars."""
 MANY_LAYERS = 12
@@ -56,55 +53,8 @@ MANY_PATHS = 120
 
 REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
 """How the level of the global model is drawn."""
-LOCAL_LINE, GLOBAL_LINE = (0, (4, 2)), "-"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure that can be drawn.
-
-    Args:
-        name: of its file, and what you ask for.
-        title: heading in the report.
-        caption: what to see in it.
-        draw: returns the figure, or None if there is nothing to show.
-    """
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[], Figure | None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered figure; see `figure`."""
-
-    title: str
-    caption: str
-    swept: str
-    draw: Callable[[Analysis], Figure | None]
-
-
-FIGURES: dict[str, Entry] = {}
-"""The figures of every run, in the order of the report."""
-
-
-def figure(name: str, title: str, caption: str, swept: str = "") -> Callable[..., Any]:
-    """Register a function of the analysis that returns a matplotlib figure, or None if there is nothing to show.
-
-    Args:
-        name: of its file.
-        title: heading in the report.
-        caption: what to see in it.
-        swept: what to add to the caption if settings of methods were swept.
-    """
-
-    def register(draw: Callable[[Analysis], Figure | None]) -> Callable[[Analysis], Figure | None]:
-        FIGURES[name] = Entry(title, caption, swept, draw)
-        return draw
-
-    return register
+LOCAL_LINE: Any = (0, (4, 2))
+GLOBAL_LINE: Any = "-"
 
 
 def drawings(analysis: Analysis) -> dict[str, Drawing]:
@@ -146,48 +96,6 @@ def draw_all(analysis: Analysis) -> dict[str, str]:
     return svgs(drawings(analysis))
 
 
-def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:
-    """Return those of some figures that have something to show as SVG by name."""
-    drawn = {name: to_svg(name, drawing.draw) for name, drawing in available.items()}
-    return {name: svg for name, svg in drawn.items() if svg is not None}
-
-
-def write_figures(run: Run, drawn: Mapping[str, str]) -> list[Path]:
-    """Write SVGs to RUN/figures, and remove figures of an earlier report that this one does not have."""
-    from lpft.reporting.sweep_figures import is_sweep_figure
-
-    folder = run.root / "figures"
-    for name, svg in drawn.items():
-        write_atomically(folder / f"{name}.svg", svg)
-    for path in folder.glob("*.svg"):
-        if (path.stem in FIGURES or is_sweep_figure(path.stem)) and path.stem not in drawn:
-            path.unlink(missing_ok=True)
-    return [folder / f"{name}.svg" for name in drawn]
-
-
-# What the figures show of the analysis
-
-
-def complete(analysis: Analysis, methods: Iterable[str] | None = None) -> dict[str, list[int]]:
-    """Return for every method that is complete with at least one seed those seeds."""
-    rows = analysis.results[analysis.results["complete"]]
-    seeds = {method: sorted(rows.loc[rows["method"] == method, "seed"]) for method in methods or analysis.methods}
-    return {method: list(own) for method, own in seeds.items() if own}
-
-
-def trained(analysis: Analysis, look: Mapping[str, Look]) -> dict[str, list[int]]:
-    """Return the same without the global model, which the others are compared with."""
-    return {method: seeds for method, seeds in complete(analysis).items() if not look[method].reference}
-
-
-def client_values(analysis: Analysis, method: str, column: str) -> pd.DataFrame:
-    """Return a column of the clients of complete results: one row per client, one column per seed."""
-    seeds = complete(analysis, [method])[method]
-    rows = analysis.clients[(analysis.clients["method"] == method) & analysis.clients["seed"].isin(seeds)]
-    table = rows.pivot(index="client", columns="seed", values=column)
-    return table.reindex(analysis.client_names).astype(float)
-
-
 def _mean(table: pd.DataFrame) -> Values:
     """Return the mean over seeds; NaN where one of them has no value."""
     return table.to_numpy().mean(axis=1)
@@ -205,8 +113,8 @@ def _places(analysis: Analysis, method: str) -> Values:
 @figure(
     "tradeoff",
     "Local against global accuracy",
-    "One large marker per method, one small marker per seed; bars show one standard deviation. Dotted: the global model,"
-    " which has the same accuracy at home as everywhere. Up is better at home; right forgets less of the other"
+    "One large marker per method, one small marker per seed; bars show one standard deviation. Dotted: the global"
+    " model, which has the same accuracy at home as everywhere. Up is better at home; right forgets less of the other"
     " clients. A method up and to the left pays for its local gain by forgetting.",
     swept="A line joins the settings of a sweep from the first (light) to the last (dark).",
 )
@@ -228,7 +136,7 @@ def tradeoff(analysis: Analysis) -> Figure | None:
     level = float(np.nanmean(np.concatenate(levels))) if not np.isnan(np.concatenate(levels)).all() else math.nan
     axes.axhline(level, **REFERENCE)
     axes.axvline(level, **REFERENCE)
-    _widen(axes, MIN_SPAN)
+    widen(axes)
     axes.set_xlabel("Global: accuracy on all clients' test sets (%) · forgets less →")
     axes.set_ylabel("Local: accuracy on the own test set (%) · better at home →")
     axes.plot([], [], **REFERENCE, label="global model")
@@ -242,13 +150,6 @@ def _tradeoff_point(axes: Axes, name: str, places: Values, look: Look, num_varia
         axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
         axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
     axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **marker_style(look, name, 9))
-
-
-def _widen(axes: Axes, span: float) -> None:
-    """Leave room around the points, and do not blow up differences of a fraction of a percentage point."""
-    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
-        middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
-        set_limits(middle - half, middle + half)
 
 
 @figure(
@@ -314,8 +215,8 @@ def _curve_panel(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool) -> Non
         axes.plot(epochs, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)
     for epoch, names in _phase_changes(rows) if alone else ():
         axes.axvline(epoch, color=MUTED, linewidth=0.9)
-        place = {"xytext": (3, -2), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(names, (epoch, 1), **place, va="top", fontsize=8, color=MUTED)
+        place = ("data", "axes fraction")
+        axes.annotate(names, (epoch, 1), (3, -2), place, "offset points", va="top", fontsize=8, color=MUTED)
 
 
 def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
@@ -335,7 +236,7 @@ def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
 def clients(analysis: Analysis) -> Figure | None:
     """Draw the change of every client's local accuracy, in percentage points."""
     look, names = looks(analysis.methods, analysis.config), analysis.client_names
-    groups = families(trained(analysis, look), look)
+    groups = families(trained(analysis), look)
     if not groups:
         return None
     change = {
@@ -354,9 +255,7 @@ def clients(analysis: Analysis) -> Figure | None:
     return figure
 
 
-def _change_by_name(
-    axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]
-) -> None:
+def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
     rows = np.arange(len(names))
     for number, (method, variants) in enumerate(change.items()):
         nudge = 0.56 * (number / (len(change) - 1) - 0.5) if len(change) > 1 else 0.0
@@ -374,9 +273,7 @@ def _change_by_name(
     axes.set_xlabel("← worse · change of Local against the global model (points) · better →")
 
 
-def _change_by_rank(
-    axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]
-) -> None:
+def _change_by_rank(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
     for method, variants in change.items():
         values = np.median(variants, axis=0)
         ranked = np.sort(values[~np.isnan(values)])
@@ -395,7 +292,7 @@ def _change_by_rank(
 def distortion(analysis: Analysis) -> Figure | None:
     """Draw feature distortion against the loss of global accuracy, for every client."""
     look = looks(analysis.methods, analysis.config)
-    methods = trained(analysis, look)
+    methods = trained(analysis)
     ends = {m: _mean_points(analysis, m, ends=True) for m in methods}
     if not any(len(points) for points in ends.values()):
         return None
@@ -426,33 +323,12 @@ def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:
     return points.groupby(["client", "epoch"], as_index=False)[["distortion", "loss"]].mean()
 
 
-def distortion_points(analysis: Analysis, method: str, ends: bool = False) -> pd.DataFrame:
-    """Return seed, client, epoch, distortion, and loss of Global in percentage points of a method's complete results.
-
-    Args:
-        analysis: of the run.
-        method: its name.
-        ends: return the personalized models (epoch -1) instead of the evaluated epochs. The epochs leave out epoch 0,
-            where nothing has moved; without evaluated epochs, the ends are returned.
-    """
-    seeds = complete(analysis, [method]).get(method, [])
-    rows = analysis.clients[(analysis.clients["method"] == method) & analysis.clients["seed"].isin(seeds)]
-    before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
-    epochs = analysis.curves[(analysis.curves["method"] == method) & analysis.curves["seed"].isin(seeds)]
-    epochs = epochs[(epochs["epoch"] > 0) & epochs["global_all"].notna() & epochs["distortion"].notna()]
-    if ends or epochs.empty:
-        epochs = rows.assign(epoch=-1, distortion=rows["distortion_own"])
-    loss = epochs["seed"].map(before) - epochs["global_all"].astype(float)
-    found = epochs[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
-    return found.astype({"distortion": float, "loss": float}).dropna()
-
-
 @figure(
     "depth",
     "Distortion by layer",
     "How far the output of each layer moved from the global model's on the client's own test images, divided by the"
-    " norm of the global model's output; mean over clients and seeds, shaded: one standard deviation over seeds. Methods"
-    " that train only the head are not shown: no layer moved.",
+    " norm of the global model's output; mean over clients and seeds, shaded: one standard deviation over seeds."
+    " Methods that train only the head are not shown: no layer moved.",
 )
 def depth(analysis: Analysis) -> Figure | None:
     """Draw the distortion of every layer; a method without variants with its spread over seeds."""
@@ -492,8 +368,8 @@ def depth(analysis: Analysis) -> Figure | None:
 @figure(
     "matrices",
     "Accuracy matrices",
-    "Row: whose model. Column: whose test set. Framed: the client's own test set. Mean over seeds, one colour scale. All"
-    " accuracies in this report are means over parts of these matrices; the numbers are in seed_*/METHOD/accuracy.csv.",
+    "Row: whose model. Column: whose test set. Framed: the client's own test set. Mean over seeds, one colour scale."
+    " All accuracies in this report are means over parts of these matrices; see seed_*/METHOD/accuracy.csv.",
     swept="For a method with swept settings, the one with the highest mean of Local and Global is shown.",
 )
 def matrices(analysis: Analysis) -> Figure | None:

@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
-from pandas import DataFrame
-
-from lpft.reporting.analysis import Analysis
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
+
+if TYPE_CHECKING:
+    from lpft.reporting.analysis import Analysis
 
 log = logging.getLogger("lpft")
 
@@ -31,8 +30,8 @@ class Verdict:
         outcome: whether the claim held.
         numbers: that decided, by name.
         rows: details, such as one row per point or method.
-        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line that it makes is one line
-            of verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
+        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line of it is a line of
+            verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
     """
 
     outcome: Outcome
@@ -41,7 +40,7 @@ class Verdict:
     template: Path | None = None
 
 
-VerdictFunction = Callable[[Sequence[Analysis]], "Verdict | list[str]"]
+VerdictFunction = Callable[[Sequence["Analysis"]], Verdict | list[str]]
 """Takes the analyses of a sweep's points (of one run: just one); returns a `Verdict`, or lines of text."""
 
 
@@ -151,7 +150,11 @@ def to_lines(verdict: Verdict) -> list[str]:
     """Turn a verdict into lines of English by its template."""
     if verdict.template is None:
         rows = [verdict.numbers, *verdict.rows]
-        return [f"{verdict.outcome}."] + [", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row]
+        return [f"{verdict.outcome}."] + [
+            ", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row
+        ]
+    import jinja2  # loading verdicts takes no time: every command checks the names
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(verdict.template.parent),
         trim_blocks=True,
@@ -169,6 +172,8 @@ def write_verdicts(run: Run, judged: Sequence[Judged]) -> None:
     """Write verdicts.csv, one row per line; remove it from a run without verdicts."""
     path = run.root / "verdicts.csv"
     if judged:
+        from pandas import DataFrame
+
         rows = [(verdict.name, line) for verdict in judged for line in verdict.lines]
         write_atomically(path, DataFrame(rows, columns=["verdict", "line"]).to_csv(index=False, lineterminator="\n"))
     else:

@@ -25,7 +25,8 @@ from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep
 from lpft.reporting.console import comparison_rows, exceptions, incomplete
-from lpft.reporting.figures import Drawing, drawings
+from lpft.reporting.drawing import Drawing
+from lpft.reporting.figures import drawings
 from lpft.reporting.judging import Judged, Spread
 from lpft.reporting.results import provenance
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
@@ -92,7 +93,9 @@ def run_page(analysis: Analysis, svgs: Mapping[str, str], judged: Sequence[Judge
         "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
         "max_lines": MANY_LINES,
         "compared": [metric_named(name) for name in COMPARED],
-        "differences": [(name, _grouped(analysis, rows)) for name in baselines if (rows := _differences(analysis, name))],
+        "differences": [
+            (name, _grouped(analysis, rows)) for name in baselines if (rows := _differences(analysis, name))
+        ],
         "by_group": _by_group(analysis),
         "group_sizes": _group_sizes(analysis.groups),
         "clients_header": ["client", "train", "val", "test", "global model", *methods],
@@ -227,7 +230,9 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
     counts = sorted(trials.groupby("method").size().unique())
     number = f"{counts[0]} trials" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials"
     criterion = str(trials["criterion"].iloc[0])
-    criterion = english.say("tuning", "criteria", criterion) if english.has("tuning", "criteria", criterion) else criterion
+    criterion = (
+        english.say("tuning", "criteria", criterion) if english.has("tuning", "criteria", criterion) else criterion
+    )
     return {
         "rule": english.say("tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion),
         "compared": [row for name, chosen in analysis.tuned.items() for row in _tuned_rows(analysis, name, chosen)],
@@ -249,7 +254,7 @@ def _tuned_rows(analysis: Analysis, name: str, chosen: Mapping[str, Any]) -> Row
     return rows
 
 
-def _trial_row(trial: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _trial_row(trial: Mapping[Any, Any]) -> tuple[str, list[str]]:
     try:
         settings = label(json.loads(trial["settings"])) or "untuned"
     except (ValueError, AttributeError):
@@ -356,4 +361,3 @@ def plain(text: object) -> str:
     """Escape a text for Markdown and HTML: names come from outside."""
     escaped = " ".join(html.escape(str(text), quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
-

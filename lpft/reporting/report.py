@@ -64,7 +64,8 @@ def write_report(run: Run, show: bool = False) -> Report:
 
 
 def _write_report(analysis: Analysis, verdicts: Any) -> Report:
-    from lpft.reporting.figures import draw_all, write_figures  # matplotlib takes half a second
+    from lpft.reporting.drawing import write_figures
+    from lpft.reporting.figures import draw_all  # matplotlib takes half a second
     from lpft.reporting.page import write_page
     from lpft.reporting.tensorboard import write_events
 
@@ -96,7 +97,7 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
     write_sweep_table(run, sweep.points)
     judged = judge(verdicts, sweep.points)
     write_verdicts(run, judged)
-    from lpft.reporting.figures import svgs, write_figures  # matplotlib takes half a second
+    from lpft.reporting.drawing import svgs, write_figures  # matplotlib takes half a second
     from lpft.reporting.page import write_sweep_page
     from lpft.reporting.sweep_figures import point_drawings
 

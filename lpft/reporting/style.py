@@ -223,3 +223,10 @@ def short(name: str, limit: int = 16) -> str:
     'a hospital with…'
     """
     return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
+
+
+def widen(axes: Axes, span: float = 3.0) -> None:
+    """Leave room around the points, and do not blow up differences of a fraction of a percentage point."""
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
+        set_limits(middle - half, middle + half)

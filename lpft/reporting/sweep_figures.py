@@ -20,7 +20,8 @@ from matplotlib.ticker import NullLocator
 
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.figures import Drawing, complete
+from lpft.reporting.drawing import Drawing
+from lpft.reporting.figure_data import complete
 from lpft.reporting.heatmap import bare, write_number
 from lpft.reporting.style import INK, Look, looks, panels, short
 from lpft.reporting.sweeps import Values, short_keys, word
@@ -54,11 +55,6 @@ class Observation:
         """Return mean and standard deviation over the seeds; NaN without values."""
         values = self.rows[metric].dropna().to_numpy(dtype=float) if metric in self.rows else np.array([])
         return (float(values.mean()), float(values.std())) if len(values) else (math.nan, math.nan)
-
-
-def is_sweep_figure(name: str) -> bool:
-    """Tell whether a figure of this name may be one of a sweep."""
-    return name in ("sweep", "difference") or name.startswith(("sweep-", "heat-"))
 
 
 def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
@@ -104,7 +100,9 @@ def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
     names = short_keys(list(dict.fromkeys(key for point in points for key in point.values)))
     observations = [
-        Observation(method, _named(point, names), _rows(point, method)) for point in points for method in complete(point)
+        Observation(method, _named(point, names), _rows(point, method))
+        for point in points
+        for method in complete(point)
     ]
     keys = tuple(_varied(observations))
     if not keys:
@@ -135,9 +133,7 @@ def _named(point: Analysis, names: Mapping[str, str]) -> dict[str, Any]:
     return {names[key]: value for key, value in point.values.items()}
 
 
-def _differences(
-    points: Sequence[Analysis], names: Mapping[str, str], method: str, baseline: str
-) -> list[Observation]:
+def _differences(points: Sequence[Analysis], names: Mapping[str, str], method: str, baseline: str) -> list[Observation]:
     """Return one observation per point whose rows are differences, one per seed that has both."""
     observations = []
     for point in points:
