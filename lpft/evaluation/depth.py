@@ -20,7 +20,7 @@ FEATURES = "features"
 
 @torch.inference_mode()
 def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -> dict[str, float]:
-    """Compare every layer's output with the global model's, in evaluation mode, each network with its own norm statistics.
+    """Compare every layer's output with the global model's, in evaluation mode, each with its own norm statistics.
 
     A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of the
     global model's: layers differ in size, so distances alone cannot be compared. Layers are modules that have a

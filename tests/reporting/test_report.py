@@ -96,7 +96,8 @@ def test_the_table_leads_to_the_meaning_of_its_columns(run: Run) -> None:
 
 def test_first_screen_tells_the_result(run: Run) -> None:
     text = " ".join(read(run.root / "report.html").text.split())
-    places = [text.index(part) for part in ("Result", "clients' models reach", "Recommendation by validation data", "average3")]
+    parts = ("Result", "clients' models reach", "Recommendation by validation data", "average3")
+    places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert places[-1] < text.index("Before you trust the numbers") < text.index("Differences, seed by seed")
 
