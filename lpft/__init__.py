@@ -1,3 +1,99 @@
-"""Personalize a federated model for every client without forgetting the rest of the world."""
+"""Personalize a federated model for every client without forgetting the rest of the world.
+
+    import lpft
+
+    results = lpft.run("configs/digits.yaml", seeds=[0], federation={"rounds": 10})
+    results.results                   # data frame: one row per seed and method
+    results.matrix("lpft", seed=0)    # whose model (rows) on whose test set (columns), percent
+    results.figure("tradeoff")
+
+The functions do what the commands of the same name do, and continue what was interrupted. Heavy imports happen inside
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lpft.results import Results
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "federate", "load", "personalize", "report", "run", "tune"]
+
+
+def run(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+    """Federate, tune, personalize and report one experiment; does only what is missing.
+
+    Args:
+        config: path of a YAML file, or its content as a dict.
+        **settings: sections and keys that override those of the file, at any depth: ``seeds=[0]``,
+            ``federation={"rounds": 10}``, ``out="runs/mine"``, ``only=["lpft", "ft"]``, ``overwrite=True``.
+
+    Returns:
+        All results in the run's folder.
+
+    Raises:
+        ConfigError: (a ValueError) if the experiment is not valid, or the folder holds results of other settings.
+        RunFailed: (a RuntimeError) if a seed or a stack of clients has failed; everything else is done and kept.
+    """
+    return _do("run", config, settings)
+
+
+def federate(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+    """Train the global model of every seed; see `run`."""
+    return _do("federate", config, settings)
+
+
+def tune(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+    """Run the trials of every tuned method, and choose by validation data; see `run`."""
+    return _do("tune", config, settings)
+
+
+def personalize(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+    """Personalize every client with every method, from the global models that are there; see `run`."""
+    return _do("personalize", config, settings)
+
+
+def report(folder: str | Path) -> Results:
+    """Write tables, figures, page and TensorBoard events of a run from what is on disk.
+
+    Args:
+        folder: the run's folder, such as ``runs/digits``.
+
+    Raises:
+        FileNotFoundError: if the folder holds no results.
+    """
+    from lpft.reporting.report import write_any_report
+
+    write_any_report(folder)
+    return load(folder)
+
+
+def load(folder: str | Path) -> Results:
+    """Load the results of a run.
+
+    Args:
+        folder: the run's folder, such as ``runs/digits``; of a sweep, that of one of its runs, ``runs/X/points/Y``.
+
+    Raises:
+        FileNotFoundError: if the folder is not that of a run.
+    """
+    from lpft.results import Results
+
+    return Results(folder)
+
+
+def _do(command: str, config: str | Path | Mapping[str, Any], settings: Mapping[str, Any]) -> Results:
+    from lpft.runtime.session import heavy_work
+    from lpft.runtime.signals import listening
+
+    with heavy_work(), listening():
+        from lpft import pipeline
+        from lpft.config.study import arguments, open_study
+
+        study = open_study(command, arguments(config, settings))
+        getattr(pipeline, command)(study)
+    return load(study.run.root)

@@ -27,8 +27,8 @@ ERRORS = {
         ["Method `lpft`", "`lp_epochs=20`", "`personalization.epochs=4`", "HINT: set"],
     ),
     "method for another network": (
-        ["run", "-c", TOY, "--methods.peft", "lpft.methods.peft.PEFT"],
-        ["Method `peft`", "ToyNet has no parameters named *.lora.*", "HINT"],
+        ["run", "-c", TOY, "--methods.peft", "lpft.methods.peft.PEFT", "--methods.peft.targets", '["*.q"]'],
+        ["Method `peft`", "ToyNet has no linear layers", "['*.q']", "body.6", "HINT"],
     ),
     "unknown method": (["run", "-c", TOY, "--only", "lpft,xyz"], ["--only lpft,xyz", "'xyz'", "none, ft, lpft"]),
     "wrong class": (["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"], ["lpft.models.cnn", "Nope"]),
@@ -80,7 +80,7 @@ def test_a_misspelt_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureF
     config.write_text(Path(TOY).read_text().replace("rounds:", "round:"))
     lpft("run", "-c", config, code=2)
     assert "'round'" in (error := capsys.readouterr().err)
-    assert "perhaps `federation.rounds` is meant" in error
+    assert "did you mean `federation.rounds`?" in error
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

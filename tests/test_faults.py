@@ -23,7 +23,7 @@ from torch import Generator
 from lpft.federated.local import LocalTrainer
 from lpft.methods.base import HeadData
 from lpft.methods.ft import FT
-from lpft.personalization.personalize import StackWorker
+from lpft.personalization.worker import StackWorker
 from lpft.runtime.processes import leave_with_parent
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run, read_cell
@@ -82,7 +82,7 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     else:
         os.kill(process.children()[-1], signal.SIGKILL)
         assert process.code() == 1
-        assert "what is finished is kept. Start the same command again" in process.said()
+        assert "what is finished is kept. Run the same command again" in process.said()
         assert "Traceback" not in process.said()
     wait_until(lambda: not process.alive(), seconds=5)
     before = contents(run)
@@ -346,7 +346,7 @@ def test_two_processes_on_one_run_write_what_one_writes(finished: Run, out: Path
 # The disk is full, the folder read-only
 
 
-def full_disk(limit: int = 2000) -> None:
+def full_disk(limit: int = 2500) -> None:
     """Let no file grow beyond 2000 bytes, fewer than a model has."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -19,11 +19,19 @@ LAYERS = (
     {"evaluation"},
     {"personalization"},
     {"reporting", "paper"},
-    {"config", "parser", "variants"},
-    {"experiment"},
-    {"pipeline", "results"},
+    {"config"},
+    {"pipeline"},
+    {"results"},
     {"cli"},
 )
+STRANGERS = (
+    ("federated", "personalization"),
+    ("personalization", "reporting"),
+    ("data", "models"),
+    ("reporting", "paper"),
+)
+"""Rooms that do not import each other: they meet in files, or above."""
+SECTIONS = ("federation.", "personalization.", "trainer.")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 
 
@@ -51,6 +59,16 @@ def test_imports_point_down(path: Path) -> None:
     for name in imported(path):
         other = name.split(".")[1] if name.startswith("lpft.") else own
         assert name == "lpft" or other in (own, "__version__") or layer(other) < layer(own), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("pair", STRANGERS, ids="-".join)
+def test_strangers_do_not_import_each_other(pair: tuple[str, str]) -> None:
+    for one, other in (pair, pair[::-1]):
+        if (one, other) == ("paper", "reporting"):  # verdicts read the analysis
+            continue
+        for path in MODULES:
+            if part(path) == one:
+                assert not [name for name in imported(path) if name.startswith(f"lpft.{other}")], path
 
 
 def test_only_the_federated_stage_knows_of_other_ranks() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def chunks(index: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
 
 
 class GlobalFeatures:
-    """theta_G's features of any samples, kept once they were computed.
+    """The global model's features of any samples, kept once they were computed.
 
     Features are those of un-augmented images in evaluation mode: what a head is trained on while the body is frozen,
     and what a probed head is tested on.
@@ -79,3 +79,8 @@ class GlobalFeatures:
     def stacked(self, clients: list[int]) -> Tensor:
         """Return the training features of several clients, ``(K, n_max, k)``, padded with zeros."""
         return torch.nn.utils.rnn.pad_sequence([self.train(client) for client in clients], batch_first=True)
+
+    @torch.inference_mode()
+    def padded(self, sets: Sequence[Tensor]) -> Tensor:
+        """Return the features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
+        return torch.nn.utils.rnn.pad_sequence([self.of(samples) for samples in sets], batch_first=True)

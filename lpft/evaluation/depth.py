@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lpft.clients.features import GlobalFeatures, chunks
+from lpft.models.base import BodyHeadNet
 from lpft.types import State
 
 IMAGES = 32
@@ -19,7 +20,9 @@ FEATURES = "features"
 
 
 @torch.inference_mode()
-def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -> dict[str, float]:
+def distortion_by_depth(
+    features: GlobalFeatures, state: State, index: Tensor, like: BodyHeadNet | None = None
+) -> dict[str, float]:
     """Compare every layer's output with the global model's, in evaluation mode, each with its own norm statistics.
 
     A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of the
@@ -32,6 +35,7 @@ def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -
         features: the global model and the data.
         state: a plain state dict of the same network, personalized.
         index: positions of the samples in the dataset's arrays, ``(n,)``.
+        like: the network that the state belongs to, if that has more modules than the global model.
 
     Returns:
         Distortion by the layer's name in the body, in the order in which they run; last `FEATURES`. Empty if there are
@@ -42,7 +46,7 @@ def distortion_by_depth(features: GlobalFeatures, state: State, index: Tensor) -
     """
     if not len(index):
         return {}
-    net, other = features.net, copy.deepcopy(features.net)
+    net, other = features.net, copy.deepcopy(like or features.net)
     other.load_state_dict(state)
     other.eval()
     distances = dict.fromkeys(_of_images(net.body, features.images(index[:1])), 0.0)
@@ -108,4 +112,5 @@ def _title(name: str, part: nn.Module) -> str:
     ('layer1.0.conv2', 'mlp.0 Linear')
     """
     bare = name in ("", FEATURES) or name.rpartition(".")[2].isdigit()
-    return f"{name} {type(part).__name__}".strip() if bare else name
+    kind = "Linear" if isinstance(part, nn.Linear) else type(part).__name__  # also with LoRA or an adapter
+    return f"{name} {kind}".strip() if bare else name

@@ -23,7 +23,7 @@ class StackEvaluation:
 
     Args:
         accuracy: percent, ``(K, C)``: K rows of the accuracy matrix.
-        distortion: mean l2 distance of the features from theta_G's over each client's test samples, ``(K, C)``.
+        distortion: mean l2 distance of the features from the global model's on each client's test set, ``(K, C)``.
         group_hits: number of correct predictions on each client's test samples of each group, int64, ``(K, C, G)``.
     """
 
@@ -62,53 +62,54 @@ class Evaluator:
 
     @cached_property
     def test_features(self) -> Tensor:
-        """theta_G's features of all samples tested on, ``(num_test, k)``."""
+        """The global model's features of all samples tested on, ``(num_test, k)``."""
         return self.global_features.of(self.index)
 
     @cached_property
     def global_evaluation(self) -> StackEvaluation:
-        """How theta_G itself does, as a stack of one."""
+        """How the global model itself does, as a stack of one."""
         net = self.global_features.net
         return self._heads(lambda features: net.head(features).unsqueeze(0), 1)
 
     @property
     def global_accuracy(self) -> Tensor:
-        """theta_G's accuracy on every client's test set, percent, ``(C,)``."""
+        """The global model's accuracy on every client's test set, percent, ``(C,)``."""
         return self.global_evaluation.accuracy[0]
 
     @cached_property
     def global_norms(self) -> Tensor:
-        """Mean l2 norm of theta_G's features over each client's test samples, ``(C,)``."""
-        means = ClientMeans(1, len(self.clients), self.device)
-        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.device))
+        """Mean l2 norm of the global model's features over each client's test samples, ``(C,)``."""
+        means = ClientMeans(1, len(self.clients), self.global_features.device)
+        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.global_features.device))
         return means.compute().squeeze(0)
 
-    @property
-    def device(self) -> torch.device:
-        """Where everything is computed."""
-        return self.global_features.device
-
     @torch.inference_mode()
-    def test(self, stack: ClientStack, probed: bool = False) -> StackEvaluation:
-        """Test the models of a stack on the test sets of all clients.
+    def test(self, stack: ClientStack) -> StackEvaluation:
+        """Test the K models of a stack, which keep the mode that they are in, on the test sets of all clients.
 
-        Args:
-            stack: K models; left in the mode that they are in.
-            probed: their bodies are theta_G's, so that theta_G's features serve and the distortion is 0.
+        Where only heads differ from the global model, its stored features serve, and the distortion is 0.
         """
-        if probed:
+        if self.shares_body(stack):
             return self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
-        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.device)
-        moved = ClientMeans(stack.num_clients, len(self.clients), self.device)
+        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.global_features.device)
+        moved = ClientMeans(stack.num_clients, len(self.clients), self.global_features.device)
         size = max(16, CHUNK // stack.num_clients)
         with _inference(stack):
             for index, owner, bins, before in zip(
-                *(chunks(each, size) for each in (self.index, self.owner, self.bin, self.test_features)), strict=True
+                *(chunks(tensor, size) for tensor in (self.index, self.owner, self.bin, self.test_features)),
+                strict=True,
             ):
                 after = stack.features(self.global_features.images(index), shared=True)
-                counts.update(stack.classify(after), self._labels(index), bins.to(self.device))
-                moved.update((after - before).norm(dim=-1), owner.to(self.device))
+                counts.update(stack.classify(after), self._labels(index), bins.to(self.global_features.device))
+                moved.update((after - before).norm(dim=-1), owner.to(self.global_features.device))
         return self._evaluation(counts, moved.compute())
+
+    def shares_body(self, stack: ClientStack) -> bool:
+        """Tell whether all bodies of a stack, their buffers included, are the global model's, bit for bit."""
+        state = self.global_features.net.state_dict()
+        tensors = {**stack.params(), **stack.net_buffers()}
+        bodies = {name: t for name, t in tensors.items() if name.startswith("body.")}
+        return all(name in state and bool((t == state[name]).all()) for name, t in bodies.items())
 
     @torch.inference_mode()
     def hits(self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None) -> list[Tensor]:
@@ -118,7 +119,7 @@ class Evaluator:
             stack: K models.
             sets: positions of the samples in the dataset's arrays, int64, ``(n,)``, one tensor per model.
             features: of those samples, ``(K, n_max, k)``, where they are known: those of a stack whose bodies are
-                theta_G's.
+                the global model's.
 
         Returns:
             K tensors on the CPU, bool, ``(n,)``.
@@ -136,27 +137,15 @@ class Evaluator:
         correct = torch.cat(hits, dim=1)
         return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
 
-    def val(self, stack: ClientStack, clients: Sequence[int], probed: bool = False) -> Tensor:
-        """Return the accuracy of each of the K models on its own client's validation set, percent, ``(K,)``.
-
-        Args:
-            stack: K models.
-            clients: position of each model's client.
-            probed: their bodies are theta_G's.
-        """
-        sets = [self.clients[client].val for client in clients]
-        return share(self.hits(stack, sets, self.features_of(sets) if probed else None))
-
-    @torch.inference_mode()
-    def features_of(self, sets: Sequence[Tensor]) -> Tensor:
-        """Return theta_G's features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
-        return torch.nn.utils.rnn.pad_sequence([self.global_features.of(samples) for samples in sets], batch_first=True)
+    def val(self, stack: ClientStack, clients: Sequence[int]) -> Tensor:
+        """Return the accuracy of each of the K models on its own client's validation set, percent, ``(K,)``."""
+        return share(self.hits(stack, [self.clients[client].val for client in clients]))
 
     @torch.inference_mode()
     def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> StackEvaluation:
-        counts = AccuracyMatrix(num_models, self._num_bins).to(self.device)
+        counts = AccuracyMatrix(num_models, self._num_bins).to(self.global_features.device)
         for features, index, bins in zip(chunks(self.test_features), chunks(self.index), chunks(self.bin), strict=True):
-            counts.update(classify(features), self._labels(index), bins.to(self.device))
+            counts.update(classify(features), self._labels(index), bins.to(self.global_features.device))
         return self._evaluation(counts)
 
     @property
@@ -165,7 +154,7 @@ class Evaluator:
 
     def _evaluation(self, counts: AccuracyMatrix, distortion: Tensor | None = None) -> StackEvaluation:
         """Sum up the bins; without a distortion it is 0."""
-        hits, sizes = (each.cpu().unflatten(-1, (len(self.clients), -1)) for each in (counts.correct, counts.total))
+        hits, sizes = (count.cpu().unflatten(-1, (len(self.clients), -1)) for count in (counts.correct, counts.total))
         accuracy = percent(hits.sum(-1), sizes.sum(-1))
         if distortion is None:
             distortion = torch.zeros_like(accuracy).masked_fill(accuracy.isnan(), torch.nan)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,23 +17,33 @@ LIMIT = 2.0**36
 """A summand of this size (7e10) or above comes from a client that has diverged, and could overflow the sum."""
 
 
-class Aggregator(Protocol):
+class Aggregator(ABC):
     """Turns client updates into summands of one flat tensor, and the sum over all clients into the next global state.
 
     Every rank adds up its own clients' summands; the round loop sums over the ranks.
     """
 
+    @abstractmethod
     def zeros(self, like: State) -> Tensor:
         """Return the empty sum for a network of this state."""
 
+    @abstractmethod
     def contribution(self, update: ClientUpdate) -> Tensor:
         """Return one client's summand."""
 
+    @abstractmethod
     def finish(self, total: Tensor, like: State) -> State:
         """Return the next global state; entries that are not averaged keep the value they have in `like`."""
 
 
-class WeightedMean:
+Weighting = Literal["samples", "equal"]
+"""Weight of a client in the average: its number of training samples, or the same for all."""
+
+AggregatorFactory = Callable[[Weighting], Aggregator]
+"""Makes an aggregator; YAML chooses the class and its other settings."""
+
+
+class WeightedMean(Aggregator):
     """Federated averaging: the mean of the clients' states, parameters and norm statistics alike.
 
     Integer entries (the counter ``num_batches_tracked``) are copied from the previous global state, not averaged.
@@ -47,7 +59,7 @@ class WeightedMean:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
     """
 
-    def __init__(self, weighting: Literal["samples", "equal"] = "samples") -> None:
+    def __init__(self, weighting: Weighting = "samples") -> None:
         self.weighting = weighting
 
     def zeros(self, like: State) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning.fabric import Fabric
@@ -16,13 +17,14 @@ from lpft.clients.batches import stacks
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.features import chunks
 from lpft.data.base import FederatedDataModule
-from lpft.federated.aggregation import Aggregator, WeightedMean, usable
+from lpft.federated.aggregation import Aggregator, usable
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.cohort import sample_cohort, shard
+from lpft.federated.files import GlobalModelFiles
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.runtime.signals import got_on, stop_requested
+from lpft.runtime.signals import note_progress
 from lpft.types import ClientUpdate, State
 
 log = logging.getLogger("lpft")
@@ -32,7 +34,7 @@ def fedavg_round(
     fabric: Fabric,
     global_state: State,
     cohort: list[list[int]],
-    cost: list[int],
+    cost: Sequence[int],
     train: Callable[[list[int], State], Iterator[ClientUpdate]],
     aggregator: Aggregator,
     describe: Callable[[int], str] = "client {}".format,
@@ -46,7 +48,7 @@ def fedavg_round(
         cost: training samples of every client, by position.
         train: trains one stack of clients from the global state.
         aggregator: turns client updates into the next global state.
-        describe: tells in words which client, round and seed it is, from the client's position.
+        describe: names client, round and seed for messages, from the client's position.
 
     Returns:
         The next global state, the same on every rank and for any number of ranks.
@@ -73,7 +75,7 @@ class FedAvg:
         fabric: the ranks; launched already.
         net: the network to start from, the same on every rank.
         data: the clients.
-        settings: rounds, participation, local training.
+        settings: rounds, participation, local training, aggregation.
         clients_per_stack: the most clients trained as one.
         seed: seed of cohorts and batches.
     """
@@ -85,59 +87,53 @@ class FedAvg:
     clients_per_stack: int
     seed: int
 
-    def fit(
-        self,
-        start: Checkpoint | None,
-        after_round: Callable[[Checkpoint], None],
-        stopping: Callable[[], bool] = stop_requested,
-    ) -> Checkpoint:
-        """Train from the start, or on from a checkpoint.
+    def fit(self, files: GlobalModelFiles) -> bool:
+        """Train from the start, or from the last checkpoint on.
 
         Args:
-            start: the state after some round; None to begin with the network as it is.
-            after_round: called on every rank after every round.
-            stopping: asked after every round; all ranks stop if one is to.
+            files: keep the state after every round.
 
         Returns:
-            The state after the last round, or after the round in which a rank was to stop.
+            Whether all rounds are done; False if training was to stop before.
 
         Raises:
             FloatingPointError: if all clients of a round have diverged.
+            OSError: on every rank, if the state cannot be written.
         """
         num_samples = [len(client.train) for client in self.data.clients]
         trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
-        aggregator = WeightedMean(self.settings.weighting)
+        aggregator = self.settings.aggregator(self.settings.weighting)
         self.net = self.fabric.to_device(self.net)  # type: ignore[assignment]
-        now = start or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
-        state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
+        with files:
+            now = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
+            state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
+            for round_ in range(now.round + 1, self.settings.rounds + 1):
+                began = time.perf_counter()
+                cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
+                parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
+                train, describe = partial(trainer.train, round_=round_), partial(self._describe, round_)
+                try:
+                    state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
+                except FloatingPointError as error:
+                    raise FloatingPointError(
+                        f"In round {round_} of seed {self.seed} {error}."
+                        " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
+                    ) from None
+                loss = self._mean_loss(trainer, cohort)
+                accuracy = self.val_accuracy(state, trainer.samples)
+                row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
+                now = Checkpoint(round_, state, [*now.history, row])
+                files.save_round(now)
+                note_progress()
+                if any_rank(self.fabric, files.stopping()):
+                    break
+            finished = now.round == self.settings.rounds
+            if finished:
+                files.save_model(now)
+        return finished
 
-        for round_ in range(now.round + 1, self.settings.rounds + 1):
-            began = time.perf_counter()
-            cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
-            parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
-
-            def train(stack: list[int], state: State, round_: int = round_) -> Iterator[ClientUpdate]:
-                return trainer.train(stack, state, round_)
-
-            def describe(client: int, round_: int = round_) -> str:
-                return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
-
-            try:
-                state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
-            except FloatingPointError as error:
-                raise FloatingPointError(
-                    f"In round {round_} of seed {self.seed} {error}."
-                    " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
-                ) from None
-            loss = self._mean_loss(trainer, cohort)
-            accuracy = self.val_accuracy(state, trainer.samples)
-            seconds = time.perf_counter() - began
-            now = Checkpoint(round_, state, [*now.history, History(round_, loss, accuracy, len(cohort), seconds)])
-            after_round(now)
-            got_on()
-            if any_rank(self.fabric, stopping()):
-                break
-        return now
+    def _describe(self, round_: int, client: int) -> str:
+        return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
 
     def _mean_loss(self, trainer: LocalTrainer, cohort: list[int]) -> float:
         """Return the mean over the cohort of the clients' losses; every rank knows those of its own clients."""

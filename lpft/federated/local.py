@@ -51,6 +51,7 @@ class LocalTrainer:
         Yields:
             One update per client. Its mean loss over its samples in the last local epoch is left in `losses`.
         """
+        dtype = self.net.head.weight.dtype
         stack = self._stack(len(clients))
         stack.load(global_state)
         stack.train()
@@ -64,23 +65,17 @@ class LocalTrainer:
             order = samples.epoch(self.seed, "federate", round_, epoch)
             draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
             for positions, numbers, share in zip(order, draws, shares, strict=True):
-                losses += (share * self._step(stack, optimizer, samples.in_dataset(positions), numbers)).sum(1)
+                index = samples.in_dataset(positions)
+                with self.fabric.autocast():
+                    logits = stack(self.samples.images(index, dtype, numbers))
+                sample_loss = sample_losses(logits.to(dtype), self.samples.labels(index))
+                optimizer.zero_grad()
+                sample_loss.mean(1).sum().backward()  # no gradient of one client reaches another
+                optimizer.step()
+                losses += (share * sample_loss.detach()).sum(1)
         self.losses.update(zip(clients, losses.tolist(), strict=True))
         for client, state, count in zip(clients, stack.states(), samples.counts, strict=True):
             yield ClientUpdate(client, state, num_examples=count)
-
-    def _step(
-        self, stack: ClientStack, optimizer: torch.optim.Optimizer, index: torch.Tensor, draws: torch.Tensor
-    ) -> torch.Tensor:
-        """Take one step of every client; return the samples' losses before it, ``(K, batch)``."""
-        dtype = self.net.head.weight.dtype
-        with self.fabric.autocast():
-            logits = stack(self.samples.images(index, dtype, draws))
-        losses = sample_losses(logits.to(dtype), self.samples.labels(index))
-        optimizer.zero_grad()
-        losses.mean(1).sum().backward()
-        optimizer.step()
-        return losses.detach()
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:

@@ -7,6 +7,7 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt, restricted_number_type
 from torch.optim import SGD
 
+from lpft.federated.aggregation import AggregatorFactory, WeightedMean
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import read_weights
 from lpft.types import OptimizerCallable, State
@@ -28,6 +29,7 @@ class Federation:
         batch_size: samples in a client's batch.
         optimizer: the clients' optimizer, new in every round.
         weighting: weight of a client in the average: by its number of training `samples`, or `equal`.
+        aggregator: class that turns client updates into the next global model; it is given `weighting`.
         clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
         init: a model file (safetensors, or a torch state dict) to start from instead of federated training.
         init_map: what names in that file begin with, and what they are to begin with in the network, such as
@@ -47,6 +49,7 @@ class Federation:
         batch_size: PositiveInt = 32,
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.05),
         weighting: Literal["samples", "equal"] = "samples",
+        aggregator: AggregatorFactory = lambda weighting: WeightedMean(weighting),
         clients_per_stack: PositiveInt | Literal["auto"] = "auto",
         init: str | None = None,
         init_map: dict[str, str | None] | None = None,
@@ -63,6 +66,7 @@ class Federation:
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.weighting = weighting
+        self.aggregator = aggregator
         self.clients_per_stack = clients_per_stack
         self.init = init
         self.init_map = init_map

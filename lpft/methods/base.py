@@ -4,18 +4,19 @@ A method is written for *one* client, as pure functions of that client's paramet
 clients of a stack (`ClientStack.map`), so a method never sees the client dimension and must not branch on values of
 tensors (use `torch.where`). What it does not override costs nothing.
 
-The order of calls for a client:
+The order of calls:
 
-1. `phases` once, from the budget alone;
-2. `prepare` once, at theta_G: computes the method's `memory`, a dict of tensors, from batches of training data;
-   `start_head` once, if the method sets `starts_head`: another head than theta_G's to start from;
+1. `phases` once, from the budget alone; `extend` once: the network to train;
+2. for each client `prepare` once, at the global model: computes the method's `memory`, a dict of tensors, from batches
+   of training data; `start_head` once, if the method sets `starts_head`: another head to start from;
 3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` -> `gradient` -> clipping ->
    optimizer -> `project`, then `end`;
 4. for each of `num_candidates` the parameters that `candidate` returns are scored on the client's validation data, and
-   `judge` is told;
-5. `finish` once: returns the personalized parameters.
+   passed to `judge`;
+5. `finish` once: returns the personalized parameters; `merge` once, which turns them into those of the plain network.
 
-`start_head` alone is called on the host, one client after the other, so that it may use any solver.
+A method without phases goes through 1, 2, 4 and 5. `start_head` alone is called on the host, one client after the
+other, so that it may use any solver.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeFloat
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from lpft.types import State
+from lpft.clients.stack import check_patterns
+from lpft.models.base import BodyHeadNet
+from lpft.models.lora import unused_layers
+from lpft.types import DataSpec, State
 
 Loss = Callable[[State, Tensor, Tensor], Tensor]
 """Mean cross-entropy of one client's parameters on images ``(batch, ...)`` with labels ``(batch,)``."""
@@ -40,9 +43,9 @@ class HeadData:
     """What a client's head can be computed from.
 
     Args:
-        features: theta_G's of the training samples, ``(num_train, k)``.
+        features: the global model's of the training samples, ``(num_train, k)``.
         labels: int64, ``(num_train,)``.
-        val_features: theta_G's of the validation samples, ``(num_val, k)``.
+        val_features: the global model's of the validation samples, ``(num_val, k)``.
         val_labels: int64, ``(num_val,)``.
     """
 
@@ -61,12 +64,12 @@ class Phase:
         trains: ``head`` is linear probing: the body is frozen and in evaluation mode, so that its norm statistics stay
             too. ``all`` is full fine-tuning.
         lr: learning rate; None is the rate of ``personalization.optimizer``.
-        restart: begin at theta_G again, norm statistics included.
+        restart: begin at the global model again, norm statistics included.
         lr_factor: multiplies the learning rate.
         bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
             their scales and shifts are trained either way.
-        only: of the body, train those parameters only whose names match one of these patterns, as file names do, also
-            such as the network itself does not train. Empty: all that the network trains.
+        only: of the body, train those parameters only whose names match one of these patterns, as file names do, even
+            if the network itself does not train them. Empty: all that the network trains.
     """
 
     epochs: int
@@ -86,11 +89,11 @@ class Phase:
 class Method(ABC):
     """Base of all methods; see the module for the order of calls.
 
-    In every signature `params` are the client's trainable parameters and `global_params` those of theta_G, by name,
-    without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
+    In every signature `params` are the client's trainable parameters and `global_params` those of the global model, by
+    name, without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
 
     Args:
-        flood: level b of loss flooding: a step minimizes ``|J - b| + b`` in place of the client's cross-entropy J, so
+        flood: level b of loss flooding: a step minimizes ``|J - b| + b`` instead of the client's cross-entropy J, so
             that the loss ascends below b. Penalties are added to that, and recorded losses are J. null: no flooding.
 
     References:
@@ -109,7 +112,7 @@ class Method(ABC):
     """Whether `start_head` is called; it costs a forward pass over the training and validation data."""
     keep_best: bool = False
     """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
-    ones the earliest; the start counts as epoch 0) in place of the last epoch's. Clients without validation data keep
+    ones the earliest; the start counts as epoch 0) instead of the last epoch's. Clients without validation data keep
     the last epoch's."""
     refresh_norm: bool = False
     """Whether BatchNorm statistics are computed anew, by one pass over the client's training data, for every candidate
@@ -129,12 +132,21 @@ class Method(ABC):
             ValueError: if the method's settings do not fit the budget.
         """
 
+    def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
+        """Return the network to train: the global model, or a copy of it with modules that are the identity at first.
+
+        Args:
+            net: the global model; not to be changed.
+            generator: source of all randomness; it depends on the seed only.
+        """
+        return net
+
     def prepare(self, loss: Loss, params: State, images: Tensor, labels: Tensor) -> State:
         """Return the memory to start with.
 
         Args:
             loss: of one batch, in evaluation mode; differentiable with `torch.func.grad`.
-            params: those of theta_G.
+            params: those of the global model.
             images: normalized, ``(num_prepare_batches, batch, channels, size, size)``.
             labels: int64, ``(num_prepare_batches, batch)``.
         """
@@ -144,7 +156,7 @@ class Method(ABC):
         """Return the head to start from.
 
         Args:
-            head: theta_G's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
+            head: the global model's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
             data: what it can be computed from.
             generator: source of all randomness; it depends on seed and client only.
         """
@@ -171,7 +183,7 @@ class Method(ABC):
         raise NotImplementedError
 
     def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
-        """Return the gradients that are clipped and then given to the optimizer, in place of `gradients`.
+        """Return the gradients that are clipped and then given to the optimizer, instead of `gradients`.
 
         Args:
             params: as above.
@@ -209,22 +221,39 @@ class Method(ABC):
         """Return the personalized parameters after the last phase."""
         return params
 
+    def merge(self, params: State) -> State:
+        """Return the parameters to test and save: those of the plain network, if `extend` added what can be merged."""
+        return params
+
     def overrides(self, hook: str) -> bool:
         """Tell whether the method does anything in a hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
 
-def check_phases(name: str, method: Method, net: nn.Module, budget: int) -> None:
-    """Raise ValueError if a phase of a method is to train parameters that a network does not have."""
-    names = [part for part, _ in net.named_parameters()]
+def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec: DataSpec | None = None) -> None:
+    """Raise ValueError if a method cannot train a network.
+
+    Args:
+        name: name of the method.
+        method: the method.
+        net: the network; its values do not matter.
+        budget: ``personalization.epochs``.
+        spec: size of the images; None: it is not checked that the network calls the modules that the method adds.
+    """
+    try:
+        extended = method.extend(net, Generator())
+    except ValueError as error:
+        raise ValueError(f"Method `{name}`: {error}") from error
+    unused = unused_layers(extended, spec) if spec and method.overrides("extend") else []
+    if unused:
+        raise ValueError(
+            f"Method `{name}`: {type(net).__name__} uses the weights of {', '.join(unused[:5])} without calling these"
+            " layers, so that nothing can be added there. HINT: choose other layers by `targets`."
+        )
+    names = [parameter for parameter, _ in extended.named_parameters()]
     for phase in method.phases(budget):
-        if phase.trains == "head" or not phase.only:
-            continue
-        if not any(fnmatch(part, pattern) for part in names for pattern in phase.only):
-            raise ValueError(
-                f"Method `{name}`: {type(net).__name__} has no parameters named {' or '.join(phase.only)}."
-                " HINT: use a network that has, such as lpft.models.vit.SmallViT with `adapters: 64` or `lora: 8`."
-            )
+        if phase.trains == "all" and phase.only:
+            check_patterns(f"Method `{name}`: {type(net).__name__}", names, phase.only)
 
 
 def check_epochs(name: str, epochs: int, budget: int) -> None:

@@ -6,7 +6,7 @@ from lpft.methods.ft import FT
 
 
 class EarlyStoppedFT(FT):
-    """Early-stopped fine-tuning: the epoch with the best validation accuracy, theta_G as epoch 0 included.
+    """Early-stopped fine-tuning: the epoch with the best validation accuracy, the global model as epoch 0 included.
 
     The control ``ft_early``: where it does as well as a method that restrains fine-tuning otherwise, that restraint
     was only a way to train less. All epochs are run, each is scored on the client's validation data, and all of that

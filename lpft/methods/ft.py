@@ -10,7 +10,7 @@ from lpft.methods.base import Method, Phase, check_epochs
 
 
 class NoFineTuning(Method):
-    """theta_G itself: row 0 of every comparison."""
+    """The global model itself: row 0 of every comparison."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FT(Method):
         epochs: how many of the budget's epochs to spend; null spends all. FT for only the number of full epochs that
             LP-FT spends is the control ``ft_short``.
         lr: learning rate; null is the rate of ``personalization.optimizer``.
-        bn: ``train`` normalizes by the batch's statistics and goes on averaging them; ``eval`` keeps theta_G's.
+        bn: ``train`` normalizes by the batch's statistics and keeps averaging them; ``eval`` keeps the global model's.
         common: what every method takes: ``flood``.
 
     References:

@@ -13,27 +13,27 @@ from lpft.types import State
 
 
 class LPFT(Method):
-    """LP-FT: train the head on the frozen features of theta_G, then everything.
+    """LP-FT: train the head on the frozen features of the global model, then everything.
 
-    Phase 1 starts at theta_G including its head, and leaves the body as it is, norm statistics and dropout included.
-    Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit; with null
-    it is linear probing alone, the ablation ``lp``.
+    Phase 1 starts at the global model including its head, and leaves the body as it is, norm statistics and dropout
+    included. Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit;
+    with null it is linear probing alone, the ablation ``lp``.
 
-    With ``lp_solver: logreg`` the head is solved for before phase 1, by logistic regression on theta_G's features
-    (`lpft.methods.heads.logistic_head`). The epochs of phase 1 then pass without a change, so that curves over the
-    epochs, and the epochs of phase 2, compare to those with SGD; ``lp_epochs: 0`` leaves the whole budget to phase 2,
-    which is the recipe of Kumar et al.
+    With ``lp_solver: logreg`` the head is solved by logistic regression on the global model's features
+    (`lpft.methods.heads.logistic_head`). Then phase 1 has no epochs, for it trains nothing; phase 2 has
+    ``epochs - lp_epochs``, as with SGD, so that the two compare. ``lp_epochs: 0`` leaves the whole budget to phase 2,
+    the recipe of Kumar et al.; with null the solved head is all.
 
     Args:
-        lp_epochs: epochs of phase 1; the rest is phase 2. null: all epochs.
+        lp_epochs: epochs of phase 1, or those that a solved head saves; the rest is phase 2. null: all epochs.
         lp_lr: learning rate of phase 1.
         lr: learning rate of phase 2; null is the rate of ``personalization.optimizer``.
         epochs: how many of the budget's epochs to spend in both phases; null spends all.
-        head_init: head to start from. ``global``: theta_G's; ``random``: a new one, each client its own; ``zero``;
-            ``lstsq``: least squares of the labels as zeros and ones, in closed form.
+        head_init: head to start from. ``global``: the global model's; ``random``: a new one, each client its own;
+            ``zero``; ``lstsq``: least squares of the labels as zeros and ones, in closed form.
         lp_solver: ``sgd``: the optimizer of ``personalization``; ``logreg``: see above.
-        bn: BatchNorm in phase 2. ``train`` normalizes by the batch's statistics and goes on averaging them; ``eval``
-            keeps theta_G's, as the main runs of Kumar et al. do. In phase 1 they are always kept.
+        bn: BatchNorm in phase 2. ``train`` normalizes by the batch's statistics and keeps averaging them; ``eval``
+            keeps the global model's, as the main runs of Kumar et al. do. In phase 1 they are always kept.
         common: what every method takes: ``flood``, which holds in both phases.
 
     Raises:
@@ -42,7 +42,7 @@ class LPFT(Method):
     References:
         Kumar et al., arXiv:2202.10054 (LP-FT); Chen et al., arXiv:2511.12695 (for federated personalization). The split
         of the epochs and both learning rates are not in the text of the latter that we have: they are ours. Theirs is
-        to start at theta_G's head, Kumar et al. start at a new one.
+        to start at the global model's head, Kumar et al. start at a new one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LPFT(Method):
         epochs = self.epochs or budget
         lp_epochs = epochs if self.lp_epochs is None else self.lp_epochs
         check_epochs("lp_epochs", lp_epochs, epochs)
-        probing = Phase(lp_epochs, trains="head", lr=0.0 if self.lp_solver == "logreg" else self.lp_lr)
+        probing = Phase(0 if self.lp_solver == "logreg" else lp_epochs, trains="head", lr=self.lp_lr)
         tuning = Phase(epochs - lp_epochs, trains="all", lr=self.lr, bn=self.bn)
         return [phase for phase in (probing, tuning) if phase.epochs]
 

@@ -15,12 +15,12 @@ from lpft.types import State
 class LSSFT(Method):
     """Fine-tuning by local superior soups (LSS).
 
-    The pool M begins with theta_G. N models are added one after the other. Model i starts at the pool's average and is
-    trained so that random mixtures of the pool, itself included, do well: each step minimizes
+    The pool M begins with the global model. N models are added one after the other. Model i starts at the pool's
+    average and is trained so that random mixtures of the pool, itself included, do well: each step minimizes
     ``loss(mixture) + lambda_a * dist(f_i, theta_G) - lambda_d * mean over M of dist(f_i, f)`` with respect to model i
     alone. Distances are l2, over all trainable parameters, to the members that were there before it; weights of the
-    mixtures are drawn from Dirichlet(1) anew in every step. The answer is the uniform average of the pool, theta_G
-    included. The budget is divided among the N models, so that the cost is that of FT.
+    mixtures are drawn from Dirichlet(1) anew in every step. The answer is the uniform average of the pool, the global
+    model included. The budget is divided among the N models, so that the cost is that of FT.
 
     A distance has no gradient at 0, where the first model begins; it is taken as 0 there.
     With ``bn: train`` the BatchNorm statistics of the average are computed anew by one pass over the client's training
@@ -29,10 +29,10 @@ class LSSFT(Method):
 
     Args:
         models: number of models that are added to the pool, N.
-        lambda_a: weight of the affinity to theta_G.
+        lambda_a: weight of the affinity to the global model.
         lambda_d: weight of the diversity.
         lr: learning rate; null is the rate of ``personalization.optimizer``.
-        bn: ``train`` normalizes by the batch's statistics; ``eval`` by theta_G's.
+        bn: ``train`` normalizes by the batch's statistics; ``eval`` by the global model's.
         common: what every method takes: ``flood``.
 
     References:
@@ -84,7 +84,7 @@ class LSSFT(Method):
         }
 
     def penalty(self, params: State, global_params: State, memory: State) -> Tensor:
-        """Return what draws the newest model to theta_G, less what drives it from the pool."""
+        """Return what draws the newest model to the global model, less what drives it from the pool."""
         distances = torch.stack([distance(params, member) for member in pool(global_params, memory)])
         return self.lambda_a * distances[0] - self.lambda_d * distances.mean()
 
@@ -98,7 +98,7 @@ class LSSFT(Method):
 
 
 def pool(global_params: State, memory: State) -> list[State]:
-    """Return theta_G and the models that were added so far."""
+    """Return the global model and the models that were added so far."""
     added = len(memory) // len(global_params)
     return [global_params, *({name: memory[f"{i}/{name}"] for name in global_params} for i in range(added))]
 

@@ -1,28 +1,40 @@
-"""Parameter-efficient fine-tuning of transformers: adapters and low-rank updates, with and without linear probing."""
+"""Parameter-efficient fine-tuning: adapters and low-rank updates, with and without linear probing."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Generator
 
 from lpft.methods.base import Phase
 from lpft.methods.lpft import LPFT
+from lpft.models.base import BodyHeadNet
+from lpft.models.lora import add_adapters, add_lora, merge_lora
+from lpft.types import State
 
 
 class PEFT(LPFT):
-    """Train the head and the modules that were added to a network for this; everything else keeps theta_G's bits.
+    """Add small modules to the global model and train them and the head; everything else keeps its bits.
 
-    The network has to carry them: `lpft.models.vit.SmallViT` does with ``adapters: 64`` (Houlsby adapters after
-    attention and MLP) or ``lora: 8`` (updates of the query's and value's weights). In theta_G they are the identity.
-    With `lp_epochs` the head alone is trained first, while they stay so.
+    It works with any network that has linear layers in its body. The modules are the identity at first, and start from
+    the same values for all clients of a seed. With `lp_epochs` the head alone is trained first.
+
+    After training, LoRA's updates are added to the weights: the personalized models are tested and saved as plain
+    networks. Adapters cannot be merged: their models are saved with them, see `lpft.models.lora.load_personalized`.
 
     Rate and epochs are those of full fine-tuning by default, to compare at an equal budget. A step counts as a whole
     pass, although gradients of frozen weights are not computed.
 
     Args:
-        modules: ``adapter`` or ``lora``.
+        modules: ``lora``: low-rank updates of weights. ``adapter``: a bottleneck behind layers.
+        rank: of LoRA's updates.
+        alpha: multiplies LoRA's updates, divided by the rank.
+        bottleneck: width of the adapters inside.
+        targets: patterns such as ``["*.q_proj", "*.fc1"]`` for the names of the linear layers to extend. null: LoRA
+            takes attention's queries and values (a fused ``qkv`` as a whole), adapters the last layers of attention and
+            MLP; where a network has none by the usual names, all linear layers of its body.
         lp_epochs: epochs of linear probing before; null: all epochs.
         lpft: the other settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``head_init``, ``lp_solver``, ``bn``,
             ``flood``.
@@ -33,12 +45,33 @@ class PEFT(LPFT):
     """
 
     def __init__(
-        self, modules: Literal["adapter", "lora"] = "lora", lp_epochs: NonNegativeInt | None = 0, **lpft: Any
+        self,
+        modules: Literal["adapter", "lora"] = "lora",
+        rank: PositiveInt = 8,
+        alpha: PositiveFloat = 16.0,
+        bottleneck: PositiveInt = 64,
+        targets: list[str] | None = None,
+        lp_epochs: NonNegativeInt | None = 0,
+        **lpft: Any,
     ) -> None:
         super().__init__(lp_epochs=lp_epochs, **lpft)
         self.modules = modules
+        self.rank = rank
+        self.alpha = alpha
+        self.bottleneck = bottleneck
+        self.targets = targets
 
     def phases(self, budget: int) -> list[Phase]:
         """Return the phases of LP-FT, the second one restricted to the added modules and the head."""
         only = (f"*.{self.modules}.*",)
         return [phase if phase.trains == "head" else replace(phase, only=only) for phase in super().phases(budget)]
+
+    def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
+        """Add the modules."""
+        if self.modules == "lora":
+            return add_lora(net, self.rank, self.alpha, self.targets, generator)
+        return add_adapters(net, self.bottleneck, self.targets, generator)
+
+    def merge(self, params: State) -> State:
+        """Add LoRA's updates to the weights; adapters stay."""
+        return merge_lora(params, self.alpha / self.rank) if self.modules == "lora" else params

@@ -16,7 +16,7 @@ LR_FACTORS = (1.0, 0.5, 2.0)
 
 
 class SoupFT(FT):
-    """Soup fine-tuning: fine-tune K members from theta_G and average their parameters.
+    """Soup fine-tuning: fine-tune K members from the global model and average their parameters.
 
     Every member has the whole budget, so that the cost is K times that of FT. Members differ in the order of their
     batches and in their learning rate. With ``bn: train`` the BatchNorm statistics of an average are computed anew by
@@ -37,9 +37,9 @@ class SoupFT(FT):
         ValueError: if there are no factors.
 
     References:
-        Chen et al., arXiv:2511.12695, average instances of "different initialisations", which all start from theta_G;
-        Wortsman et al., arXiv:2203.05482 (model soups), recipe 1 for greedy. Number of members, what distinguishes them
-        and the treatment of BatchNorm are ours.
+        Chen et al., arXiv:2511.12695, average instances of "different initialisations", which all start from the global
+        model; Wortsman et al., arXiv:2203.05482 (model soups), recipe 1 for greedy. Number of members, what
+        distinguishes them and the treatment of BatchNorm are ours.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SoupFT(FT):
         self.refresh_norm = members > 1 and self.bn == "train"
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return one phase per member, each beginning at theta_G."""
+        """Return one phase per member, each beginning at the global model."""
         (one,) = super().phases(budget)
         factors = [self.lr_factors[member % len(self.lr_factors)] for member in range(self.members)]
         return [Phase(one.epochs, lr=one.lr, bn=one.bn, restart=True, lr_factor=factor) for factor in factors]

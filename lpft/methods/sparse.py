@@ -18,15 +18,15 @@ ALWAYS_TRAINED = "head.bias"
 class SparseFT(FT):
     """Sparse fine-tuning: a mask, chosen once before training, says which entries may change.
 
-    Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at theta_G, averaged over up to ten
-    batches in evaluation mode: theta_G's norm statistics, no dropout. Of all entries of all layers together those with
-    the largest share of the total saliency are trained; the head's bias always is, and does not count. BatchNorm's
-    scales and shifts belong to the mask, its statistics are free. Entries outside the mask have no gradient, so that
-    they do not count where gradients are clipped, and are put back to theta_G's value after every step, so that neither
-    momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for bit.
+    Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at the global model, averaged over up
+    to ten batches in evaluation mode: the global model's norm statistics, no dropout. Of all entries of all layers
+    together those with the largest share of the total saliency are trained; the head's bias always is, and does not
+    count. BatchNorm's scales and shifts belong to the mask, its statistics are free. Entries outside the mask have no
+    gradient, so that they do not count where gradients are clipped, and are put back to the global model's value after
+    every step, so that neither momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for bit.
 
     Args:
-        sparsity: share of the entries that keep theta_G's value, in ``[0, 1)``.
+        sparsity: share of the entries that keep the global model's value, in ``[0, 1)``.
         ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     Raises:
@@ -64,7 +64,7 @@ class SparseFT(FT):
         return {name: g.where(memory[name], 0.0) if name in memory else g for name, g in gradients.items()}
 
     def project(self, params: State, global_params: State, memory: State) -> State:
-        """Put the entries outside the mask back to theta_G's."""
+        """Put the entries outside the mask back to the global model's."""
         return {name: torch.where(mask, params[name], global_params[name]) for name, mask in memory.items()}
 
 

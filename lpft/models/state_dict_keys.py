@@ -56,15 +56,15 @@ def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[s
     >>> proposal({"0.weight": zeros(4, 2), "fc.weight": zeros(9, 4), "fc.bias": zeros(9)}, network)
     {'': 'body.', 'fc.': 'head.'}
     """
-    found, wanted = ({n: t for n, t in each.items() if not n.endswith(COUNTER)} for each in (state, like))
-    if len(found) != len(wanted):
+    given, wanted = ({n: t for n, t in tensors.items() if not n.endswith(COUNTER)} for tensors in (state, like))
+    if len(given) != len(wanted):
         return None
-    in_order = list(zip(found, wanted, strict=True))
-    for pairs in (in_order, _paired_by_name(found, wanted)):
-        if not all(fits(new, found[old], wanted[new]) for old, new in pairs):
+    in_order = list(zip(given, wanted, strict=True))
+    for pairs in (in_order, _paired_by_name(given, wanted)):
+        if not all(fits(new, given[old], wanted[new]) for old, new in pairs):
             continue
         renames = dict(sorted(_beginnings(old, new) for old, new in pairs))
-        if len(renames) <= most and list(rename(found, renames)) == [new for _, new in pairs]:
+        if len(renames) <= most and list(rename(given, renames)) == [new for _, new in pairs]:
             return renames
     return None
 
@@ -80,13 +80,13 @@ def _begun(name: str, old: str, new: str | None) -> str | None:
     return None if new is None else new + name[len(old) :]
 
 
-def _paired_by_name(found: State, wanted: State) -> list[tuple[str, str]]:
-    """Pair every wanted name with one that was found, those first that have most in common."""
+def _paired_by_name(given: State, wanted: State) -> list[tuple[str, str]]:
+    """Pair every wanted name with a given one, those first that have most in common."""
     common = [
         (-_common_end(old, new), place, old, new)
-        for old in found
+        for old in given
         for place, new in enumerate(wanted)
-        if fits(new, found[old], wanted[new])
+        if fits(new, given[old], wanted[new])
     ]
     pairs: dict[str, str] = {}
     taken: set[str] = set()
@@ -94,7 +94,7 @@ def _paired_by_name(found: State, wanted: State) -> list[tuple[str, str]]:
         if old not in pairs and new not in taken:
             pairs[old] = new
             taken.add(new)
-    return [(old, pairs[old]) for old in found if old in pairs] if len(pairs) == len(found) else []
+    return [(old, pairs[old]) for old in given if old in pairs] if len(pairs) == len(given) else []
 
 
 def _common_end(old: str, new: str) -> int:

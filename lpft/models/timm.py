@@ -49,7 +49,7 @@ class TimmNet(SplitNet):
         try:
             net = timm.create_model(name, pretrained=False, num_classes=spec.num_classes, **settings)
         except (TypeError, AssertionError) as error:
-            raise ValueError(f"{label} cannot be built: {error}. HINT: mend the network's `settings`.") from error
+            raise ValueError(f"{label} cannot be built: {error}. HINT: correct the network's `settings`.") from error
         super().__init__(net, spec, label, state, weights, new_head)
 
 

@@ -50,7 +50,7 @@ class TorchvisionNet(SplitNet):
         try:
             net = torchvision.models.get_model(name, weights=None, num_classes=spec.num_classes, **settings)
         except (TypeError, AssertionError) as error:
-            raise ValueError(f"{label} cannot be built: {error}. HINT: mend the network's `settings`.") from error
+            raise ValueError(f"{label} cannot be built: {error}. HINT: correct the network's `settings`.") from error
         for module in list(net.modules()):
             for child_name, child in module.named_children():
                 if isinstance(child, StochasticDepth):

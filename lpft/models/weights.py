@@ -34,7 +34,7 @@ def save_model(path: Path, state: State, fingerprint: str) -> None:
 
 @contextmanager
 def writing(path: Path, error: type[Exception]) -> Iterator[None]:
-    """Raise OSError with the path in place of the error that a library raises if it cannot write."""
+    """Raise OSError with the path instead of the error that a library raises if it cannot write."""
     try:
         yield
     except error as cause:
@@ -94,16 +94,16 @@ def read_weights(
         ValueError: if it cannot be read, or names or shapes differ; the message lists the differences, and proposes
             renames or a new head where those would do.
     """
-    found = read_state(path)
+    as_read = read_state(path)
     source = f"The model file {path}"
     try:
-        state = rename(found, renames or {})
+        state = rename(as_read, renames or {})
     except ValueError as error:
         raise ValueError(f"{source} does not fit `federation.init_map`: {error}") from error
     if new_head:
         state, wanted = _headless(state), _headless(like)
-        return fit_state(state, wanted, source, _hint(found, state, like, new_head))
-    return fit_state(state, like, source, _hint(found, state, like, new_head))
+        return fit_state(state, wanted, source, _hint(as_read, state, like, new_head))
+    return fit_state(state, like, source, _hint(as_read, state, like, new_head))
 
 
 def read_state(path: str | Path) -> State:
@@ -174,11 +174,11 @@ def fit_state(state: State, like: Mapping[str, torch.Tensor], source: str, hint:
     return {name: complete[name].to(like[name].dtype) for name in like}
 
 
-def _hint(found: State, state: State, like: Mapping[str, torch.Tensor], new_head: bool) -> str:
+def _hint(as_read: State, state: State, like: Mapping[str, torch.Tensor], new_head: bool) -> str:
     """Return what to do about a state that does not fit; empty if nothing simple helps.
 
     Args:
-        found: the state as in the file.
+        as_read: the state as in the file.
         state: the same, renamed, without the head if that is to be new.
         like: state dict of the network.
         new_head: whether the head is to be new.
@@ -188,10 +188,10 @@ def _hint(found: State, state: State, like: Mapping[str, torch.Tensor], new_head
             "for a new head, whose initial values depend on the seed, set `--federation.init_head new`;"
             " otherwise choose data with the classes that the model knows."
         )
-    renames = proposal(found, like)
+    renames = proposal(as_read, like)
     if renames is None:
         return ""
-    changed = rename(found, renames)
+    changed = rename(as_read, renames)
     other_head = not new_head and any(changed[name].shape != like[name].shape for name in changed if name in like)
     return (
         f"the shapes fit with `--federation.init_map '{json.dumps(renames)}'`"

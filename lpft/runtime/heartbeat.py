@@ -56,7 +56,7 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def at(self, work: Iterable[Work]) -> None:
-        """Say what is worked on from now on."""
+        """Set the work in progress."""
         self._work = list(work)
         if self._thread is None:
             self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -85,7 +85,7 @@ class Heartbeat:
 
 
 def at_work(run: Run) -> list[Work]:
-    """Return what is worked on just now, on whatever machine."""
+    """Return the work in progress, on any machine."""
     found = []
     for path in sorted(run.working.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it has ended meanwhile

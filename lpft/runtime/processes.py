@@ -13,7 +13,7 @@ def available_cores() -> int:
 
 
 def leave_with_parent(parent: int) -> None:
-    """End this process as soon as its parent has ended, however that came about, so that nobody goes on writing.
+    """End this process as soon as its parent has ended, however it ended, so that no process keeps writing.
 
     Args:
         parent: process id of the parent, as it knows it itself: it may have ended before this is called.

@@ -14,12 +14,12 @@ class Steps:
     """Counts the steps of a task and shows speed and time left.
 
     Args:
-        title: what is done, such as ``federate seed 0``.
+        title: name of the task, such as ``federate seed 0``.
         total: number of steps.
         unit: name of one step, such as ``round``.
         shown: False keeps it silent (on all ranks but the first).
         done: steps that an earlier start has done.
-        counted: what the speed is told in.
+        counted: unit of the speed.
         lines: most lines that are printed where the output is not a terminal; by default one for each call.
     """
 
@@ -54,6 +54,12 @@ class Steps:
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, text="")
         return self
+
+    def start_at(self, done: int) -> None:
+        """Count the steps that an earlier start has done."""
+        self.done = self.first = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
 
     def advance(self, text: str, count: int, steps: int = 1) -> None:
         """Report finished steps.

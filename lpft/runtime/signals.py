@@ -11,13 +11,14 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 STOPPED = 75
-"""Exit code of a command that was asked to stop: what is finished is kept, and the same command goes on from there."""
+"""Exit code of a command that was asked to stop: finished work is kept, and the same command continues."""
 
 _requested = False
-_got_on = False
+_made_progress = False
 _heard: set[signal.Signals] = set()
 
 
@@ -52,6 +53,22 @@ def listen() -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Listen for the signal while the block runs; afterwards it does what it did before. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    forget()
+    listen()
+    try:
+        yield
+    finally:
+        for number in _heard:
+            signal.signal(number, handlers[number])
+
+
 def ignore() -> None:
     """Let the signal do nothing, when all is over: the interpreter would else die of it while it shuts down."""
     for number in _heard:
@@ -59,28 +76,28 @@ def ignore() -> None:
 
 
 def stop_requested() -> bool:
-    """Tell whether the signal has come."""
+    """Return whether the signal has arrived."""
     return _requested
 
 
-def got_on() -> None:
+def note_progress() -> None:
     """Note that this process has ended a round or a stack."""
-    global _got_on
-    _got_on = True
+    global _made_progress
+    _made_progress = True
 
 
 def stop_before() -> bool:
-    """Tell whether to stop before another seed or stage is begun.
+    """Return whether to stop before the next seed or stage.
 
     A process that has got nowhere yet does one round or stack in any case, or its job would be requeued for ever.
     """
-    return _requested and _got_on
+    return _requested and _made_progress
 
 
 def forget() -> None:
     """Forget that the signal has come, and what was done."""
-    global _requested, _got_on
-    _requested = _got_on = False
+    global _requested, _made_progress
+    _requested = _made_progress = False
 
 
 def _request(number: int, _: FrameType | None) -> None:

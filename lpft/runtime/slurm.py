@@ -71,7 +71,7 @@ def requeue() -> None:
         problem = done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
     except (OSError, subprocess.SubprocessError) as error:
         problem = str(error)
-    text = f"job {job} goes on later" if not problem else f"job {job} cannot be requeued ({problem}); submit it again"
+    text = f"job {job} continues later" if not problem else f"job {job} cannot be requeued ({problem}); submit it again"
     print(f"lpft: {text}", file=sys.stderr, flush=True)
 
 

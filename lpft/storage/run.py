@@ -60,7 +60,7 @@ class Run:
         return self.root / "config.yaml"
 
     def data_file(self, name: str) -> Path:
-        """Return a file that tells what is in the dataset: clients.csv, contact_sheet.png."""
+        """Return a file that describes the dataset: clients.csv, contact_sheet.png."""
         return self.root / "data" / name
 
     def point(self, name: str) -> Run:
@@ -89,7 +89,7 @@ class Run:
         return self.root / f"seed_{seed}" / "global" / name
 
     def global_model(self, seed: int) -> Path:
-        """Return theta_G's file; its presence means that federated training is done."""
+        """Return the global model's file; it exists once federated training is done."""
         return self.global_file(seed, "model.safetensors")
 
     def method_file(self, seed: int, method: str, name: str) -> Path:
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def working(self) -> Path:
-        """Folder of what is worked on; see `lpft.runtime.heartbeat`."""
+        """Folder of heartbeats, `lpft.runtime.heartbeat`."""
         return self.logs / "working"
 
     def failure(self, seed: int, part: str, number: int = 0) -> Path:
@@ -165,7 +165,7 @@ class Run:
                     path.unlink()
 
     def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
-        """Yield every cell of a method on disk, or what is wrong with it."""
+        """Yield every client result of a method on disk, or the error if its file is damaged."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
                 yield path, read_cell(path)

@@ -104,10 +104,12 @@ def test_groups_leave_the_matrix_as_it_is() -> None:
     assert without.group_hits.shape == (2, 5, 0)
 
 
-def test_probed_heads_and_theta_g_are_counted_like_any_model() -> None:
+def test_probed_heads_and_the_global_model_are_counted_like_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     features = GlobalFeatures(toy_net(), grouped(), torch.device("cpu"))
     evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
-    full, probed = evaluator.test(stack), evaluator.test(stack, probed=True)
+    probed = evaluator.test(stack)
+    monkeypatch.setattr(evaluator, "shares_body", lambda stack: False)
+    full = evaluator.test(stack)
     assert torch.equal(full.group_hits, probed.group_hits)
     assert torch.equal(evaluator.global_evaluation.group_hits[0], probed.group_hits[0])
     assert probed.group_hits.any()

@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
-from lpft.personalization.personalize import StackResults
 from tests.toy import toy_data, toy_features, toy_net
 
 
@@ -33,16 +32,20 @@ def test_every_model_on_every_client_as_scikit_learn_counts(count: int) -> None:
             assert result.distortion[k, j] == pytest.approx(float(moved))
 
 
-def test_probed_heads_are_tested_on_stored_features() -> None:
+def test_probed_heads_are_tested_on_stored_features(monkeypatch: pytest.MonkeyPatch) -> None:
     features = toy_features()
     evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
     with torch.no_grad():
         stack.params()["head.weight"].add_(torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0)))
-    stored, full = evaluator.test(stack, probed=True), evaluator.test(stack)
+    stored = evaluator.test(stack)
+    monkeypatch.setattr(evaluator, "shares_body", lambda stack: False)
+    full = evaluator.test(stack)
     assert torch.equal(stored.accuracy, full.accuracy)
     assert not stored.distortion.any()
     torch.testing.assert_close(full.distortion, stored.distortion, atol=1e-14, rtol=0)
-    assert torch.equal(evaluator.val(stack, [0, 3], probed=True), evaluator.val(stack, [0, 3]))
+    sets = [features.data.clients[client].val for client in (0, 3)]
+    for one, other in zip(evaluator.hits(stack, sets, features.padded(sets)), evaluator.hits(stack, sets), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_theta_g_is_tested_like_any_model() -> None:
@@ -92,26 +95,15 @@ def test_hits_are_those_of_each_models_own_samples(count: int) -> None:
         assert torch.equal(found, net(images).argmax(1) == data.labels[index])
 
 
-def test_results_count_what_was_gained_and_lost() -> None:
-    features = toy_features()
-    evaluator, nets = Evaluator(features), [toy_net(seed=seed).eval() for seed in (1, 2)]
-    results = StackResults.of(evaluator, stack_of(nets), [4, 0], probed=False)
-    for k, client in enumerate((4, 0)):
-        num_val = len(features.data.clients[client].val)
-        change = 100 * (results.val_gained[k] - results.val_lost[k]) / num_val
-        assert results.val_after[k] - results.val_before[k] == pytest.approx(change)
-        train = evaluator.hits(stack_of([nets[k]]), [features.data.clients[client].train])[0]
-        assert results.train_accuracy[k] == pytest.approx(100 * float(train.double().mean()))
-
-
-def test_a_body_that_is_said_to_be_theta_gs_is_checked() -> None:
-    """The method claims to have trained the head only, but a norm layer's statistics have moved."""
+def test_a_body_that_differs_in_a_buffer_alone_is_not_the_global_models() -> None:
     features = toy_features(norm=True)
     evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
-    assert not StackResults.of(evaluator, stack, [0, 1], probed=True).distortion.any()
+    assert evaluator.shares_body(stack)
+    assert not evaluator.test(stack).distortion.any()
     buffer = next(name for name in stack.net_buffers() if name.endswith("running_mean"))
     stack.write({buffer: stack.net_buffers()[buffer] + 0.1})
-    assert (StackResults.of(evaluator, stack, [0, 1], probed=True).distortion > 0).all()
+    assert not evaluator.shares_body(stack)
+    assert (evaluator.test(stack).distortion > 0).all()
 
 
 def test_choices_are_made_on_the_validation_sets_of_all_clients() -> None:

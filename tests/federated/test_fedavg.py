@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from lpft.data.augment import Augment, FlipCrop
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
-from lpft.federated.federate import GlobalTask, federate
+from lpft.federated.federate import GlobalTask, train_global_models
+from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
@@ -37,20 +39,48 @@ def fabric(precision: str = "64-true") -> Fabric:
     return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
 
 
+class Memory(AbstractContextManager["Memory"]):
+    """Keeps the state of training in memory, as `GlobalModelFiles` does on disk."""
+
+    def __init__(self, start: Checkpoint | None = None) -> None:
+        self.start, self.rounds, self.end = start, list[Checkpoint](), None
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def resume(self) -> Checkpoint | None:
+        return self.start
+
+    def save_round(self, now: Checkpoint) -> None:
+        self.rounds.append(now)
+
+    def save_model(self, end: Checkpoint) -> None:
+        self.end = end
+
+    def stopping(self) -> bool:
+        return False
+
+
 def fit(
-    data: ToyData, chosen: Federation, size: int = 1, norm: bool = False, start: Checkpoint | None = None
+    data: ToyData,
+    chosen: Federation,
+    size: int = 1,
+    norm: bool = False,
+    start: Checkpoint | None = None,
+    net: ToyNet | None = None,
 ) -> Checkpoint:
-    seen: list[Checkpoint] = []
-    end = FedAvg(fabric(), toy_net(norm), data, chosen, size, seed=0).fit(start, seen.append)
+    files = Memory(start)
+    assert FedAvg(fabric(), net or toy_net(norm), data, chosen, size, seed=0).fit(files)  # type: ignore[arg-type]
+    end = files.rounds[-1]
+    assert files.end is end
     assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
     return end
 
 
 def test_the_recorded_loss_counts_every_sample_once() -> None:
-    """20 samples in batches of 8: four come twice in an epoch. Nothing moves, so that theta_0 tells the loss."""
+    """20 samples in batches of 8: four come twice in an epoch. Nothing moves: the first network's loss."""
     data, net = toy_data(counts=(20,)), toy_net()
     still = settings(rounds=1, optimizer=partial(SGD, lr=1e-30))
-    (row,) = FedAvg(fabric(), net, data, still, 1, seed=0).fit(None, lambda _: None).history
+    (row,) = fit(data, still, net=net).history
     own = data.clients[0].train
     expected = F.cross_entropy(net(data.normalize(data.images[own]).double()), data.labels[own])
     assert row.train_loss == pytest.approx(float(expected.detach()), rel=1e-6)
@@ -131,7 +161,7 @@ def test_resumed_equals_uninterrupted(augment: Augment | None, tmp_path: Path) -
     data, chosen = toy_data(), settings(participation=0.6)
     data.augment = augment
     through = fit(data, chosen, norm=True)
-    first = FedAvg(fabric(), toy_net(True), data, settings(rounds=2, participation=0.6), 1, 0).fit(None, lambda _: None)
+    first = fit(data, settings(rounds=2, participation=0.6), norm=True)
     first.save(tmp_path / "checkpoint.pt", "f")
     restored, fingerprint = Checkpoint.load(tmp_path / "checkpoint.pt")
     assert fingerprint == "f"
@@ -165,13 +195,13 @@ def test_a_damaged_checkpoint_is_never_taken_for_another(tmp_path: Path) -> None
 def task(root: Path, devices: int, **changes: object) -> GlobalTask:
     chosen = Devices("cpu", devices=devices)
     made = settings(rounds=3, participation=0.8, **changes)
-    return GlobalTask(Run(root), [0, 1], ToyData(), partial(ToyNet, norm=True), made, chosen, 2, "f", recipe=(task, ()))
+    return GlobalTask(Run(root), [0, 1], ToyData(), partial(ToyNet, norm=True), made, chosen, 2, "f")
 
 
 def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) -> None:
     """1, 2, 3, and more ranks than stacks in a cohort, bit for bit, histories included."""
     for devices in (1, 2, 3, 6):
-        assert federate(task(tmp_path / str(devices), devices)) == []
+        assert train_global_models(task(tmp_path / str(devices), devices)) == []
     runs = {devices: Run(tmp_path / str(devices)) for devices in (1, 2, 3, 6)}
     for seed in (0, 1):
         reference, _ = load_model(runs[1].global_model(seed))
@@ -185,13 +215,13 @@ def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) ->
 def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federate(task(tmp_path, 1))
+    train_global_models(task(tmp_path, 1))
     path = Run(tmp_path).global_model(0)
     whole, stamp = path.read_bytes(), path.stat().st_mtime_ns
-    federate(task(tmp_path, 1))
+    train_global_models(task(tmp_path, 1))
     assert path.stat().st_mtime_ns == stamp
     path.write_bytes(whole[:-10] + b"0123456789")
-    federate(task(tmp_path, 1))
+    train_global_models(task(tmp_path, 1))
     assert path.read_bytes() == whole
     assert "is damaged" in caplog.text
 
@@ -202,7 +232,7 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_settings(tmp_path: P
     other = {name: torch.zeros_like(t) for name, t in toy_net(True, torch.float32).state_dict().items()}
     Checkpoint(2, other, []).save(path, "another fingerprint")
     for name in ("a", "b"):
-        federate(task(tmp_path / name, 1))
+        train_global_models(task(tmp_path / name, 1))
     assert Run(tmp_path / "a").global_model(0).read_bytes() == Run(tmp_path / "b").global_model(0).read_bytes()
 
 
@@ -210,9 +240,24 @@ def test_a_finished_model_from_elsewhere_takes_the_place_of_training(tmp_path: P
     with torch.no_grad():
         net = toy_net(norm=True, dtype=torch.float32, seed=5)
     torch.save(net.state_dict(), tmp_path / "theirs.pt")
-    assert federate(task(tmp_path, 1, init=str(tmp_path / "theirs.pt"))) == []
+    assert train_global_models(task(tmp_path, 1, init=str(tmp_path / "theirs.pt"))) == []
     assert same_bits(load_model(Run(tmp_path).global_model(1))[0], dict(net.state_dict()))
 
 
 def _without_seconds(path: Path) -> list[str]:
     return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+
+
+class LastOf(WeightedMean):
+    """Takes the client with the most samples instead of a mean."""
+
+    def contribution(self, update: ClientUpdate) -> torch.Tensor:
+        contribution = super().contribution(update)
+        return contribution if update.num_examples == 40 else torch.zeros_like(contribution)
+
+
+def test_the_aggregator_is_chosen_by_the_settings() -> None:
+    data = toy_data(counts=(20, 40, 24))
+    alone = fit(data, settings(aggregator=LastOf, rounds=1))
+    (update,) = LocalTrainer(fabric(), toy_net(), data, settings(), 0).train([1], toy_net().state_dict(), 1)
+    assert largest_difference(alone.state, update.state) < 1e-12

@@ -12,10 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lpft.clients.features import GlobalFeatures
 from lpft.data.augment import Augment
+from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import Method
+from lpft.personalization.cost import train_passes
 from lpft.personalization.module import Personalizer
-from lpft.personalization.personalize import quietly
 from lpft.personalization.settings import Personalization
+from lpft.personalization.trainer import quietly
 from lpft.types import State
 from tests.toy import largest_difference, same_bits, toy_features
 
@@ -28,11 +30,21 @@ def settings(**changes: Any) -> Personalization:
     return Personalization(**{"epochs": 6, "batch_size": 16, "optimizer": SGD, **changes})
 
 
+def personalizer(
+    features: GlobalFeatures, clients: list[int], method: Method, chosen: Personalization, seed: int = 0
+) -> Personalizer:
+    return Personalizer(Evaluator(features), clients, method, chosen, seed)
+
+
 def fit(module: Personalizer, resume: Path | None = None, callbacks: list[Any] | None = None) -> Personalizer:
+    if not module.schedule.num_epochs:
+        module.hooks.start()
+        module.hooks.finish()
+        return module
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=module.num_epochs,
+        max_epochs=module.schedule.num_epochs,
         logger=False,
         enable_checkpointing=bool(callbacks),
         enable_progress_bar=False,
@@ -48,12 +60,12 @@ def fit(module: Personalizer, resume: Path | None = None, callbacks: list[Any] |
 def personalize(
     features: GlobalFeatures, clients: list[int], method: Method, chosen: Personalization | None = None
 ) -> list[State]:
-    return fit(Personalizer(features, clients, method, chosen or settings(), seed=0)).stack.states()
+    return fit(personalizer(features, clients, method, chosen or settings())).stack.states()
 
 
 def passes(method: Method, norm: bool = False, epochs: int = 6, **data: Any) -> list[float]:
     """The cost of clients 1 and 2, which have 33 and 40 training samples in three batches of 16."""
-    return Personalizer(toy_features(norm, **data), [1, 2], method, settings(epochs=epochs), seed=0).train_passes
+    return train_passes(personalizer(toy_features(norm, **data), [1, 2], method, settings(epochs=epochs)))
 
 
 def assert_stacked_equals_one_by_one(method: Method, norm: bool, tolerance: float = 1e-12, **changes: Any) -> None:
@@ -79,7 +91,7 @@ def assert_resumed_equals_uninterrupted(
     features.data.augment = augment
 
     def module() -> Personalizer:
-        return Personalizer(features, [1, 2], method, chosen, seed=0)
+        return personalizer(features, [1, 2], method, chosen)
 
     through = fit(module(), callbacks=[ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)])
     for stop in stops:

@@ -9,13 +9,13 @@ import torch
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.early import EarlyStoppedFT
 from lpft.methods.ft import FT
-from lpft.personalization.module import Personalizer
 from tests.methods.fitting import (
     assert_resumed_equals_uninterrupted,
     assert_same_bits,
     assert_stacked_equals_one_by_one,
     fit,
     passes,
+    personalizer,
     settings,
 )
 from tests.toy import same_bits, toy_features
@@ -28,11 +28,11 @@ def test_it_keeps_the_earliest_of_the_best_epochs(lr: float, num_val: int) -> No
     chosen = settings(optimizer=partial(torch.optim.SGD, lr=lr, momentum=0.9))
     evaluator, scores, states = Evaluator(features), [], []
     for epochs in range(7):
-        module = Personalizer(features, [1, 2], FT(epochs=epochs or None), chosen, seed=0)
+        module = personalizer(features, [1, 2], FT(epochs=epochs or None), chosen)
         module = fit(module) if epochs else module
         scores.append(evaluator.val(module.stack, [1, 2]))
         states.append(module.stack.states())
-    kept = fit(Personalizer(features, [1, 2], EarlyStoppedFT(), chosen, seed=0)).stack.states()
+    kept = fit(personalizer(features, [1, 2], EarlyStoppedFT(), chosen)).stack.states()
     table = torch.stack(scores)
     for k in range(2):
         best = int((table[:, k] == table[:, k].max()).nonzero()[0])
@@ -41,7 +41,7 @@ def test_it_keeps_the_earliest_of_the_best_epochs(lr: float, num_val: int) -> No
 
 def test_without_validation_data_it_is_ft_bit_for_bit() -> None:
     features = toy_features(norm=True, dtype=torch.float32, num_val=0)
-    early, plain = (fit(Personalizer(features, [1, 2], m, settings(), 0)) for m in (EarlyStoppedFT(), FT()))
+    early, plain = (fit(personalizer(features, [1, 2], m, settings(), 0)) for m in (EarlyStoppedFT(), FT()))
     for a, b in zip(early.stack.states(), plain.stack.states(), strict=True):
         assert same_bits(a, b)
 
@@ -49,7 +49,7 @@ def test_without_validation_data_it_is_ft_bit_for_bit() -> None:
 def test_a_client_that_diverges_keeps_what_it_was_before() -> None:
     features = toy_features(dtype=torch.float32)
     chosen = settings(optimizer=partial(torch.optim.SGD, lr=1e30))
-    module = fit(Personalizer(features, [1, 2], EarlyStoppedFT(), chosen, seed=0))
+    module = fit(personalizer(features, [1, 2], EarlyStoppedFT(), chosen))
     assert module.stack.finite().all()
     for state in module.stack.states():
         assert same_bits(state, dict(features.net.state_dict()))

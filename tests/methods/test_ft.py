@@ -11,8 +11,14 @@ from lpft.methods.lss import LSSFT
 from lpft.methods.prox import ProximalFT
 from lpft.methods.soup import SoupFT
 from lpft.methods.sparse import SparseFT
-from lpft.personalization.module import Personalizer
-from tests.methods.fitting import assert_same_bits, assert_stacked_equals_one_by_one, fit, personalize, settings
+from tests.methods.fitting import (
+    assert_same_bits,
+    assert_stacked_equals_one_by_one,
+    fit,
+    personalize,
+    personalizer,
+    settings,
+)
 from tests.toy import toy_features
 
 
@@ -35,7 +41,7 @@ def test_below_the_flood_level_a_step_ascends() -> None:
 def test_recorded_losses_stay_near_the_flood_level() -> None:
     """What is recorded is the cross-entropy itself; plain fine-tuning goes far below."""
     features, chosen = toy_features(), settings(epochs=30)
-    plain, flooded = (fit(Personalizer(features, [1], FT(flood=b), chosen, seed=0)) for b in (None, 0.5))
+    plain, flooded = (fit(personalizer(features, [1], FT(flood=b), chosen)) for b in (None, 0.5))
     assert plain.records[-1].train_loss[0] < 0.3
     assert 0.4 < flooded.records[-1].train_loss[0] < 0.6
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lpft.evaluation.matrix import Evaluator
 from lpft.methods import heads
 from lpft.methods.base import HeadData, Phase
 from lpft.methods.ft import FT
 from lpft.methods.heads import least_squares_head, logistic_head
 from lpft.methods.lpft import LPFT
-from lpft.personalization.module import Personalizer
 from tests.methods.fitting import (
     LP_LR,
     assert_same_bits,
@@ -19,6 +19,7 @@ from tests.methods.fitting import (
     fit,
     passes,
     personalize,
+    personalizer,
     settings,
 )
 from tests.toy import largest_difference, same_bits, toy_features
@@ -50,8 +51,8 @@ def test_stacked_equals_one_by_one(variant: dict[str, Any], norm: bool) -> None:
 @pytest.mark.parametrize("variant", VARIANTS[:4], ids=str)
 def test_only_the_head_differs_where_only_the_head_is_trained(variant: dict[str, Any]) -> None:
     features = toy_features(norm=True, dtype=torch.float32)
-    module = fit(Personalizer(features, [1, 2], LPFT(lp_epochs=None, **variant), STILL, seed=0))
-    assert module.body_is_global
+    module = fit(personalizer(features, [1, 2], LPFT(lp_epochs=None, **variant), STILL))
+    assert Evaluator(features).shares_body(module.stack)
     start = dict(features.net.state_dict())
     for state in module.stack.states():
         body = {name for name in state if name.startswith("body.")}
@@ -78,7 +79,7 @@ def test_heads_are_solved_for_on_theta_gs_features(method: LPFT, solve: Any) -> 
 def test_every_client_and_seed_has_a_random_head_of_its_own() -> None:
     def drawn(clients: list[int], seed: int) -> list[torch.Tensor]:
         method = LPFT(lp_epochs=None, lp_lr=1e-30, head_init="random")
-        states = fit(Personalizer(toy_features(), clients, method, STILL, seed)).stack.states()
+        states = fit(personalizer(toy_features(), clients, method, STILL, seed)).stack.states()
         return [state["head.weight"] for state in states]
 
     one, two = drawn([1, 2], seed=0)
@@ -95,11 +96,10 @@ def test_a_solved_head_is_what_fine_tuning_starts_from() -> None:
     assert largest_difference(tuned, dict(features.net.state_dict())) > 1e-3
 
 
-def test_the_epochs_of_a_solved_head_change_nothing() -> None:
-    features = toy_features(norm=True, dtype=torch.float32)
-    method = LPFT(lp_epochs=None, lp_solver="logreg")
-    (short,), (long,) = (personalize(features, [1], method, settings(epochs=epochs)) for epochs in (1, 4))
-    assert same_bits(short, long)
+def test_a_solved_head_has_no_epochs() -> None:
+    assert LPFT(lp_epochs=5, lp_solver="logreg").phases(15) == [Phase(10)]
+    assert LPFT(lp_epochs=0, lp_solver="logreg").phases(15) == [Phase(15)]
+    assert LPFT(lp_epochs=None, lp_solver="logreg").phases(15) == []
 
 
 def test_evaluation_mode_holds_in_the_second_phase() -> None:
@@ -113,7 +113,7 @@ def test_evaluation_mode_holds_in_the_second_phase() -> None:
 def test_flooding_holds_in_both_phases() -> None:
     """The level is above all losses: training ascends all along, where without it it descends."""
     plain, flooded = (
-        [record.train_loss[0] for record in fit(Personalizer(toy_features(), [1], method, settings(), seed=0)).records]
+        [record.train_loss[0] for record in fit(personalizer(toy_features(), [1], method, settings())).records]
         for method in (LPFT(lp_epochs=3, lp_lr=LP_LR), LPFT(lp_epochs=3, lp_lr=LP_LR, flood=50.0))
     )
     assert plain[0] > plain[2] > plain[5]

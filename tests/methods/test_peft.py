@@ -1,27 +1,25 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from lpft.clients.features import GlobalFeatures
-from lpft.clients.stack import ClientStack
-from lpft.methods.base import Phase
-from lpft.methods.ft import FT
-from lpft.methods.lpft import LPFT
+from lpft.methods.base import Phase, check_phases
 from lpft.methods.peft import PEFT
-from lpft.personalization.module import Personalizer
 from lpft.types import DataSpec
-from tests.methods.fitting import LP_LR, fit, personalize, settings
-from tests.models.test_vit import ADDED, vit
-from tests.toy import largest_difference, same_bits, toy_data, toy_features
+from tests.methods.fitting import LP_LR, fit, personalize, personalizer, settings
+from tests.models.test_vit import SPEC, vit
+from tests.toy import largest_difference, same_bits, toy_data, toy_net
 
 QUICK = settings(epochs=2, optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2))
+SMALL: dict[str, Any] = {"rank": 2, "bottleneck": 5}
 
 
-def transformer(dtype: torch.dtype = torch.float64, **added: int) -> GlobalFeatures:
-    net = vit(DataSpec(1, 8, 3), layers=1, **(added or ADDED))
+def transformer(dtype: torch.dtype = torch.float64) -> GlobalFeatures:
+    net = vit(DataSpec(1, 8, 3), layers=1)
     return GlobalFeatures(net.to(dtype), toy_data(), torch.device("cpu"))
 
 
@@ -32,57 +30,55 @@ def test_phases() -> None:
 
 @pytest.mark.parametrize("modules", ["adapter", "lora"])
 @pytest.mark.parametrize("clients", [[1], [1, 2]])
-def test_all_but_the_added_modules_and_the_head_keep_their_bits(modules: str, clients: list[int]) -> None:
+def test_all_but_the_added_modules_and_the_head_keep_their_bits(modules: Any, clients: list[int]) -> None:
     """With momentum and weight decay; a phase of linear probing leaves even the added ones."""
     features = transformer(torch.float32)
-    start = dict(features.net.state_dict())
-    for state in personalize(features, clients, PEFT(modules), QUICK):  # type: ignore[arg-type]
+    module = personalizer(features, clients, PEFT(modules, **SMALL), QUICK)
+    start = dict(module.hooks.start_net.state_dict())
+    assert same_bits(dict(features.net.state_dict()), {name: start[name] for name in features.net.state_dict()})
+    for state in fit(module).stack.states():
         trained = {name for name in start if f".{modules}." in name or name.startswith("head.")}
         for name in start:
             assert torch.equal(state[name], start[name]) == (name not in trained), name
-    for state in personalize(features, clients, PEFT(modules, lp_epochs=None), QUICK):  # type: ignore[arg-type]
+    for state in personalize(features, clients, PEFT(modules, lp_epochs=None, **SMALL), QUICK):
         assert {name for name in start if not torch.equal(state[name], start[name])} == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("clients", [[1], [1, 2]])
-def test_full_fine_tuning_leaves_the_added_modules(clients: list[int]) -> None:
-    features = transformer(torch.float32)
-    start = dict(features.net.state_dict())
-    for state in personalize(features, clients, FT(), QUICK):
-        for name in start:
-            added = ".lora." in name or ".adapter." in name
-            assert torch.equal(state[name], start[name]) == added or name.endswith(".k.bias"), name
+def test_what_is_saved(clients: list[int]) -> None:
+    """LoRA: the plain network, its updates merged, which makes no difference to the logits. Adapters: with them."""
+    features, x = transformer(), torch.randn(len(clients), 4, 1, 8, 8, dtype=torch.float64)
+    names = features.net.state_dict().keys()
+    module = fit(personalizer(features, clients, PEFT("lora", **SMALL), QUICK))
+    stack, start = module.hooks.merged()
+    assert start is features.net
+    assert all(state.keys() == names for state in stack.states())
+    torch.testing.assert_close(stack.eval()(x), module.stack.eval()(x))
+    assert largest_difference(stack.states()[0], dict(features.net.state_dict())) > 1e-4
+    module = fit(personalizer(features, clients, PEFT("adapter", **SMALL), QUICK))
+    assert module.hooks.merged() == (module.stack, module.hooks.start_net)
 
 
-def test_modules_that_are_not_trained_change_no_bit() -> None:
-    """FT and LP-FT of the network that carries them are those of the plain one."""
-    plain = GlobalFeatures(vit(DataSpec(1, 8, 3), layers=1), toy_data(), torch.device("cpu"))
-    carrying = transformer(torch.float32)
-    carrying.net.load_state_dict(plain.net.state_dict(), strict=False)
-    for method in (FT(), LPFT(lp_epochs=1)):
-        (a,), (b,) = (personalize(features, [1], method, QUICK) for features in (plain, carrying))
-        assert same_bits(a, {name: b[name] for name in a})
+def test_seeds_differ_in_the_modules_and_clients_do_not() -> None:
+    def down(clients: list[int], seed: int) -> torch.Tensor:
+        params = personalizer(transformer(), clients, PEFT("lora", **SMALL), QUICK, seed).stack.params()
+        return next(p for name, p in params.items() if name.endswith("lora.down"))
+
+    assert torch.equal(down([1, 2], seed=0)[0], down([1, 2], seed=0)[1])
+    assert torch.equal(down([1, 2], seed=0)[0], down([3], seed=0)[0])
+    assert not torch.equal(down([1], seed=0), down([1], seed=1))
 
 
 @pytest.mark.parametrize("modules", ["adapter", "lora"])
 @pytest.mark.parametrize("lp_epochs", [0, 1])
-def test_stacked_equals_one_by_one(modules: str, lp_epochs: int) -> None:
-    features, method = transformer(), PEFT(modules, lp_epochs=lp_epochs, lp_lr=LP_LR)  # type: ignore[arg-type]
+def test_stacked_equals_one_by_one(modules: Any, lp_epochs: int) -> None:
+    features, method = transformer(), PEFT(modules, lp_epochs=lp_epochs, lp_lr=LP_LR, **SMALL)
     stacked = personalize(features, [1, 2], method, QUICK)
     for k, client in enumerate([1, 2]):
         assert largest_difference(stacked[k], personalize(features, [client], method, QUICK)[0]) < 1e-12
 
 
-def test_a_network_without_them_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no parameters named \*\.lora\.\*.*HINT"):
-        fit(Personalizer(toy_features(), [1], PEFT("lora"), QUICK, seed=0))
-
-
-def test_what_a_network_does_not_train_stays_so_in_a_stack() -> None:
-    """So that federated training leaves it, too."""
-    net = transformer().net
-    for num_clients in (1, 2):
-        stack = ClientStack(net, num_clients)
-        stack.freeze_body(False)
-        trained = sum(p.requires_grad for p in stack.parameters())
-        assert trained == sum(p.requires_grad for p in net.parameters()) < len(list(net.parameters()))
+def test_a_method_that_does_not_fit_the_network_is_refused() -> None:
+    check_phases("peft", PEFT("lora"), toy_net(), 15, SPEC)
+    with pytest.raises(ValueError, match=r"Method `peft`: ToyNet has no linear layers.*\*\.query.*body\.6.*HINT"):
+        check_phases("peft", PEFT("lora", targets=["*.query"]), toy_net(), 15, SPEC)

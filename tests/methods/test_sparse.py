@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lpft.methods.ft import FT
 from lpft.methods.sparse import SparseFT, top_entries
-from lpft.personalization.module import Personalizer
 from lpft.types import State
 from tests.methods.fitting import (
     ADAM,
@@ -18,6 +17,7 @@ from tests.methods.fitting import (
     fit,
     passes,
     personalize,
+    personalizer,
     settings,
 )
 from tests.toy import toy_features
@@ -66,8 +66,8 @@ def test_the_share_is_that_of_all_layers_together() -> None:
 def test_masked_entries_keep_the_global_models_bits(optimizer, clients) -> None:  # type: ignore[no-untyped-def]
     """SGD has momentum and weight decay, and both move entries whose gradient is masked."""
     features = toy_features(norm=True, dtype=torch.float32)
-    module = fit(Personalizer(features, clients, SparseFT(sparsity=0.8), settings(optimizer=optimizer), seed=0))
-    start, masks = dict(features.net.named_parameters()), module.memory
+    module = fit(personalizer(features, clients, SparseFT(sparsity=0.8), settings(optimizer=optimizer)))
+    start, masks = dict(features.net.named_parameters()), module.hooks.memory
     assert set(masks) == set(start) - {"head.bias"}
     total = sum(p.numel() for name, p in start.items() if name != "head.bias")
     for k, state in enumerate(module.stack.states()):

@@ -20,7 +20,7 @@ from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
 from lpft.methods.soup import SoupFT
 from lpft.methods.sparse import SparseFT
-from lpft.personalization.module import Personalizer
+from lpft.personalization.cost import train_passes
 from lpft.personalization.settings import Personalization
 from lpft.types import State
 from tests.methods.fitting import (
@@ -31,6 +31,7 @@ from tests.methods.fitting import (
     fit,
     passes,
     personalize,
+    personalizer,
     settings,
 )
 from tests.toy import largest_difference, same_bits, toy_features
@@ -136,9 +137,9 @@ def test_only_training_is_augmented() -> None:
     features = toy_features(norm=True)
     features.data.augment = Unused()
     for method in (SoupFT(greedy=True), LPFT(lp_epochs=2, head_init="lstsq"), EarlyStoppedFT(), SparseFT()):
-        before, module = features.data.augment.num_images, Personalizer(features, [1, 2], method, settings(), seed=0)
+        before, module = features.data.augment.num_images, personalizer(features, [1, 2], method, settings())
         fit(module)
-        assert features.data.augment.num_images - before == module.num_epochs * 3 * 16 * 2
+        assert features.data.augment.num_images - before == module.schedule.num_epochs * 3 * 16 * 2
     before = features.data.augment.num_images
     Evaluator(features).test(module.stack)
     assert features.data.augment.num_images == before
@@ -148,8 +149,8 @@ def test_only_training_is_augmented() -> None:
 def test_probing_leaves_the_body_bit_for_bit(clients: list[int]) -> None:
     features = toy_features(norm=True)
     before = {name: t.clone() for name, t in features.net.state_dict().items()}
-    module = fit(Personalizer(features, clients, LPFT(lp_epochs=None), settings(), seed=0))
-    assert module.body_is_global
+    module = fit(personalizer(features, clients, LPFT(lp_epochs=None), settings()))
+    assert Evaluator(features).shares_body(module.stack)
     for state in module.stack.states():
         assert same_bits(_body(state), _body(before))
         assert not torch.equal(state["head.weight"], before["head.weight"])
@@ -195,7 +196,7 @@ def test_augmented_training_resumes_as_if_uninterrupted(tmp_path: Path) -> None:
 
 
 def test_the_records_say_what_each_epoch_was_trained_with() -> None:
-    module = fit(Personalizer(toy_features(), [1], LPFT(lp_epochs=2, lp_lr=LP_LR), settings(epochs=4), seed=0))
+    module = fit(personalizer(toy_features(), [1], LPFT(lp_epochs=2, lp_lr=LP_LR), settings(epochs=4)))
     rows = [(record.epoch, record.phase, record.lr_head, record.lr_body) for record in module.records]
     assert rows == [(1, "LP", LP_LR, 0.0), (2, "LP", LP_LR, 0.0), (3, "FT", 0.05, 0.05), (4, "FT", 0.05, 0.05)]
 
@@ -204,7 +205,7 @@ def test_the_records_say_what_each_epoch_was_trained_with() -> None:
 def test_recorded_losses_count_every_sample_once(clients: list[int]) -> None:
     """33 and 40 samples make three batches of 16, the last one filled up. A head that stands still has one loss."""
     features = toy_features()
-    module = fit(Personalizer(features, clients, LPFT(lp_epochs=None, lp_lr=1e-30), settings(epochs=3), seed=0))
+    module = fit(personalizer(features, clients, LPFT(lp_epochs=None, lp_lr=1e-30), settings(epochs=3)))
     for k, client in enumerate(clients):
         labels = features.data.labels[features.data.clients[client].train]
         logits = features.net.head(features.train(client)).detach()
@@ -240,7 +241,7 @@ def test_heads_cost_a_forward_pass_an_epoch_on_augmented_images() -> None:
     def cost(method: Method) -> list[float]:
         features = toy_features()
         features.data.augment = FlipCrop()
-        return Personalizer(features, [1, 2], method, settings(), seed=0).train_passes
+        return train_passes(personalizer(features, [1, 2], method, settings()))
 
     assert cost(FT()) == [6, 6]
     assert cost(LPFT(lp_epochs=None)) == pytest.approx([2, 2])
@@ -305,7 +306,7 @@ def test_gradients_that_a_method_changes_reach_the_optimizer() -> None:
 
     features, chosen = toy_features(), settings(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
     slow = settings(epochs=1, optimizer=partial(torch.optim.SGD, lr=0.05))
-    module = fit(Personalizer(features, [1], Halved(), chosen, seed=0))
+    module = fit(personalizer(features, [1], Halved(), chosen))
     assert largest_difference(module.stack.states()[0], personalize(features, [1], FT(), slow)[0]) < 1e-12
     assert not any(gradient.requires_grad for gradient in module.stack.gradients().values())
 

@@ -18,7 +18,7 @@ from torch import Generator
 from lpft.cli import main
 from lpft.methods.base import HeadData, Phase
 from lpft.methods.ft import FT
-from lpft.personalization.personalize import StackWorker
+from lpft.personalization.worker import StackWorker
 from lpft.runtime import signals
 from lpft.runtime.progress import Steps
 from lpft.storage.run import Run

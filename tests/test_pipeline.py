@@ -17,12 +17,13 @@ import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 
+from lpft.config.study import open_study
 from lpft.evaluation.metrics import matrix_metrics
-from lpft.experiment import ExperimentCLI
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
-from lpft.personalization.personalize import Job, StackWorker
+from lpft.personalization.jobs import Job
+from lpft.personalization.worker import StackWorker
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -58,7 +59,7 @@ def test_a_run_leaves_every_file(finished: Run) -> None:
             assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert not list(finished.root.rglob("*.tmp"))
     config = yaml.safe_load(finished.config.read_text())
-    assert config["lpft"]["clients"] == [f"c{i}" for i in range(5)]
+    assert config["provenance"]["clients"] == [f"c{i}" for i in range(5)]
     assert config["personalization"]["clients_per_stack"] == 2
 
 
@@ -111,7 +112,7 @@ def test_a_diagnosis_that_fails_costs_no_result(out: Path, monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise RuntimeError("a network like no other")
 
-    monkeypatch.setattr("lpft.personalization.personalize.distortion_by_depth", fail)
+    monkeypatch.setattr("lpft.personalization.results.distortion_by_depth", fail)
     run = toy("run", out, "--seeds", "[0]", "--only", "none,ft", "--trainer.devices", 1)
     cell = read_cell(run.cell(0, "ft", "c3"))
     assert cell.status == "ok"
@@ -274,7 +275,7 @@ def test_a_failing_method_does_not_stop_the_others(
     error = capsys.readouterr().err
     assert "failed: seed 0, broken, clients c1, c2: RuntimeError" in error
     assert "this method is broken" in error
-    assert "Start the same command again" in error
+    assert "Run the same command again" in error
     assert "this method is broken" in next(run.root.glob("logs/failed_seed_0_broken_*.txt")).read_text()
     assert run.methods(0) == ["ft", "lpft", "none"]
     assert {row["method"] for row in table(run.root / "results.csv")} == {"ft", "lpft", "none"}
@@ -390,7 +391,8 @@ def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out
     def network_settings(path: Path) -> Any:
         words = ["--network", "lpft.models.torchvision.TorchvisionNet", "--network.name", "shufflenet_v2_x0_5"]
         words += ["--network.weights", str(path)]
-        return ExperimentCLI("federate", ["-c", TOY, "--out", str(out), *words]).experiment.global_settings["network"]
+        (experiment,) = open_study("plan", ["-c", TOY, "--out", str(out), *words]).experiments
+        return experiment.global_settings["network"]
 
     weights = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
     for folder in ("a", "b"):
@@ -409,7 +411,7 @@ def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
     one = toy("run", out.parent / "one", *words)
     two = toy("run", out.parent / "two", *words, "--trainer.devices", 2)
     assert outcome(one) == outcome(two)
-    arrays = {yaml.safe_load(run.config.read_text())["lpft"]["content_hash"] for run in (finished, one)}
+    arrays = {yaml.safe_load(run.config.read_text())["provenance"]["content_hash"] for run in (finished, one)}
     assert len(arrays) == 1
     assert not same_bits(load_file(finished.global_model(0)), load_file(one.global_model(0)))
     assert matrix(finished, 0, "lpft")[1].tolist() != matrix(one, 0, "lpft")[1].tolist()
@@ -418,7 +420,7 @@ def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
 
 
 def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None:
-    experiment = ExperimentCLI("run", ["-c", TOY, "--out", str(out), "--seeds", "[3]"]).experiment
+    (experiment,) = open_study("run", ["-c", TOY, "--out", str(out), "--seeds", "[3]"]).experiments
     for task in (experiment.global_task(), experiment.personal_task()):
         copy = pickle.loads(pickle.dumps(task))
         assert copy.seeds == [3]

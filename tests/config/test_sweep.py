@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lpft.variants import alternatives, combinations, expand_methods, labels, points, put, trials
+from lpft.config.sweep import alternatives, combinations, expand_methods, labels, points, put, trials
 
 FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 

@@ -10,7 +10,7 @@ import yaml
 
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
-from lpft.personalization.personalize import Job, PersonalTask
+from lpft.personalization.jobs import Job, PersonalTask
 from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
 
@@ -27,7 +27,7 @@ def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
     rows = {row.pop("method"): row for row in table(run.root / "results.csv")}
     assert list(rows) == ["none", "ft", "lpft+lp_epochs=0", "lpft+lp_epochs=4"]
     assert rows["lpft+lp_epochs=0"] == rows["ft"]
-    assert yaml.safe_load(run.config.read_text())["lpft"]["variants"]["lpft+lp_epochs=4"]["method"] == "lpft"
+    assert yaml.safe_load(run.config.read_text())["provenance"]["variants"]["lpft+lp_epochs=4"]["method"] == "lpft"
     lpft("run", "-c", run.config)
 
 
@@ -81,11 +81,11 @@ def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch
     toy("tune", out, "-c", config)
     done: list[list[tuple[Path, Job]]] = []
 
-    def personalize(task: PersonalTask, shard: tuple[int, int]) -> list[str]:
-        done[-1] += [(task.run.root, job) for job in task.jobs()[shard[0] :: shard[1]]]
+    def personalize(task: PersonalTask, shard: tuple[int, int], on_stack: object = None) -> list[str]:
+        done[-1] += [(task.run.root, job) for job in task.jobs(shard)]
         return []
 
-    monkeypatch.setattr("lpft.personalization.personalize.personalize", personalize)
+    monkeypatch.setattr("lpft.pipeline.personalize_clients", personalize)
     for shard in range(5):
         done.append([])
         toy("personalize", out, "-c", config, "--shard", f"{shard}/5")
@@ -135,7 +135,7 @@ def test_every_seed_has_the_winners_of_the_tuning_seeds(out: Path, tmp_path: Pat
     assert before.splitlines()[0].endswith(",chosen,diverged")
     toy("run", out, "-c", config, "--seeds", "[0]", "--only", "ft")
     assert (out / "tuning.csv").read_text() == before
-    assert set(yaml.safe_load(run.config.read_text())["lpft"]["tuned"]) == {"ft_tuned", "lpft_tuned"}
+    assert set(yaml.safe_load(run.config.read_text())["provenance"]["tuned"]) == {"ft_tuned", "lpft_tuned"}
     lpft("status", out)
 
 
@@ -168,10 +168,13 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
     [
         ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
         ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
-        ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is no method"),
+        ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is not a method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),
-        ({"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}}, "have none"),
+        (
+            {"tune": {"trials": 2, "grids": {"ft": {"lr": [1e-3]}}}, "data": {"init_args": {"num_val": 0}}},
+            "no client has any",
+        ),
         ({"sweep": {"methods.nope.lr": [1]}}, "the methods are none, ft, lpft"),
         ({"sweep": {"data.nope": [1]}}, "no `nope`"),
         ({"sweep": {"federation.rounds": [0]}}, "rounds"),

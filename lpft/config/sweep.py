@@ -1,7 +1,7 @@
-"""Variants of an experiment: a sweep over any of its keys, and the trials of tuning. Pure functions of plain settings.
+"""From configurations to configurations: the runs of a sweep, the trials of tuning, the tuned methods.
 
-A swept key of a method makes more rows of the same table (``methods.ft.lr``); any other swept key makes another global
-model, hence another run in a folder of its own (``data.init_args.shift``).
+Pure functions of plain settings. A swept key of a method makes more rows of the same table (``methods.ft.lr``); any
+other swept key makes another run, in a folder of its own (``data.source.shift``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,88 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpft.personalization.tuning import trial_name, tuned_name
 from lpft.runtime.seeding import stable_seed
 
 Settings = dict[str, Any]
+
+
+def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
+    """Turn the configuration of a sweep into those of its runs.
+
+    Args:
+        config: a resolved configuration; without `sweep` it is that of a single run.
+
+    Returns:
+        The configuration with swept methods replaced by their variants; and the one of every run by the name of its
+        folder, or a single one named "" if no other key is swept.
+
+    Raises:
+        ValueError: if a swept key does not exist, or names would collide.
+    """
+    sweep = config["sweep"] or {}
+    methods, variants = expand_methods(config["methods"], sweep)
+    record = config["provenance"]
+    root = {
+        **config,
+        "methods": methods,
+        "sweep": {key: values for key, values in sweep.items() if not key.startswith("methods.")} or None,
+        "provenance": {**record, "variants": {**record["variants"], **variants}},
+    }
+    runs = {"": {**root, "sweep": None}}
+    if combinations := points(sweep):
+        runs = {name: _at_point(root, values) for name, values in combinations.items()}
+    return root, runs
+
+
+def _at_point(root: Settings, values: Mapping[str, Any]) -> Settings:
+    config = {**root, "sweep": None, "provenance": {**root["provenance"], "point": dict(values)}}
+    for key, value in values.items():
+        config = put(config, key, value)
+    return config
+
+
+def tuning_config(config: Mapping[str, Any], trials_of: Mapping[str, Sequence[Settings]]) -> Settings:
+    """Return the configuration of a run whose methods are the trials.
+
+    Trials are only for choosing: they write no models, and are tested at the end only.
+
+    Args:
+        config: the experiment's.
+        trials_of: what each trial changes, by method.
+    """
+    methods = {
+        trial_name(name, number): put_all(config["methods"][name], changes)
+        for name, trials_of_method in trials_of.items()
+        for number, changes in enumerate(trials_of_method)
+    }
+    personalization = {**config["personalization"], "save_models": False, "eval_every": 0}
+    return {
+        **config,
+        "methods": methods,
+        "seeds": config["tune"]["seeds"],
+        "tune": {**config["tune"], "grids": {}},
+        "personalization": personalization,
+    }
+
+
+def tuned_config(config: Mapping[str, Any], chosen: Mapping[str, Settings]) -> Settings:
+    """Return the configuration with tuned methods beside the untuned ones; `chosen` has their changes, by method."""
+    tuned = {tuned_name(name): put_all(config["methods"][name], changes) for name, changes in chosen.items()}
+    return {**config, "methods": {**config["methods"], **tuned}}
+
+
+def untuned_values(config: Mapping[str, Any], method: str) -> Settings:
+    """Return a method's own values of the settings in its grid."""
+    return {key: get(config["methods"][method], key) for key in config["tune"]["grids"][method]}
+
+
+def put_all(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+    """Return settings with several values changed, as `put` does."""
+    changed = copy.deepcopy(dict(settings))
+    for key, value in changes.items():
+        changed = put(changed, key, value)
+    return changed
 
 
 def put(settings: Mapping[str, Any], key: str, value: object) -> Settings:

@@ -1,0 +1,107 @@
+"""The parameters and buffers of K clients' networks, with a leading client dimension."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from lpft.models.base import BodyHeadNet
+from lpft.types import State
+
+
+class StackedTensors(nn.Module):
+    """What the networks of K clients hold: parameters, buffers and gradients, each ``(K, ...)``.
+
+    With K > 1 the parameters are stacked; with K = 1 they are those of a real network. `ClientStack` runs them.
+
+    Args:
+        net: the network every client starts from; it is copied.
+        num_clients: K.
+    """
+
+    def __init__(self, net: BodyHeadNet, num_clients: int) -> None:
+        super().__init__()
+        self.num_clients = num_clients
+        self._param_names = [name for name, _ in net.named_parameters()]
+        self._buffer_names = [name for name, _ in net.named_buffers()]
+        self._frozen_by_net = {name for name, p in net.named_parameters() if not p.requires_grad}
+        if num_clients == 1:
+            self.net = copy.deepcopy(net)
+            return
+        # The skeleton lends its forward pass; in a tuple, so that it is not a submodule. It holds no values.
+        self._skeleton = (copy.deepcopy(net).to("meta"),)
+        self.stacked = nn.ParameterDict(
+            {_key(name): nn.Parameter(_repeat(p, num_clients), p.requires_grad) for name, p in net.named_parameters()}
+        )
+        for name, buffer in net.named_buffers():
+            self.register_buffer(_key(name), _repeat(buffer, num_clients))
+
+    def params(self) -> State:
+        """Return the parameters by their name in the network, each ``(K, ...)``; gradients flow through them."""
+        if self.num_clients == 1:
+            return {name: p.unsqueeze(0) for name, p in self.net.named_parameters()}
+        return {name: self.stacked[_key(name)] for name in self._param_names}
+
+    def net_buffers(self) -> State:
+        """Return the buffers (statistics of norm layers, say) by their name in the network, each ``(K, ...)``."""
+        if self.num_clients == 1:
+            return {name: b.unsqueeze(0) for name, b in self.net.named_buffers()}
+        return {name: getattr(self, _key(name)) for name in self._buffer_names}
+
+    def part(self, prefix: str) -> list[nn.Parameter]:
+        """Return the parameters to optimize of one part, ``"body"`` or ``"head"``."""
+        source = self.net.named_parameters() if self.num_clients == 1 else self.params().items()
+        return [p for name, p in source if name.startswith(f"{prefix}.")]  # type: ignore[misc]
+
+    def states(self) -> list[State]:
+        """Return a copy of every client's state, a plain state dict of the network, with persistent buffers only."""
+        tensors = {**self.params(), **self.net_buffers()}
+        names = self.module.state_dict().keys()
+        return [{name: tensors[name][k].detach().clone() for name in names} for k in range(self.num_clients)]
+
+    def load(self, state: State) -> None:
+        """Let every client start from the same state, a plain state dict of the network."""
+        self.write({name: _repeat(tensor, self.num_clients) for name, tensor in state.items()})
+
+    @torch.no_grad()
+    def write(self, tensors: State) -> None:
+        """Overwrite parameters and buffers, given by their name in the network, each ``(K, ...)``."""
+        targets = {**self.params(), **self.net_buffers()}
+        for name, tensor in tensors.items():
+            targets[name].copy_(tensor)
+
+    @property
+    def module(self) -> BodyHeadNet:
+        """The network whose forward pass runs; with K > 1 it holds no values."""
+        return self.net if self.num_clients == 1 else self._skeleton[0]
+
+    def gradients(self) -> State:
+        """Return the gradients that there are by the parameters' name in the network, each ``(K, ...)``, not copied."""
+        if self.num_clients == 1:
+            return {name: p.grad.unsqueeze(0) for name, p in self.net.named_parameters() if p.grad is not None}
+        return {name: p.grad for name in self._param_names if (p := self.stacked[_key(name)]).grad is not None}
+
+    @torch.no_grad()
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale every client's gradient down to an l2 norm of at most `max_norm`, each by its own norm."""
+        gradients = [gradient.view(self.num_clients, -1) for gradient in self.gradients().values()]
+        norms = torch.stack([g.norm(dim=1) for g in gradients]).norm(dim=0)
+        factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.unsqueeze(1))
+
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """Tell, as bool ``(K,)``, which clients have finite parameters and buffers only."""
+        tensors = [t.reshape(self.num_clients, -1) for t in (*self.params().values(), *self.net_buffers().values())]
+        return torch.stack([t.isfinite().all(dim=1) for t in tensors]).all(dim=0)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a ParameterDict allows no dots
+
+
+def _repeat(tensor: Tensor, num_clients: int) -> Tensor:
+    return tensor.detach().expand(num_clients, *tensor.shape).clone(memory_format=torch.contiguous_format)

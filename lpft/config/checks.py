@@ -1,0 +1,126 @@
+"""Checks across the sections of an experiment, before anything is trained."""
+
+from __future__ import annotations
+
+from lpft.clients.stack import check_elementwise
+from lpft.clients.stack_size import clients_per_stack
+from lpft.config.schema import Experiment
+from lpft.config.sweep import alternatives, untuned_values
+from lpft.federated.cohort import cohort_size
+from lpft.methods.base import check_phases
+from lpft.reporting.judging import load_verdicts
+from lpft.storage.config_file import read_config
+from lpft.storage.run import check_client_names, check_method_names
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Check what can be checked without the data.
+
+    Raises:
+        ValueError: if settings do not fit each other or this machine.
+    """
+    if experiment.command not in ("plan", "prepare"):  # they use no device
+        experiment.devices.check()
+    _check_seeds(experiment.seeds, "seeds")
+    _check_seeds(experiment.tune.seeds, "tune.seeds")
+    _check_methods(experiment)
+    _check_only(experiment)
+    _check_grids(experiment)
+    load_verdicts(experiment.config)
+    if experiment.selection.fallback and not experiment.personalization.save_models:
+        raise ValueError("`--fallback` needs the models. HINT: set `--personalization.save_models true`.")
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Check methods and optimizers against data and network.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    check_client_names(client.name for client in experiment.data.clients)
+    if experiment.tune.grids and not any(len(client.val) for client in experiment.data.clients):
+        raise ValueError(
+            "`tune` chooses by validation data, but no client has any."
+            " HINT: give the clients validation samples, or remove `tune`."
+        )
+    for name, method in experiment.methods.items():
+        check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
+    _check_optimizers(experiment)
+
+
+def resolve_stacks(experiment: Experiment) -> None:
+    """Replace ``clients_per_stack: auto`` by a number: that of the run's config.yaml, or one computed from the work."""
+    before = {} if experiment.selection.overwrite else read_config(experiment.run)
+    num_clients = sum(len(client.train) > 0 for client in experiment.data.clients)
+    cohort = cohort_size(num_clients, experiment.federation.participation)
+    for section, size in {"federation": cohort, "personalization": num_clients}.items():
+        settings = experiment.config[section] = dict(experiment.config[section])
+        setting = settings["clients_per_stack"]
+        if setting == "auto":
+            setting = before.get(section, {}).get("clients_per_stack", "auto")
+        settings["clients_per_stack"] = clients_per_stack(
+            setting, experiment.net, experiment.data.spec, settings["batch_size"], size, experiment.devices.kind
+        )
+
+
+def _check_seeds(seeds: list[int], key: str) -> None:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
+
+
+def _check_methods(experiment: Experiment) -> None:
+    if not experiment.all_methods:
+        raise ValueError("`methods` is empty. HINT: name at least one, such as {ft: {class_path: lpft.methods.ft.FT}}.")
+    check_method_names(experiment.all_methods)
+    for name, method in experiment.all_methods.items():
+        try:
+            method.phases(experiment.personalization.epochs)
+        except ValueError as error:
+            raise ValueError(f"Method `{name}`: {error}") from error
+    for pair in experiment.config["compare"]:
+        if len(pair) != 2:
+            raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
+
+
+def _check_only(experiment: Experiment) -> None:
+    only = experiment.selection.only
+    unknown = [name for name in only or [] if name not in experiment.all_methods]
+    if unknown or only == []:
+        raise ValueError(
+            f"`--only {','.join(only or [])}` names no method{' ' * bool(unknown)}{', '.join(map(repr, unknown))}."
+            f" HINT: the methods of this experiment are {', '.join(experiment.all_methods)}."
+        )
+
+
+def _check_grids(experiment: Experiment) -> None:
+    tune = experiment.tune
+    unknown = [name for name in tune.grids if name not in experiment.all_methods]
+    if unknown:
+        raise ValueError(
+            f"`tune.grids.{unknown[0]}` is not a method. HINT: the methods are {', '.join(experiment.all_methods)}."
+        )
+    for name, grid in tune.grids.items():
+        size = len(alternatives(grid, untuned_values(experiment.config, name)))
+        if size < tune.trials - 1:
+            raise ValueError(
+                f"`tune.grids.{name}` has {size} combinations beside the untuned settings, too few for"
+                f" `tune.trials={tune.trials}`: every method has the same number of trials."
+                f" HINT: give it more values, or set `--tune.trials {size + 1}`."
+            )
+
+
+def _check_optimizers(experiment: Experiment) -> None:
+    """Build both optimizers once, so that invalid settings fail before any training."""
+    net = experiment.net
+    groups = [{"name": name, "params": getattr(net, name).parameters()} for name in ("head", "body")]
+    for section, make, params in (
+        ("federation", experiment.federation.optimizer, net.parameters()),
+        ("personalization", experiment.personalization.optimizer, groups),
+    ):
+        try:
+            optimizer = make(params)
+            check_elementwise(optimizer, experiment.config[section]["clients_per_stack"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`{section}.optimizer` cannot be used: {error}") from error
+        if not optimizer.param_groups[0]["lr"] > 0:
+            raise ValueError(f"`{section}.optimizer` has learning rate 0. HINT: give it one above 0.")

@@ -1,0 +1,159 @@
+"""LightningCLI's parser for the sections of an experiment."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import warnings
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lpft.config.files import ConfigError, check_file
+from lpft.data.augment import Augment
+from lpft.data.base import FederatedDataModule
+from lpft.federated.settings import Federation
+from lpft.methods.base import Method
+from lpft.models.base import NetFactory
+from lpft.personalization.settings import Personalization
+from lpft.personalization.tuning import Tuning
+from lpft.runtime.devices import Devices
+from lpft.storage.provenance import Provenance
+
+Config = dict[str, Any]
+"""All settings of an experiment, defaults included, as JSON has them."""
+
+DESCRIPTIONS = {
+    "run": "Federate, personalize by every method, report, for every seed; does only what is missing.",
+    "federate": "Train the global model of each seed.",
+    "tune": "Try each method's grid, and choose by validation data.",
+    "personalize": "Fine-tune every client with every method and fill the accuracy matrix.",
+    "prepare": "Check a dataset and convert it once into the array cache.",
+    "plan": "Count the work of every stage and what of it is missing; for scripts.",
+}
+TRAINER_HINTS = {
+    "gradient_clip_val": "use `personalization.clip_norm`, which clips the gradient of every client by its own norm",
+    "max_epochs": "use `personalization.epochs`",
+    "logger": "TensorBoard events are written for every method",
+    "callbacks": "write a method, `lpft.methods.base.Method`",
+}
+
+
+class ExperimentParser(LightningArgumentParser):
+    """A parser that raises `ConfigError` instead of ending the process."""
+
+    def parse_path(self, cfg_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Check a file, and the files that it names, before parsing it."""
+        check_file(Path(cfg_path))
+        return super().parse_path(cfg_path, *args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `ConfigError`; a parser inside of another one leaves that to the outer one."""
+        if isinstance(ex, ConfigError):
+            raise ex
+        if not self.exit_on_error:
+            raise ArgumentError(None, message) from ex
+        raise ConfigError(shortened(message) + self._hint(message)) from ex
+
+    def _hint(self, message: str) -> str:
+        """Return what to do about a key that no section has."""
+        in_file = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
+        in_words = re.search(r"unrecognized arguments: --([^\s=]+)", message)
+        at_top = re.match(r"Option '(.+?)' is not accepted", message)
+        if "is abstract" in message:
+            return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
+        if not in_file and not in_words and not at_top:
+            return "\nHINT: give a file as `-c FILE`." if "unrecognized arguments" in message else ""
+        key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]
+        if key.startswith("trainer."):
+            more = f"; {TRAINER_HINTS[key[8:]]}" if key[8:] in TRAINER_HINTS else ""
+            return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
+        close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
+        return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def shortened(message: str) -> str:
+    """Return a message without lists of types; of a value that may be null, without that alternative."""
+    message = message.partition("\nSubclass types expect one of:")[0]
+    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
+    if not errors:
+        return message
+    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
+    return message[: errors.start()] + "; or ".join(filter(None, reasons))
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI's `data` and `trainer`, no `model`, and the sections of an experiment.
+
+    Args:
+        command: which of the experiment commands it is for.
+        args: a command line, or a configuration.
+
+    Raises:
+        ConfigError: if a setting is not valid.
+    """
+
+    def __init__(self, command: str, args: Sequence[str] | Mapping[str, Any]) -> None:
+        self.command = command
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                run=False,
+                args=args,  # type: ignore[arg-type]
+                parser_class=ExperimentParser,
+                datamodule_class=FederatedDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command], "allow_abbrev": False},
+            )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Leave out ``--seed_everything``: every draw has its own generator."""
+
+    def _set_seed(self) -> None:
+        """Leave the global generator alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing yet: a sweep is several runs."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add LightningCLI's sections without `model`; of the Trainer's settings those that apply."""
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.add_class_arguments(Devices, "trainer")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the sections of an experiment, and the selections of a command."""
+        needed = self.command != "prepare"
+        add = parser.add_argument
+        add("--name", type=str, default="experiment", help="name of the experiment")
+        add("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
+        add("--seeds", type=list[int], default=[0], help="seeds; each has its own global model")
+        add("--augment", type=Augment | None, default=None, sub_configs=True, help="augmentation of training images")
+        add("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")
+        parser.add_class_arguments(Federation, "federation", sub_configs=True)
+        parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
+        add("--methods", type=dict[str, Method], required=needed, sub_configs=True, help="rows of the table")
+        add("--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values")
+        add("--verdicts", type=list[str], default=[], help="functions that judge the results: lpft.paper.verdicts.X")
+        add("--compare", type=list[list[str]], default=[], help="pairs of methods to compare: [[lpft, ft]]")
+        parser.add_class_arguments(Tuning, "tune", sub_configs=True)
+        add("--provenance", type=Provenance, default=Provenance(), help="written to a run's config.yaml; not a setting")
+        add("--overwrite", action="store_true", help="replace results that were made with other settings")
+        if needed:
+            add("--only", type=list[str] | str | None, default=None, help="methods to run, such as lpft,ft")
+        if self.command in ("run", "personalize"):
+            add("--fallback", action="store_true", help="write the model that each client should use, by validation")
+        if self.command in ("tune", "personalize"):
+            add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
+
+    def resolved(self) -> Config:
+        """Return all settings as JSON has them."""
+        settings: Config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
+        return {key: value for key, value in settings.items() if key not in ("config", "print_config")}

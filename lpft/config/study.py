@@ -1,0 +1,192 @@
+"""From a command line, or a configuration and keywords, to the runs that they describe."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lpft.config.checks import check_experiment
+from lpft.config.files import ConfigError
+from lpft.config.on_disk import check_global_models, claim, compare
+from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
+from lpft.config.schema import Experiment, build, build_data, run_folder
+from lpft.config.sweep import expand, points, put
+from lpft.config.tuning import tuned_experiment, tuning_experiment
+from lpft.data.base import FederatedDataModule
+from lpft.federated.federate import GlobalTask, is_done
+from lpft.storage.config_file import write_config
+from lpft.storage.provenance import Provenance, software
+from lpft.storage.run import Run
+
+FLAGS = ("overwrite", "fallback")
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment as it was asked for: a single run, or the runs of a sweep.
+
+    Args:
+        run: the folder that has all of it.
+        experiments: one for each run.
+    """
+
+    run: Run
+    experiments: list[Experiment]
+
+    def global_tasks(self) -> Iterator[GlobalTask]:
+        """Yield the federated training of every run; runs that need the same global models share them."""
+        return (experiment.global_task() for experiment in self.experiments)
+
+    def remaining(self) -> Iterator[tuple[str, int, int]]:
+        """Yield for every run and stage how many of its parts (seeds, stacks) are missing, and how many there are."""
+        for experiment in self.experiments:
+            task = experiment.global_task()
+            yield "federate", sum(not is_done(task, seed) for seed in task.seeds), len(task.seeds)
+            not_chosen = 0
+            if experiment.tuned_methods:
+                yield "tune", *tuning_experiment(experiment).personal_task().count()
+                try:
+                    experiment = tuned_experiment(experiment)
+                except ConfigError:  # trials are missing
+                    not_chosen = num_stacks(experiment) - len(experiment.personal_task().jobs())
+            missing, total = experiment.personal_task().count()
+            yield "personalize", missing + not_chosen, total + not_chosen
+
+
+def open_study(command: str, args: Sequence[str] | Config) -> Study:
+    """Read an experiment, check all of it, and write down its settings in the folder of every run.
+
+    Args:
+        command: the command that it is for; ``plan`` writes nothing.
+        args: a command line, or a configuration.
+
+    Raises:
+        ConfigError: if it is not valid, or the folder holds results of other settings.
+    """
+    cli = ExperimentCLI(command, args)
+    try:
+        root, configs = expand(cli.resolved())
+        run = run_folder(root)
+        experiments = [build(_parser(cli), command, _in_folder(config, run, name)) for name, config in configs.items()]
+        experiments = _shards_in_turn(experiments)
+        for experiment in experiments:
+            _check_against_disk(experiment)
+        if root["sweep"] and command != "plan":
+            settings = {key: value for key, value in root.items() if key in experiments[0].config}
+            record = Provenance(**{**root["provenance"], **software()})
+            write_config(run, {**settings, "out": str(run.root)}, record)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(
+            f"`out: {run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
+        ) from error
+    return Study(run, experiments)
+
+
+def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, FederatedDataModule]]:
+    """Yield the dataset of an experiment, or the different ones of a sweep, with the folder of its run.
+
+    The other sections may be missing.
+
+    Raises:
+        ConfigError: if a dataset cannot be prepared.
+    """
+    cli = ExperimentCLI("prepare", args)
+    config = cli.resolved()
+    done: list[Config] = []
+    try:
+        run = run_folder(config)
+        for name, values in (points(config["sweep"] or {}) or {"": {}}).items():
+            settings: Config = {"data": config["data"]}
+            for key, value in values.items():
+                settings = put(settings, key, value) if key.startswith("data.") else settings
+            if settings not in done:
+                done.append(settings)
+                data = build_data(_parser(cli), {**config, **settings})
+                yield (run.point(name) if name else run), data
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str] | Config:
+    """Turn a configuration and keywords into what `open_study` takes: keywords override keys, at any depth.
+
+    >>> arguments("digits.yaml", {"seeds": [0], "federation": {"rounds": 10}})
+    ['--config=digits.yaml', '--seeds=[0]', '--federation.rounds=10']
+    >>> arguments({"name": "x", "federation": {"rounds": 5, "batch_size": 8}}, {"federation": {"rounds": 10}})
+    {'name': 'x', 'federation': {'rounds': 10, 'batch_size': 8}}
+    """
+    if isinstance(config, Mapping):
+        return _merged(config, overrides)
+    flags = [f"--{key}" for key in FLAGS if overrides.get(key)]
+    settings = {key: value for key, value in overrides.items() if key not in FLAGS}
+    return [f"--config={config}", *flags, *(f"--{key}={_text(value)}" for key, value in _leaves(settings))]
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value and "class_path" not in value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    merged = copy.deepcopy(dict(config))
+    for key, value in overrides.items():
+        is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if is_section else copy.deepcopy(value)
+    return merged
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def _parser(cli: ExperimentCLI) -> ExperimentParser:
+    assert isinstance(cli.parser, ExperimentParser)
+    return cli.parser
+
+
+def _in_folder(config: Config, run: Run, name: str) -> Config:
+    return {**config, "out": str(run.point(name).root)} if name else config
+
+
+def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
+    """Let each run's shards go on where those of the run before have ended, so that all shards have as many stacks."""
+    shifted = []
+    first, count = experiments[0].selection.shard
+    for experiment in experiments:
+        selection = replace(experiment.selection, shard=(first % count, count))
+        shifted.append(replace(experiment, selection=selection))
+        first -= num_stacks(experiment)
+    return shifted
+
+
+def num_stacks(experiment: Experiment) -> int:
+    """Return how many stacks the command has to do, done or not, with those of the methods that tuning will choose."""
+    num_tuned = len(experiment.tuned_methods)
+    if experiment.command == "tune":
+        return len(tuning_experiment(experiment).personal_task().jobs()) if num_tuned else 0
+    num_jobs = len(experiment.personal_task().jobs())
+    return num_jobs + num_tuned * num_jobs // len(experiment.methods)
+
+
+def _check_against_disk(experiment: Experiment) -> None:
+    if experiment.tuned_methods:
+        check_experiment(tuning_experiment(experiment))
+    if experiment.command in ("tune", "personalize"):
+        check_global_models(experiment)
+    if experiment.command == "plan":
+        compare(experiment)
+    else:
+        claim(experiment)

@@ -1,0 +1,108 @@
+"""Tuning: the trials of an experiment as a run, and the experiment with the methods that were chosen."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from lpft.config.files import ConfigError
+from lpft.config.parser import Config
+from lpft.config.schema import Experiment, build_methods
+from lpft.config.sweep import trials, tuned_config, tuning_config, untuned_values
+from lpft.personalization.tuning import Trial, choose, evaluate, trial_name, tuned_name, write_trials
+from lpft.storage.client_result import ClientResult
+from lpft.storage.fingerprint import fingerprint
+from lpft.storage.run import Run
+
+Changes = list[dict[str, Any]]
+
+
+def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
+    """Return what is tried for each method, selected or not: changes of its settings, of which the first is none."""
+    tune, config = experiment.tune, experiment.config
+    return {
+        name: trials(tune.grids[name], tune.trials, name, untuned_values(config, name))
+        for name in experiment.all_methods
+        if name in tune.grids
+    }
+
+
+def tuning_experiment(experiment: Experiment) -> Experiment:
+    """Return the run whose methods are the trials, in the folder ``tuning``; it starts from the same global models."""
+    by_method = trials_by_method(experiment)
+    config = tuning_config(experiment.config, by_method)
+    personalization = copy.copy(experiment.personalization)
+    personalization.save_models, personalization.eval_every = False, 0
+    selected = [trial_name(name, n) for name in experiment.methods for n in range(len(by_method.get(name, [])))]
+    return replace(
+        _with_methods(experiment, config, experiment.run.tuning),
+        seeds=experiment.tune.seeds,
+        personalization=personalization,
+        tune=replace(experiment.tune, grids={}),
+        selection=replace(experiment.selection, only=selected, fallback=False),
+    )
+
+
+def tuned_experiment(experiment: Experiment) -> Experiment:
+    """Return the experiment with the best trial of each tuned method beside the untuned ones.
+
+    Raises:
+        ConfigError: if trials are missing.
+    """
+    if not experiment.tuned_methods:
+        return experiment
+    chosen = {t.method: t.settings for t in read_trials(experiment)[1] if t.method in experiment.methods}
+    tuned = _with_methods(experiment, tuned_config(experiment.config, chosen), experiment.run)
+    names = {tuned_name(name): changes for name, changes in chosen.items()}
+    selection = experiment.selection
+    if selection.only is not None:
+        selection = replace(selection, only=[*selection.only, *names])
+    return replace(tuned, selection=selection, provenance=replace(experiment.provenance, tuned=names))
+
+
+def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
+    """Return the trials, and the chosen one of each method; write tuning.csv.
+
+    Of methods that are not selected it takes those whose trials are complete.
+
+    Raises:
+        ConfigError: if trials are missing, or there are no validation data to choose by.
+    """
+    tuning = tuning_experiment(experiment)
+    results: list[Trial] = []
+    chosen: list[Trial] = []
+    for name, by_number in trials_by_method(experiment).items():
+        try:
+            of_method = [_read_trial(experiment, tuning, name, number, c) for number, c in enumerate(by_number)]
+        except ConfigError:
+            if name in experiment.methods:
+                raise
+            continue
+        results += of_method
+        chosen.append(choose(of_method, experiment.tune.criterion))
+    write_trials(experiment.run, results, chosen, experiment.tune.criterion)
+    return results, chosen
+
+
+def _read_trial(experiment: Experiment, tuning: Experiment, name: str, number: int, changes: dict[str, Any]) -> Trial:
+    """Summarize a trial of one method; raise ConfigError if cells are missing, or were made with other settings."""
+    trial, num_clients = trial_name(name, number), len(experiment.data.clients)
+    made_with = fingerprint(tuning.method_settings(trial))
+    cells: list[ClientResult] = []
+    for seed in experiment.tune.seeds:
+        on_disk = [cell for _, cell in tuning.run.cells(seed, trial) if isinstance(cell, ClientResult)]
+        usable = [cell for cell in on_disk if cell.fingerprint == made_with]
+        if len(usable) < num_clients:
+            raise ConfigError(
+                f"`tune` has not finished: {trial} of seed {seed} has {len(usable)} of {num_clients} clients."
+                " HINT: run `lpft tune` first, or use `lpft run`."
+            )
+        cells += usable
+    return evaluate(name, number, changes, cells)
+
+
+def _with_methods(experiment: Experiment, config: Config, run: Run) -> Experiment:
+    """Return the experiment with the methods of another configuration, in the folder of another run."""
+    config = {**config, "out": str(run.root)}
+    return replace(experiment, config=config, run=run, all_methods=build_methods(config["methods"]))

@@ -1,0 +1,134 @@
+"""The files of one global model while it is trained: checkpoint, history and, in the end, the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from lightning.fabric import Fabric
+
+from lpft.federated.checkpoint import Checkpoint, History
+from lpft.models.weights import save_model
+from lpft.runtime.progress import Steps
+from lpft.runtime.signals import stop_requested
+from lpft.storage.client_result import DamagedFileError
+from lpft.storage.run import Run
+from lpft.types import State
+
+log = logging.getLogger("lpft")
+
+
+class Events(Protocol):
+    """Shows training while it runs."""
+
+    def round(self, seed: int, history: Sequence[History]) -> None:
+        """Show a finished round, the last one of `history`."""
+
+
+class GlobalModelFiles:
+    """Reads and writes the files of a global model, on the first rank alone.
+
+    If the first rank cannot write, all ranks have to end together, since the others would wait for it: after a failure
+    it writes nothing more, `stopping` is true, and leaving the context raises on every rank.
+
+    Args:
+        fabric: the ranks.
+        run: the run.
+        seed: seed of the model.
+        fingerprint: of the settings that it is made with.
+        rounds: number of rounds.
+        events: is given the history after every round.
+    """
+
+    def __init__(
+        self, fabric: Fabric, run: Run, seed: int, fingerprint: str, rounds: int, events: Events | None = None
+    ) -> None:
+        self.fabric, self.run, self.seed = fabric, run, seed
+        self.fingerprint, self.events = fingerprint, events
+        self.steps = Steps(f"federate seed {seed}", rounds, "round", fabric.is_global_zero)
+        self._problem: str | None = None
+
+    def __enter__(self) -> GlobalModelFiles:
+        self.steps.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise OSError on every rank if the first one could not write."""
+        self.steps.__exit__(kind, error, trace)
+        if error is None:
+            self._agree()
+
+    def resume(self) -> Checkpoint | None:
+        """Return the last checkpoint if it was made with the same settings; the same on every rank."""
+        # One rank reads, since files of a network may look different from different machines.
+        start: Checkpoint | None = self.fabric.broadcast(self._load() if self.fabric.is_global_zero else None)
+        if start is not None:
+            self.steps.start_at(start.round)
+        return start
+
+    def save_round(self, now: Checkpoint) -> None:
+        """Write checkpoint and history, and show the round."""
+        self._write(lambda: self._save_round(now))
+
+    def save_model(self, end: Checkpoint) -> None:
+        """Write the global model, which means that it is done, and remove the checkpoint."""
+        self._write(lambda: self._save_model(end.state))
+
+    def take(self, state: State) -> None:
+        """Write a model that was trained elsewhere; remove what is left of one that was trained here.
+
+        Raises:
+            OSError: on every rank, if it cannot be written.
+        """
+        self._write(lambda: self._take(state))
+        self._agree()
+
+    def stopping(self) -> bool:
+        """Tell whether training has to stop after this round."""
+        return self._problem is not None or stop_requested()
+
+    def _save_round(self, now: Checkpoint) -> None:
+        now.save(self.run.global_file(self.seed, "checkpoint.pt"), self.fingerprint)
+        now.write_history(self.run.global_file(self.seed, "history.csv"))
+        if self.events is not None:
+            self.events.round(self.seed, now.history)
+        last = now.history[-1]
+        text = f"train loss {last.train_loss:.4f}  val accuracy {last.val_accuracy:.2f}%"
+        self.steps.advance(text, last.num_clients)
+
+    def _save_model(self, state: State) -> None:
+        save_model(self.run.global_model(self.seed), state, self.fingerprint)
+        self.run.global_file(self.seed, "checkpoint.pt").unlink(missing_ok=True)
+
+    def _take(self, state: State) -> None:
+        for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):
+            for path in self.run.global_model(self.seed).parent.glob(pattern):
+                path.unlink()
+        save_model(self.run.global_model(self.seed), state, self.fingerprint)
+
+    def _load(self) -> Checkpoint | None:
+        path = self.run.global_file(self.seed, "checkpoint.pt")
+        if not path.exists():
+            return None
+        try:
+            checkpoint, made_with = Checkpoint.load(path)
+        except DamagedFileError as error:
+            log.warning("%s is damaged (%s) and is ignored: training starts at round 1", path, error)
+            return None
+        return checkpoint if made_with == self.fingerprint else None
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self.fabric.is_global_zero and self._problem is None:
+            try:
+                write()
+            except OSError as error:
+                self._problem = str(error)
+
+    def _agree(self) -> None:
+        problem = self.fabric.broadcast(self._problem)
+        if problem is not None:
+            raise OSError(problem)

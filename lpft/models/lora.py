@@ -1,0 +1,206 @@
+"""LoRA and adapters for the linear layers of any network.
+
+Both are added to a copy of a trained network, right before fine-tuning; they are the identity at first. A layer keeps
+its name and its weights, so the state dict of the extended network is that of the plain one plus ``LAYER.lora.down``
+and ``LAYER.lora.up``, or ``LAYER.adapter.down.weight`` and so on.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lpft.models.base import BodyHeadNet
+from lpft.types import DataSpec, State
+
+LORA_TARGETS = ("*.q", "*.v", "*.q_proj", "*.v_proj", "*.query", "*.value", "*.qkv")
+"""Queries and values of attention, in torch's, timm's and other libraries' names; ``qkv`` has keys, too."""
+ADAPTER_TARGETS = ("*.out", "*.out_proj", "*.attn.proj", "*.mlp.3", "*.fc2")
+"""The last linear layers of attention and of the MLP behind it."""
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer whose weight is updated by ``alpha / rank * up @ down``; the update is 0 at first.
+
+    Args:
+        layer: the layer; its weight and bias are used, not copied.
+        rank: rank of the update.
+        alpha: multiplies the update, divided by the rank.
+        generator: draws ``down`` as `torch.nn.Linear` draws its weight.
+
+    References:
+        Hu et al., arXiv:2106.09685.
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float, generator: Generator) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.scale = alpha / rank
+        down, up = _uniform((rank, layer.in_features), generator), torch.zeros(layer.out_features, rank)
+        self.lora = nn.ParameterDict({"down": down.to(layer.weight), "up": up.to(layer.weight)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the updated layer."""
+        return super().forward(x) + self.scale * (x @ self.lora["down"].T @ self.lora["up"].T)
+
+
+class AdapterLinear(nn.Linear):
+    """A linear layer with an adapter behind: ``y + up(gelu(down(y)))``, where ``up`` is 0 at first.
+
+    Args:
+        layer: the layer; its weight and bias are used, not copied.
+        bottleneck: outputs of ``down``.
+        generator: draws ``down`` as `torch.nn.Linear` does.
+
+    References:
+        Houlsby et al., arXiv:1902.00751.
+    """
+
+    def __init__(self, layer: nn.Linear, bottleneck: int, generator: Generator) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        width, like = layer.out_features, layer.weight
+        down, up = nn.Linear(width, bottleneck, device="meta"), nn.Linear(bottleneck, width, device="meta")
+        down.weight = nn.Parameter(_uniform((bottleneck, width), generator).to(like))
+        down.bias = nn.Parameter(_uniform((bottleneck,), generator, fan_in=width).to(like))
+        up.weight = nn.Parameter(torch.zeros(width, bottleneck).to(like))
+        up.bias = nn.Parameter(torch.zeros(width).to(like))
+        self.adapter = nn.ModuleDict({"down": down, "up": up})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer and the adapter."""
+        y = super().forward(x)
+        change: Tensor = self.adapter["up"](nn.functional.gelu(self.adapter["down"](y)))
+        return y + change
+
+
+def add_lora(
+    net: BodyHeadNet, rank: int, alpha: float, targets: Sequence[str] | None, generator: Generator
+) -> BodyHeadNet:
+    """Return a copy of a network with LoRA in the chosen linear layers of its body.
+
+    Args:
+        net: the network.
+        rank: rank of the updates.
+        alpha: multiplies them, divided by the rank.
+        targets: patterns that the layers' names match, as file names do; None: `LORA_TARGETS`, or all linear layers if
+            none of them matches.
+        generator: source of all randomness.
+
+    Raises:
+        ValueError: if no linear layer matches.
+    """
+    names = chosen_layers(net, targets, LORA_TARGETS)
+    return _replaced(net, names, lambda _, layer: LoRALinear(layer, rank, alpha, generator))
+
+
+def add_adapters(net: BodyHeadNet, bottleneck: int, targets: Sequence[str] | None, generator: Generator) -> BodyHeadNet:
+    """Return a copy of a network with adapters behind the chosen linear layers of its body.
+
+    Args:
+        net: the network.
+        bottleneck: width of the adapters inside.
+        targets: as in `add_lora`; None: `ADAPTER_TARGETS`, or all linear layers.
+        generator: source of all randomness.
+
+    Raises:
+        ValueError: if no linear layer matches.
+    """
+    names = chosen_layers(net, targets, ADAPTER_TARGETS)
+    return _replaced(net, names, lambda _, layer: AdapterLinear(layer, bottleneck, generator))
+
+
+def merge_lora(params: State, scale: float) -> State:
+    """Add the updates of LoRA to the weights, which leaves the parameters of the plain network.
+
+    >>> layer = {"q.weight": torch.zeros(1, 2), "q.lora.down": torch.ones(1, 2), "q.lora.up": torch.ones(1, 1)}
+    >>> merge_lora(layer, scale=2.0)
+    {'q.weight': tensor([[2., 2.]])}
+    """
+    merged = {name: p for name, p in params.items() if ".lora." not in name}
+    for name in params:
+        if name.endswith(".lora.up"):
+            layer = name.removesuffix(".lora.up")
+            update = params[name] @ params[f"{layer}.lora.down"]
+            merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + scale * update
+    return merged
+
+
+def load_personalized(net: BodyHeadNet, state: State) -> BodyHeadNet:
+    """Return a copy of a network that holds a personalized state, with the adapters that the state has.
+
+    Args:
+        net: the plain network.
+        state: what a run saved for a client.
+    """
+    ending = ".adapter.down.weight"
+    width = {name.removesuffix(ending): len(tensor) for name, tensor in state.items() if name.endswith(ending)}
+    loaded = _replaced(net, list(width), lambda name, layer: AdapterLinear(layer, width[name], Generator()))
+    loaded.load_state_dict(state)
+    return loaded
+
+
+def chosen_layers(net: BodyHeadNet, targets: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    """Return the names of the linear layers of a body that match patterns.
+
+    Layers of `torch.nn.MultiheadAttention` and `torch.nn.TransformerEncoderLayer` cannot be chosen: these use weights
+    without calling the layers.
+
+    Args:
+        net: the network.
+        targets: the patterns; None: those of `default`, or all layers if none of them matches.
+        default: patterns.
+
+    Raises:
+        ValueError: if no layer matches.
+    """
+    bypassing = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+    hidden = [f"{name}." for name, module in net.named_modules() if isinstance(module, bypassing)]
+    layers = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("body") and not name.startswith(tuple(hidden))
+    ]
+    matching = [name for name in layers if any(fnmatch(name, pattern) for pattern in targets or default)]
+    chosen = matching if matching or targets else layers
+    if not chosen:
+        note = f" Layers within {hidden[0][:-1]} cannot be changed: torch does not call them." if hidden else ""
+        raise ValueError(
+            f"{type(net).__name__} has no linear layers in its body that match `targets={targets}`; it has"
+            f" {', '.join(layers) or 'none at all'}.{note} HINT: name some of these, with * for any text, or choose a"
+            " network with linear layers of their own for attention, such as lpft.models.vit.SmallViT."
+        )
+    return chosen
+
+
+def unused_layers(net: BodyHeadNet, spec: DataSpec) -> list[str]:
+    """Return the names of LoRA and adapter layers that a forward pass does not call; nothing is computed."""
+    probe = copy.deepcopy(net).to("meta").eval()
+    added = {name for name, module in probe.named_modules() if isinstance(module, LoRALinear | AdapterLinear)}
+    called: set[str] = set()
+    for name in added:
+        probe.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
+    shape = (2, spec.in_channels, spec.image_size, spec.image_size)
+    probe(torch.empty(shape, device="meta", dtype=probe.head.weight.dtype))
+    return sorted(added - called)
+
+
+def _replaced(net: BodyHeadNet, names: Sequence[str], make: Callable[[str, nn.Linear], nn.Linear]) -> BodyHeadNet:
+    extended = copy.deepcopy(net)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        layer = extended.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        setattr(extended.get_submodule(parent), child, make(name, layer))
+    return extended
+
+
+def _uniform(shape: tuple[int, ...], generator: Generator, fan_in: int | None = None) -> Tensor:
+    """Draw evenly from ``[-1/sqrt(fan_in), 1/sqrt(fan_in)]``."""
+    bound = 1 / math.sqrt(shape[-1] if fan_in is None else fan_in)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,183 @@
+"""A method's hooks, called for every client of a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from lpft.clients.stack import ClientStack
+from lpft.evaluation.matrix import Evaluator
+from lpft.methods.base import HeadData, Method
+from lpft.models.base import BodyHeadNet
+from lpft.personalization.batchnorm import has_batch_norm, refresh_batch_norm
+from lpft.personalization.data import StackData
+from lpft.runtime.seeding import generator
+from lpft.types import State
+
+
+class MethodHooks:
+    """Maps the hooks of a method, which are written for one client, over the clients of a stack.
+
+    Args:
+        method: the method.
+        stack: the networks that are trained.
+        start: the network that all clients start from: the global model, with what the method adds.
+        data: the clients' training data.
+        evaluator: scores networks on validation data.
+        seed: seed of the run.
+    """
+
+    def __init__(
+        self, method: Method, stack: ClientStack, start: BodyHeadNet, data: StackData, evaluator: Evaluator, seed: int
+    ) -> None:
+        self.method = method
+        self.stack = stack
+        self.start_net = start
+        self.data = data
+        self.evaluator = evaluator
+        self.seed = seed
+        self.memory: State = {}
+        self.best: State = {}
+
+    def start(self) -> None:
+        """Let the method look at training data, and set the heads to start from."""
+        if self.method.overrides("prepare"):
+            self._prepare()
+        if self.method.starts_head:
+            self._start_heads()
+
+    def begin(self, phase: int) -> None:
+        """Begin a phase."""
+        if self.method.overrides("begin"):
+            params, memory = self._map(partial(self.method.begin, phase))
+            self._remember(memory)
+            self.stack.write(params)
+
+    def mix(self, uniforms: Tensor) -> State | None:
+        """Return the parameters of a step's forward pass, each ``(K, ...)``; None for those of the stack."""
+        return self._map(self.method.mix, uniforms) if self.method.overrides("mix") else None
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """Turn the clients' cross-entropies ``(K,)`` into what they minimize, ``(K,)``: flooding and penalty."""
+        if self.method.flood is not None:
+            losses = (losses - self.method.flood).abs() + self.method.flood
+        return losses + self._map(self.method.penalty) if self.method.overrides("penalty") else losses
+
+    @torch.no_grad()
+    def gradient(self) -> None:
+        """Let the method change the gradients."""
+        if self.method.overrides("gradient"):
+            gradients = self.stack.gradients()
+            for name, gradient in self._map(self.method.gradient, gradients).items():
+                gradients[name].copy_(gradient)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put back what the method restricts."""
+        if self.method.overrides("project"):
+            self.stack.write(self._map(self.method.project))
+
+    @torch.no_grad()
+    def end(self, phase: int) -> None:
+        """End a phase."""
+        if self.method.overrides("end"):
+            self._remember(self._map(partial(self.method.end, phase)))
+
+    @torch.no_grad()
+    def keep_best(self) -> None:
+        """Keep the networks as they are now, of those clients for which they are the best so far."""
+        if not self.method.keep_best:
+            return
+        now = {**self.stack.params(), **self.stack.net_buffers(), "accuracy": self._val_accuracy()}
+        if not self.best:
+            self.best = {name: tensor.detach().clone() for name, tensor in now.items()}
+            return
+        # Without validation data, the accuracy is NaN: such clients keep the latest.
+        better = (now["accuracy"] > self.best["accuracy"]) | now["accuracy"].isnan()
+        for name, tensor in now.items():
+            chosen = better.view(-1, *[1] * (tensor.dim() - 1))
+            self.best[name] = torch.where(chosen, tensor.detach(), self.best[name])
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Let the method choose among candidates, and finish."""
+        self.stack.write({name: tensor for name, tensor in self.best.items() if name != "accuracy"})
+        for number in range(self.method.num_candidates):
+            self.stack.write(self._map(partial(self.method.candidate, number)))
+            self._refresh_norm()
+            self._remember(self._map(partial(self.method.judge, number), self._val_accuracy()))
+        if self.method.overrides("finish"):
+            self.stack.write(self._map(self.method.finish))
+        self._refresh_norm()
+
+    @torch.no_grad()
+    def merged(self) -> tuple[ClientStack, BodyHeadNet]:
+        """Return the networks to test and save, and the one that they started from: plain ones, where possible."""
+        net = self.data.global_features.net
+        if not self.method.overrides("merge"):
+            return self.stack, self.start_net
+        params = self.stack.map(self.method.merge, self.stack.params())
+        if params.keys() != dict(net.named_parameters()).keys():
+            return self.stack, self.start_net
+        plain = ClientStack(net, self.stack.num_clients).to(self.data.index.device)
+        plain.write({**params, **self.stack.net_buffers()})
+        return plain, net
+
+    def _prepare(self) -> None:
+        samples = self.data.samples
+        order = samples.epoch(self.seed, "prepare")[: self.method.num_prepare_batches].transpose(0, 1)
+        positions, shape = order.flatten(1).to(self.data.index.device), order.shape[1:]
+        net = self.start_net.eval()
+
+        def loss(params: State, images: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(net, params, (images,)), labels)
+
+        self.memory = self.stack.map(
+            lambda params, images, labels: self.method.prepare(loss, params, images, labels),
+            {name: p.detach() for name, p in self.stack.params().items()},
+            self.data.images(positions).unflatten(1, shape),
+            self.data.labels(positions).unflatten(1, shape),
+        )
+
+    def _start_heads(self) -> None:
+        """Replace the head of every client, on the host, one client after the other."""
+        features, head = self.data.global_features, self.data.global_features.net.head
+        labels = features.data.labels
+        heads = []
+        for position in self.data.clients:
+            client = features.data.clients[position]
+            train, val = features.train(position), features.of(client.val)
+            data = HeadData(train, labels[client.train], val, labels[client.val])
+            like = {name: t.detach() for name, t in head.named_parameters()}
+            heads.append(self.method.start_head(like, data, generator(self.seed, "head", client.name)))
+        self.stack.write({f"head.{name}": torch.stack([one[name] for one in heads]) for name in heads[0]})
+
+    def _refresh_norm(self) -> None:
+        if self.method.refresh_norm and has_batch_norm(self.stack.module):
+            batches = self.data.samples.epoch(self.seed, "refresh").to(self.data.index.device)
+            refresh_batch_norm(self.stack, (self.data.images(positions) for positions in batches))
+
+    def _val_accuracy(self) -> Tensor:
+        """Return the accuracies on validation data, ``(K,)``; minus infinity for networks that have diverged."""
+        accuracy = self.evaluator.val(self.stack, self.data.clients).to(self.data.index.device, torch.float32)
+        return torch.where(self.stack.finite(), accuracy, -torch.inf)
+
+    def _remember(self, memory: State) -> None:
+        """Keep what a hook returned, as copies: it may be parameters that go on being trained."""
+        self.memory = {name: tensor.detach().clone() for name, tensor in memory.items()}
+
+    def _map(self, hook: Callable[..., Any], *extra: Any) -> Any:
+        """Call a hook for every client: parameters, those of the start, memory, and more tensors ``(K, ...)``."""
+        global_params = {name: p.detach() for name, p in self.start_net.named_parameters()}
+        return self.stack.map(
+            lambda params, memory, *extra: hook(params, global_params, memory, *extra),
+            self.stack.params(),
+            self.memory,
+            *extra,
+        )

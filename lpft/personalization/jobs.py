@@ -1,0 +1,114 @@
+"""What there is to do: one job per seed, method and stack of clients."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpft.clients.batches import stacks
+from lpft.data.base import FederatedDataModule
+from lpft.methods.base import Method
+from lpft.models.base import NetFactory
+from lpft.models.weights import load_model
+from lpft.personalization.settings import Personalization
+from lpft.runtime.devices import Devices
+from lpft.runtime.heartbeat import Work
+from lpft.storage.client_result import DamagedFileError
+from lpft.storage.run import Run, listed, read_cell
+
+log = logging.getLogger("lpft")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The clients of one stack, to be personalized by one method from one seed's global model.
+
+    Args:
+        seed: the seed.
+        method: name of the method.
+        clients: positions of the clients.
+        names: their names.
+    """
+
+    seed: int
+    method: str
+    clients: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def work(self) -> Work:
+        """The job as the heartbeat shows it."""
+        return Work(self.seed, self.method, list(self.names))
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, {self.method}, clients {listed(self.names)}"
+
+
+@dataclass
+class PersonalTask:
+    """The personalization of an experiment: all that any process needs to do any part of it. It can be pickled.
+
+    Args:
+        run: where global models come from and results go.
+        seeds: the seeds.
+        data: the clients.
+        network: builds the network.
+        settings: the section `personalization`.
+        methods: the methods, by name.
+        devices: the section `trainer`.
+        clients_per_stack: the most clients trained as one.
+        fingerprints: hash of all that a method's results depend on, by name of the method.
+    """
+
+    run: Run
+    seeds: list[int]
+    data: FederatedDataModule
+    network: NetFactory
+    settings: Personalization
+    methods: dict[str, Method]
+    devices: Devices
+    clients_per_stack: int
+    fingerprints: dict[str, str]
+
+    def jobs(self, shard: tuple[int, int] = (0, 1)) -> list[Job]:
+        """Return the jobs, done or not; the list depends on nothing but the configuration.
+
+        Args:
+            shard: ``(i, n)``: only the entries i, i + n, i + 2n, ...
+        """
+        num_samples = [len(client.train) for client in self.data.clients]
+        everyone = range(len(num_samples))
+        parts = stacks(everyone, num_samples, self.settings.batch_size, self.clients_per_stack)
+        named = [(tuple(part), tuple(self.data.clients[client].name for client in part)) for part in parts]
+        jobs = [Job(seed, method, *part) for seed in self.seeds for method in self.methods for part in named]
+        return jobs[shard[0] :: shard[1]]
+
+    def missing(self, job: Job) -> list[int]:
+        """Return those clients of a job whose results are missing or damaged."""
+        return [client for client in job.clients if not self._is_done(job, client)]
+
+    def failure(self, job: Job) -> Path:
+        """Return the file for the traceback of a job that failed."""
+        return self.run.failure(job.seed, job.method, job.clients[0])
+
+    def count(self) -> tuple[int, int]:
+        """Return how many jobs are missing, and how many there are."""
+        jobs = self.jobs()
+        return sum(bool(self.missing(job)) for job in jobs), len(jobs)
+
+    def _is_done(self, job: Job, client: int) -> bool:
+        name = self.data.clients[client].name
+        path = self.run.cell(job.seed, job.method, name)
+        try:
+            if read_cell(path).fingerprint != self.fingerprints[job.method]:
+                return False
+            if self.settings.save_models:
+                path = self.run.model(job.seed, job.method, name)
+                return load_model(path)[1] == self.fingerprints[job.method]
+        except FileNotFoundError:
+            return False
+        except DamagedFileError as error:
+            log.warning("%s is damaged (%s) and is made again", path, error)
+            return False
+        return True

@@ -1,0 +1,145 @@
+"""Run the missing jobs on the devices of this machine: one device in this process, several in one process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import torch
+
+from lpft.personalization.jobs import Job, PersonalTask
+from lpft.personalization.worker import StackWorker
+from lpft.runtime.heartbeat import Heartbeat
+from lpft.runtime.processes import leave_with_parent
+from lpft.runtime.progress import Steps
+from lpft.runtime.signals import Stopped, listen, note_progress, stop_before, stop_requested
+from lpft.runtime.slurm import requeue
+
+FinishedJob = tuple[Job, Callable[[], str]]
+"""A job with a function that returns a summary, or raises the error that ended it."""
+
+
+def personalize(
+    task: PersonalTask, shard: tuple[int, int] = (0, 1), on_stack: Callable[[int, str], None] | None = None
+) -> list[str]:
+    """Compute the results that are missing.
+
+    A failing job does not stop the others.
+
+    Args:
+        task: what to do.
+        shard: ``(i, n)``: of the fixed list of jobs only the entries i, i + n, i + 2n, ...
+        on_stack: called in this process with seed and method after every stack whose results were written.
+
+    Returns:
+        Error messages, one per failed job.
+
+    Raises:
+        Stopped: if a signal asked to stop before all was done; jobs that had begun were finished.
+    """
+    task.data.setup()
+    jobs = [job for job in task.jobs(shard) if task.missing(job)]
+    failures: list[str] = []
+    if jobs and stop_before():
+        requeue()
+        raise Stopped(failures)
+    with Steps("personalize", len(jobs), "stack") as steps, closing(_run_jobs(task, jobs)) as finished:
+        try:
+            for job, outcome in finished:
+                try:
+                    summary = outcome()
+                    task.failure(job).unlink(missing_ok=True)
+                    succeeded = True
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    failures.append(_write_failure(task, job, error))
+                    summary, succeeded = "FAILED", False
+                note_progress()
+                steps.advance(f"seed {job.seed} {job.method}: {summary}", len(job.clients))
+                if on_stack is not None and succeeded:
+                    on_stack(job.seed, job.method)
+        except BrokenProcessPool:
+            return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
+    if steps.done < len(jobs):
+        requeue()
+        raise Stopped(failures)
+    return failures
+
+
+def _run_jobs(task: PersonalTask, jobs: list[Job]) -> Generator[FinishedJob]:
+    """Yield every job as it is finished. After a signal no other job is begun."""
+    processes = min(task.devices.processes, len(jobs))
+    yield from _run_here(task, jobs) if processes <= 1 else _run_in_pool(task, jobs, processes)
+
+
+def _run_here(task: PersonalTask, jobs: list[Job]) -> Generator[FinishedJob]:
+    worker = StackWorker(task, task.devices.device())
+    with closing(Heartbeat(task.run)) as heartbeat:
+        for job in jobs:
+            heartbeat.at([job.work])
+            yield job, lambda job=job: worker.do(job)  # type: ignore[misc]
+            if stop_requested():
+                return
+
+
+def _run_in_pool(task: PersonalTask, jobs: list[Job], processes: int) -> Generator[FinishedJob]:
+    """Closed before the end, as by Ctrl-C, it ends its processes at once."""
+    context = multiprocessing.get_context("fork" if task.devices.kind == "cpu" else "spawn")
+    numbers = context.SimpleQueue()
+    for number in range(processes):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers, os.getpid()))
+    heartbeat = Heartbeat(task.run)
+    try:
+        todo = iter(jobs)
+        running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
+        while running:
+            heartbeat.at(job.work for job in running.values())
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result
+                for job in islice(todo, 0 if stop_requested() else 1):
+                    running[pool.submit(_do, job)] = job
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    finally:
+        heartbeat.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: StackWorker
+"""The worker of a child process."""
+
+
+def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    leave_with_parent(parent)
+    listen()
+    torch.set_num_threads(1)
+    task.data.setup()
+    _worker = StackWorker(task, task.devices.device(numbers.get()))
+
+
+def _do(job: Job) -> str:
+    return _worker.do(job)
+
+
+def _write_failure(task: PersonalTask, job: Job, error: Exception) -> str:
+    path = task.failure(job)
+    try:
+        text = "".join(traceback.format_exception(error))
+        task.run.write_failure(path, job.seed, job.method, job.names, text)
+    except OSError:  # a full disk: it would be the same with every other job
+        raise error from None
+    return f"{job}: {type(error).__name__}: {error} (details: {path})"

@@ -1,0 +1,235 @@
+"""From a trained stack to one result per client."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpft.clients.stack import ClientStack
+from lpft.evaluation.depth import distortion_by_depth
+from lpft.evaluation.distortion import summarize
+from lpft.evaluation.groups import by_group
+from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
+from lpft.models.base import BodyHeadNet
+from lpft.personalization.jobs import Job, PersonalTask
+from lpft.personalization.module import EpochRecord
+from lpft.storage.client_result import ClientResult
+from lpft.types import State
+
+log = logging.getLogger("lpft")
+
+
+@dataclass(frozen=True)
+class TrainedStack:
+    """What training returns for the K clients of a stack.
+
+    Args:
+        stack: the personalized networks.
+        start: the network that they started from; it takes the place of networks that have diverged.
+        records: one per epoch.
+        train_passes: each client's cost per training sample.
+    """
+
+    stack: ClientStack
+    start: BodyHeadNet
+    records: list[EpochRecord]
+    train_passes: list[float]
+
+
+@dataclass(frozen=True)
+class EvaluatedStack:
+    """How the K networks of a stack do; those that have diverged are replaced by their start.
+
+    Args:
+        states: the networks.
+        finite: whether each network is finite; False means diverged.
+        shares_body: whether only heads differ from the global model.
+        test: on the test sets of all clients.
+        val_global: mean accuracy over the validation sets of all clients, percent, ``(K,)``.
+        val_before: whether the global model is right about each client's validation samples, K tensors ``(n,)``.
+        val_after: the same of the personalized network.
+        train: whether the personalized network is right about each client's training samples.
+    """
+
+    states: list[State]
+    finite: list[bool]
+    shares_body: bool
+    test: StackEvaluation
+    val_global: Tensor
+    val_before: list[Tensor]
+    val_after: list[Tensor]
+    train: list[Tensor]
+
+
+def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequence[int]) -> EvaluatedStack:
+    """Replace networks that have diverged, and test the stack.
+
+    Args:
+        evaluator: tests against the global model.
+        trained: the stack.
+        clients: positions of its clients.
+    """
+    stack, features = trained.stack, evaluator.global_features
+    finite = stack.finite()
+    start = trained.start.state_dict()
+    for name, tensor in {**stack.params(), **stack.net_buffers()}.items():
+        keep = finite.view(-1, *[1] * start[name].dim())
+        stack.write({name: torch.where(keep, tensor.detach(), start[name])})
+    shares_body = evaluator.shares_body(stack)
+    train = [evaluator.clients[client].train for client in clients]
+    val = [evaluator.clients[client].val for client in clients]
+    val_features = features.padded(val)
+    global_stack = ClientStack(features.net, len(clients)).to(features.device)
+    return EvaluatedStack(
+        states=stack.states(),
+        finite=finite.tolist(),
+        shares_body=shares_body,
+        test=evaluator.test(stack),
+        val_global=evaluator.on_val.test(stack).accuracy.nanmean(dim=1),
+        val_before=evaluator.hits(global_stack, val, val_features),
+        val_after=evaluator.hits(stack, val, val_features if shares_body else None),
+        train=evaluator.hits(stack, train, features.stacked(list(clients)) if shares_body else None),
+    )
+
+
+@dataclass(frozen=True)
+class ResultMaker:
+    """Turns an evaluated stack into results, one client at a time.
+
+    Args:
+        task: the personalization of the experiment.
+        job: the job that was done.
+        evaluator: the global model.
+        trained: the stack.
+        evaluated: how it does.
+    """
+
+    task: PersonalTask
+    job: Job
+    evaluator: Evaluator
+    trained: TrainedStack
+    evaluated: EvaluatedStack
+
+    def result(self, k: int, seconds: float) -> ClientResult:
+        """Return the result of the k-th client.
+
+        Args:
+            k: its place in the stack.
+            seconds: its share of the time.
+        """
+        data, test, position = self.task.data, self.evaluated.test, self.job.clients[k]
+        client = data.clients[position]
+        num_train, num_val, num_test = len(client.train), len(client.val), len(client.test)
+        before, after = self.evaluated.val_before[k], self.evaluated.val_after[k]
+        own, everywhere, relative = self._distortion(k)
+        return ClientResult(
+            seed=self.job.seed,
+            method=self.job.method,
+            client=client.name,
+            fingerprint=self.task.fingerprints[self.job.method],
+            status=self._status(k),
+            clients=[other.name for other in data.clients],
+            accuracy=[_number(a) for a in test.accuracy[k].tolist()],
+            local_before=_number(float(self.evaluator.global_accuracy[position])),
+            val_before=_percent(before),
+            val_after=_percent(after),
+            distortion_own=own,
+            distortion_all=everywhere,
+            distortion_relative=relative,
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            train_passes=self.trained.train_passes[k] * num_train,
+            seconds=seconds,
+            clients_per_stack=self.task.clients_per_stack,
+            device=self.evaluator.global_features.device.type,
+            epochs=self._epochs(k),
+            train_accuracy=_percent(self.evaluated.train[k]),
+            val_gained=int((after & ~before).sum()),
+            val_lost=int((before & ~after).sum()),
+            val_global=_number(float(self.evaluated.val_global[k])),
+            num_classes=data.spec.num_classes,
+            num_train_classes=len(data.labels[client.train].unique()),
+            groups=self._groups(k),
+            depth=self._depth(k),
+        )
+
+    def _status(self, k: int) -> str:
+        client = self.task.data.clients[self.job.clients[k]]
+        if not self.evaluated.finite[k]:
+            return "diverged"
+        if not len(client.train):
+            return "no_train"
+        return "ok" if len(client.test) else "no_test"
+
+    def _distortion(self, k: int) -> tuple[float | None, ...]:
+        """Return the distortion on the client's own test samples, on all, and the first relative to the norm."""
+        if not self.evaluated.finite[k]:
+            return None, None, None
+        position = self.job.clients[k]
+        num_test = torch.tensor([len(other.test) for other in self.task.data.clients])
+        norm = float(self.evaluator.global_norms[position])
+        return tuple(map(_number, summarize(self.evaluated.test.distortion[k], position, num_test, norm)))
+
+    def _groups(self, k: int) -> dict[str, Any] | None:
+        names, hits = self.task.data.group_names, self.evaluated.test.group_hits[k]
+        return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), self.job.clients[k]) if names else None
+
+    def _depth(self, k: int) -> dict[str, float | None] | None:
+        only_heads = self.evaluated.shares_body and all(record.phase == "LP" for record in self.trained.records)
+        if only_heads or self._status(k) in ("diverged", "no_test"):
+            return None
+        state, samples = self.evaluated.states[k], self.task.data.clients[self.job.clients[k]].test
+        try:
+            layers = distortion_by_depth(self.evaluator.global_features, state, samples, self.trained.start)
+        except Exception as error:  # networks can be anything, and a diagnosis must not cost what was trained
+            log.warning("Distortion by depth cannot be computed: %s: %s", type(error).__name__, error)
+            return None
+        return {name: _number(value) for name, value in layers.items()}
+
+    def _epochs(self, k: int) -> list[dict[str, Any]]:
+        """Return the rows of all epochs: the global model, the recorded ones, with the final test in the last."""
+        start = EpochRecord(0, "start", None, None, [math.nan] * len(self.job.clients))
+        records = [start, *self.trained.records]
+        tests = [(record.evaluation, k) for record in records]
+        if self.task.settings.eval_every:
+            tests[-1] = (self.evaluated.test, k)
+            tests[0] = (self.evaluator.global_evaluation, 0)
+        rows = []
+        for record, (test, row) in zip(records, tests, strict=True):
+            training: dict[str, Any] = {
+                "epoch": record.epoch,
+                "phase": record.phase,
+                "lr_head": record.lr_head,
+                "lr_body": record.lr_body,
+                "train_loss": _number(record.train_loss[k]),
+            }
+            rows.append(training | (_accuracies(test, row, self.job.clients[k]) if test else {}))
+        return rows
+
+
+def _accuracies(evaluation: StackEvaluation, k: int, position: int) -> dict[str, float | None]:
+    """Return the figures of an epoch that was tested."""
+    accuracy = evaluation.accuracy[k]
+    others = [a for j, a in enumerate(accuracy.tolist()) if j != position and not math.isnan(a)]
+    return {
+        "local": _number(float(accuracy[position])),
+        "global_all": _number(float(accuracy.nanmean())),
+        "worst": min(others, default=None),
+        "distortion": _number(float(evaluation.distortion[k, position])),
+    }
+
+
+def _percent(hits: Tensor) -> float | None:
+    return _number(float(share([hits])))
+
+
+def _number(value: float | None) -> float | None:
+    """Return None for what JSON cannot hold: NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None

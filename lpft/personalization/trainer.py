@@ -1,0 +1,72 @@
+"""Lightning's Trainer, set up for one stack on one device."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Trainer
+
+from lpft.personalization.module import Personalizer
+from lpft.runtime.devices import Devices
+
+
+def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Path) -> None:
+    """Train a module for all epochs of its method.
+
+    Args:
+        module: what to train; it is on the device afterwards.
+        devices: the section `trainer`.
+        device: which of the devices to use.
+        folder: Lightning's root folder; nothing is written there.
+    """
+    trainer = Trainer(
+        accelerator=devices.kind,
+        devices=1 if device.index is None else [device.index],
+        precision=devices.precision,
+        max_epochs=module.schedule.num_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[LightningEnvironment()],
+    )
+    with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
+        trainer.fit(module)
+    module.to(device)
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C, where the Trainer ignores it from then on, and exits."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence the Trainer's remarks about choices that are made here on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

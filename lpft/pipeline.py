@@ -1,0 +1,140 @@
+"""The pipeline: federate -> tune -> personalize -> report. Every stage does only what is missing on disk.
+
+The stages meet in files. Each raises `RunFailed` after everything that could be done was done, and
+`lpft.runtime.signals.Stopped` after the round or stack at hand if a signal asks to stop; either way the same call
+continues later, with the same results. Nothing is printed but progress, and the process never exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from lpft.config.on_disk import claim
+from lpft.config.schema import Experiment
+from lpft.config.study import Study
+from lpft.config.tuning import read_trials, tuned_experiment, tuning_experiment
+from lpft.federated.federate import is_done, train_global_models
+from lpft.personalization.pool import personalize as personalize_clients
+from lpft.personalization.recommended import write_recommended
+from lpft.reporting.report import Report, write_report, write_sweep_report, write_tables
+from lpft.runtime.signals import Stopped
+from lpft.storage.run import Run
+
+log = logging.getLogger("lpft")
+
+
+class RunFailed(RuntimeError):
+    """Parts of a run have failed; what is finished is kept.
+
+    Args:
+        failures: what went wrong, one text each.
+    """
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("\n".join(failures))
+        self.failures = failures
+
+
+def run(study: Study) -> None:
+    """Federate, tune, personalize and report. A run of a sweep that fails does not stop the others.
+
+    Raises:
+        RunFailed: if anything has failed; everything that does not depend on it was done and reported.
+        Stopped: if a signal asked to stop.
+    """
+    with collected_failures() as failures:
+        for experiment in study.experiments:
+            task = experiment.global_task()
+            failures += train_global_models(task, None, study.global_tasks())
+            seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
+            if all(is_done(task, seed) for seed in experiment.global_seeds):
+                tuning_failures = tune_methods(experiment)
+                failures += tuning_failures
+                experiment = experiment if tuning_failures else tuned_experiment(experiment)
+            failures += personalize_seeds(experiment, seeds)
+        try:
+            report(study.run)
+        except FileNotFoundError as error:
+            failures.append(str(error))
+
+
+def federate(study: Study) -> None:
+    """Train the global model of every seed."""
+    with collected_failures() as failures:
+        for experiment in study.experiments:
+            failures += train_global_models(experiment.global_task(), None, study.global_tasks())
+
+
+def tune(study: Study) -> None:
+    """Run the trials of every tuned method, and choose the best by validation data."""
+    with collected_failures() as failures:
+        for experiment in study.experiments:
+            failures += tune_methods(experiment)
+
+
+def personalize(study: Study) -> None:
+    """Personalize every client with every method, the tuned ones included, and write the tables."""
+    with collected_failures() as failures:
+        for experiment in study.experiments:
+            failures += personalize_seeds(tuned_experiment(experiment), experiment.seeds)
+            with contextlib.suppress(FileNotFoundError):  # no results yet
+                write_tables(experiment.run)
+
+
+def report(folder: Run | Path | str) -> Report | None:
+    """Write tables, figures, page and TensorBoard events of a run, or of all runs of a sweep, from what is on disk.
+
+    Raises:
+        FileNotFoundError: if there are no results.
+    """
+    root = folder if isinstance(folder, Run) else Run(folder)
+    root.remove_leftovers()
+    if root.points():
+        write_sweep_report(root)
+        return None
+    return write_report(root)
+
+
+def tune_methods(experiment: Experiment) -> list[str]:
+    """Run the trials that are missing; return what failed."""
+    if not experiment.tuned_methods:
+        return []
+    tuning = tuning_experiment(experiment)
+    for seed in tuning.seeds:
+        tuning.run.take_global_model(experiment.run, seed)
+    failures = personalize_clients(tuning.personal_task(), tuning.selection.shard)
+    if not failures and experiment.selection.shard == (0, 1):
+        for trial in read_trials(experiment)[1]:
+            log.info("tuned %s: %s", trial.method, trial.settings or "the untuned settings are best")
+    return failures
+
+
+def personalize_seeds(experiment: Experiment, seeds: list[int]) -> list[str]:
+    """Compute the results of these seeds that are missing, and with `fallback` choose a model for each client."""
+    claim(experiment)
+    task = experiment.personal_task()
+    task.seeds = seeds
+    failures = personalize_clients(task, experiment.selection.shard)
+    if experiment.selection.fallback and not failures and seeds == experiment.seeds:
+        if any(task.missing(job) for job in task.jobs()):
+            log.warning("not all clients are finished: run the command again for `--fallback` to choose.")
+        else:
+            chosen = write_recommended(experiment.run, seeds, list(experiment.methods))
+            kept = sum(method is None for method in chosen.values())
+            log.info("--fallback: %d of %d clients keep the global model", kept, len(chosen))
+    return failures
+
+
+@contextlib.contextmanager
+def collected_failures() -> Iterator[list[str]]:
+    """Give a list to add failures to, and raise `RunFailed` in the end if there are any; `Stopped` gets them too."""
+    failures: list[str] = []
+    try:
+        yield failures
+    except Stopped as stop:
+        raise Stopped([*failures, *stop.failures]) from None
+    if failures:
+        raise RunFailed(failures)

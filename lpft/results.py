@@ -1,0 +1,101 @@
+"""What `lpft.run` and `lpft.load` return: the results of a run as data frames, figures and networks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lpft.storage.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from lpft.models.base import BodyHeadNet
+    from lpft.reporting.analysis import Analysis
+
+
+class Results:
+    """The results of a run, read from its folder.
+
+    Accuracies are in percent. Frames are made once; load the folder again to see what was added.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        FileNotFoundError: if the folder is not that of a run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.run = Run(folder)
+        if not self.run.config.exists():
+            raise FileNotFoundError(
+                f"`{folder}` is not the folder of a run: it has no config.yaml. HINT: `lpft.run` returns its results."
+            )
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """Everything that is computed from the run: frames, matrices, diagnostics, recommendations."""
+        from lpft.reporting.analysis import analyze
+
+        return analyze(self.run)
+
+    @property
+    def results(self) -> DataFrame:
+        """One row per seed and method; the columns of results.csv."""
+        return self.analysis.results
+
+    @property
+    def clients(self) -> DataFrame:
+        """One row per seed, method and client; the columns of clients.csv and more."""
+        return self.analysis.clients
+
+    @property
+    def curves(self) -> DataFrame:
+        """One row per seed, method, client and epoch: rates, training loss and, where evaluated, accuracies."""
+        return self.analysis.curves
+
+    @property
+    def points(self) -> list[Results]:
+        """The runs of a sweep; none if it is a single run."""
+        return [Results(point.root) for point in self.run.points()]
+
+    def matrix(self, method: str, seed: int = 0) -> DataFrame:
+        """Return the accuracy matrix ``(C, C)``: row = whose model, column = whose test set.
+
+        Raises:
+            KeyError: if there are no results of this method and seed.
+        """
+        return self.analysis.matrix(method, seed)
+
+    def model(self, method: str, client: str, seed: int = 0) -> BodyHeadNet:
+        """Return a client's personalized network, in evaluation mode, on the CPU.
+
+        Args:
+            method: name of the method; ``global`` for the global model, whatever the client.
+            client: name of the client.
+            seed: the seed.
+
+        Raises:
+            FileNotFoundError: if the model was not saved.
+        """
+        from lpft.config.schema import load_network
+
+        is_global = method == "global"
+        path = self.run.global_model(seed) if is_global else self.run.model(seed, method, client)
+        return load_network(self.run, path)
+
+    def figure(self, name: str) -> Figure:
+        """Return a figure of the report, such as ``tradeoff``, as matplotlib's.
+
+        Raises:
+            ValueError: if there is no figure of this name; the message lists them.
+        """
+        from lpft.reporting.figures import make_figure
+
+        return make_figure(self.analysis, name)
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.run.root)!r})"

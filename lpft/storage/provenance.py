@@ -1,0 +1,79 @@
+"""What a run's results were made with, beside its settings: the key ``provenance`` of its config.yaml."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Provenance:
+    """Software, device and data that a run's results depend on, and where the run belongs.
+
+    Args:
+        version: of lpft.
+        python: version of Python.
+        torch: version of torch.
+        lightning: version of lightning.
+        git: commit and state of the checkout that lpft is imported from; None outside of one.
+        device: ``cpu`` or ``cuda``.
+        clients: names of the clients, in order.
+        spec: channels, size and number of classes of the images.
+        content_hash: hash of images, labels and splits.
+        settings: fingerprint of the settings that all methods share.
+        variants: for each swept method its ``method`` and swept ``values``, by the name of its row.
+        point: the values of this run in a sweep; None if it is not part of one.
+        tuned: the settings that tuning chose, by the name of the tuned method.
+    """
+
+    version: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    lightning: str | None = None
+    git: str | None = None
+    device: str | None = None
+    clients: list[str] = field(default_factory=list)
+    spec: dict[str, int] = field(default_factory=dict)
+    content_hash: str | None = None
+    settings: str | None = None
+    variants: dict[str, Any] = field(default_factory=dict)
+    point: dict[str, Any] | None = None
+    tuned: dict[str, Any] = field(default_factory=dict)
+
+
+def software() -> dict[str, Any]:
+    """Return the versions of lpft and of what its results depend on."""
+    from lpft import __version__
+
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "lightning": _version("lightning"),
+        "git": _git_state(Path(__file__)),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state(file: Path) -> str | None:
+    """Return commit and state of the checkout that a file is tracked in; None outside of one."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
+    tracked = ["git", "ls-files", "--error-unmatch", file.name]
+    try:
+        described, _ = (
+            subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=5, check=True)
+            for command in (describe, tracked)
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,144 @@
+"""Errors in a command line or YAML: the value, what is wrong with it, and no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpft.config.files import ConfigError
+from lpft.config.parser import ExperimentCLI, shortened
+from tests.commands import TOY, lpft
+
+UNKNOWN = {
+    "abbreviated": ("--federation.round 3", ["--federation.round 3", "`federation.rounds`"]),
+    "forgotten -c": ("configs/digits.yaml", ["configs/digits.yaml", "HINT", "-c FILE"]),
+    "shard": ("--shard 0/2", ["--shard"]),
+    "data": ("--data.source.coutns 3", ["data", "tests.toy.ToySource", "coutns"]),
+    "network": ("--network.dropuot 1", ["network", "tests.toy.ToyNet", "dropuot"]),
+    "method": ("--methods.lpft.lp_epoch 3", ["lpft.methods.lpft.LPFT", "lp_epoch"]),
+    "common": ("--methods.lpft.floood 3", ["lpft.methods.lpft.LPFT", "floood"]),
+    "optimizer": ("--federation.optimizer.momentun 1", ["federation.optimizer", "torch.optim.SGD", "momentun"]),
+    "Trainer's": ("--trainer.max_epochs 3", ["trainer.max_epochs", "HINT", "personalization.epochs"]),
+}
+WRONG = {
+    "type": ("--federation.rounds abc", ["federation.rounds", "PositiveInt", "'abc'"]),
+    "type below a class": ("--network.norm abc", ["network", "norm", "bool", "abc"]),
+    "alternatives": ("--trainer.devices -1", ["trainer.devices", "auto", "-1"]),
+    "out of range": ("--methods.lpft.lp_epochs -1", ["lp_epochs", "v>=0", "-1"]),
+    "element": ("--seeds [a]", ["seeds", "int", "a"]),
+    "nothing selected": ("--only ,", ["--only", "names no method", "none, ft, lpft"]),
+    "choice": ("--methods.lpft.head_init no", ["head_init", "'global', 'random', 'zero', 'lstsq'", "no"]),
+    "no list": ("--seeds 0,1", ["seeds", "0,1", "list"]),
+    "no module": ("--network a.b.C", ["network", "'a'"]),
+    "no path": ("--methods.x FT2", ["methods", "FT2"]),
+    "other class": ("--network torch.nn.Linear", ["network", "torch.nn.Linear"]),
+    "no file": ("--network nofile.yaml", ["network", "nofile.yaml"]),
+    "null": ("--methods.ft null", ["methods", "None"]),
+    "null for a section": ("--personalization null", ["personalization", "null"]),
+    "pair": ("--compare [[lpft]]", ["compare", "['lpft']", "HINT"]),
+}
+
+
+def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    lpft(*words, code=2)
+    error = capsys.readouterr().err.removeprefix("lpft run: reading the experiment\n")
+    assert "Traceback" not in error
+    assert error.startswith("lpft run: ")
+    assert error.endswith("For all settings: lpft run --help\n")
+    return error
+
+
+@pytest.mark.parametrize("case", [*UNKNOWN, *WRONG])
+def test_wrong_settings(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, expected = {**UNKNOWN, **WRONG}[case]
+    error = error_of(["run", "-c", TOY, *words.split(" ")], capsys)
+    for text in expected:
+        assert text in error
+
+
+def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("", "../x", ".."):
+        error = error_of(["run", "-c", TOY, "--name", name], capsys)
+        assert f"`name: {name}`" in error
+        assert "--out" in error
+
+
+def test_of_a_value_that_may_be_null_the_other_reasons_remain() -> None:
+    union = "Does not validate against any of the Union subtypes\nSubtypes: [A, None]\nErrors:\n"
+    union += (
+        "  - `a=5` is too many.\n  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>\nGiven value: 5"
+    )
+    assert shortened(union) == "`a=5` is too many."
+    assert shortened("Something else entirely") == "Something else entirely"
+
+
+def test_errors_are_exceptions_outside_of_the_commands() -> None:
+    with pytest.raises(ConfigError, match="roundz"):
+        ExperimentCLI("run", ["-c", TOY, "--federation.roundz", "3"])
+
+
+FILES = {
+    "empty": (b"", "is empty"),
+    "only comments": (b"# name: x\n", "is empty"),
+    "broken": (b"a: [1, 2\n", "line 2"),
+    "binary": (b"\x89PNG\xff\x00", "is not text in UTF-8"),
+    "Latin-1": ("name: café\n".encode("latin-1"), "is not text in UTF-8"),
+    "list": (b"- a\n- b\n", "holds a list"),
+    "twice": (b"name: x\nmethods:\n  ft: 1\n  ft: 2\n", "`ft` appears twice, in lines 3 and 4"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_no_experiment_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, expected = FILES[case]
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    error = error_of(["run", "-c", str(path)], capsys)
+    assert str(path) in error
+    assert expected in error
+
+
+@pytest.mark.parametrize("case", [*FILES, "missing"])
+def test_the_file_of_a_section_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, part = tmp_path / "x.yaml", tmp_path / "parts" / "net.yaml"
+    others = [line for line in Path(TOY).read_text().splitlines() if not line.startswith("network:")]
+    config.write_text("\n".join([*others, "network: parts/net.yaml"]))
+    if case != "missing":
+        part.parent.mkdir()
+        part.write_bytes(FILES[case][0])
+    error = error_of(["run", "-c", str(config)], capsys)
+    assert str(part) in error
+    assert FILES[case][1] in error if case != "missing" else "`network` names a file that does not exist" in error
+
+
+def test_a_key_of_the_top_that_is_misspelt_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(Path(TOY).read_text().replace("seeds:", "seed:"))
+    assert "'seed'" in (error := error_of(["run", "-c", str(config)], capsys))
+    assert "did you mean `seeds`?" in error
+
+
+def test_settings_beside_class_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(Path(TOY).read_text().replace("lpft.methods.ft.FT}", "lpft.methods.ft.FT, epochs: 3}"))
+    assert "init_args: {" in error_of(["run", "-c", str(config)], capsys)
+
+
+@pytest.mark.parametrize("section", ["data", "federation", "personalization", "methods", "trainer", "tune"])
+def test_a_section_that_is_empty(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(Path(TOY).read_text()), section: None}))
+    error = error_of(["run", "-c", str(config)], capsys)
+    assert f"{config}: `{section}` is empty" in error
+    assert "HINT: remove the line, or give it settings" in error
+
+
+@pytest.mark.parametrize("name", ["1", "no"])
+def test_a_name_that_is_not_text(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(Path(TOY).read_text().replace("  ft: {", f"  {name}: {{"))
+    error = error_of(["run", "-c", str(config)], capsys)
+    assert f"{config}: the key `{name}` in line" in error
+    assert "HINT: put it in quotes" in error

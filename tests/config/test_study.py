@@ -1,0 +1,87 @@
+"""From arguments to the runs of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpft.config.files import ConfigError
+from lpft.config.study import arguments, open_study
+from lpft.methods.ft import FT
+from lpft.methods.lpft import LPFT
+from tests.commands import TOY
+
+
+def args(out: Path, *words: object) -> list[str]:
+    return ["-c", TOY, "--out", str(out), *map(str, words)]
+
+
+def test_one_object_is_built_for_each_run(out: Path) -> None:
+    (experiment,) = open_study("plan", args(out)).experiments
+    assert experiment.run.root == out
+    assert [type(method) for method in experiment.all_methods.values()][1:] == [FT, LPFT]
+    assert [len(client.train) for client in experiment.data.clients] == [20, 33, 40, 24, 17]
+    sweep = "{federation.rounds: [1, 2], methods.lpft.lp_epochs: [0, 4]}"
+    study = open_study("plan", args(out, "--sweep", sweep))
+    assert [e.run.root.name for e in study.experiments] == ["rounds=1", "rounds=2"]
+    assert [e.federation.rounds for e in study.experiments] == [1, 2]
+    assert all(list(e.all_methods)[2:] == ["lpft+lp_epochs=0", "lpft+lp_epochs=4"] for e in study.experiments)
+    assert not out.exists(), "planning writes nothing"
+
+
+def test_only_is_a_list_however_it_is_given(out: Path) -> None:
+    for only in ("lpft,ft", "[lpft, ft]", '["ft","lpft"]'):
+        (experiment,) = open_study("plan", args(out, "--only", only)).experiments
+        assert list(experiment.methods) == ["ft", "lpft"]
+
+
+def test_seeds_of_tuning_need_a_global_model_only_if_a_selected_method_is_tuned(out: Path) -> None:
+    tune = ("--tune", "{trials: 2, seeds: [7], grids: {ft: {lr: [0.1]}}}")
+    (tuned,), (other,) = (
+        open_study("plan", args(out, *tune, "--only", only)).experiments for only in ("ft,lpft", "lpft")
+    )
+    assert (tuned.global_seeds, other.global_seeds) == ([0, 1, 7], [0, 1])
+
+
+def test_provenance_says_what_a_run_was_made_with(out: Path) -> None:
+    open_study("federate", args(out))
+    record = yaml.safe_load((out / "config.yaml").read_text())["provenance"]
+    assert record["clients"] == [f"c{i}" for i in range(5)]
+    assert record["spec"] == {"in_channels": 1, "image_size": 8, "num_classes": 3}
+    assert record["torch"]
+    assert record["point"] is None
+
+
+def test_fingerprints_depend_on_what_results_depend_on(out: Path) -> None:
+    def prints(*words: object) -> tuple[str, dict[str, str]]:
+        (experiment,) = open_study("plan", args(out, *words)).experiments
+        return experiment.global_task().fingerprint, experiment.personal_task().fingerprints
+
+    base = prints()
+    for words in (("--name", "x"), ("--seeds", "[5]"), ("--only", "none,ft,lpft"), ("--trainer.devices", 2)):
+        assert prints(*words) == base
+    rounds, epochs, rate = (
+        prints(*w) for w in (("--federation.rounds", 9), ("--personalization.epochs", 9), ("--methods.ft.lr", 0.5))
+    )
+    assert rounds[0] != base[0]
+    assert epochs[0] == rate[0] == base[0]
+    assert all(epochs[1][name] != base[1][name] for name in base[1])
+    assert {name for name in base[1] if rate[1][name] != base[1][name]} == {"ft"}
+
+
+def test_keywords_become_arguments() -> None:
+    words = arguments("x.yaml", {"network": {"class_path": "N", "init_args": {"a": 1}}, "overwrite": True, "out": "y"})
+    assert words == [
+        "--config=x.yaml",
+        "--overwrite",
+        '--network={"class_path": "N", "init_args": {"a": 1}}',
+        "--out=y",
+    ]
+
+
+@pytest.mark.parametrize("shard", ["3/2", "1", "a/b", "2/2"])
+def test_a_shard_that_is_none_is_refused(shard: str, out: Path) -> None:
+    with pytest.raises(ConfigError, match="1/4"):
+        open_study("personalize", args(out, "--shard", shard))

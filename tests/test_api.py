@@ -1,0 +1,140 @@
+"""The Python API: what the commands do, from a script and from a notebook."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+import yaml
+from nbclient import NotebookClient
+from safetensors.torch import load_file
+
+import lpft
+from lpft.results import Results
+from tests.commands import TOY, outcome, table, toy
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return lpft.run(TOY, out=str(tmp_path_factory.mktemp("api") / "run"), seeds=[0], federation={"rounds": 2})
+
+
+def test_it_does_what_the_command_does(results: Results, out: Path) -> None:
+    command = toy("run", out, "--seeds", "[0]", "--federation.rounds", 2)
+    assert outcome(results.run) == outcome(command)
+
+
+def test_a_dict_is_as_good_as_a_file(results: Results, out: Path) -> None:
+    config = {**yaml.safe_load(Path(TOY).read_text()), "out": str(out)}
+    made = lpft.run(config, seeds=[0], federation={"rounds": 2})
+    assert outcome(made.run) == outcome(results.run)
+    assert config["federation"]["rounds"] == 3, "the caller's dict has changed"
+
+
+def test_stages_give_what_run_gives(results: Results, out: Path) -> None:
+    for stage in (lpft.federate, lpft.personalize):
+        stage(TOY, out=str(out), seeds=[0], federation={"rounds": 2})
+    lpft.report(out)
+    assert outcome(lpft.load(out).run) == outcome(results.run)
+
+
+def test_frames_hold_what_the_files_hold(results: Results) -> None:
+    rows = table(results.run.root / "results.csv")
+    assert list(results.results["method"]) == [row["method"] for row in rows] == ["none", "ft", "lpft"]
+    assert results.results["local"].tolist() == [float(row["local"]) for row in rows]
+    matrix = results.matrix("ft", seed=0)
+    assert list(matrix.index) == list(matrix.columns) == [f"c{i}" for i in range(5)]
+    ft = results.clients[results.clients["method"] == "ft"].set_index("client")
+    assert [matrix.loc[name, name] for name in matrix.index] == ft["local"].tolist()
+    assert set(results.curves["epoch"]) == set(range(5))
+    with pytest.raises(KeyError):
+        results.matrix("nope", seed=0)
+
+
+def test_a_model_is_the_network_of_its_file(results: Results) -> None:
+    net = results.model("lpft", client="c1", seed=0)
+    saved = load_file(results.run.model(0, "lpft", "c1"))
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())
+    assert not net.training
+    assert results.model("global", client="", seed=0).head.out_features == 3
+    with pytest.raises(FileNotFoundError, match="save_models"):
+        results.model("lpft", client="nobody", seed=0)
+
+
+def test_a_figure_is_matplotlibs_and_an_unknown_one_is_refused(results: Results) -> None:
+    assert results.figure("tradeoff").axes
+    with pytest.raises(ValueError, match="tradeoff"):
+        results.figure("nope")
+
+
+def test_errors_are_exceptions_with_the_commands_text(results: Results, out: Path) -> None:
+    with pytest.raises(ValueError, match=r"roundz.*\n.*did you mean `federation.rounds`"):
+        lpft.run(TOY, out=str(out), federation={"roundz": 3})
+    with pytest.raises(ValueError, match=r"`federation.rounds` \(2 there, 3 here\)"):
+        lpft.run(TOY, out=str(results.run.root), seeds=[0])
+    with pytest.raises(ValueError, match="no global model"):
+        lpft.personalize(TOY, out=str(out))
+    with pytest.raises(FileNotFoundError, match="not the folder of a run"):
+        lpft.load(out / "nowhere")
+    with pytest.raises(RuntimeError, match="this method is broken"):
+        lpft.run(TOY, out=str(out), seeds=[0], methods={"broken": {"class_path": "tests.test_pipeline.Broken"}})
+    assert set(lpft.load(out).results["method"]) == {"none", "ft", "lpft"}, "nothing else is lost"
+    done = lpft.run(TOY, out=str(out), seeds=[0], personalization={"epochs": 5}, overwrite=True)
+    assert done.results["complete"].all()
+
+
+def test_the_process_is_left_as_it_was(results: Results) -> None:
+    threads, path = torch.get_num_threads(), list(sys.path)
+    torch.set_num_threads(2)
+    lpft.run(TOY, out=str(results.run.root), seeds=[0], federation={"rounds": 2})
+    assert torch.get_num_threads() == 2
+    assert sys.path == path
+    torch.set_num_threads(threads)
+
+
+def test_importing_it_is_quick_and_light() -> None:
+    began = time.perf_counter()
+    code = "import sys, lpft; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"torch", "lightning", "pandas", "matplotlib", "numpy"} & set(done.stdout.split())
+    assert time.perf_counter() - began < 60
+
+
+def run_notebook(cells: list[str], folder: Path) -> list[str]:
+    """Run cells in a Jupyter kernel; return what each printed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = [[o for o in cell["outputs"] if o.get("name") == "stdout"] for cell in notebook.cells]
+    return ["".join(output["text"] for output in of_cell) for of_cell in outputs]
+
+
+def test_a_notebook_gives_the_same_with_one_and_two_processes(results: Results, tmp_path: Path) -> None:
+    """After torch has computed with two threads, as a notebook's other cells may have."""
+    cells = [f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport lpft, torch\nx = torch.rand(900, 900)\nx @ x"]
+    for devices in (1, 2):
+        settings = f"seeds=[0], federation={{'rounds': 2}}, trainer={{'devices': {devices}}}"
+        cells.append(f"r = lpft.run({TOY!r}, out='run{devices}', {settings}); print(r.results.shape)")
+    printed = run_notebook(cells, tmp_path)
+    assert printed[1] == printed[2] == f"{results.results.shape}\n"
+    for devices in (1, 2):
+        frame = pd.read_csv(tmp_path / f"run{devices}" / "results.csv").drop(columns="seconds")
+        pd.testing.assert_frame_equal(frame, pd.read_csv(results.run.root / "results.csv").drop(columns="seconds"))
+
+
+def test_the_quickstart_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "examples")}}).execute()
+    assert (tmp_path / "examples" / "runs" / "quickstart" / "report.html").exists()
+    kinds = {kind for cell in notebook.cells for o in cell.get("outputs", []) for kind in o.get("data", {})}
+    assert {"text/html", "image/png"} <= kinds
