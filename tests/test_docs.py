@@ -94,7 +94,7 @@ def test_sites_of_images_and_a_global_model_become_models(
     matrix = {row[""]: row for row in table(run.method_file(0, "none", "accuracy.csv"))}
     assert list(matrix) == names
     assert min(float(matrix["north"][name]) for name in names) > 50  # it was trained on such shapes; a third is chance
-    assert [row["client"] for row in table(run.root / "advice.csv")] == names
+    assert [row["client"] for row in table(run.root / "recommendations.csv")] == names
     assert (run.root / "report.html").exists()
     for name in names:
         assert run.model(0, "advised", name).exists()

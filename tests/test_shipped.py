@@ -11,7 +11,7 @@ import yaml
 
 from lpft.data.sources.corruptions import CORRUPTIONS
 from lpft.data.sources.domains import FEDBN_CLASSES
-from lpft.reporting.paper import dataset_of
+from lpft.paper.table2 import dataset_of
 from lpft.storage.run import Run
 from tests.commands import lpft, table
 from tests.domains import domainnet

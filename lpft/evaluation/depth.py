@@ -1,4 +1,4 @@
-"""Distortion by depth: how far fine-tuning has moved what each layer of the body puts out."""
+"""Distortion by depth: how far fine-tuning has moved the output of each layer of the body."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ FEATURES = "features"
 def distortion_by_depth(
     features: GlobalFeatures, state: State, index: Tensor, like: BodyHeadNet | None = None
 ) -> dict[str, float]:
-    """Compare every layer's output with theta_G's, in evaluation mode, each network with its own norm statistics.
+    """Compare every layer's output with the global model's, in evaluation mode, each with its own norm statistics.
 
-    A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of
-    theta_G's: layers differ in size, so that distances alone cannot be compared. Layers are modules that have a
-    ``weight`` of two or more dimensions (linear, convolution); what they put out is taken before normalization and
-    activation. Left out are those that run on something else than images (a table of positions, say), not with every
-    batch, or put out nothing but zeros.
+    A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of the
+    global model's: layers differ in size, so distances alone cannot be compared. Layers are modules that have a
+    ``weight`` of two or more dimensions (linear, convolution); their output is taken before normalization and
+    activation. Layers are left out that do not run on images (a table of positions, say) or not with every batch, or
+    whose outputs are all zero.
 
     Args:
-        features: theta_G and the data.
+        features: the global model and the data.
         state: a plain state dict of the same network, personalized.
         index: positions of the samples in the dataset's arrays, ``(n,)``.
         like: the network that the state belongs to, if that has more modules than the global model.

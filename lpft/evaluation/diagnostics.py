@@ -1,7 +1,7 @@
-"""Signs that personalization went wrong, or could not go right: each with the number that shows it, and what to do.
+"""Failure signatures: signs that personalization went wrong, or could not go right, with the numbers that show them.
 
-Every function looks at the cells of a run for one sign and returns what it found, for the whole run or for single
-clients; nothing if all is well, or if what it needs was not recorded.
+Every function looks for one signature in the client results of a run, and yields what it finds for the whole run or for
+single clients; nothing if all is well, or if what it needs was not recorded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lpft.evaluation.convergence import judge_convergence
+from lpft.evaluation.metrics import mean
 from lpft.storage.client_result import ClientResult
 
 NEAR_CHANCE = 0.1
@@ -32,67 +33,54 @@ LITTLE_DATA = "too little local data"
 SHORT_PROBING = "linear probing too short"
 BN_DRIFT = "normalization drift"
 
-ADVICE = {
-    NOT_CONVERGED: "Train the global model for more rounds, and personalize its latest state. Until it has converged,"
-    " what fine-tuning gains may repair the global model rather than personalize it.",
-    HETEROGENEITY: "What one client learns is of no use to the others, so that there is nothing to remember and no"
-    " method remembers it. Look at Local alone, form groups of similar clients, or train each on its own data.",
-    LITTLE_DATA: "Keep the global model for this client, or fine-tune with more regularization: fewer epochs, a lower"
-    " learning rate, a proximal term, fewer parameters.",
-    SHORT_PROBING: "Give linear probing more epochs (lp_epochs) or a higher learning rate (lp_lr), so that"
-    " fine-tuning does not start with a head that distorts the features.",
-    BN_DRIFT: "Training the head alone must leave the features as they are. Statistics of normalization layers have"
-    " moved: keep the body in evaluation mode while the head is trained.",
-}
-"""What to do about each of them."""
+NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT)
+"""All diagnostics; `lpft/reporting/english.yaml` describes each, and says what to do about it."""
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A sign of failure.
+    """A failure signature that was found.
 
     Args:
-        name: what it is called.
-        found: the numbers that gave it away, in words.
+        name: one of `NAMES`.
         value: the number that decided.
-        client: where it was found; None is the whole run.
-        method: with which method; None is all of them, or none in particular.
-        seed: with which seed; None is all of them.
+        numbers: all numbers that show it, by name.
+        client: the client that it concerns; None is all of them.
+        method: the method; None is all of them, or none in particular.
+        seed: the seed; None is all of them.
     """
 
     name: str
-    found: str
     value: float | None
+    numbers: Mapping[str, float | str | None]
     client: str | None = None
     method: str | None = None
     seed: int | None = None
 
     @property
-    def advice(self) -> str:
-        """What to do about it."""
-        return ADVICE[self.name]
-
-    @property
-    def where(self) -> str:
-        """Client, method and seed in a few words; empty for the whole run."""
+    def place(self) -> str:
+        """Client, method and seed; empty if it concerns the whole run."""
         seed = None if self.seed is None else f"seed {self.seed}"
         return ", ".join(part for part in (self.client, self.method, seed) if part)
 
 
-def find_signatures(
-    cells: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]] | None = None
+def diagnose(
+    results: Sequence[ClientResult],
+    histories: Mapping[int, Sequence[float | None]] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> list[Diagnostic]:
-    """Look for every sign of failure.
+    """Look for every failure signature.
 
     Args:
-        cells: of any seeds, methods and clients.
+        results: of any seeds, methods and clients.
         histories: the global models' validation accuracy after every round, in percent, by seed; none for a global
-            model that came from elsewhere.
+            model from elsewhere.
+        pairs: methods and the baselines that they are compared with.
     """
-    trained = [cell for cell in cells if _is_trained(cell)]
+    trained = [result for result in results if _is_trained(result)]
     return [
         *not_converged(histories or {}),
-        *extreme_heterogeneity(_of_ready_models(trained, histories or {})),
+        *extreme_heterogeneity(_with_trained_model(trained, histories or {}), pairs),
         *too_little_data(trained),
         *probing_too_short(trained),
         *normalization_drift(trained),
@@ -100,129 +88,134 @@ def find_signatures(
 
 
 def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[Diagnostic]:
-    """Name the seeds whose global model still improved when training ended; see `judge_convergence`."""
+    """Yield the seeds whose global model was still improving when training ended; see `judge_convergence`."""
     for seed, accuracy in sorted(histories.items()):
-        verdict = judge_convergence(accuracy)
-        if not verdict.converged:
-            yield Diagnostic(NOT_CONVERGED, str(verdict).partition(": ")[2], verdict.change, seed=seed)
+        convergence = judge_convergence(accuracy)
+        if not convergence.converged:
+            numbers = {"change": convergence.change, "rounds": convergence.rounds}
+            yield Diagnostic(NOT_CONVERGED, convergence.change, numbers, seed=seed)
 
 
-def extreme_heterogeneity(cells: Sequence[ClientResult]) -> Iterator[Diagnostic]:
-    """Tell whether clients have nothing in common: better at home, and at chance everywhere else, with every method.
+def extreme_heterogeneity(
+    results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = ()
+) -> Iterator[Diagnostic]:
+    """Tell whether clients have nothing in common: Local improves, but elsewhere every method is at chance.
 
-    Global is taken without the client's own test set, which would hide it where clients are few. Where LP-FT and FT
-    are there with several seeds, they must not differ in it by more than one standard deviation over the seeds. If it
-    is not true of the means over all clients, the single clients are named of which it is.
+    Global is taken without the client's own test set, which would hide it where clients are few. The methods of the
+    first pair that has several seeds must not differ in it by more than one standard deviation over the seeds. If the
+    means over all clients do not show it, single clients are reported that do.
     """
-    by_method = _grouped(cells, "method")
-    if found := _at_chance(cells):
-        difference = _lpft_minus_ft(by_method)
-        if len(difference) < 2 or abs(fmean(difference)) <= pstdev(difference):
-            yield found
+    by_method = _grouped(results, "method")
+    if diagnostic := _at_chance(results):
+        differences = _first_differences(by_method, pairs)
+        if len(differences) < 2 or abs(fmean(differences)) <= pstdev(differences):
+            yield diagnostic
         return
-    for client, own in _grouped(cells, "client").items():
-        if len(_grouped(own, "method")) == len(by_method) and (found := _at_chance(own, client)):
-            yield found
+    for client, of_client in _grouped(results, "client").items():
+        if len(_grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
+            yield diagnostic
 
 
-def _of_ready_models(
-    cells: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
+def _with_trained_model(
+    results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
 ) -> list[ClientResult]:
-    """Leave out the seeds whose global model is near chance itself and still improved when training ended.
+    """Leave out the seeds whose global model is near chance itself and was still improving when training ended.
 
-    There nobody remembers anything since nothing has been learnt yet; whether it can be, is open.
+    There no method can remember anything since nothing has been learned yet; whether it can be, is open.
     """
-    found: list[ClientResult] = []
-    for seed, own in _grouped(cells, "seed").items():
-        classes = next((cell.num_classes for cell in own if cell.num_classes), None)
-        learnt = not classes or _mean(_known(cell.local_before) for cell in own) > _near_chance(classes)
-        if learnt or seed not in histories or judge_convergence(histories[seed]).converged:
-            found += own
-    return found
+    kept: list[ClientResult] = []
+    for seed, of_seed in _grouped(results, "seed").items():
+        classes = _num_classes(of_seed)
+        learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes)
+        if learned or seed not in histories or judge_convergence(histories[seed]).converged:
+            kept += of_seed
+    return kept
 
 
-def _at_chance(cells: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
-    classes = next((cell.num_classes for cell in cells if cell.num_classes), None)
-    rise = _mean(_at_home(cell) - _known(cell.local_before) for cell in cells)
-    means = {m: _mean(map(_elsewhere, own)) for m, own in _grouped(cells, "method").items()}
-    best = max(means.values(), default=math.nan)
-    if not classes or any(map(math.isnan, means.values())) or not rise > 0 or best > _near_chance(classes):
+def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
+    classes = _num_classes(results)
+    rise = mean(_local(result) - _nan(result.local_before) for result in results)
+    means = [mean(map(_elsewhere, of_method)) for of_method in _grouped(results, "method").values()]
+    best = max(means, default=math.nan)
+    if not classes or any(map(math.isnan, means)) or not rise > 0 or best > near_chance(classes):
         return None
-    worst = _mean(map(_worst, cells))
-    found = (
-        f"local accuracy rises by {rise:.1f} points, and on the others' test sets it is at most {best:.1f}% with any"
-        f" method (worst {worst:.1f}%; chance is {100 / classes:.1f}%)"
-    )
-    return Diagnostic(HETEROGENEITY, found, best, client)
+    numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": 100 / classes}
+    return Diagnostic(HETEROGENEITY, best, numbers, client)
 
 
-def _near_chance(num_classes: int) -> float:
+def _num_classes(results: Iterable[ClientResult]) -> int | None:
+    return next((result.num_classes for result in results if result.num_classes), None)
+
+
+def near_chance(num_classes: int) -> float:
+    """Return the accuracy in percent up to which a model is near chance.
+
+    >>> near_chance(10)
+    19.0
+    """
     chance = 100 / num_classes
     return chance + NEAR_CHANCE * (100 - chance)
 
 
-def _lpft_minus_ft(by_method: Mapping[str, Sequence[ClientResult]]) -> list[float]:
-    """Return the difference in accuracy on the others' test sets for every seed that has both."""
-    lpft = [method for method, own in by_method.items() if any(map(_switch, own))]
-    ft = [method for method, own in by_method.items() if not any(_probing(cell) for cell in own)]
-    if not lpft or not ft:
-        return []
-    pair = ["lpft" if "lpft" in lpft else lpft[0], "ft" if "ft" in ft else ft[0]]
-    first, second = (
-        {seed: _mean(map(_elsewhere, own)) for seed, own in _grouped(by_method[method], "seed").items()}
-        for method in pair
-    )
-    return [first[seed] - second[seed] for seed in first if seed in second]
+def _first_differences(
+    by_method: Mapping[str, Sequence[ClientResult]], pairs: Sequence[tuple[str, str]]
+) -> list[float]:
+    """Return, for every seed that has both methods of a pair, the difference in accuracy on the others' test sets."""
+    for pair in pairs:
+        if set(pair) <= by_method.keys():
+            first, second = (
+                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in _grouped(by_method[name], "seed").items()}
+                for name in pair
+            )
+            return [first[seed] - second[seed] for seed in first if seed in second]
+    return []
 
 
-def too_little_data(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Name the clients that have learnt few samples by heart and got worse on others.
+def too_little_data(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
+    """Yield the clients that memorized few samples and generalize worse.
 
     Fewer than `FEW_SAMPLES` training samples per class that the client has, all of them right after training, and
-    validation accuracy below the global model's; with several seeds in most of them.
+    validation accuracy below the global model's; with several seeds, for most of them.
     """
-    for (client, method), own in _grouped(cells, "client", "method").items():
-        hits = [cell for cell in own if _is_overfit(cell)]
-        if 2 * len(hits) > len(own):
-            density = fmean(cell.num_train / (cell.num_train_classes or 1) for cell in hits)
-            before, after = (_mean(getattr(cell, name) for cell in hits) for name in ("val_before", "val_after"))
-            found = (
-                f"{density:.1f} training samples per class (fewer than {FEW_SAMPLES}), all of them right after"
-                f" training; validation accuracy fell from {before:.1f}% to {after:.1f}%"
-            )
-            yield Diagnostic(LITTLE_DATA, found, density, client, method)
+    for (client, method), of_client in _grouped(results, "client", "method").items():
+        overfit = [result for result in of_client if _is_overfit(result)]
+        if 2 * len(overfit) > len(of_client):
+            density = fmean(result.num_train / (result.num_train_classes or 1) for result in overfit)
+            before, after = (mean(getattr(r, name) for r in overfit) for name in ("val_before", "val_after"))
+            numbers = {"per_class": density, "val_before": before, "val_after": after}
+            yield Diagnostic(LITTLE_DATA, density, numbers, client, method)
 
 
-def _is_overfit(cell: ClientResult) -> bool:
-    few = cell.num_train < FEW_SAMPLES * (cell.num_train_classes or 0)
-    worse = cell.val_before is not None and cell.val_after is not None and cell.val_after < cell.val_before
-    return few and worse and cell.train_accuracy == 100
+def _is_overfit(result: ClientResult) -> bool:
+    few = result.num_train < FEW_SAMPLES * (result.num_train_classes or 0)
+    worse = result.val_before is not None and result.val_after is not None and result.val_after < result.val_before
+    return few and worse and result.train_accuracy == 100
 
 
-def probing_too_short(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Name the methods whose head still improved when everything began to be trained.
+def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
+    """Yield the methods whose head was still improving when full fine-tuning began.
 
     The last epoch of probing lowers the training loss by more than `STILL_IMPROVING`, in the mean over clients and
-    seeds; if it does not, the single clients are named where it does. With one epoch of probing there is nothing to
-    compare. What the first epoch of full training did to training loss and features is told, too.
+    seeds; otherwise the single clients are reported for which it does. With one epoch of probing there is nothing to
+    compare. The numbers also tell what the first epoch of full fine-tuning did to training loss and features.
     """
-    for method, own in _grouped(cells, "method").items():
+    for method, of_method in _grouped(results, "method").items():
         switches = {
-            client: list(filter(None, map(_switch, found))) for client, found in _grouped(own, "client").items()
+            client: list(filter(None, map(_switch, of_client)))
+            for client, of_client in _grouped(of_method, "client").items()
         }
-        short = {client: found for client, found in switches.items() if _improvement(found) > STILL_IMPROVING}
-        everyone = [switch for found in switches.values() for switch in found]
+        short = {client: items for client, items in switches.items() if _improvement(items) > STILL_IMPROVING}
+        everyone = [switch for items in switches.values() for switch in items]
         if _improvement(everyone) > STILL_IMPROVING:
-            clients = f", at {len(short)} of {len(switches)} clients" if len(switches) > 1 else ""
-            yield _probing_signature(everyone, method, None, clients)
+            yield _short_probing(everyone, method, None, {"num_short": len(short), "num_clients": len(switches)})
         else:
-            for client, found in short.items():
-                yield _probing_signature(found, method, client)
+            for client, items in short.items():
+                yield _short_probing(items, method, client, {})
 
 
 @dataclass(frozen=True)
 class _Switch:
-    """The training losses of the last two epochs of probing and of the first epoch after; distortion after that."""
+    """Training losses of the last two epochs of probing and the first epoch of fine-tuning; distortion after that."""
 
     before: float
     last: float
@@ -230,108 +223,95 @@ class _Switch:
     distortion: float
 
 
-def _switch(cell: ClientResult) -> _Switch | None:
-    """Return what happened where one client's training went from the head to everything."""
-    epochs = _epochs(cell)
+def _switch(result: ClientResult) -> _Switch | None:
+    """Return what happened where one client's training went from probing to full fine-tuning."""
+    epochs = _epochs(result)
     for number in range(1, len(epochs)):
         if _is_probing(epochs[number - 1]) and not _is_probing(epochs[number]):
             before = epochs[number - 2] if number > 1 and _is_probing(epochs[number - 2]) else {}
             first = epochs[number]
-            losses = [_known(entry.get("train_loss")) for entry in (before, epochs[number - 1], first)]
-            return _Switch(losses[0], losses[1], losses[2], _known(first.get("distortion")))
+            losses = [_nan(entry.get("train_loss")) for entry in (before, epochs[number - 1], first)]
+            return _Switch(losses[0], losses[1], losses[2], _nan(first.get("distortion")))
     return None
 
 
 def _improvement(switches: Sequence[_Switch]) -> float:
-    known = [switch for switch in switches if not math.isnan(switch.before + switch.last)]
-    total = math.fsum(switch.before for switch in known)
-    return 1 - math.fsum(switch.last for switch in known) / total if total > 0 else math.nan
+    complete = [switch for switch in switches if not math.isnan(switch.before + switch.last)]
+    total = math.fsum(switch.before for switch in complete)
+    return 1 - math.fsum(switch.last for switch in complete) / total if total > 0 else math.nan
 
 
-def _probing_signature(switches: Sequence[_Switch], method: str, client: str | None, clients: str = "") -> Diagnostic:
+def _short_probing(
+    switches: Sequence[_Switch], method: str, client: str | None, counts: Mapping[str, int]
+) -> Diagnostic:
     improvement = _improvement(switches)
-    last, after, moved = (_mean(getattr(s, name) for s in switches) for name in ("last", "after", "distortion"))
-    parts = [
-        f"the last epoch of probing lowered the training loss by {improvement:.1%}{clients}"
-        f" (more than {STILL_IMPROVING:.0%})"
-    ]
-    if after > last:
-        parts.append(f"the first epoch of full training raised it from {last:.3g} to {after:.3g}")
-    if moved > 0:
-        parts.append(f"the first epoch of full training moved the features by {moved:.3g}")
-    return Diagnostic(SHORT_PROBING, "; ".join(parts), improvement, client, method)
+    last, after, moved = (mean(getattr(s, name) for s in switches) for name in ("last", "after", "distortion"))
+    numbers = {"improvement": improvement, "last_loss": last, "first_loss": after, "distortion": moved, **counts}
+    return Diagnostic(SHORT_PROBING, improvement, numbers, client, method)
 
 
-def normalization_drift(cells: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Name the methods that moved the features while they trained the head alone."""
-    for method, own in _grouped(cells, "method").items():
-        drifts = {cell.client: drift for cell in own if (drift := _drift(cell)) > 0}
+def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
+    """Yield the methods that moved the features while they trained the head alone."""
+    for method, of_method in _grouped(results, "method").items():
+        drifts = {result.client: drift for result in of_method if (drift := _drift(result)) > 0}
         if drifts:
             client = max(drifts, key=lambda name: drifts[name])
-            found = (
-                f"distortion {drifts[client]:.3g} after training the head alone (client {client}, the largest of"
-                f" {len(drifts)})"
-            )
-            yield Diagnostic(BN_DRIFT, found, drifts[client], method=method)
+            numbers: dict[str, float | str | None] = {
+                "distortion": drifts[client],
+                "largest": client,
+                "num_clients": len(drifts),
+            }
+            yield Diagnostic(BN_DRIFT, drifts[client], numbers, method=method)
 
 
-def _drift(cell: ClientResult) -> float:
-    """Return the distortion after training the head alone; 0 if there is none but rounding."""
-    own, relative = _known(cell.distortion_own), _known(cell.distortion_relative)
-    norm = own / relative if own > 0 and relative > 0 else 1.0
-    probed = [_known(entry.get("distortion")) for entry in _epochs(cell) if _is_probing(entry)]
-    if all(map(_is_probing, _epochs(cell))):
-        probed.append(own)
+def _drift(result: ClientResult) -> float:
+    """Return the distortion after training the head alone; 0 if it is rounding only."""
+    distortion, relative = _nan(result.distortion_own), _nan(result.distortion_relative)
+    norm = distortion / relative if distortion > 0 and relative > 0 else 1.0
+    probed = [_nan(entry.get("distortion")) for entry in _epochs(result) if _is_probing(entry)]
+    if all(map(_is_probing, _epochs(result))):
+        probed.append(distortion)
     largest = max((value for value in probed if not math.isnan(value)), default=0.0)
     return largest if largest > MOVED * norm else 0.0
 
 
-def _is_trained(cell: ClientResult) -> bool:
-    return cell.status in ("ok", "no_test") and bool(_epochs(cell))
+def _is_trained(result: ClientResult) -> bool:
+    return result.status in ("ok", "no_test") and bool(_epochs(result))
 
 
-def _epochs(cell: ClientResult) -> list[dict[str, Any]]:
-    return [entry for entry in cell.epochs if entry["epoch"] > 0]
+def _epochs(result: ClientResult) -> list[dict[str, Any]]:
+    return [entry for entry in result.epochs if entry["epoch"] > 0]
 
 
 def _is_probing(entry: Mapping[str, Any]) -> bool:
     return entry.get("lr_body") == 0
 
 
-def _probing(cell: ClientResult) -> bool:
-    return any(map(_is_probing, _epochs(cell)))
+def _local(result: ClientResult) -> float:
+    return _nan(result.accuracy[result.clients.index(result.client)])
 
 
-def _at_home(cell: ClientResult) -> float:
-    return _known(cell.accuracy[cell.clients.index(cell.client)])
-
-
-def _others(cell: ClientResult) -> np.ndarray:
-    row = np.delete(np.array(cell.accuracy, dtype=np.float64), cell.clients.index(cell.client))
+def _others(result: ClientResult) -> np.ndarray:
+    row = np.delete(np.array(result.accuracy, dtype=np.float64), result.clients.index(result.client))
     return row[~np.isnan(row)]
 
 
-def _elsewhere(cell: ClientResult) -> float:
-    return float(row.mean()) if (row := _others(cell)).size else math.nan
+def _elsewhere(result: ClientResult) -> float:
+    return float(row.mean()) if (row := _others(result)).size else math.nan
 
 
-def _worst(cell: ClientResult) -> float:
-    return float(row.min()) if (row := _others(cell)).size else math.nan
+def _worst(result: ClientResult) -> float:
+    return float(row.min()) if (row := _others(result)).size else math.nan
 
 
-def _known(value: float | None) -> float:
+def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else math.nan
-
-
-def _grouped(cells: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
-    """Put cells together that agree in some fields, in the order in which they come."""
+def _grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
+    """Group results by some of their fields, in the order of their first appearance."""
     groups: dict[Any, list[ClientResult]] = {}
-    for cell in cells:
-        key = tuple(getattr(cell, name) for name in keys)
-        groups.setdefault(key if len(keys) > 1 else key[0], []).append(cell)
+    for result in results:
+        key = tuple(getattr(result, name) for name in keys)
+        groups.setdefault(key if len(keys) > 1 else key[0], []).append(result)
     return groups

@@ -1,102 +1,146 @@
-"""The metrics of the accuracy matrix, and nothing but the matrix.
+"""The registry of metrics: every table, page, figure and TensorBoard event reads it.
 
-``accuracy[i, j]`` is the accuracy in percent of client i's personalized model on client j's test set. A client without
-test samples is a column of NaN, which every mean, minimum and standard deviation leaves out.
+A metric is one entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A
+new entry is a new column of results.csv or clients.csv, and, if it is `shown`, of the comparison of methods.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpft.evaluation.groups import Where, worst_group
+from lpft.storage.client_result import ClientResult
+
 Matrix = NDArray[np.float64]
-
-MATRIX_METRICS = (
-    "local",
-    "global_all",
-    "global_others",
-    "cstd_row",
-    "cstd_local",
-    "worst_row",
-    "worst_local",
-    "worst_pair",
-    "average3",
-    "average2",
-)
+Vector = NDArray[np.float64]
 
 
-def client_metrics(accuracy: Matrix, ddof: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Describe every client's model: at home, everywhere, elsewhere.
+@dataclass(frozen=True)
+class Evaluation:
+    """What all metrics are computed from: one method's results with one seed.
 
     Args:
-        accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set.
-        ddof: delta degrees of freedom of the standard deviation over test sets.
-
-    Returns:
-        Arrays of shape ``(C,)``: ``local`` (own test set), ``global_all`` (mean over all test sets), ``global_others``
-        (mean over the other clients' test sets), ``worst`` (minimum over the others) and ``cstd`` (standard deviation
-        over all test sets). NaN where nothing is left to average, such as the others of a single client.
-
-    >>> per_client = client_metrics(np.array([[90.0, 50.0], [70.0, 80.0]]))
-    >>> {name: values.tolist() for name, values in per_client.items() if name != "cstd"}
-    {'local': [90.0, 80.0], 'global_all': [70.0, 75.0], 'global_others': [50.0, 70.0], 'worst': [50.0, 70.0]}
+        accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
+            is a column of NaN, which every mean, minimum and standard deviation leaves out.
+        results: of every client, in the order of the rows, None where one is missing; may be empty.
+        ddof: delta degrees of freedom of standard deviations over test sets and clients.
     """
-    accuracy = _checked(accuracy)
-    others = np.where(np.eye(len(accuracy), dtype=bool), np.nan, accuracy)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an empty mean is NaN, and meant to be
-        return {
-            "local": np.diagonal(accuracy).copy(),
-            "global_all": np.nanmean(accuracy, axis=1),
-            "global_others": np.nanmean(others, axis=1),
-            "worst": np.nanmin(others, axis=1),
-            "cstd": np.nanstd(accuracy, axis=1, ddof=ddof),
-        }
+
+    accuracy: Matrix
+    results: Sequence[ClientResult | None] = ()
+    ddof: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accuracy.ndim != 2 or self.accuracy.shape[0] != self.accuracy.shape[1] or not len(self.accuracy):
+            raise ValueError(
+                f"The accuracy matrix has shape {self.accuracy.shape}, but needs one row and one column per client."
+            )
+
+    @cached_property
+    def others(self) -> Matrix:
+        """The accuracy matrix without every client's own test set: NaN on the diagonal."""
+        return np.where(np.eye(len(self.accuracy), dtype=bool), np.nan, self.accuracy)
+
+    def values(self, name: str) -> Vector:
+        """Return a field of all client results, ``(C,)``; NaN where it is None or the result is missing."""
+        values = [getattr(result, name, None) for result in self.results or [None] * len(self.accuracy)]
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+    def of_clients(self, name: str) -> Vector:
+        """Return a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
+        return compute_metric(next(metric for metric in CLIENT_METRICS if metric.name == name), self)
 
 
-def matrix_metrics(accuracy: Matrix, ddof: int = 0) -> dict[str, float]:
-    """Sum up an accuracy matrix in the ten figures of `MATRIX_METRICS`.
-
-    ``global_all``, ``cstd_row``, ``worst_row`` and ``average3`` follow the numbers of the paper's Table 2;
-    ``global_others``, ``cstd_local``, ``worst_local`` and ``average2`` follow its text (the two do not agree).
+@dataclass(frozen=True)
+class ClientMetric:
+    """A number that describes every client's model.
 
     Args:
-        accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set.
-        ddof: delta degrees of freedom of both standard deviations.
-
-    Returns:
-        One figure per name in `MATRIX_METRICS`, in percent; NaN where it is not defined (a single client has no
-        others, hence no ``global_others``, ``worst_row`` and ``average3``).
-
-    References:
-        Chen et al., arXiv:2511.12695, section 5 and Table 2.
-
-    >>> figures = matrix_metrics(np.array([[90.0, 50.0], [70.0, 80.0]]))
-    >>> figures["local"], figures["global_all"], figures["worst_row"], round(figures["average3"], 4)
-    (85.0, 72.5, 60.0, 72.5)
+        name: its column in clients.csv.
+        title: how tables and figures call it.
+        compute: takes an `Evaluation`, returns ``(C,)``; NaN where it is not defined.
+        description: what it is, in one sentence.
+        unit: of its values.
+        optional: whether the column is left out where no client has a value.
     """
-    accuracy = _checked(accuracy)
-    per_client = client_metrics(accuracy, ddof)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        figures = {
-            "local": np.nanmean(per_client["local"]),
-            "global_all": np.nanmean(per_client["global_all"]),
-            "global_others": np.nanmean(per_client["global_others"]),
-            "cstd_row": np.nanmean(per_client["cstd"]),
-            "cstd_local": np.nanstd(per_client["local"], ddof=ddof),
-            "worst_row": np.nanmean(per_client["worst"]),
-            "worst_local": np.nanmin(per_client["local"]),
-            "worst_pair": np.nanmin(accuracy),
-        }
-    figures["average3"] = (figures["local"] + figures["global_all"] + figures["worst_row"]) / 3
-    figures["average2"] = (figures["local"] + figures["global_all"]) / 2
-    return {name: float(figures[name]) for name in MATRIX_METRICS}
+
+    name: str
+    title: str
+    compute: Callable[[Evaluation], Vector]
+    description: str
+    unit: str = "%"
+    optional: bool = False
 
 
-def hurt_share(local: NDArray[np.float64], local_before: NDArray[np.float64]) -> float:
+@dataclass(frozen=True)
+class Metric:
+    """A number that sums up one method with one seed.
+
+    Args:
+        name: its column in results.csv; ``final/NAME`` in TensorBoard.
+        title: how tables and figures call it.
+        compute: takes an `Evaluation`; NaN where it is not defined.
+        description: what it is, in a sentence or two; legends show it.
+        unit: of its values.
+        format: how a value is written in tables.
+        better: which values are better.
+        shown: whether it is a column of the comparison of methods, and a metric of TensorBoard's HPARAMS tab.
+        spread: whether the comparison shows the standard deviation over the seeds, too.
+        optional: whether the column is left out where no method has a value.
+        rank: a narrow terminal leaves out the shown metrics of the lowest rank first; 9 always stays.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[Evaluation], float | np.floating[Any]]
+    description: str
+    unit: str = "%"
+    format: Callable[[float], str] = "{:.1f}".format
+    better: Literal["higher", "lower"] = "higher"
+    shown: bool = False
+    spread: bool = True
+    optional: bool = False
+    rank: int = 9
+
+    def text(self, mean: float, std: float = 0.0, n: int = 1) -> str:
+        """Write a mean over ``n`` seeds, with its standard deviation if there are several.
+
+        >>> METRICS[0].text(91.17, 0.9, 3)
+        '91.2 ± 0.9'
+        """
+        if math.isnan(mean):
+            return "-"
+        return f"{self.format(mean)} ± {self.format(std)}" if self.spread and n > 1 else self.format(mean)
+
+
+def count(value: float) -> str:
+    """Write a large count in few characters.
+
+    >>> count(950), count(12_345), count(6_780_000)
+    ('950', '12.3k', '6.78M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Return the mean of the values that are neither None nor NaN; NaN if there are none. Exact before rounding."""
+    defined = [value for value in values if value is not None and not math.isnan(value)]
+    return fmean(defined) if defined else math.nan
+
+
+def hurt_share(local: Vector, local_before: Vector) -> float:
     """Return the share of clients, in ``[0, 1]``, whose local accuracy fell below the global model's.
 
     Args:
@@ -106,14 +150,250 @@ def hurt_share(local: NDArray[np.float64], local_before: NDArray[np.float64]) ->
     >>> hurt_share(np.array([90.0, 80.0, 70.0, np.nan]), np.array([90.0, 85.0, 60.0, np.nan]))
     0.3333333333333333
     """
-    known = ~(np.isnan(local) | np.isnan(local_before))
-    return float((local[known] < local_before[known]).mean()) if known.any() else float("nan")
+    defined = ~(np.isnan(local) | np.isnan(local_before))
+    return float((local[defined] < local_before[defined]).mean()) if defined.any() else float("nan")
 
 
-def _checked(accuracy: Matrix) -> Matrix:
-    accuracy = np.asarray(accuracy, dtype=np.float64)
-    if accuracy.ndim != 2 or accuracy.shape[0] != accuracy.shape[1] or not len(accuracy):
-        raise ValueError(
-            f"The accuracy matrix has shape {accuracy.shape}, but needs one row and one column per client."
-        )
-    return accuracy
+def _field(name: str) -> Callable[[Evaluation], Vector]:
+    return lambda evaluation: evaluation.values(name)
+
+
+def _worst_group(where: Where) -> Callable[[Evaluation], Vector]:
+    def compute(evaluation: Evaluation) -> Vector:
+        worst = [worst_group(result.groups or {}, where) if result else None for result in evaluation.results]
+        return np.array([math.nan if value is None else value for value in worst], dtype=np.float64)
+
+    return compute
+
+
+CLIENT_METRICS = [
+    ClientMetric("local", "Local", lambda e: np.diagonal(e.accuracy).copy(), "Accuracy on its own test set."),
+    ClientMetric(
+        "global_all", "Global", lambda e: np.nanmean(e.accuracy, axis=1), "Mean accuracy over all clients' test sets."
+    ),
+    ClientMetric(
+        "global_others", "others", lambda e: np.nanmean(e.others, axis=1), "Mean accuracy over the others' test sets."
+    ),
+    ClientMetric(
+        "worst", "worst", lambda e: np.nanmin(e.others, axis=1), "Lowest accuracy on another client's test set."
+    ),
+    ClientMetric(
+        "cstd",
+        "C-Std",
+        lambda e: np.nanstd(e.accuracy, axis=1, ddof=e.ddof),
+        "Standard deviation of accuracy over all clients' test sets.",
+    ),
+    ClientMetric(
+        "distortion_own",
+        "distortion",
+        _field("distortion_own"),
+        "Mean l2 distance of the features from the global model's, over its own test samples.",
+        unit="",
+    ),
+    ClientMetric(
+        "distortion_all", "distortion, all", _field("distortion_all"), "The same over all test samples.", unit=""
+    ),
+    ClientMetric(
+        "distortion_relative",
+        "relative distortion",
+        _field("distortion_relative"),
+        "distortion_own divided by the mean norm of the global model's features.",
+        unit="",
+    ),
+    ClientMetric("val_before", "validation before", _field("val_before"), "The global model's validation accuracy."),
+    ClientMetric("val_after", "validation after", _field("val_after"), "Validation accuracy after personalization."),
+    ClientMetric("seconds", "seconds", _field("seconds"), "Wall-clock time of training and evaluation.", unit="s"),
+    ClientMetric(
+        "worst_group_local",
+        "worst group",
+        _worst_group("local"),
+        "Lowest accuracy over the groups of its own test samples.",
+        optional=True,
+    ),
+    ClientMetric(
+        "worst_group_all",
+        "worst group, all",
+        _worst_group("all"),
+        "Lowest accuracy over the groups of all clients' test samples.",
+        optional=True,
+    ),
+]
+
+METRICS = [
+    Metric(
+        "local",
+        "Local",
+        lambda e: np.nanmean(e.of_clients("local")),
+        "A client's personalized model on its own test set, mean over clients: the goal of personalization.",
+        shown=True,
+    ),
+    Metric(
+        "global_all",
+        "Global",
+        lambda e: np.nanmean(e.of_clients("global_all")),
+        "A client's personalized model on the test sets of all clients, its own included, mean over clients: what it"
+        " still knows about the others.",
+        shown=True,
+    ),
+    Metric(
+        "global_others",
+        "others",
+        lambda e: np.nanmean(e.of_clients("global_others")),
+        "Global without the client's own test set.",
+        shown=True,
+        rank=1,
+    ),
+    Metric(
+        "cstd_row",
+        "C-Std",
+        lambda e: np.nanmean(e.of_clients("cstd")),
+        "Standard deviation of a personalized model's accuracy over all test sets, mean over clients.",
+        better="lower",
+    ),
+    Metric(
+        "cstd_local",
+        "C-Std of Local",
+        lambda e: np.nanstd(e.of_clients("local"), ddof=e.ddof),
+        "Standard deviation of Local over the clients.",
+        better="lower",
+    ),
+    Metric(
+        "worst_row",
+        "worst",
+        lambda e: np.nanmean(e.of_clients("worst")),
+        "A client's personalized model on the other client's test set that it does worst on, mean over clients.",
+        shown=True,
+    ),
+    Metric("worst_local", "worst Local", lambda e: np.nanmin(e.of_clients("local")), "Lowest Local of a client."),
+    Metric("worst_pair", "worst pair", lambda e: np.nanmin(e.accuracy), "Lowest entry of the accuracy matrix."),
+    Metric(
+        "average3",
+        "average3",
+        lambda e: sum(compute_named(e, "local", "global_all", "worst_row")) / 3,
+        "Mean of Local, Global and worst: the column Average in Table 2 of arXiv:2511.12695.",
+        shown=True,
+        rank=3,
+    ),
+    Metric(
+        "average2",
+        "average2",
+        lambda e: sum(compute_named(e, "local", "global_all")) / 2,
+        "Mean of Local and Global: the average as the text of arXiv:2511.12695 defines it.",
+    ),
+    Metric(
+        "distortion_own",
+        "distortion",
+        lambda e: mean(e.values("distortion_own")),
+        "How far the features (the input of the last layer) moved from the global model's: mean l2 distance over the"
+        " client's test samples, mean over clients. Zero if only the last layer was trained.",
+        unit="",
+        format="{:.2f}".format,
+        better="lower",
+        shown=True,
+        rank=6,
+    ),
+    Metric(
+        "distortion_all",
+        "distortion, all",
+        lambda e: mean(e.values("distortion_all")),
+        "The same over the test samples of all clients.",
+        unit="",
+        format="{:.2f}".format,
+        better="lower",
+    ),
+    Metric(
+        "hurt_share",
+        "hurt",
+        lambda e: hurt_share(e.of_clients("local"), e.values("local_before")),
+        "Share of clients whose personalized model has a lower Local than the global model.",
+        unit="",
+        format="{:.0%}".format,
+        better="lower",
+        shown=True,
+        spread=False,
+        rank=5,
+    ),
+    Metric(
+        "train_passes",
+        "passes",
+        lambda e: math.fsum(e.values("train_passes")),
+        "Training cost: forward and backward passes of single samples, summed over clients. A forward pass alone counts"
+        " a third; training the head on stored features counts nothing.",
+        unit="passes",
+        format=count,
+        better="lower",
+        shown=True,
+        spread=False,
+        rank=4,
+    ),
+    Metric(
+        "seconds",
+        "seconds",
+        lambda e: math.fsum(e.values("seconds")),
+        "Wall-clock time of training and evaluation, summed over clients.",
+        unit="s",
+        format=count,
+        better="lower",
+        shown=True,
+        spread=False,
+        rank=2,
+    ),
+    Metric(
+        "worst_group_local",
+        "worst group",
+        lambda e: mean(e.of_clients("worst_group_local")),
+        "Lowest accuracy over the groups of a client's own test samples, mean over clients.",
+        optional=True,
+    ),
+    Metric(
+        "worst_group_all",
+        "worst group, all",
+        lambda e: mean(e.of_clients("worst_group_all")),
+        "Lowest accuracy over the groups of all clients' test samples, mean over clients.",
+        optional=True,
+    ),
+]
+"""``global_all``, ``cstd_row``, ``worst_row`` and ``average3`` follow the numbers of Table 2 in arXiv:2511.12695;
+``global_others``, ``cstd_local``, ``worst_local`` and ``average2`` follow its text (the two do not agree)."""
+
+
+def metric_named(name: str) -> Metric:
+    """Return an entry of `METRICS`."""
+    return next(metric for metric in METRICS if metric.name == name)
+
+
+def shown_metrics() -> list[Metric]:
+    """Return the metrics of the comparison of methods, in its order."""
+    return [metric for metric in METRICS if metric.shown]
+
+
+def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
+    """Compute a metric; a mean over nothing is NaN, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return metric.compute(evaluation)
+
+
+def compute_named(evaluation: Evaluation, *names: str) -> list[float]:
+    """Compute metrics by name."""
+    return [float(compute_metric(metric_named(name), evaluation)) for name in names]
+
+
+def compute_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Compute every metric of a method with one seed.
+
+    >>> figures = compute_metrics(Evaluation(np.array([[90.0, 50.0], [70.0, 80.0]])))
+    >>> figures["local"], figures["global_all"], figures["worst_row"], round(figures["average3"], 4)
+    (85.0, 72.5, 60.0, 72.5)
+    """
+    return {metric.name: float(compute_metric(metric, evaluation)) for metric in METRICS}
+
+
+def compute_client_metrics(evaluation: Evaluation) -> dict[str, Vector]:
+    """Compute every metric of the clients, ``(C,)`` each.
+
+    >>> columns = compute_client_metrics(Evaluation(np.array([[90.0, 50.0], [70.0, 80.0]])))
+    >>> columns["global_all"].tolist(), columns["worst"].tolist()
+    ([70.0, 75.0], [50.0, 70.0])
+    """
+    return {metric.name: compute_metric(metric, evaluation) for metric in CLIENT_METRICS}

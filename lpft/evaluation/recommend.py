@@ -32,19 +32,19 @@ KEEP, PERSONALIZE = "keep", "personalize"
 
 
 @dataclass(frozen=True)
-class Advice:
-    """What a client should do. Accuracies and differences in percent; None where they are not known.
+class Recommendation:
+    """What a client should use. Accuracies and differences in percent; None where not defined.
 
     Args:
         client: its name.
         num_val: number of validation samples, which decide.
         val_before: the global model's validation accuracy.
-        best_method: the method that is advised, or, if the global model is, the one that came closest to beating it.
+        best_method: the recommended method or, if that is the global model, the one that came closest to beating it.
         val_after: validation accuracy with this method.
         gain: `val_after` minus `val_before`.
         standard_error: of the gain.
-        advice: `KEEP` the global model or `PERSONALIZE`.
-        test_before: the global model's accuracy on the client's test set. To judge the advice by, never to choose.
+        recommendation: `KEEP` the global model or `PERSONALIZE`.
+        test_before: the global model's accuracy on the client's test set. To judge the recommendation, never to choose.
         test_after: the method's.
     """
 
@@ -55,23 +55,23 @@ class Advice:
     val_after: float | None
     gain: float | None
     standard_error: float | None
-    advice: str
+    recommendation: str
     test_before: float | None
     test_after: float | None
 
     @property
     def method(self) -> str | None:
-        """The method that is advised; None for the global model."""
-        return self.best_method if self.advice == PERSONALIZE else None
+        """The recommended method; None for the global model."""
+        return self.best_method if self.recommendation == PERSONALIZE else None
 
     @property
-    def test_advised(self) -> float | None:
-        """Test accuracy of the model that is advised."""
-        return self.test_after if self.advice == PERSONALIZE else self.test_before
+    def test_recommended(self) -> float | None:
+        """Test accuracy of the recommended model."""
+        return self.test_after if self.recommendation == PERSONALIZE else self.test_before
 
 
-def advise(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[Advice]:
-    """Advise every client, from the means over all seeds there are.
+def recommend(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[Recommendation]:
+    """Recommend a model to every client, from the means over all seeds.
 
     Seeds share the validation samples, so that they do not add to the number of these: more seeds make the figures
     steadier, not the standard error smaller.
@@ -88,7 +88,7 @@ def advise(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[A
         by_client.setdefault(cell.client, {}).setdefault(cell.method, []).append(cell)
     rank = {method: number for number, method in enumerate(methods)}
     return [
-        _advise(client, dict(sorted(found.items(), key=lambda item: rank.get(item[0], len(rank)))))
+        _recommend(client, dict(sorted(found.items(), key=lambda item: rank.get(item[0], len(rank)))))
         for client, found in by_client.items()
     ]
 
@@ -106,7 +106,7 @@ def choose(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> dict[t
     by_seed: dict[int, list[ClientResult]] = {}
     for cell in cells:
         by_seed.setdefault(cell.seed, []).append(cell)
-    return {(seed, advice.client): advice.method for seed, own in by_seed.items() for advice in advise(own, methods)}
+    return {(seed, r.client): r.method for seed, own in by_seed.items() for r in recommend(own, methods)}
 
 
 def beats_global_model(cell: ClientResult) -> bool:
@@ -133,11 +133,11 @@ class _Comparison:
         return self.convincing, -math.inf if self.gain is None else round(self.gain, 6)
 
 
-def _advise(client: str, found: Mapping[str, list[ClientResult]]) -> Advice:
+def _recommend(client: str, found: Mapping[str, list[ClientResult]]) -> Recommendation:
     compared = {method: _compare(cells) for method, cells in found.items()}
     best = max(compared, key=lambda method: compared[method].merit)  # the first among equals
     verdict, cells = compared[best], found[best]
-    return Advice(
+    return Recommendation(
         client=client,
         num_val=cells[0].num_val,
         val_before=verdict.before,
@@ -145,7 +145,7 @@ def _advise(client: str, found: Mapping[str, list[ClientResult]]) -> Advice:
         val_after=verdict.after,
         gain=verdict.gain,
         standard_error=verdict.error,
-        advice=PERSONALIZE if verdict.convincing else KEEP,
+        recommendation=PERSONALIZE if verdict.convincing else KEEP,
         test_before=_mean(cell.local_before for cell in cells),
         test_after=_mean(cell.accuracy[cell.clients.index(client)] for cell in cells),
     )

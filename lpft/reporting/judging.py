@@ -1,52 +1,126 @@
-"""Verdicts by their dotted path: import them, let them speak, write down what they said."""
+"""Verdicts: functions that an experiment names by dotted path, which judge its results by a stated rule."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from lpft.reporting.results import log
-from lpft.reporting.sweeps import Point
-from lpft.reporting.tables import to_csv
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
-Verdict = Callable[[Sequence[Point]], list[str]]
-"""Takes the points of a sweep, or the one point that a run by itself is; returns lines, first the result."""
+if TYPE_CHECKING:
+    from lpft.reporting.analysis import Analysis
+
+log = logging.getLogger("lpft")
+
+Outcome = Literal["held", "not held", "unclear", "not judged", "failed", ""]
+"""Whether the claim behind a verdict held; `not judged` if something that it needs was not run or recorded."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verdict function returns: data, which a template turns into English.
+
+    Args:
+        outcome: whether the claim held.
+        numbers: that decided, by name.
+        rows: details, such as one row per point or method.
+        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line of it is a line of
+            verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
+    """
+
+    outcome: Outcome
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    template: Path | None = None
+
+
+VerdictFunction = Callable[[Sequence["Analysis"]], Verdict | list[str]]
+"""Takes the analyses of a sweep's points (of one run: just one); returns a `Verdict`, or lines of text."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a verdict said.
+    """A verdict, ready to be shown.
 
     Args:
         name: of the function.
+        outcome: see `Outcome`; empty if the function returned lines of text.
         lines: the result with its rule, then details.
+        numbers: that decided.
+        rows: details as data.
     """
 
     name: str
+    outcome: Outcome
     lines: list[str]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
-def load_verdict(path: str) -> Verdict:
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (ddof 0) of a few values, one per seed; formatted as ``81.0 ± 1.0``.
+
+    >>> f"{Spread.of([80.0, 82.0]):.1f}", f"{Spread.of([80.0]):+.1f}", f"{Spread.of([]):.1f}"
+    ('81.0 ± 1.0', '+80.0', '-')
+    """
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Any) -> Spread:
+        """Return the spread of a sequence or series; NaN without values."""
+        numbers = [float(value) for value in values]
+        if not numbers:
+            return cls(math.nan, math.nan, 0)
+        mean = math.fsum(numbers) / len(numbers)
+        return cls(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers)), len(numbers))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the mean is more than one standard deviation from zero, else 0, as for a single seed."""
+        if self.n < 2 or abs(self.mean) <= self.std:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+    def __format__(self, form: str) -> str:
+        """Format mean and standard deviation; a sign in the format concerns the mean only."""
+        if not self.n:
+            return "-"
+        mean = format(self.mean, form)
+        return f"{mean} ± {format(self.std, form.removeprefix('+'))}" if self.n > 1 else mean
+
+    def __str__(self) -> str:
+        """Return it with two decimals."""
+        return f"{self:.2f}"
+
+
+def load_verdict(path: str) -> VerdictFunction:
     """Import a verdict by its dotted path.
 
     Raises:
         ValueError: if there is no such function.
     """
     module, _, name = path.rpartition(".")
+    hint = "HINT: give the dotted path of a function of a list of analyses, such as `lpft.paper.verdicts.plateau`."
     try:
-        found = getattr(importlib.import_module(module), name)
+        verdict = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`verdicts` names `{path}`, which cannot be imported: {error}. HINT: {_hint()}") from error
-    if not callable(found):
-        raise ValueError(f"`verdicts` names `{path}`, which is no function. HINT: {_hint()}")
-    return found
+        raise ValueError(f"`verdicts` names `{path}`, which cannot be imported: {error}. {hint}") from error
+    if not callable(verdict):
+        raise ValueError(f"`verdicts` names `{path}`, which is not a function. {hint}")
+    return verdict
 
 
-def load_verdicts(config: Mapping[str, Any]) -> dict[str, Verdict]:
+def load_verdicts(config: Mapping[str, Any]) -> dict[str, VerdictFunction]:
     """Import the verdicts that an experiment names.
 
     Raises:
@@ -55,31 +129,52 @@ def load_verdicts(config: Mapping[str, Any]) -> dict[str, Verdict]:
     return {str(path): load_verdict(str(path)) for path in config.get("verdicts") or []}
 
 
-def judge(verdicts: Mapping[str, Verdict], points: Sequence[Point]) -> list[Judged]:
-    """Let every verdict speak; one that fails says so, and keeps nothing else from being reported."""
+def judge(verdicts: Mapping[str, VerdictFunction], points: Sequence[Analysis]) -> list[Judged]:
+    """Apply every verdict; one that fails is reported as failed and does not stop the others."""
     judged = []
-    for path, verdict in verdicts.items():
+    for path, function in verdicts.items():
+        name = path.rpartition(".")[2]
         try:
-            lines = list(verdict(points))
+            verdict = function(points)
+            if isinstance(verdict, Verdict):
+                judged.append(Judged(name, verdict.outcome, to_lines(verdict), verdict.numbers, verdict.rows))
+            else:
+                judged.append(Judged(name, "", list(verdict)))
         except Exception as error:
             log.warning("The verdict %s failed.", path, exc_info=error)
-            lines = [f"failed: {type(error).__name__}: {error}"]
-        judged.append(Judged(path.rpartition(".")[2], lines))
+            judged.append(Judged(name, "failed", [f"failed: {type(error).__name__}: {error}"]))
     return judged
 
 
+def to_lines(verdict: Verdict) -> list[str]:
+    """Turn a verdict into lines of English by its template."""
+    if verdict.template is None:
+        rows = [verdict.numbers, *verdict.rows]
+        return [f"{verdict.outcome}."] + [
+            ", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row
+        ]
+    import jinja2  # loading verdicts takes no time: every command checks the names
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(verdict.template.parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["spread"] = lambda value, form: format(value, form)
+    environment.filters["count"] = lambda number, noun: f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    template = environment.get_template(verdict.template.name)
+    text = template.render(outcome=verdict.outcome, numbers=verdict.numbers, rows=verdict.rows)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
 def write_verdicts(run: Run, judged: Sequence[Judged]) -> None:
-    """Write verdicts.csv, one row per line; take it away from a run without verdicts."""
+    """Write verdicts.csv, one row per line; remove it from a run without verdicts."""
     path = run.root / "verdicts.csv"
     if judged:
-        rows = [{"verdict": each.name, "line": line} for each in judged for line in each.lines]
-        write_atomically(path, to_csv(("verdict", "line"), rows))
+        from pandas import DataFrame
+
+        rows = [(verdict.name, line) for verdict in judged for line in verdict.lines]
+        write_atomically(path, DataFrame(rows, columns=["verdict", "line"]).to_csv(index=False, lineterminator="\n"))
     else:
         path.unlink(missing_ok=True)
-
-
-def _hint() -> str:
-    from lpft.reporting import verdicts
-
-    ours = [name for name, value in vars(verdicts).items() if "points" in getattr(value, "__annotations__", {})]
-    return f"give the dotted path of a function; lpft.reporting.verdicts has {', '.join(ours)}."

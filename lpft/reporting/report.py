@@ -1,61 +1,16 @@
-"""Everything that is derived from the cells of a run, in one call."""
+"""Everything that is derived from the results of a run, in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lpft.reporting.console import print_comparison, print_sweep
-from lpft.reporting.judging import Judged, judge, load_verdicts, write_verdicts
-from lpft.reporting.results import MethodResult, log, read_config, read_results
-from lpft.reporting.status import check_is_run
-from lpft.reporting.sweeps import Point, points_in_order, read_point, write_sweep_csv
-from lpft.reporting.tables import write_method_tables, write_run_tables
-from lpft.storage.atomic import write_atomically
+from lpft.reporting.analysis import Analysis, Sweep, analyze_results, analyze_sweep
+from lpft.reporting.judging import judge, load_verdicts, write_verdicts
+from lpft.reporting.results import read_config
+from lpft.reporting.tables import write_all_tables, write_sweep_table
 from lpft.storage.run import Run
-
-
-def write_tables(run: Run) -> list[MethodResult]:
-    """Rewrite the tables of a run from its cells: a fraction of a second, nothing heavy is imported.
-
-    Returns:
-        What was found, for every seed and method.
-
-    Raises:
-        FileNotFoundError: if the folder is no run, or has no cells yet.
-    """
-    results = results_on_disk(run)
-    for result in results:
-        if result.cells or result.damaged:
-            write_method_tables(run, result)
-    write_run_tables(run, results)
-    write_sweep_csv(run, [read_point(run, results)])
-    return results
-
-
-def results_on_disk(run: Run) -> list[MethodResult]:
-    """Read the cells of a run, log a warning for each damaged one, and refuse a folder without any.
-
-    Raises:
-        FileNotFoundError: if the folder is no run, or has no cells yet.
-    """
-    check_is_run(run)
-    results = read_results(run)
-    warn_of_damage(results)
-    if not any(result.cells for result in results):
-        raise FileNotFoundError(
-            f"`{run.root}` holds no results of personalized clients."
-            " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."
-        )
-    return results
-
-
-def warn_of_damage(results: Iterable[MethodResult]) -> None:
-    """Log a warning for every damaged cell, naming the file."""
-    for result in results:
-        for damage in result.damaged:
-            log.warning("%s is left out: %s; the next `lpft personalize` computes it again", damage.path, damage.reason)
 
 
 @dataclass(frozen=True)
@@ -63,111 +18,103 @@ class Report:
     """What `write_report` wrote.
 
     Args:
-        results: what was found, for every seed and method.
+        analysis: of the run.
         page: report.html.
         figures: the SVG files.
-        judged: what the experiment's verdicts said.
+        judged: the experiment's verdicts.
     """
 
-    results: list[MethodResult]
+    analysis: Analysis
     page: Path
     figures: list[Path]
-    judged: list[Judged]
+    judged: list[Any]
+
+
+def write_tables(run: Run) -> Analysis:
+    """Rewrite the tables of a run from its results: a fraction of a second, nothing heavy is imported.
+
+    Raises:
+        FileNotFoundError: if the folder is not a run, or has no results yet.
+    """
+    analysis = analyze_results(run)
+    write_all_tables(analysis)
+    return analysis
 
 
 def write_report(run: Run, show: bool = False) -> Report:
-    """Rewrite tables, figures, TensorBoard events, verdicts and pages of a run from its cells.
+    """Rewrite tables, figures, TensorBoard events, verdicts and pages of a run from its results.
 
-    The same cells give the same bytes, however often it is called.
+    The same results give the same bytes, however often it is called.
 
     Args:
         run: the run.
         show: print the comparison, too.
 
-    Returns:
-        What was found and written.
-
     Raises:
-        FileNotFoundError: if the folder is no run, or has no cells yet.
+        FileNotFoundError: if the folder is not a run, or has no results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    config = read_config(run)
-    verdicts = load_verdicts(config)
-    results = write_tables(run)
-    from lpft.reporting.figures import draw_figures  # matplotlib and TensorBoard take half a second
-    from lpft.reporting.page import make_page, to_html, to_markdown
-    from lpft.reporting.sweep_figures import draw_variants
-    from lpft.reporting.tensorboard import write_events
-
-    point = read_point(run, results)
-    swept = draw_variants(point)
-    svgs = {name: svg for name, (*_, svg) in swept.items()} | draw_figures(results, config)
-    figures = write_figures(run, svgs)
-    write_events(run, results, config)
-    judged = judge(verdicts, [point])
-    write_verdicts(run, judged)
-    captions = {name: (title, text) for name, (title, text, _) in swept.items()}
-    page = make_page(run, results, config, svgs, judged, captions)
-    write_atomically(run.root / "report.html", to_html(page))
-    write_atomically(run.root / "report.md", to_markdown(page))
-    report = Report(results=results, page=run.root / "report.html", figures=figures, judged=judged)
+    verdicts = load_verdicts(read_config(run))
+    report = _write_report(write_tables(run), verdicts)
     if show:
-        print_comparison(run, results, page=report.page, judged=judged)
+        from lpft.reporting.console import print_comparison
+
+        print_comparison(report.analysis, page=report.page, judged=report.judged)
     return report
 
 
-def write_sweep_report(run: Run, show: bool = False) -> list[Point]:
+def _write_report(analysis: Analysis, verdicts: Any) -> Report:
+    from lpft.reporting.drawing import write_figures
+    from lpft.reporting.figures import draw_all  # matplotlib takes half a second
+    from lpft.reporting.page import write_page
+    from lpft.reporting.tensorboard import write_events
+
+    run = analysis.run
+    svgs = draw_all(analysis)
+    figures = write_figures(run, svgs)
+    write_events(analysis)
+    judged = judge(verdicts, [analysis])
+    write_verdicts(run, judged)
+    return Report(analysis, write_page(analysis, svgs, judged), figures, judged)
+
+
+def write_sweep_report(run: Run, show: bool = False) -> Sweep:
     """Rewrite the reports of all points of a sweep, and the table, verdicts and page that compare them.
 
     Args:
         run: the run that has the points.
         show: print one line per point, too.
 
-    Returns:
-        The points that have results.
-
     Raises:
-        FileNotFoundError: if no point has cells yet.
+        FileNotFoundError: if no point has results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    config = read_config(run)
-    verdicts = load_verdicts(config)
-    points, missing = [], []
-    for each in points_in_order(run):
-        try:
-            points.append(read_point(each, write_report(each).results))
-        except FileNotFoundError:
-            missing.append(each.root.name)
-    if not points:
-        raise FileNotFoundError(
-            f"`{run.root}` is a sweep of which no point has results."
-            " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."
-        )
-    write_sweep_csv(run, points)
-    judged = judge(verdicts, points)
+    verdicts = load_verdicts(read_config(run))
+    sweep = analyze_sweep(run)
+    for point in sweep.points:
+        write_all_tables(point)
+        _write_report(point, load_verdicts(point.config))
+    write_sweep_table(run, sweep.points)
+    judged = judge(verdicts, sweep.points)
     write_verdicts(run, judged)
-    from lpft.reporting.sweep_figures import draw_points
-    from lpft.reporting.sweep_page import make_sweep_page, sweep_to_html, sweep_to_markdown
+    from lpft.reporting.drawing import svgs, write_figures  # matplotlib takes half a second
+    from lpft.reporting.page import write_sweep_page
+    from lpft.reporting.sweep_figures import point_drawings
 
-    figures = draw_points(points)
-    write_figures(run, {name: svg for name, (*_, svg) in figures.items()})
-    page = make_sweep_page(run, points, missing, config, judged, figures)
-    write_atomically(run.root / "report.html", sweep_to_html(page))
-    write_atomically(run.root / "report.md", sweep_to_markdown(page))
+    drawn = svgs(point_drawings(sweep.points))
+    write_figures(run, drawn)
+    page = write_sweep_page(sweep, drawn, judged)
     if show:
-        print_sweep(points, missing, judged, page=run.root / "report.html")
-    return points
+        from lpft.reporting.console import print_sweep
+
+        print_sweep(sweep.points, sweep.missing, judged, page=page)
+    return sweep
 
 
-def write_figures(run: Run, svgs: Mapping[str, str]) -> list[Path]:
-    """Write the figures to RUN/figures, and take away those that this run no longer has."""
-    from lpft.reporting.page import CAPTIONS
-    from lpft.reporting.sweep_figures import is_ours
-
-    folder = run.root / "figures"
-    for name, svg in svgs.items():
-        write_atomically(folder / f"{name}.svg", svg)
-    for path in folder.glob("*.svg"):
-        if (path.stem in CAPTIONS or is_ours(path.stem)) and path.stem not in svgs:
-            path.unlink(missing_ok=True)
-    return [folder / f"{name}.svg" for name in svgs]
+def write_any_report(folder: str | Path, show: bool = False) -> None:
+    """Write the report of a run or of a sweep; see `write_report` and `write_sweep_report`."""
+    run = folder if isinstance(folder, Run) else Run(folder)
+    if run.points():
+        write_sweep_report(run, show=show)
+    else:
+        write_report(run, show=show)

@@ -1,7 +1,7 @@
-"""What a run folder holds: for every seed and method the cells that are there, missing or damaged.
+"""Reading a run's folder: for every seed and method the client results that exist, are missing or damaged.
 
-Everything else in `lpft.reporting` is a function of what `read_results` returns (and of config.yaml). This module
-imports the standard library and yaml only, so that `lpft status` answers at once.
+`lpft.reporting.analysis` and `lpft.reporting.status` start from `read_results`. This module imports the standard
+library and yaml only, so that `lpft status` answers at once.
 """
 
 from __future__ import annotations
@@ -119,9 +119,16 @@ def read_results(run: Run) -> list[MethodResult]:
     return [replace(result, outdated=(result.seed, result.method) in outdated) for result in results]
 
 
+def read_method(run: Run, seed: int, method: str) -> MethodResult:
+    """Read the results of one method with one seed; whether they are outdated is not checked."""
+    config, cells = read_config(run), list(run.cells(seed, method))
+    clients = _clients(config, (cell for _, cell in cells if isinstance(cell, ClientResult)))
+    return _sorted_out(seed, method, clients, cells)
+
+
 def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield seeds and methods that were made with other settings than those in config.yaml."""
-    shared = (config.get("provenance") or {}).get("settings")
+    shared = provenance(config).get("settings")
     for seed, part, settings in run.settings():
         rest = {key: value for key, value in settings.items() if key != "method"}
         method = (config.get("methods") or {}).get(part, settings.get("method"))
@@ -141,6 +148,21 @@ def read_config(run: Run) -> dict[str, Any]:
         log.warning("%s cannot be read: %s", run.config, " ".join(str(error).split()))
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def provenance(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what config.yaml records beside the settings; see `lpft.storage.provenance`."""
+    record = config.get("provenance")
+    return record if isinstance(record, Mapping) else {}
+
+
+def check_is_run(run: Run) -> None:
+    """Raise FileNotFoundError if the folder of a run does not exist or is something else."""
+    if not run.config.is_file() and not run.seeds():
+        raise FileNotFoundError(
+            f"`{run.root}` is not the folder of a run: it has neither config.yaml nor seed_0."
+            " HINT: give the folder named by `out` in the experiment's YAML."
+        )
 
 
 def method_order(config: Mapping[str, Any], methods: Iterable[str]) -> list[str]:
@@ -207,8 +229,7 @@ def _of_others(cell: ClientResult, clients: list[str]) -> str:
 
 
 def _clients(config: Mapping[str, Any], cells: Iterator[ClientResult]) -> list[str]:
-    program = config.get("provenance")
-    named = program.get("clients") if isinstance(program, Mapping) else None
+    named = provenance(config).get("clients")
     return [str(name) for name in named] if named else next((cell.clients for cell in cells), [])
 
 

@@ -7,16 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lpft.reporting.mishaps import Mishap, job_mishaps
-from lpft.reporting.outlook import Outlook, Pace
-from lpft.reporting.results import MethodResult, is_reference, read_config, read_history, read_results
+from lpft.reporting.eta import Eta, Pace
+from lpft.reporting.job_errors import JobError, job_errors
+from lpft.reporting.results import MethodResult, check_is_run, is_reference, read_config, read_history, read_results
 from lpft.runtime.heartbeat import at_work
 from lpft.storage.run import Run
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class RunStatus:
         points: of a sweep, which has no models and methods of its own.
         planned: how many points a sweep has.
         errors: what went wrong and was not made good yet.
-        outlook: how long it will take.
+        eta: how long the rest takes.
     """
 
     root: Path
@@ -115,8 +112,8 @@ class RunStatus:
     tuned: bool = True
     points: list[RunStatus] = field(default_factory=list)
     planned: int = 0
-    errors: list[Mishap] = field(default_factory=list)
-    outlook: Outlook = field(default_factory=Outlook)
+    errors: list[JobError] = field(default_factory=list)
+    eta: Eta = field(default_factory=Eta)
 
     @property
     def complete(self) -> bool:
@@ -139,7 +136,7 @@ class RunStatus:
             "models": [asdict(model) for model in self.models],
             **parts,
             "errors": [asdict(error) for error in self.errors],
-            "outlook": self.outlook.to_json(),
+            "outlook": self.eta.to_json(),
             "points": [point.to_json() for point in self.points],
         }
 
@@ -151,12 +148,12 @@ def read_status(run: Run) -> RunStatus:
         FileNotFoundError: if the folder is no run.
     """
     if run.logs.is_dir() and not run.config.is_file() and not run.seeds():
-        return RunStatus(run.root, run.root.name, [], [], None, errors=job_mishaps(run))  # its first job waits
+        return RunStatus(run.root, run.root.name, [], [], None, errors=job_errors(run))  # its first job waits
     status = _read_status(run)
     if status.complete:
         return status
     known = [error.error for error in status.errors]
-    return replace(status, errors=[*status.errors, *job_mishaps(run, known)])
+    return replace(status, errors=[*status.errors, *job_errors(run, known)])
 
 
 def _read_status(run: Run) -> RunStatus:
@@ -177,7 +174,7 @@ def _read_status(run: Run) -> RunStatus:
             points=points,
             planned=planned,
             errors=[error for point in points for error in point.errors],
-            outlook=sum((point.outlook for point in points), Outlook()),
+            eta=sum((point.eta for point in points), Eta()),
         )
     planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
     grids = (config.get("tune") or {}).get("grids")
@@ -194,8 +191,8 @@ def _read_status(run: Run) -> RunStatus:
         report=page if page.is_file() else None,
         trials=of_trials,
         tuned=(run.root / "tuning.csv").is_file() or not grids,
-        errors=[*here.mishaps(models, methods), *tuning.mishaps([], of_trials)],
-        outlook=Outlook(
+        errors=[*here.errors_of(models, methods), *tuning.errors_of([], of_trials)],
+        eta=Eta(
             tuple(_pace_of_rounds(run, model) for model in models),
             tuple(_pace_of_cells(result, config) for result in [*results, *trials]),
             sum(work.part != "global" for work in [*here.work, *tuning.work]),
@@ -220,171 +217,25 @@ class _Now:
         mine = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
         return {client: failure.error for failure in mine for client in failure.clients or [""]}
 
-    def mishaps(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[Mishap]:
+    def errors_of(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[JobError]:
         """Return the failures that still count."""
         failed = {(model.seed, "global") for model in models if model.failed}
         failed |= {(part.seed, part.method) for part in methods if part.failed}
         return [
-            Mishap(str(failure), failure.error, str(failure.path))
+            JobError(str(failure), failure.error, str(failure.path))
             for failure in self.failures
             if (failure.seed, failure.part) in failed
         ]
-
-
-def check_is_run(run: Run) -> None:
-    """Raise FileNotFoundError if the folder of a run is not there or is something else."""
-    if not run.config.is_file() and not run.seeds():
-        raise FileNotFoundError(
-            f"`{run.root}` is not the folder of a run: it has neither config.yaml nor seed_0."
-            " HINT: give the folder named by `out` in the experiment's YAML."
-        )
 
 
 def print_status(status: RunStatus, as_json: bool = False) -> None:
     """Print the status, as a table or as JSON."""
     if as_json:
         print(json.dumps(status.to_json(), indent=1))
-        return
-    from rich.console import Console
+    else:
+        from lpft.reporting.status_table import print_table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 80 + 18 * len(status.models)))
-    console.print(render_sweep(status) if status.planned else render_status(status), crop=False)
-
-
-def render_status(status: RunStatus) -> Group:
-    """Return the status for `rich.console.Console.print`: one row per method, one column per seed."""
-    from rich import box
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{status.name}: {status.root}"
-    if not status.models:
-        begun = f"{title}: nothing has begun; its jobs are waiting (squeue --me), or have failed at the start"
-        return Group(*(Text(line, no_wrap=True, overflow="ignore") for line in [begun, *_last_lines(status)]))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(title))
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column("")
-    seeds = [model.seed for model in status.models]
-    for seed in seeds:
-        table.add_column(f"seed {seed}", justify="right")
-    table.add_row("global model", *(_colored(str(model), model.done) for model in status.models), end_section=True)
-    for method in dict.fromkeys(part.method for part in status.methods):
-        parts = {part.seed: part for part in status.methods if part.method == method}
-        table.add_row(escape(method), *(_cells(parts[seed]) if seed in parts else "" for seed in seeds))
-    for seed_row in _tuning_row(status, seeds):
-        table.add_row(*seed_row)
-    damaged = [f"{path}: {reason}" for part in status.methods for path, reason in part.damaged.items()]
-    lines = [f"damaged  {line}" for line in damaged]
-    lines += _last_lines(status)
-    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
-
-
-def render_sweep(status: RunStatus) -> Group:
-    """Return the status of a sweep: one row per point."""
-    from rich import box
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=escape(f"{status.name}: {status.root}"))
-    table.title_justify, table.title_style = "left", "bold"
-    for column in ("point", "global models", "cells", "tuning", "report"):
-        table.add_column(column, justify="left" if column == "point" else "right", overflow="fold")
-    for point in status.points:
-        models = sum(model.done for model in point.models)
-        report = _colored("written", True) if point.report else "-"
-        table.add_row(
-            escape(point.root.name),
-            _colored(f"{models}/{len(point.models)}", models == len(point.models)),
-            _sum_of_cells(point.methods),
-            (_sum_of_cells(point.trials) if point.trials else _colored("missing", False) if not point.tuned else "-"),
-            report,
-        )
-    done = sum(point.complete for point in status.points)
-    lines = [f"points   {done} of {status.planned} complete"]
-    lines += [f"damaged  {len(p.damaged)} in {q.root}" for q in status.points for p in q.methods if p.damaged]
-    lines += _last_lines(status)
-    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
-
-
-def _last_lines(status: RunStatus, most: int = 5) -> list[str]:
-    """Return what went wrong, how long it takes, and where the report is."""
-    lines = []
-    same: dict[str, list[Mishap]] = {}
-    for error in status.errors:
-        same.setdefault(error.error, []).append(error)
-    for text, errors in list(same.items())[:most]:
-        others = f" (and {len(errors) - 1} more)" if errors[1:] else ""
-        lines += [f"error    {errors[0].where}{others}: {text}", f"         {errors[0].path}"]
-    if len(same) > most:
-        lines.append(f"         and {len(same) - most} other errors: see --json")
-    if status.models or status.points:
-        lines += [] if status.complete else [f"left     {_outlook(status.outlook)}"]
-    lines.append(f"report   {status.report}" if status.report else "report   not written yet")
-    return lines
-
-
-def _outlook(outlook: Outlook) -> str:
-    """Return in words how long it takes."""
-    from lpft.runtime.progress import duration
-
-    rounds, cells, words = outlook.seconds_of_rounds, outlook.seconds_of_cells, []
-    if rounds != 0:
-        words.append("rounds " + ("not known before the first has ended" if rounds is None else duration(rounds)))
-    if cells is None:
-        words.append("cells not known before the first of a trained method has ended")
-    elif cells and outlook.at_work > 1:
-        words.append(f"cells {duration(cells / outlook.at_work)} with {outlook.at_work} stacks at a time, as now")
-    elif cells:
-        words.append(f"cells {duration(cells)} with one process")
-    return ", then ".join(words) or "nothing but tuning's choice or damaged files"
-
-
-def _sum_of_cells(parts: list[MethodStatus]) -> str:
-    done, expected = sum(part.done for part in parts), sum(part.expected for part in parts)
-    notes = [
-        f"{number} {name}"
-        for name, number in (
-            ("running", sum(len(part.running) for part in parts)),
-            ("failed", sum(len(part.failed) for part in parts)),
-            ("damaged", sum(len(part.damaged) for part in parts)),
-            ("diverged", sum(part.diverged for part in parts)),
-        )
-        if number
-    ]
-    return _colored(", ".join([f"{done}/{expected}", *notes]), bool(parts) and all(part.complete for part in parts))
-
-
-def _tuning_row(status: RunStatus, seeds: list[int]) -> list[list[str]]:
-    """Return a row for the trials of tuning, none if there is no tuning."""
-    if not status.trials and status.tuned:
-        return []
-    by_seed = {seed: [part for part in status.trials if part.seed == seed] for seed in seeds}
-    number = len({part.method for part in status.trials})
-    name = f"tuning, {number} trials" + ("" if status.tuned else ", nothing chosen yet")
-    return [[name, *(_sum_of_cells(parts) if parts else "" for parts in by_seed.values())]]
-
-
-def _cells(part: MethodStatus) -> str:
-    notes = {
-        "running": len(part.running),
-        "failed": len(part.failed),
-        "damaged": len(part.damaged),
-        "diverged": part.diverged,
-        "no_train": part.no_train,
-        "no_test": part.no_test,
-    }
-    words = [f"{part.done}/{part.expected}", *(f"{number} {name}" for name, number in notes.items() if number)]
-    return _colored(", ".join([*words, *(["mixed settings"] if part.mixed else [])]), part.complete)
-
-
-def _colored(text: str, good: bool) -> str:
-    return f"[green]{text}[/]" if good else f"[yellow]{text}[/]"
+        print_table(status)
 
 
 def _global_status(now: _Now, seed: int, config: Mapping[str, Any]) -> GlobalStatus:

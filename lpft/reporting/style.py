@@ -1,11 +1,11 @@
-"""The look of all figures: colours, type, and SVG that comes out the same each time."""
+"""The look of all figures: colours, markers, type, and deterministic SVG."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpft.reporting.results import is_reference
-from lpft.reporting.sweeps import family_of, tuned_of, variants_of
+from lpft.reporting.results import is_reference, provenance
+from lpft.reporting.sweeps import family_of, variants_of
 
 INK, MUTED, GRID, PAPER = "#1b2431", "#5d6877", "#dde2e8", "#fffffe"
 """Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
@@ -85,6 +85,7 @@ class Look:
         family: the method that it is a variant of; its own name if it is none.
         label: its name within the family.
         family_color: what its family has in common.
+        reference: whether it is the global model.
     """
 
     color: str
@@ -92,6 +93,7 @@ class Look:
     family: str = ""
     label: str = ""
     family_color: str = ""
+    reference: bool = False
 
     @property
     def plain(self) -> Look:
@@ -106,13 +108,13 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
     marker of the untuned one, and a dark shade of its colour.
     """
     variants = variants_of(config)
-    bases = {name: name.removesuffix("_tuned") for name in tuned_of(config)}
+    bases = {name: name.removesuffix("_tuned") for name in provenance(config).get("tuned") or ()}
     tuned = {name: base for name, base in bases.items() if name in methods and base in methods}
     families: dict[str, list[str]] = {}
     for method in methods:
         if not is_reference(method, config) and method not in tuned:
             families.setdefault(family_of(method, variants), []).append(method)
-    found = {method: Look("#7d8896", "*", method, method, "#7d8896") for method in methods}
+    found = {method: Look("#7d8896", "*", method, method, "#7d8896", reference=True) for method in methods}
     for number, (family, members) in enumerate(families.items()):
         color = COLORS[number % len(COLORS)]
         marker = MARKERS[(number + number // len(COLORS)) % len(MARKERS)]  # another one in the second round of colours
@@ -124,6 +126,31 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
         dark = shade(found[base].color, TUNED)
         found[method] = Look(dark, found[base].marker, method, method, dark)
     return found
+
+
+def families(methods: Iterable[str], look: Mapping[str, Look]) -> dict[str, list[str]]:
+    """Group the variants of one method under its name; every other method is a group by itself."""
+    groups: dict[str, list[str]] = {}
+    for method in methods:
+        groups.setdefault(look[method].family, []).append(method)
+    return groups
+
+
+def marker_style(look: Look, label: str, size: float) -> dict[str, Any]:
+    """Return marker and legend entry of a method for `Axes.plot`; an empty label makes no entry."""
+    return {
+        "marker": look.marker,
+        "color": look.color,
+        "markersize": size * 1.4 if look.marker == "*" else size,
+        "markeredgecolor": PAPER,
+        "markeredgewidth": 0.6,
+        "label": short(label, 24) if label else None,
+    }
+
+
+def legend_beside(axes: Axes) -> None:
+    """Put the legend to the right of the plot."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handletextpad=0.4)
 
 
 def room_for_legend(height: float, entries: int) -> float:
@@ -142,11 +169,14 @@ def shade(color: str, depth: float) -> str:
     return "#" + "".join(f"{round(part + share * (other - part)):02x}" for part in parts)
 
 
-def render_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
-    """Draw a figure and return it as SVG text: the same bytes for the same data, with text as text.
+def render(draw: Callable[[], Figure | None]) -> Figure | None:
+    """Draw a figure in the look of all figures."""
+    with mpl.rc_context(RC):
+        return draw()
 
-    None if there is nothing to draw.
-    """
+
+def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
+    """Draw a figure and return it as SVG with text as text: the same bytes for the same data. None if it is None."""
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": name}
     text = io.StringIO()
     with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
@@ -193,3 +223,10 @@ def short(name: str, limit: int = 16) -> str:
     'a hospital with…'
     """
     return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
+
+
+def widen(axes: Axes, span: float = 3.0) -> None:
+    """Leave room around the points, and do not blow up differences of a fraction of a percentage point."""
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
+        set_limits(middle - half, middle + half)

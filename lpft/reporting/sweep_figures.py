@@ -1,4 +1,4 @@
-"""The pictures of a sweep: figures against the swept value, and heat maps where two keys were swept."""
+"""The figures of sweeps: metrics against the swept value, and heat maps where two keys were swept."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from lpft.reporting.style import INK, Look, looks, panels, render_svg, short, text_color
-from lpft.reporting.sweeps import Point, Values, short_keys, word
+from lpft.evaluation.metrics import metric_named
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.drawing import Drawing
+from lpft.reporting.figure_data import complete
+from lpft.reporting.heatmap import bare, write_number
+from lpft.reporting.style import INK, Look, looks, panels, short
+from lpft.reporting.sweeps import Values, short_keys, word
 
-METRICS = {
-    "local": "Local (%)",
-    "global_all": "Global (%)",
-    "worst_row": "worst (%)",
-    "average3": "Average (%)",
-    "distortion_own": "distortion",
-}
+DRAWN = ("local", "global_all", "worst_row", "average3", "distortion_own")
+"""The metrics that are drawn against a swept value."""
 IN_GRID = ("local", "global_all", "average3")
 """What is drawn where several keys were swept, and every metric has a row of panels."""
 IN_HEAT = ("local", "global_all", "average3", "distortion_own")
@@ -33,9 +35,6 @@ DECADES = 30.0
 """Positive values are drawn on a logarithmic axis if the largest is so many times the smallest."""
 MANY = 6
 """So many panels stand beside each other."""
-
-Drawn = tuple[str, str, str]
-"""Title, caption and SVG."""
 
 
 @dataclass(frozen=True)
@@ -45,108 +44,110 @@ class Observation:
     Args:
         line: the method.
         values: the swept values by short key.
-        rows: one row of results.csv per seed.
+        rows: of results.csv, one per seed.
     """
 
     line: str
     values: Values
-    rows: Sequence[Mapping[str, Any]]
+    rows: pd.DataFrame
 
     def mean_and_std(self, metric: str) -> tuple[float, float]:
-        """Return mean and standard deviation over the seeds; NaN if nothing is known."""
-        known = [row[metric] for row in self.rows if not math.isnan(row[metric])]
-        return (float(np.mean(known)), float(np.std(known))) if known else (math.nan, math.nan)
+        """Return mean and standard deviation over the seeds; NaN without values."""
+        values = self.rows[metric].dropna().to_numpy(dtype=float) if metric in self.rows else np.array([])
+        return (float(values.mean()), float(values.std())) if len(values) else (math.nan, math.nan)
 
 
-def draw_variants(point: Point) -> dict[str, Drawn]:
-    """Draw every sweep over methods' settings within a run: lines for one key, heat maps for two.
+def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
+    """Return the figures of sweeps over methods' settings within a run: lines for one key, heat maps for two.
 
     Methods that were swept over the same key share a figure; the others are horizontal lines in it.
     """
-    look = looks(point.methods, point.config)
+    look = looks(analysis.methods, analysis.config)
     families: dict[str, list[Observation]] = {}
     controls = []
-    for method in point.methods:
-        rows = [row for row in point.rows if row["method"] == method]
-        if variant := point.variants.get(method):
-            families.setdefault(variant.family, []).append(Observation(variant.family, variant.values, rows))
+    for method in complete(analysis):
+        variant = analysis.variants.get(method)
+        if variant:
+            observation = Observation(variant.family, variant.values, _rows(analysis, method))
+            families.setdefault(variant.family, []).append(observation)
         else:
-            controls.append(Observation(method, {}, rows))
-    base = {look[method].family: look[method].plain for method in point.methods}
+            controls.append(Observation(method, {}, _rows(analysis, method)))
+    base = {look[method].family: look[method].plain for method in analysis.methods}
     by_keys: dict[tuple[str, ...], list[Observation]] = {}
-    drawn: dict[str, Drawn] = {}
+    drawings: dict[str, Drawing] = {}
     for family, observations in families.items():
         keys = tuple(_varied(observations))
         if len(keys) == 2:
-            drawn |= _heat_of_family(family, keys, observations)
+            name = f"heat-{_safe(family)}"
+            title = f"{family} by {' and '.join(keys)}"
+            caption = "Mean over seeds; every panel has its own scale. Framed: highest accuracy, least distortion."
+            drawings[name] = Drawing(name, title, caption, partial(_heat, observations, keys, False))
         elif keys:
             by_keys.setdefault(keys, []).extend(observations)
     for keys, observations in by_keys.items():
-        names = list(dict.fromkeys(each.line for each in observations))
-        title = f"{' and '.join(names)} by {', '.join(keys)}"
+        name = f"sweep-{'-'.join(_safe(key) for key in keys)}"
+        names = dict.fromkeys(observation.line for observation in observations)
         caption = (
-            "Mean over seeds; bars are one standard deviation. Horizontal lines are the methods that were not swept."
+            "Mean over seeds; bars show one standard deviation. Horizontal lines are methods that were not swept."
             f" Distortion is how far the features moved.{_left_out(observations, keys)}"
         )
-        name = f"sweep-{'-'.join(_safe(key) for key in keys)}"
-        svg = render_svg(name, partial(_lines, observations, keys, controls, base))
-        if svg:
-            drawn[name] = (title, caption, svg)
-    return drawn
+        title = f"{' and '.join(names)} by {', '.join(keys)}"
+        drawings[name] = Drawing(name, title, caption, partial(_lines, observations, keys, controls, base))
+    return drawings
 
 
-def is_ours(name: str) -> bool:
-    """Tell whether a figure's name is one that this module gives."""
-    return name in ("sweep", "difference") or name.startswith(("sweep-", "heat-"))
-
-
-def draw_points(points: Sequence[Point]) -> dict[str, Drawn]:
-    """Draw the methods against the swept values of points; for two keys, LP-FT minus FT as heat maps, too."""
-    names = short_keys(dict.fromkeys(key for point in points for key in point.values))
-    observations = []
-    for point in points:
-        values = {names[key]: value for key, value in point.values.items()}
-        for method in point.methods:
-            rows = [row for row in point.rows if row["method"] == method]
-            observations.append(Observation(method, values, rows))
+def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
+    """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
+    names = short_keys(list(dict.fromkeys(key for point in points for key in point.values)))
+    observations = [
+        Observation(method, _named(point, names), _rows(point, method))
+        for point in points
+        for method in complete(point)
+    ]
     keys = tuple(_varied(observations))
     if not keys:
         return {}
-    methods = list(dict.fromkeys(each.line for each in observations))
-    look = looks(methods, {"methods": {m: s for p in points for m, s in (p.config.get("methods") or {}).items()}})
-    title = f"By {', '.join(keys)}"
-    caption = "Mean over seeds; bars are one standard deviation. Accuracies are of test sets."
+    methods = list(dict.fromkeys(observation.line for observation in observations))
+    settings = {m: s for point in points for m, s in (point.config.get("methods") or {}).items()}
+    caption = "Mean over seeds; bars show one standard deviation. Accuracies are on test data."
     caption += _left_out(observations, keys)
-    svg = render_svg("sweep", partial(_lines, observations, keys, (), look))
-    drawn = {"sweep": (title, caption, svg)} if svg else {}
-    differences = _lpft_minus_ft(points, names)
-    if len(keys) == 2 and differences:
-        svg = render_svg("difference", partial(_heat, differences, keys, True))
+    lines = partial(_lines, observations, keys, (), looks(methods, {"methods": settings}))
+    drawings = {"sweep": Drawing("sweep", f"By {', '.join(keys)}", caption, lines)}
+    pair = next(iter(points[0].pairs), None)
+    differences = _differences(points, names, *pair) if pair else []
+    if pair and differences and len(keys) == 2:
         caption = (
-            "Mean over seeds of the differences seed by seed. Blue: LP-FT has the higher accuracy, or moves features"
-            " less; red: FT does."
+            f"Mean over seeds of the differences seed by seed. Blue: {pair[0]} has the higher accuracy, or the smaller"
+            f" distortion; red: {pair[1]} does."
         )
-        drawn |= {"difference": ("LP-FT minus FT", caption, svg)} if svg else {}
-    return drawn
+        heat = partial(_heat, differences, keys, True)
+        drawings["difference"] = Drawing("difference", f"{pair[0]} minus {pair[1]}", caption, heat)
+    return drawings
 
 
-def _heat_of_family(family: str, keys: Sequence[str], observations: Sequence[Observation]) -> dict[str, Drawn]:
-    name = f"heat-{_safe(family)}"
-    caption = "Mean over seeds, every panel on its own scale. Framed: the highest accuracy, the least distortion."
-    svg = render_svg(name, partial(_heat, observations, keys, False))
-    return {name: (f"{family} by {' and '.join(keys)}", caption, svg)} if svg else {}
+def _rows(analysis: Analysis, method: str) -> pd.DataFrame:
+    return analysis.results[(analysis.results["method"] == method) & analysis.results["complete"]]
 
 
-def _lpft_minus_ft(points: Sequence[Point], names: Mapping[str, str]) -> list[Observation]:
-    """Return one observation per point whose rows are differences."""
-    found = []
+def _named(point: Analysis, names: Mapping[str, str]) -> dict[str, Any]:
+    return {names[key]: value for key, value in point.values.items()}
+
+
+def _differences(points: Sequence[Analysis], names: Mapping[str, str], method: str, baseline: str) -> list[Observation]:
+    """Return one observation per point whose rows are differences, one per seed that has both."""
+    observations = []
     for point in points:
-        rows = {name: {row["seed"]: row for row in point.rows if row["method"] == name} for name in ("lpft", "ft")}
-        shared = rows["lpft"].keys() & rows["ft"].keys()
-        gaps = [{m: rows["lpft"][seed][m] - rows["ft"][seed][m] for m in METRICS} for seed in sorted(shared)]
-        if gaps:
-            found.append(Observation("", {names[key]: value for key, value in point.values.items()}, gaps))
-    return found
+        mine, theirs = (_rows(point, name).set_index("seed")[list(DRAWN)] for name in (method, baseline))
+        gaps = (mine - theirs).loc[mine.index.intersection(theirs.index)]
+        if len(gaps):
+            observations.append(Observation("", _named(point, names), gaps))
+    return observations
+
+
+def _title(metric: str, signed: bool = False) -> str:
+    entry = metric_named(metric)
+    unit = "points" if signed and entry.unit == "%" else entry.unit
+    return f"{entry.title} ({unit})" if unit else entry.title
 
 
 # Lines
@@ -159,7 +160,7 @@ def _lines(
     across, rest, columns = _columns(observations, keys)
     columns = columns[:MANY]
     metrics = [
-        m for m in (IN_GRID if rest else METRICS) if any(not math.isnan(o.mean_and_std(m)[0]) for o in observations)
+        m for m in (IN_GRID if rest else DRAWN) if any(not math.isnan(o.mean_and_std(m)[0]) for o in observations)
     ]
     if not metrics:
         return None
@@ -181,9 +182,9 @@ def _lines(
         if rest and number < len(columns):
             ax.set_title(", ".join(f"{k}={word(v)}" for k, v in zip(rest, column, strict=True)), fontsize=9)
         if rest and first:
-            ax.set_ylabel(METRICS[metric])
+            ax.set_ylabel(_title(metric))
         if not rest:
-            ax.set_title(METRICS[metric])
+            ax.set_title(_title(metric))
         ax.tick_params(labelbottom=last)
     figure.supxlabel(across, fontsize=9.5, color=INK)
     handles, names = axes[0].get_legend_handles_labels()
@@ -202,7 +203,7 @@ def _columns(observations: Sequence[Observation], keys: Sequence[str]) -> tuple[
 
 
 def _left_out(observations: Sequence[Observation], keys: Sequence[str]) -> str:
-    """Say what is not drawn; empty if everything is."""
+    """Name what is not drawn; empty if everything is."""
     _, rest, columns = _columns(observations, keys)
     if len(columns) <= MANY:
         return ""
@@ -233,10 +234,10 @@ def _line(
 
 def _control(axes: Axes, control: Observation, metric: str, look: Mapping[str, Look]) -> None:
     mean, _ = control.mean_and_std(metric)
-    own = look[control.line]
+    line = look[control.line]
     if not math.isnan(mean):
-        style = (0, (1, 1.5)) if own.marker == "*" else (0, (5, 2))
-        axes.axhline(mean, color=own.color, linestyle=style, linewidth=1.3, label=short(control.line, 24))
+        style = (0, (1, 1.5)) if line.reference else (0, (5, 2))
+        axes.axhline(mean, color=line.color, linestyle=style, linewidth=1.3, label=short(control.line, 24))
 
 
 def _label_axis(axes: Axes, places: Sequence[tuple[Any, float, str]]) -> None:
@@ -259,7 +260,7 @@ def _limits(x: Sequence[float], log: bool) -> tuple[float, float]:
 
 
 def _apart(places: Sequence[tuple[Any, float, str]], log: bool) -> list[tuple[Any, float, str]]:
-    """Leave out ticks whose words would touch those before; the first and the last stay."""
+    """Leave out ticks whose labels would touch those before; the first and the last stay."""
     scale = [math.log10(x) if log else x for _, x, _ in places]
     width = (scale[-1] - scale[0]) or 1.0
     gap = width * max(0.08, 0.035 * max(len(text) for *_, text in places))
@@ -274,10 +275,10 @@ def _apart(places: Sequence[tuple[Any, float, str]], log: bool) -> list[tuple[An
 
 
 def _places(levels: Sequence[Any]) -> list[tuple[Any, float, str]]:
-    """Return where on the axis every swept value stands, and how it is written, from left to right.
+    """Return position on the axis and label of every swept value, from left to right.
 
-    Numbers stand where they belong; on a logarithmic axis 0 stands one step left of the smallest. Words, and numbers
-    mixed with words, stand side by side.
+    Numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest. Other values are
+    evenly spaced.
     """
     if not all(_is_number(level) for level in levels):
         return [(level, float(number), text) for number, (level, text) in enumerate(_texts(levels, 14))]
@@ -315,12 +316,12 @@ def _heat(observations: Sequence[Observation], keys: Sequence[str], signed: bool
     figure, axes = panels(len(metrics), 2, size, (0.3, 0.3))
     for ax, metric in zip(axes, metrics, strict=True):
         values = np.full((len(down), len(across)), np.nan)
-        for each in observations:
-            row = next(i for i, value in enumerate(down) if _same(value, each.values[keys[0]]))
-            column = next(i for i, value in enumerate(across) if _same(value, each.values[keys[1]]))
-            values[row, column] = each.mean_and_std(metric)[0]
+        for observation in observations:
+            row = next(i for i, value in enumerate(down) if _same(value, observation.values[keys[0]]))
+            column = next(i for i, value in enumerate(across) if _same(value, observation.values[keys[1]]))
+            values[row, column] = observation.mean_and_std(metric)[0]
         _heat_panel(ax, values, metric, signed)
-        ax.set_title(METRICS[metric].replace("(%)", "(points)") if signed else METRICS[metric])
+        ax.set_title(_title(metric, signed))
         ax.set_xticks(range(len(across)), [text for _, text in _texts(across, 12)])
         ax.set_yticks(range(len(down)), [text for _, text in _texts(down, 12)])
         ax.set_xlabel(keys[1])
@@ -329,36 +330,26 @@ def _heat(observations: Sequence[Observation], keys: Sequence[str], signed: bool
 
 
 def _heat_panel(axes: Axes, values: np.ndarray, metric: str, signed: bool) -> None:
-    known = values[~np.isnan(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    finite = values[~np.isnan(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     reach = max(abs(low), abs(high)) or 1.0
-    better = -1 if metric == "distortion_own" else 1
+    entry = metric_named(metric)
+    better = -1 if entry.better == "lower" else 1
     scale = TwoSlopeNorm(0, -reach, reach) if signed else Normalize(low, high if high > low else low + 1)
-    colors = ("RdBu_r" if better < 0 else "RdBu") if signed else ("viridis_r" if better < 0 else "viridis")
+    colors = ("RdBu" if signed else "viridis") + ("_r" if better < 0 else "")
     image = axes.imshow(values, norm=scale, cmap=colors, aspect="auto", interpolation="none")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    form = (
-        ("{:+.2f}" if signed else "{:.2f}")
-        if metric == "distortion_own" or reach < 1
-        else "{:+.1f}"
-        if signed
-        else "{:.1f}"
-    )
-    best = float(np.nanmax(better * values)) if known.size else math.nan
+    bare(axes)
+    form = f"{{:{'+' if signed else ''}.{1 if entry.unit == '%' and reach >= 1 else 2}f}}"
+    best = float(np.nanmax(better * values)) if finite.size else math.nan
     for (row, column), value in np.ndenumerate(values):
         if not math.isnan(value):
-            ink = text_color(*image.cmap(float(scale(value)))[:3])
-            bold = "bold" if not signed and better * value == best else "normal"
-            axes.text(column, row, form.format(value), ha="center", va="center", fontsize=8, color=ink, fontweight=bold)
-            if bold == "bold":
-                axes.plot(
-                    [column - 0.46, column + 0.46, column + 0.46, column - 0.46, column - 0.46],
-                    [row - 0.44, row - 0.44, row + 0.44, row + 0.44, row - 0.44],
-                    color=ink,
-                    linewidth=1.2,
-                )
+            framed = not signed and better * value == best
+            weight = "bold" if framed else "normal"
+            ground = image.cmap(float(scale(value)))
+            ink = write_number(axes, row, column, form.format(value), ground, fontsize=8, fontweight=weight)
+            if framed:
+                frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ink, linewidth=1.2)
+                axes.add_patch(frame)
 
 
 # Swept values
@@ -366,14 +357,14 @@ def _heat_panel(axes: Axes, values: np.ndarray, metric: str, signed: bool) -> No
 
 def _varied(observations: Sequence[Observation]) -> list[str]:
     """Return the keys with more than one value."""
-    keys = dict.fromkeys(key for each in observations for key in each.values)
+    keys = dict.fromkeys(key for o in observations for key in o.values)
     return [key for key in keys if len(_levels(observations, key)) > 1]
 
 
 def _levels(observations: Sequence[Observation], key: str) -> list[Any]:
     """Return the values of a key, each once, as they come."""
-    found = {json.dumps(each.values[key]): each.values[key] for each in observations if key in each.values}
-    return list(found.values())
+    levels = {json.dumps(o.values[key]): o.values[key] for o in observations if key in o.values}
+    return list(levels.values())
 
 
 def _same(one: object, other: object) -> bool:

@@ -8,7 +8,6 @@ def test_change_is_between_the_means_of_the_last_two_tenths() -> None:
     verdict = judge_convergence([50.0] * 24 + [80.1, 79.9, 80.0, 80.4, 80.2, 80.6])
     assert verdict.converged
     assert verdict.change == pytest.approx(0.4)
-    assert "+0.40 points in the last tenth of 30 rounds" in str(verdict)
 
 
 def test_swings_on_a_plateau_are_convergence_and_a_steady_rise_is_not() -> None:
@@ -21,18 +20,15 @@ def test_half_a_point_is_too_much_in_both_directions(last: float, converged: boo
     """Twenty rounds: the mean of the last two is halfway between 70 and the last."""
     verdict = judge_convergence([70.0] * 19 + [last])
     assert verdict.converged is converged
-    assert str(verdict).startswith("converged" if converged else "not converged")
 
 
 @pytest.mark.parametrize("history", [[], [70.0], [70.0] * 9])
 def test_short_history_cannot_be_judged(history: list[float | None]) -> None:
     verdict = judge_convergence(history)
     assert (verdict.converged, verdict.change, verdict.rounds) == (False, None, len(history))
-    assert "fewer than 10" in str(verdict)
 
 
 @pytest.mark.parametrize("history", [[None] * 20, [70.0] * 19 + [None], [70.0] * 18 + [None, 70.0]])
 def test_unknown_accuracy_cannot_be_judged(history: list[float | None]) -> None:
     verdict = judge_convergence(history)
     assert not verdict.converged
-    assert "no validation accuracy" in str(verdict)

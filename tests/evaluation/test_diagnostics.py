@@ -1,4 +1,4 @@
-"""Every sign of failure: cells that show it, and cells that are as close but do not."""
+"""Every diagnostic: cells that show it, and cells that are as close but do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lpft.evaluation.diagnostics import (
     NOT_CONVERGED,
     SHORT_PROBING,
     Diagnostic,
-    find_signatures,
+    diagnose,
 )
 from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import make_cell
@@ -29,12 +29,12 @@ def cells(methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0, 1), **cha
 
 
 def names(found: Sequence[Diagnostic]) -> list[str]:
-    return [signature.name for signature in found]
+    return [diagnostic.name for diagnostic in found]
 
 
 def test_a_healthy_run_shows_nothing() -> None:
-    assert find_signatures(cells(), {0: [80.0] * 20}) == []
-    assert find_signatures([]) == []
+    assert diagnose(cells(), {0: [80.0] * 20}) == []
+    assert diagnose([]) == []
 
 
 # The global model
@@ -43,19 +43,17 @@ def test_a_healthy_run_shows_nothing() -> None:
 @pytest.mark.parametrize(
     ("history", "expected"),
     [
-        ([50.0] * 9 + [60.0], "mean validation accuracy changed by +10.00 points in the last tenth of 10 rounds"),
-        ([80.0] * 5, "cannot be judged from 5 rounds (fewer than 10)"),
+        ([50.0] * 9 + [60.0], {"change": 10.0, "rounds": 10}),
+        ([80.0] * 5, {"change": None, "rounds": 5}),
         ([80.0] * 10, None),
         ([80.0] * 9 + [80.4], None),
     ],
 )
-def test_global_model_that_still_improves(history: list[float], expected: str | None) -> None:
-    found = find_signatures(cells(), {1: history})
+def test_global_model_that_still_improves(history: list[float], expected: dict[str, Any] | None) -> None:
+    found = diagnose(cells(), {1: history})
     assert names(found) == ([] if expected is None else [NOT_CONVERGED])
     if expected:
-        assert found[0].found.startswith(expected)
-        assert found[0].where == "seed 1"
-        assert "more rounds" in found[0].advice
+        assert (found[0].numbers, found[0].place) == (expected, "seed 1")
 
 
 # Heterogeneity
@@ -73,10 +71,9 @@ def lonely(home: float = 99.0, away: float = 11.0, **better: float) -> list[Clie
 
 def test_clients_with_nothing_in_common() -> None:
     """Ten classes: chance is 10%, near chance up to 19%; LP-FT and FT are equal."""
-    (found,) = find_signatures(lonely())
+    (found,) = diagnose(lonely())
     assert (found.name, found.client, found.value) == (HETEROGENEITY, None, pytest.approx(11))
-    assert "rises by 49.0 points" in found.found
-    assert "at most 11.0% with any method (worst 11.0%; chance is 10.0%)" in found.found
+    assert {**found.numbers, "rise": None} == pytest.approx({"rise": None, "best": 11, "worst": 11, "chance": 10})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +88,7 @@ def test_clients_with_nothing_in_common() -> None:
     ],
 )
 def test_clients_with_something_in_common(run: list[ClientResult]) -> None:
-    assert HETEROGENEITY not in names(find_signatures(run))
+    assert HETEROGENEITY not in names(diagnose(run, pairs=[("lpft", "ft")]))
 
 
 @pytest.mark.parametrize(
@@ -109,23 +106,23 @@ def test_a_global_model_that_has_learnt_nothing_yet_says_nothing_about_the_clien
 ) -> None:
     """Near chance itself and not converged: too few rounds explain it. Converged there, or come from elsewhere: not."""
     run = [replace(cell, local_before=before) for cell in lonely()]
-    assert names(find_signatures(run, histories)) == expected
+    assert names(diagnose(run, histories)) == expected
 
 
 def test_chance_depends_on_the_number_of_classes() -> None:
-    (found,) = find_signatures([replace(cell, num_classes=2) for cell in lonely(away=54.0)])
-    assert "chance is 50.0%" in found.found
+    (found,) = diagnose([replace(cell, num_classes=2) for cell in lonely(away=54.0)])
+    assert found.numbers["chance"] == 50
 
 
 def test_one_client_with_nothing_in_common() -> None:
     run = [cell for cell in cells() if cell.client != "b"] + [cell for cell in lonely() if cell.client == "b"]
-    (found,) = find_signatures(run)
+    (found,) = diagnose(run)
     assert (found.name, found.client) == (HETEROGENEITY, "b")
 
 
 def test_a_single_client_has_no_others() -> None:
     cell = replace(make_cell(0, "ft", "a", ("a",)), accuracy=[11.0], local_before=5.0)
-    assert find_signatures([cell]) == []
+    assert diagnose([cell]) == []
 
 
 # Little data
@@ -149,11 +146,9 @@ def overfit(seeds: Sequence[int] = (0, 1), **changes: Any) -> list[ClientResult]
 
 
 def test_few_samples_learnt_by_heart() -> None:
-    (found,) = find_signatures(overfit())
-    assert (found.name, found.where, found.value) == (LITTLE_DATA, "a, lp", pytest.approx(9.8))
-    assert "9.8 training samples per class" in found.found
-    assert "from 80.0% to 70.0%" in found.found
-    assert "Keep the global model" in found.advice
+    (found,) = diagnose(overfit())
+    assert (found.name, found.place, found.value) == (LITTLE_DATA, "a, lp", pytest.approx(9.8))
+    assert found.numbers == pytest.approx({"per_class": 9.8, "val_before": 80, "val_after": 70})
 
 
 @pytest.mark.parametrize(
@@ -170,11 +165,11 @@ def test_few_samples_learnt_by_heart() -> None:
 )
 def test_enough_samples_or_no_harm(change: dict[str, Any]) -> None:
     run = [replace(cell, **change) if cell.train_accuracy == 100 else cell for cell in overfit()]
-    assert find_signatures(run) == []
+    assert diagnose(run) == []
 
 
 def test_one_seed_of_two_is_not_most() -> None:
-    assert find_signatures(overfit(seeds=(1,))) == []
+    assert diagnose(overfit(seeds=(1,))) == []
 
 
 # Probing
@@ -198,23 +193,22 @@ def probed(
 
 
 def test_head_that_still_improves() -> None:
-    (found,) = find_signatures(probed((1.0, 0.94, 1.5), distortion=2.5))
+    (found,) = diagnose(probed((1.0, 0.94, 1.5), distortion=2.5))
     assert (found.name, found.method, found.client) == (SHORT_PROBING, "lpft", None)
     assert found.value == pytest.approx(0.06)
-    assert "lowered the training loss by 6.0%, at 3 of 3 clients (more than 5%)" in found.found
-    assert "raised it from 0.94 to 1.5" in found.found
-    assert "moved the features by 2.5" in found.found
+    expected = {"improvement": 0.06, "last_loss": 0.94, "first_loss": 1.5, "distortion": 2.5}
+    assert found.numbers == pytest.approx(expected | {"num_short": 3, "num_clients": 3})
 
 
 def test_head_that_still_improves_at_one_client() -> None:
-    (found,) = find_signatures(probed((0.3, 0.27, 0.2), clients=("b",)))
-    assert (found.name, found.where) == (SHORT_PROBING, "b, lpft")
-    assert "raised" not in found.found
+    (found,) = diagnose(probed((0.3, 0.27, 0.2), clients=("b",)))
+    assert (found.name, found.place) == (SHORT_PROBING, "b, lpft")
+    assert found.numbers["first_loss"] < found.numbers["last_loss"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("losses", [(1.0, 0.96, 1.5), (1.0, 1.2, 0.1), (None, 0.94, 1.5), (1.0, None, 0.5)])
 def test_head_that_is_done(losses: tuple[float | None, ...]) -> None:
-    assert find_signatures(probed(losses)) == []
+    assert diagnose(probed(losses)) == []
 
 
 def test_one_epoch_of_probing_cannot_be_compared() -> None:
@@ -223,7 +217,7 @@ def test_one_epoch_of_probing_cannot_be_compared() -> None:
         for cell in probed((1.0, 0.5, 2.0))
         if cell.method == "lpft"
     ]
-    assert find_signatures(run) == []
+    assert diagnose(run) == []
 
 
 # Normalization
@@ -236,19 +230,19 @@ def test_features_that_move_while_the_head_is_trained() -> None:
         else cell
         for cell in cells()
     ]
-    (found,) = find_signatures(run)
+    (found,) = diagnose(run)
     assert (found.name, found.method, found.value) == (BN_DRIFT, "lp", 0.5)
-    assert "distortion 0.5 after training the head alone (client c" in found.found
+    assert found.numbers == {"distortion": 0.5, "largest": "c", "num_clients": 1}
 
 
 def test_features_that_move_before_the_switch() -> None:
     def moved(cell: ClientResult) -> ClientResult:
         return replace(cell, epochs=[{**e, "distortion": 0.4} if e["epoch"] == 3 else e for e in cell.epochs])
 
-    found = find_signatures([moved(cell) if cell.method == "lpft" else cell for cell in cells()])
+    found = diagnose([moved(cell) if cell.method == "lpft" else cell for cell in cells()])
     assert [(s.name, s.method) for s in found] == [(BN_DRIFT, "lpft")]
 
 
 def test_rounding_is_no_drift() -> None:
     run = [replace(c, distortion_own=1e-5, distortion_relative=1e-6) if c.method == "lp" else c for c in cells()]
-    assert find_signatures(run) == []
+    assert diagnose(run) == []

@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score
 
-from lpft.evaluation.metrics import MATRIX_METRICS, client_metrics, hurt_share, matrix_metrics
+from lpft.evaluation.metrics import Evaluation, compute_client_metrics, compute_metrics, hurt_share, metric_named
 
 MATRIX = np.array([[90.0, 60.0, 30.0], [50.0, 80.0, 20.0], [40.0, 70.0, 100.0]])
+
+
+def matrix_metrics(matrix: np.ndarray, ddof: int = 0) -> dict[str, float]:
+    return compute_metrics(Evaluation(matrix, ddof=ddof))
+
+
+def client_metrics(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    return compute_client_metrics(Evaluation(matrix))
 
 
 def test_matrix_metrics_by_hand() -> None:
@@ -29,8 +37,7 @@ def test_matrix_metrics_by_hand() -> None:
         "average3": 60.0,
         "average2": 75.0,
     }
-    assert metrics == pytest.approx(expected)
-    assert tuple(metrics) == MATRIX_METRICS
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
 
 def test_ddof_one_divides_by_one_less() -> None:
@@ -70,7 +77,8 @@ def test_single_client_has_no_others() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_nothing_known_is_nan_and_silent() -> None:
-    assert all(math.isnan(value) for value in matrix_metrics(np.full((2, 2), np.nan)).values())
+    metrics = matrix_metrics(np.full((2, 2), np.nan))
+    assert all(math.isnan(value) for value in metrics.values())
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (0, 0)])
@@ -137,3 +145,11 @@ def test_hurt_share_counts_only_a_fall() -> None:
     after, before = np.array([90.0, 80.0, 70.0, np.nan, 50.0]), np.array([90.0, 85.0, 60.0, 10.0, np.nan])
     assert hurt_share(after, before) == pytest.approx(1 / 3)
     assert math.isnan(hurt_share(np.array([np.nan]), np.array([1.0])))
+
+
+def test_text_of_a_metric() -> None:
+    local, hurt = metric_named("local"), metric_named("hurt_share")
+    assert local.text(91.17, 0.9, 3) == "91.2 ± 0.9"
+    assert local.text(91.17, 0.0, 1) == "91.2"
+    assert local.text(math.nan) == "-"
+    assert hurt.text(0.25, 0.1, 3) == "25%"

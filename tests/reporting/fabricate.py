@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lpft.reporting.results import MethodResult
-from lpft.reporting.sweeps import Point
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.results import MethodResult, read_history
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -85,7 +85,7 @@ def make_config(
         },
         "methods": {name: METHODS.get(name, {"class_path": f"my.methods.{name}"}) for name in methods},
         "trainer": {"accelerator": "cpu", "devices": 2, "num_nodes": 1, "precision": "32-true"},
-        "lpft": {
+        "provenance": {
             "version": "0.1.0",
             "python": "3.11.2",
             "torch": "2.14.1",
@@ -213,7 +213,7 @@ def make_point(
     num_classes: int = 10,
     folder: Path = Path("nowhere"),
     depths: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
-) -> Point:
+) -> Analysis:
     """Return two clients that are alike, so that all means can be worked out by hand.
 
     Local is the first number of a pair and the accuracy on the other client's test set the second; hence Global and
@@ -256,5 +256,8 @@ def make_point(
                 )
             results.append(MethodResult(seed, method, list(clients), cells, [], []))
     settings = {name: METHODS.get(name, {}) for name in accuracies} | dict(methods or {})
-    config = {"methods": settings, "personalization": {"epochs": 15}, "lpft": {"variants": dict(variants or {})}}
-    return Point(Run(folder), config, results, dict(values or {}))
+    provenance = {"variants": dict(variants or {}), "point": dict(values or {})}
+    config = {"methods": settings, "personalization": {"epochs": 15}, "provenance": provenance}
+    run = Run(folder)
+    seeds = {result.seed for result in results}
+    return Analysis(run, config, results, {seed: read_history(run.global_file(seed, "history.csv")) for seed in seeds})

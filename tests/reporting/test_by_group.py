@@ -1,15 +1,17 @@
 """Accuracy by group in tables and page: by hand on two clients, and absent where the data have no groups."""
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from fabricate import make_cell, make_run, two_groups
 
+from lpft.evaluation.metrics import compute_metrics
+from lpft.reporting.analysis import Analysis, sweep_frame
+from lpft.reporting.frames import clients_frame, evaluation_of, groups_frame
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.results import MethodResult
-from lpft.reporting.sweeps import Point, sweep_csv
-from lpft.reporting.tables import client_rows, figures, group_columns, group_rows
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -38,18 +40,18 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_client_by_hand() -> None:
-    assert group_columns(result().cells) == COLUMNS
-    a, b = client_rows(result())
-    assert [a[column] for column in COLUMNS] == [60.0, 70.0, 80.0, 60.0, 70.0, 90.0]
-    assert [b[column] for column in COLUMNS] == [50.0, 20.0, 50.0, None, 40.0, 20.0]
+    frame = clients_frame([result()])
+    assert frame[["worst_group_local", "worst_group_all"]].to_numpy().tolist() == [[60.0, 70.0], [50.0, 20.0]]
+    groups = groups_frame([result()]).set_index(["client", "test_set", "group"])["accuracy"]
+    assert groups["a", "local", "women, old"] == 60.0
+    assert math.isnan(groups["b", "local", "women, old"])
+    assert groups["b", "all", "women, old"] == 20.0
 
 
 def test_means_over_clients_by_hand() -> None:
-    """Worst at home (60 + 50) / 2, everywhere (70 + 20) / 2; the group that b lacks at home is a's alone."""
-    found = figures(result())
-    assert (found["worst_group_local"], found["worst_group_all"]) == (55.0, 45.0)
-    (row,) = group_rows([result()])
-    assert [row[column] for column in COLUMNS] == [55.0, 45.0, 65.0, 60.0, 55.0, 55.0]
+    """Worst at home (60 + 50) / 2, everywhere (70 + 20) / 2."""
+    metrics = compute_metrics(evaluation_of(result()))
+    assert (metrics["worst_group_local"], metrics["worst_group_all"]) == (55.0, 45.0)
 
 
 def test_tables_on_disk(tmp_path: Path) -> None:
@@ -78,13 +80,12 @@ def test_no_groups_no_columns(tmp_path: Path) -> None:
     assert "By group" not in report.page.read_text(encoding="utf-8") + (tmp_path / "report.md").read_text(
         encoding="utf-8"
     )
-    assert "group" not in sweep_csv([Point(run, {}, report.results)])
+    assert not [column for column in sweep_frame([report.analysis]) if "group" in column]
 
 
 def test_a_sweep_has_them_too() -> None:
-    header, row = sweep_csv([Point(Run("nowhere"), {}, [result()])]).splitlines()
-    entry = dict(zip(header.split(","), row.split(","), strict=True))
-    assert (entry["worst_group_local"], entry["worst_group_all_std"]) == ("55.0", "0.0")
+    (row,) = sweep_frame([Analysis(Run("nowhere"), {}, [result()], {})]).to_dict("records")
+    assert (row["worst_group_local"], row["worst_group_all_std"]) == (55.0, 0.0)
 
 
 def test_page_and_markdown(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_page_and_markdown(tmp_path: Path) -> None:
     assert "<b>men" not in section
     assert "<td>55.0 ± 0.0</td><td>65.0 ± 0.0</td><td>60.0 ± 0.0</td>" in section
     assert "<td>50.0 ± 5.0</td><td>60.0 ± 5.0</td><td>60.0 ± 5.0</td>" in section
-    assert "women | old 10 (0 to 10 at a client)." in section
+    assert "women | old 10 (0 to 10 per client)." in section
     assert "| ft | 50.0 ± 5.0 | 60.0 ± 5.0 | 60.0 ± 5.0 |" in text
     assert "## By group" in text
     assert "women \\| old" in text
@@ -115,8 +116,8 @@ def test_incomplete_methods_are_left_out(tmp_path: Path) -> None:
         tmp_path, seeds=(0,), methods=("none", "ft"), clients=CLIENTS,
         edit=lambda cell: None if (cell.method, cell.client) == ("ft", "b") else grouped(cell),
     )  # fmt: skip
-    results = write_tables(run)
-    assert [row["method"] for row in group_rows(results)] == ["none"]
+    results = write_tables(run).results
+    assert results.dropna(subset="worst_group_all")["method"].tolist() == ["none"]
     assert read(run.method_file(0, "ft", "clients.csv"))[1]["worst_group_local"] == ""
 
 

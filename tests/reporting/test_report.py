@@ -12,11 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
-from lpft.evaluation.diagnostics import SHORT_PROBING, Diagnostic
-from lpft.reporting.findings import signature_lines, signatures_of
-from lpft.reporting.page import make_page, to_html, to_markdown
+from lpft.evaluation.diagnostics import LITTLE_DATA, Diagnostic
+from lpft.reporting.english import diagnostic_lines
 from lpft.reporting.report import write_report, write_tables
-from lpft.reporting.tables import clients_compared, difference_rows, result_rows
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -82,12 +80,12 @@ def test_page_needs_nothing_else(run: Run) -> None:
 
 def test_page_tells_what_was_done(run: Run) -> None:
     text = " ".join(read(run.root / "report.html").text.split())
-    assert "10 clients share one model (SmallCNN), trained together by federated averaging for 60 rounds." in text
+    assert "10 clients share one model (SmallCNN), trained by federated averaging for 60 rounds." in text
     assert "with 3 seeds (0, 1, 2)" in text
     assert "only the last layer for 5 epochs, all layers for the other 10" in text
     assert all(name in text for name in (*METHODS, *CLIENTS))
     assert "federation.optimizer.lr" in text
-    assert "Settings not from the paper" in text
+    assert "Settings" in text
     assert "of a sweep" not in text, "nothing was swept"
 
 
@@ -98,54 +96,55 @@ def test_the_table_leads_to_the_meaning_of_its_columns(run: Run) -> None:
 
 def test_first_screen_tells_the_result(run: Run) -> None:
     text = " ".join(read(run.root / "report.html").text.split())
-    places = [text.index(part) for part in ("Result", "clients' models reach", "Advice by validation data", "average3")]
+    parts = ("Result", "clients' models reach", "Recommendation by validation data", "average3")
+    places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert places[-1] < text.index("Before you trust the numbers") < text.index("Differences, seed by seed")
 
 
-def test_differences_and_advice_are_in_both_pages(run: Run) -> None:
-    results = write_tables(run)
-    rows = {row["method"]: row for row in difference_rows(result_rows(results), "ft") if row["metric"] == "local"}
-    expected = f"{rows['lpft']['mean']:+.1f} ± {rows['lpft']['std']:.1f}"
-    better, same, worse = clients_compared(results, "lpft", "ft")
+def test_differences_and_recommendations_are_in_both_pages(run: Run) -> None:
+    analysis = write_tables(run)
+    differences = analysis.differences("lpft", "ft", "local")
+    expected = f"{differences.mean():+.1f} ± {differences.std(ddof=0):.1f}"
+    better, same, worse = analysis.clients_compared("lpft", "ft")
     for text in ((run.root / "report.md").read_text(encoding="utf-8"), read(run.root / "report.html").text):
         assert expected in text
         assert f"{better} / {same} / {worse}" in text
-        assert "Who should fine-tune" in text
+        assert "Which clients should fine-tune" in text
         assert text.count("personalize") > 1
 
 
-def test_variants_that_share_a_sign_are_told_once() -> None:
-    def short(method: str, value: float, client: str | None = None) -> Diagnostic:
-        return Diagnostic(SHORT_PROBING, f"the loss fell by {value:.1%}", value, client, method)
+def test_diagnostics_that_methods_or_clients_share_take_one_line() -> None:
+    def little(method: str, density: float, client: str | None = None) -> Diagnostic:
+        numbers = {"per_class": density, "val_before": 80.0, "val_after": 70.0}
+        return Diagnostic(LITTLE_DATA, density, numbers, client, method)
 
-    found = [short("lpft+lr=1", 0.1), short("lpft+lr=2", 0.1), short("lpft+lp_lr=3", 0.2)]
-    assert signature_lines([*found, short("soup", 0.3, "a"), short("soup", 0.3, "b")]) == [
-        "linear probing too short: lpft+lr=1 and 1 more: the loss fell by 10.0%",
-        "linear probing too short: lpft+lp_lr=3: the loss fell by 20.0%",
-        "linear probing too short: 2 clients (a, b): a, soup: the loss fell by 30.0%",
+    found = [little("lpft+lr=1", 1), little("lpft+lr=2", 1), little("lpft+lp_lr=3", 2)]
+    lines = diagnostic_lines([*found, little("soup", 3, "a"), little("soup", 3, "b")])
+    assert [line.partition(" training")[0] for line in lines] == [
+        f"{LITTLE_DATA}: lpft+lr=1 and 1 more: 1.0",
+        f"{LITTLE_DATA}: lpft+lp_lr=3: 2.0",
+        f"{LITTLE_DATA}: 2 clients (a, b): a, soup: 3.0",
     ]
 
 
-def test_signatures_are_named_with_number_and_advice(tmp_path: Path) -> None:
+def test_diagnostics_have_numbers_and_a_remedy(tmp_path: Path) -> None:
     def edit(cell: ClientResult) -> ClientResult:
         few = {"num_train": 20, "train_accuracy": 100.0, "val_before": 90.0, "val_after": 70.0}
         return replace(cell, **few) if cell.client != "p" and cell.method == "lp" else cell
 
     clients = [f"<b>{letter}</b>" for letter in "abcdefghijk"] + ["p"]
     run = make_run(tmp_path, seeds=(0,), methods=("none", "lp"), clients=clients, edit=edit)
-    results = write_tables(run)
-    (line,) = signature_lines(signatures_of(run, results))
-    assert line.startswith("too little local data: 11 clients (<b>a</b>, <b>b</b>, ")
-    assert "2.0 training samples per class" in line
-    page = make_page(run, results, {}, {})
-    for text in (to_html(page), to_markdown(page).replace("\\", "")):
+    (line,) = diagnostic_lines(write_report(run).analysis.diagnostics)
+    assert line.startswith(f"{LITTLE_DATA}: 11 clients (<b>a</b>, <b>b</b>, ")
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
         assert "oo little local data" in text
         assert "&lt;b&gt;a&lt;/b&gt;, lp: 2.0 training samples per class" in text
-        assert "and 3 more, listed in signatures.csv" in text
+        assert "and 3 more, listed in diagnostics.csv" in text
         assert "Keep the global model for this client" in text
         assert "<b>a</b>" not in text
-    assert len((tmp_path / "signatures.csv").read_text().splitlines()) == 12
+    assert len((tmp_path / "diagnostics.csv").read_text().splitlines()) == 12
 
 
 def test_markdown_links_the_figures_that_exist(run: Run) -> None:
@@ -190,7 +189,7 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING, logger="lpft"):
         report = write_report(run)
     assert f"{CLIENTS[2]}.json" in caplog.text
-    assert [result.method for result in report.results if not result.complete] == ["ft_short", "lp"]
+    assert [result.method for result in report.analysis.method_results if not result.complete] == ["ft_short", "lp"]
     for name in ("report.html", "report.md"):
         text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
         assert f"left out: lp, seed 0: 1 of 5 cells missing ({CLIENTS[0]})" in text
@@ -198,7 +197,7 @@ def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCa
         assert "lobal model not converged" in text
         assert "seed 0: mean validation accuracy changed by " in text
         assert f"diverged: {CLIENTS[4]}" in text
-        assert "one seed: how much chance" in text
+        assert "one seed: " in text
 
 
 @pytest.mark.filterwarnings("error")
@@ -251,15 +250,17 @@ def test_report_without_any_complete_method(tmp_path: Path) -> None:
     assert "No method is complete yet" in (run.root / "report.html").read_text(encoding="utf-8")
 
 
-def test_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
+def test_report_imports_no_lightning_and_tables_no_torch(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"), clients=("a", "b"))
     code = (
-        "import sys; from lpft.reporting.report import write_report; from lpft.storage.run import Run;"
+        "import sys; from lpft.reporting.report import write_report, write_tables; from lpft.storage.run import Run;"
+        f"write_tables(Run({str(run.root)!r}));"
+        "print([name for name in ('torch', 'matplotlib', 'tensorboard') if name in sys.modules]);"
         f"write_report(Run({str(run.root)!r}));"
-        "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'pandas') if name in sys.modules])"
+        "print([name for name in ('lightning', 'pytorch_lightning', 'torchvision') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "[]"]
 
 
 def test_comparison_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

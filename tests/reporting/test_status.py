@@ -12,7 +12,8 @@ import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
-from lpft.reporting.status import print_status, read_status, render_status
+from lpft.reporting.status import print_status, read_status
+from lpft.reporting.status_table import render_status
 from lpft.runtime.heartbeat import Heartbeat, Work, at_work
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -126,7 +127,7 @@ def test_every_cell_is_done_running_failed_missing_or_damaged(tmp_path: Path) ->
         (f"seed 0, ft, clients {CLIENTS[6]}, {CLIENTS[7]}", "RuntimeError: broken"),
         ("seed 1, global", "In round 3 all clients have diverged."),
     ]
-    assert found.outlook.at_work == 2
+    assert found.eta.at_work == 2
     for words in ("4/10, 2 running, 1 failed, 1 damaged", "(and 1 more): RuntimeError: broken", "2 stacks at a time"):
         assert words in text
     assert "made good since" not in text
@@ -139,8 +140,8 @@ def test_a_global_model_that_is_trained(tmp_path: Path) -> None:
     run.global_file(0, "history.csv").write_text("round,train_loss,val_accuracy,num_clients,seconds\n1,2.0,,10,0.5\n")
     with working(run, Work(0, "global", [])):
         assert str(read_status(run).models[0]) == "1/60 rounds, running"
-        assert read_status(run).outlook.seconds_of_rounds == 59 * 0.5
-        assert "rounds 0:30, then cells not known" in rendered(run)
+        assert read_status(run).eta.seconds_of_rounds == 59 * 0.5
+        assert "rounds 0:30, then cells unknown" in rendered(run)
     assert str(read_status(run).models[0]) == "1/60 rounds"
 
 
@@ -162,7 +163,8 @@ def test_answers_at_once(tmp_path: Path) -> None:
     """Nothing heavy is imported, not even numpy."""
     run = make_run(tmp_path, seeds=(0,))
     code = (
-        "import sys; from lpft.reporting.status import read_status, render_status; from lpft.storage.run import Run;"
+        "import sys; from lpft.reporting.status import read_status; from lpft.storage.run import Run;"
+        "from lpft.reporting.status_table import render_status;"
         f"render_status(read_status(Run({str(run.root)!r})));"
         "print([n for n in ('torch', 'lightning', 'numpy', 'matplotlib', 'pandas', 'tensorboard') if n in sys.modules])"
     )

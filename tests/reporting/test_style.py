@@ -9,7 +9,7 @@ BASES = ("lp", "ft_short", "ft_early", "ft", "prox", "sparse", "soup", "lss", "l
 
 
 def config(*tuned: str) -> dict[str, object]:
-    return {"lpft": {"tuned": {name: {} for name in tuned}}}
+    return {"provenance": {"tuned": {name: {} for name in tuned}}}
 
 
 def brightness(color: str) -> int:

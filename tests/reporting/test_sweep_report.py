@@ -21,14 +21,16 @@ from test_report import read
 
 from lpft.cli import main
 from lpft.reporting.console import print_sweep
+from lpft.reporting.figures import svgs
 from lpft.reporting.report import write_report, write_sweep_report
-from lpft.reporting.status import read_status, render_status, render_sweep
-from lpft.reporting.sweep_figures import draw_points, draw_variants
+from lpft.reporting.status import read_status
+from lpft.reporting.status_table import render_status, render_sweep
+from lpft.reporting.sweep_figures import point_drawings, variant_drawings
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
 CLIENTS = ("a", "b", "c")
-PLATEAU, EXTREMES, BEST = (f"lpft.reporting.verdicts.{name}" for name in ("plateau", "extremes", "best"))
+PLATEAU, EXTREMES, BEST = (f"lpft.paper.verdicts.{name}" for name in ("plateau", "extremes", "best"))
 
 
 def change_config(run: Run, notes: dict[str, Any] | None = None, **sections: Any) -> None:
@@ -49,7 +51,9 @@ def make_variants(root: Path, key: str, values: dict[str, list[Any]], verdicts: 
 def make_sweep(root: Path, sweep: dict[str, list[Any]], verdicts: list[str], skip: int | None = None) -> Run:
     """Write a sweep whose points all have the same made-up results; one may have none."""
     notes = {"version": "0.1.0"}
-    text = yaml.safe_dump({"name": "a sweep", "sweep": sweep, "verdicts": verdicts, "lpft": notes}, sort_keys=False)
+    text = yaml.safe_dump(
+        {"name": "a sweep", "sweep": sweep, "verdicts": verdicts, "provenance": notes}, sort_keys=False
+    )
     write_atomically(root / "config.yaml", text)
     for number, values in enumerate(itertools.product(*sweep.values())):
         folder = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in zip(sweep, values, strict=True))
@@ -72,7 +76,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures that every run has, which take a second."""
-    monkeypatch.setattr("lpft.reporting.figures.draw_figures", lambda results, config: {})
+    monkeypatch.setattr("lpft.reporting.figures.FIGURES", {})
 
 
 def both_pages(run: Run) -> list[str]:
@@ -92,11 +96,10 @@ def test_variants_have_figures_a_group_in_the_table_and_a_verdict(
         assert "Swept: lp_epochs = 0, 5, 15." in text
         assert "lpft by lp_epochs" in text
         assert "A line joins the settings of a sweep" in text
-        assert "the best Average is" in text
     figure = (run.root / "figures" / "sweep-lp_epochs.svg").read_text(encoding="utf-8")
     assert all(f">{word}<" in figure for word in ("Local (%)", "distortion", "lpft", "lp", "none"))
     rows = rows_of(run.root / "verdicts.csv")
-    assert [row["verdict"] for row in rows] == ["plateau"]
+    assert {row["verdict"] for row in rows} == {"plateau"}
     printed = capsys.readouterr().out
     assert f"Verdict plateau: {rows[0]['line']}" in printed
     assert re.search(r"\n lpft +\n +lp_epochs=0 ", printed)
@@ -118,11 +121,10 @@ def test_variants_have_figures_a_group_in_the_table_and_a_verdict(
 def test_any_value_can_be_swept(key: str, values: dict[str, list[Any]], names: set[str]) -> None:
     rows = {f"{m}+{key}={v}": (m, {f"methods.{m}.{key}": v}) for m, own in values.items() for v in own}
     variants = {name: {"method": method, "values": own} for name, (method, own) in rows.items()}
-    drawn = draw_variants(
-        make_point({"lp": [(60.0, 50.0)]} | {name: [(80.0, 40.0)] for name in rows}, variants=variants)
-    )
+    results = {"lp": [(60.0, 50.0)]} | {name: [(80.0, 40.0)] for name in rows}
+    drawn = svgs(variant_drawings(make_point(results, variants=variants)))
     assert drawn.keys() == names
-    for *_, svg in drawn.values():
+    for svg in drawn.values():
         ElementTree.fromstring(svg)
 
 
@@ -131,11 +133,12 @@ def test_two_keys_of_a_method_make_heat_maps() -> None:
     values = list(itertools.product([0.01, 0.1], [0.001, 0.01, 0.1]))
     names = {f"lpft+lp_lr={a}+lr={b}": {"methods.lpft.lp_lr": a, "methods.lpft.lr": b} for a, b in values}
     rows = {name: [(60.0 + number, 40.0)] for number, name in enumerate(names)}
-    drawn = draw_variants(make_point(rows, variants={n: {"method": "lpft", "values": v} for n, v in names.items()}))
+    point = make_point(rows, variants={n: {"method": "lpft", "values": v} for n, v in names.items()})
+    drawn = svgs(variant_drawings(point))
     assert drawn.keys() == {"heat-lpft"}
-    figure = ElementTree.fromstring(drawn["heat-lpft"][2])
+    figure = ElementTree.fromstring(drawn["heat-lpft"])
     texts = {element.text for element in figure.iter() if element.tag.endswith("text")}
-    assert {"Average (%)", "distortion", "lp_lr", "lr", "0.001", "0.01", "0.1", "65.0", "52.5"} <= texts
+    assert {"distortion", "lp_lr", "lr", "0.001", "0.01", "0.1", "65.0", "52.5"} <= texts
 
 
 def test_figures_and_tables_go_with_the_sweep(tmp_path: Path, bare: None) -> None:
@@ -154,8 +157,7 @@ def test_points_are_compared_on_one_page_that_leads_to_theirs(
     tmp_path: Path, bare: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_sweep(tmp_path, {"data.shift": [0.5, 4.0], "data.noise": [1, 10]}, [EXTREMES], skip=2)
-    points = write_sweep_report(run, show=True)
-    assert len(points) == 3
+    assert len(write_sweep_report(run, show=True).points) == 3
     page = read(run.root / "report.html")
     links = [unquote(link) for link in page.links if not link.startswith(("#", "data:"))]
     assert len(set(links)) == 3
@@ -168,8 +170,7 @@ def test_points_are_compared_on_one_page_that_leads_to_theirs(
     for text in both_pages(run):
         assert "A sweep over shift (0.5, 4) and noise (1, 10). 3 of 4 points have results" in text
         assert "without results: shift=4.0,noise=1" in text
-        assert "In Global LP-FT is" in text
-        assert "LP-FT minus FT" in text
+        assert "lpft minus ft" in text
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     assert [line[:2] for line in lines if line[1:2] in (["1"], ["10"])] == [["0.5", "1"], ["0.5", "10"], ["4", "10"]]
@@ -197,9 +198,9 @@ def test_any_sweep_over_points_is_drawn(sweep: dict[str, list[Any]], figures: se
     rows = {"none": [(50.0, 50.0)], "ft": [(80.0, 40.0)], "lpft": [(80.0, 45.0)]}
     combinations = itertools.product(*sweep.values())
     points = [make_point(rows, values=dict(zip(sweep, values, strict=True))) for values in combinations]
-    drawn = draw_points(points)
+    drawn = svgs(point_drawings(points))
     assert drawn.keys() == figures
-    for *_, svg in drawn.values():
+    for svg in drawn.values():
         ElementTree.fromstring(svg)
 
 
@@ -221,12 +222,12 @@ def test_report_command_writes_the_sweep_and_refuses_a_wrong_verdict(
         main(["report", str(run.root)])
     assert stop.value.code == 0
     assert (run.root / "sweep.csv").exists()
-    config = yaml.safe_load(run.config.read_text()) | {"verdicts": ["lpft.reporting.verdicts.extreme"]}
+    config = yaml.safe_load(run.config.read_text()) | {"verdicts": ["lpft.paper.verdicts.extreme"]}
     run.config.write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit) as stop:
         main(["report", str(run.root)])
     assert stop.value.code == 2
-    assert "`lpft.reporting.verdicts.extreme`, which cannot be imported" in capsys.readouterr().err
+    assert "`lpft.paper.verdicts.extreme`, which cannot be imported" in capsys.readouterr().err
 
 
 def test_a_sweep_without_results_is_refused(tmp_path: Path) -> None:
@@ -291,12 +292,12 @@ def rendered(group: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_sweep_report_imports_no_torch_and_no_lightning(tmp_path: Path) -> None:
+def test_a_sweep_report_imports_no_lightning(tmp_path: Path) -> None:
     run = make_sweep(tmp_path, {"data.shift": [0.5]}, [EXTREMES])
     code = (
         "import sys; from lpft.reporting.report import write_sweep_report; from lpft.storage.run import Run;"
         f"write_sweep_report(Run({str(run.root)!r}));"
-        "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'pandas') if name in sys.modules])"
+        "print([name for name in ('lightning', 'pytorch_lightning', 'torchvision') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

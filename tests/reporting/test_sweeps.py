@@ -4,8 +4,9 @@ import io
 import yaml
 from fabricate import make_point, make_run
 
-from lpft.reporting.sweep_figures import draw_points
-from lpft.reporting.sweeps import Point, num_planned, points_in_order, read_point, sweep_csv
+from lpft.reporting.analysis import Analysis, Sweep, analyze, points_in_order, sweep_frame
+from lpft.reporting.figures import svgs
+from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
@@ -16,7 +17,7 @@ def test_sweep_csv_has_one_wide_row_per_point_and_method() -> None:
         make_point({"none": [(50.0, 50.0)], "ft": [(80.0, 60.0), (84.0, 60.0)]}, values={"data.shift": x})
         for x in (0.5, 1.0)
     ]
-    rows = list(csv.DictReader(io.StringIO(sweep_csv(points))))
+    rows = list(csv.DictReader(io.StringIO(sweep_frame(points).to_csv(index=False))))
     assert [(row["data.shift"], row["method"], row["n"]) for row in rows] == [
         ("0.5", "none", "1"),
         ("0.5", "ft", "2"),
@@ -29,9 +30,8 @@ def test_sweep_csv_has_one_wide_row_per_point_and_method() -> None:
 
 def test_swept_settings_of_methods_are_columns_too() -> None:
     variants = {"ft+lr=0.1": {"method": "ft", "values": {"methods.ft.lr": 0.1, "methods.ft.kind": {"class_path": "X"}}}}
-    rows = list(
-        csv.DictReader(io.StringIO(sweep_csv([make_point({"lp": [(1, 1)], "ft+lr=0.1": [(1, 1)]}, variants=variants)])))
-    )
+    frame = sweep_frame([make_point({"lp": [(1, 1)], "ft+lr=0.1": [(1, 1)]}, variants=variants)])
+    rows = list(csv.DictReader(io.StringIO(frame.to_csv(index=False))))
     assert [row["methods.ft.lr"] for row in rows] == ["", "0.1"]
     assert rows[1]["methods.ft.kind"] == '{"class_path": "X"}'
 
@@ -43,18 +43,17 @@ def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
         "partition=Dirichlet(alpha=0.1, min_samples=9)",
         "partition=Dirichlet(alpha=1, min_samples=9)",
     ]
-    _, _, svg = draw_points(points)["sweep"]
-    assert "Dirichlet(alpha=0.1" in svg
+    assert "Dirichlet(alpha=0.1" in svgs(point_drawings(points))["sweep"]
 
 
 def test_combinations_that_are_not_drawn_are_counted() -> None:
-    def points(levels: int) -> list[Point]:
+    def points(levels: int) -> list[Analysis]:
         grid = [(a, b, c) for a in range(9) for b in range(levels) for c in range(3)]
         return [make_point({"ft": [(1.0, 1.0)]}, values={"d.a": a, "d.b": b, "d.c": c}) for a, b, c in grid]
 
-    _, caption, _ = draw_points(points(3))["sweep"]
+    caption = point_drawings(points(3))["sweep"].caption
     assert caption.endswith("Of 9 combinations of b and c the first 6 are drawn; sweep.csv has all.")
-    assert "combinations" not in draw_points(points(2))["sweep"][1]
+    assert "combinations" not in point_drawings(points(2))["sweep"].caption
 
 
 def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
@@ -65,11 +64,10 @@ def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
         config = yaml.safe_load(point.config.read_text())
         config["provenance"]["point"] = dict(zip(sweep, values, strict=True))
         write_atomically(point.config, yaml.safe_dump(config, sort_keys=False))
-    points = [read_point(run) for run in points_in_order(Run(tmp_path))]
+    points = [analyze(run) for run in points_in_order(Run(tmp_path))]
     assert [point.label for point in points] == [
         "rounds=100, shift=null",
         "rounds=9, shift=0.5",
         "rounds=9, shift=null",
     ]
-    assert num_planned({"sweep": sweep}) == 4
-    assert num_planned({}) == num_planned({"sweep": None}) == 0
+    assert Sweep(Run(tmp_path), {"sweep": sweep}, points, []).num_planned == 4

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_cell, make_config, make_run
 
-from lpft.evaluation.metrics import MATRIX_METRICS, matrix_metrics
+from lpft.evaluation.metrics import Evaluation, compute_metrics
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.frames import depth_frame, evaluation_of, mean_curves_frame
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import MethodResult, method_order, read_results
-from lpft.reporting.tables import clients_compared, curve_rows, depth_rows, difference_rows, figures
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -42,6 +43,16 @@ def result_of(cells: list[ClientResult], clients: tuple[str, ...] = ("a", "b")) 
     return MethodResult(0, cells[0].method, list(clients), cells, [], [])
 
 
+def figures(result: MethodResult) -> dict[str, float]:
+    return compute_metrics(evaluation_of(result))
+
+
+MATRIX_METRICS = (
+    *("local", "global_all", "global_others", "cstd_row", "cstd_local"),
+    *("worst_row", "worst_local", "worst_pair", "average3", "average2"),
+)
+
+
 def test_figures_by_hand() -> None:
     """Local 90 and 80 (from 80 and 85: one of two hurt), elsewhere 50 and 70; passes 100 + 50, seconds 1 + 2."""
     cells = two_clients(distortion_all=None)
@@ -64,7 +75,8 @@ def test_results_can_be_recomputed_from_accuracy_alone(tmp_path: Path) -> None:
     for row in rows:
         names, matrix = read_matrix(run.method_file(int(row["seed"]), row["method"], "accuracy.csv"))
         assert names == list(CLIENTS)
-        assert {name: float(row[name]) for name in MATRIX_METRICS} == matrix_metrics(matrix)
+        expected = compute_metrics(Evaluation(matrix))
+        assert {name: float(row[name]) for name in MATRIX_METRICS} == {name: expected[name] for name in MATRIX_METRICS}
         size = len(matrix)
         parts = float(row["local"]) + (size - 1) * float(row["global_others"])
         assert float(row["global_all"]) == pytest.approx(parts / size)
@@ -125,39 +137,48 @@ def test_diverged_client_stands_at_the_global_model_in_the_curve() -> None:
     }
     cells = [replace(cell, epochs=entries[cell.client]) for cell in two_clients()]
     cells[1].status = "diverged"
-    rows = curve_rows(result_of(cells))
+    rows = mean_curves_frame([result_of(cells)]).to_dict("records")
     assert [row["local"] for row in rows] == [45.0, 50.0]
     assert [row["global_all"] for row in rows] == [50.0, 40.0]
     assert rows[1]["train_loss"] == 0.5
 
 
-def test_differences_by_hand(tmp_path: Path) -> None:
-    """ft - none is +4 and +2 over two seeds; lp has one of the seeds, -1 there."""
-    local = {(0, "none"): 80.0, (1, "none"): 70.0, (0, "ft"): 84.0, (1, "ft"): 72.0, (1, "lp"): 69.0}
-    rows = [{"seed": seed, "method": method, "local": value} for (seed, method), value in local.items()]
-    found = [row for row in difference_rows(rows, "none") if row["metric"] == "local"]
-    assert found == [
-        {"method": "ft", "metric": "local", "mean": 3.0, "std": 1.0, "n": 2},
-        {"method": "lp", "metric": "local", "mean": -1.0, "std": 0.0, "n": 1},
-    ]
-    assert difference_rows(rows, "nobody") == []
+def analysis_of(results: list[MethodResult]) -> Analysis:
+    return Analysis(Run("nowhere"), {}, results, {})
+
+
+def with_local(seed: int, method: str, a: float) -> MethodResult:
+    """Client a has this accuracy on its own test set, b has 80."""
+    cells = [replace(cell, seed=seed, method=method) for cell in two_clients()]
+    cells[0].accuracy = [a, 50.0]
+    return MethodResult(seed, method, ["a", "b"], cells, [], [])
+
+
+def test_differences_by_hand() -> None:
+    """Local of ft is (90 + 80) / 2 and (76 + 80) / 2; of none 80 with both seeds; lp has one of them."""
+    results = [with_local(0, "none", 80.0), with_local(1, "none", 80.0), with_local(0, "ft", 90.0)]
+    analysis = analysis_of([*results, with_local(1, "ft", 76.0), with_local(1, "lp", 70.0), with_local(2, "lp", 0.0)])
+    assert analysis.differences("ft", "none", "local").to_dict() == {0: 5.0, 1: -2.0}
+    assert analysis.differences("lp", "none", "local").to_dict() == {1: -5.0}
+    assert analysis.differences("ft", "nobody", "local").empty
 
 
 def test_clients_are_compared_over_the_seeds_that_both_have() -> None:
     """Client a gains 10 and loses 4, b stays; seed 2 has no baseline."""
-
-    def result(seed: int, method: str, a: float) -> MethodResult:
-        cells = [replace(cell, seed=seed, method=method) for cell in two_clients()]
-        cells[0].accuracy = [a, 50.0]
-        return MethodResult(seed, method, ["a", "b"], cells, [], [])
-
-    results = [result(0, "none", 80.0), result(1, "none", 80.0), result(0, "ft", 90.0), result(1, "ft", 76.0)]
-    results.append(result(2, "ft", 0.0))
-    assert clients_compared(results, "ft", "none") == (1, 1, 0)
-    assert clients_compared(results, "lp", "none") == (0, 0, 0)
+    results = [with_local(0, "none", 80.0), with_local(1, "none", 80.0), with_local(0, "ft", 90.0)]
+    analysis = analysis_of([*results, with_local(1, "ft", 76.0), with_local(2, "ft", 0.0)])
+    assert analysis.clients_compared("ft", "none") == (1, 1, 0)
+    assert analysis.clients_compared("lp", "none") == (0, 0, 0)
 
 
-def test_advice_is_written_with_its_evidence(tmp_path: Path) -> None:
+def test_matrix_of_a_method() -> None:
+    analysis = analysis_of([with_local(0, "ft", 90.0)])
+    assert analysis.matrix("ft", 0).loc["a", "b"] == 50.0
+    with pytest.raises(KeyError, match="`ft` with seed 1"):
+        analysis.matrix("ft", 1)
+
+
+def test_recommendations_are_written_with_their_evidence(tmp_path: Path) -> None:
     def edit(cell: ClientResult) -> ClientResult:
         better = cell.client == CLIENTS[2] and cell.method == "ft"
         counts = {"val_before": 50.0, "val_after": 80.0 if better else 50.0, "val_gained": 9 * better, "val_lost": 0}
@@ -165,22 +186,24 @@ def test_advice_is_written_with_its_evidence(tmp_path: Path) -> None:
 
     run = make_run(tmp_path, seeds=(0, 1), edit=edit)
     write_tables(run)
-    rows = read(tmp_path / "advice.csv")
+    rows = read(tmp_path / "recommendations.csv")
     assert ",".join(rows[0]) == (
-        "client,num_val,val_before,best_method,val_after,gain,standard_error,advice,test_before,test_after"
+        "client,num_val,val_before,best_method,val_after,gain,standard_error,recommendation,test_before,test_after"
     )
     assert [row["client"] for row in rows] == list(CLIENTS)
-    assert {row["client"]: row["best_method"] for row in rows if row["advice"] == "personalize"} == {CLIENTS[2]: "ft"}
-    assert {row["best_method"] for row in rows if row["advice"] == "keep"} == {"none"}
+    assert {row["client"]: row["best_method"] for row in rows if row["recommendation"] == "personalize"} == {
+        CLIENTS[2]: "ft"
+    }
+    assert {row["best_method"] for row in rows if row["recommendation"] == "keep"} == {"none"}
     assert rows[2]["gain"] == "30.0"
-    assert read(tmp_path / "signatures.csv") == []
+    assert read(tmp_path / "diagnostics.csv") == []
 
 
 def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=[0], methods=["lp", "ft"])
     stale = run.method_file(0, "lp", "depth.csv")
     stale.write_text("layer\n")
-    results = write_tables(run)
+    results = write_tables(run).method_results
     rows = read(run.method_file(0, "ft", "depth.csv"))
     assert [(row["depth"], row["layer"]) for row in rows] == [("1", "conv"), ("2", "features")]
     cells = next(result.cells for result in results if result.method == "ft")
@@ -192,10 +215,10 @@ def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Pa
 def test_depth_is_not_the_mean_of_some_clients(tmp_path: Path) -> None:
     """One cell is from before it was recorded; a client that has diverged is no such case."""
     old = make_run(tmp_path / "old", methods=["ft"], edit=lambda c: replace(c, depth=None) if "b" in c.client else c)
-    assert not any(depth_rows(result) for result in write_tables(old))
+    assert write_tables(old).depth.empty
     lost = replace(make_cell(0, "ft", CLIENTS[0], CLIENTS), status="diverged", depth=None)
     run = make_run(tmp_path / "new", seeds=[0], methods=["ft"], edit=lambda c: lost if c.client == CLIENTS[0] else c)
-    assert [row["layer"] for row in depth_rows(write_tables(run)[0])] == ["conv", "features"]
+    assert depth_frame(write_tables(run).method_results)["layer"].tolist() == ["conv", "features"]
 
 
 def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> None:
@@ -211,7 +234,7 @@ def test_incomplete_method_has_no_row_but_its_own_tables(tmp_path: Path) -> None
         return None if (cell.method, cell.client, cell.seed) == ("ft", CLIENTS[1], 1) else cell
 
     run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), edit=edit)
-    (gone,) = [result for result in write_tables(run) if not result.complete]
+    (gone,) = [result for result in write_tables(run).method_results if not result.complete]
     assert (gone.seed, gone.method, gone.missing) == (1, "ft", [CLIENTS[1]])
     assert gone.problem == f"1 of 10 cells missing ({CLIENTS[1]})"
     rows = [(row["seed"], row["method"]) for row in read(tmp_path / "results.csv")]
@@ -236,7 +259,7 @@ def test_damage_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
     edited.write_text(edited.read_text().replace('"num_test": 36', '"num_test": 37'))
     moved = run.cell(0, "lp", WEIRD[1])
     moved.write_text(run.cell(0, "none", WEIRD[1]).read_text())
-    results = {result.method: result for result in write_tables(run)}
+    results = {result.method: result for result in write_tables(run).method_results}
     assert {damage.client for damage in results["ft"].damaged} == {WEIRD[0], WEIRD[2]}
     assert results["ft"].missing == []
     assert "method none" in results["lp"].damaged[0].reason
@@ -248,7 +271,8 @@ def test_cells_of_different_settings_are_not_averaged(tmp_path: Path) -> None:
     def edit(cell: ClientResult) -> ClientResult:
         return replace(cell, fingerprint="other") if cell.client == CLIENTS[0] and cell.method == "ft" else cell
 
-    results = {result.method: result for result in write_tables(make_run(tmp_path, seeds=(0,), edit=edit))}
+    analysis = write_tables(make_run(tmp_path, seeds=(0,), edit=edit))
+    results = {result.method: result for result in analysis.method_results}
     assert results["ft"].problem == "cells of different settings"
     assert not results["ft"].complete
     assert results["lp"].complete
@@ -264,7 +288,8 @@ def test_cells_for_other_clients_are_not_mixed_in(tmp_path: Path) -> None:
 def test_order_of_clients_may_differ_between_cells(tmp_path: Path) -> None:
     """A row is put in place by names, not by positions."""
     cells = [replace(c, clients=["b", "a"], accuracy=c.accuracy[::-1]) if c.client == "b" else c for c in two_clients()]
-    assert figures(result_of(cells)) == figures(result_of(two_clients()))
+    found, expected = figures(result_of(cells)), figures(result_of(two_clients()))
+    assert found == pytest.approx(expected, abs=0, nan_ok=True)
 
 
 def test_client_without_test_samples(tmp_path: Path) -> None:
@@ -276,7 +301,7 @@ def test_client_without_test_samples(tmp_path: Path) -> None:
         return replace(cell, status="no_test", local_before=None, num_test=0) if cell.client == gone else cell
 
     run = make_run(tmp_path, seeds=(0,), methods=("ft",), edit=edit)
-    (result,) = write_tables(run)
+    (result,) = write_tables(run).method_results
     assert result.complete
     assert result.count("no_test") == 1
     _, matrix = read_matrix(run.method_file(0, "ft", "accuracy.csv"))
@@ -303,7 +328,7 @@ def test_names_survive_quoting(tmp_path: Path) -> None:
 
 def test_without_config_the_cells_tell(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(1,), config=False)
-    results = write_tables(run)
+    results = write_tables(run).method_results
     assert [result.method for result in results] == sorted(METHODS)
     assert all(result.complete and result.clients == list(CLIENTS) for result in results)
 
@@ -311,7 +336,7 @@ def test_without_config_the_cells_tell(tmp_path: Path) -> None:
 def test_unreadable_config_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run(tmp_path, seeds=(1,))
     run.config.write_text("a: [")
-    assert len(write_tables(run)) == len(METHODS)
+    assert len(write_tables(run).methods) == len(METHODS)
     assert "config.yaml cannot be read" in caplog.text
 
 

@@ -1,20 +1,24 @@
 """Event files, read back with TensorBoard's own reader."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fabricate import make_run
 from PIL import Image
+from tensorboard.backend.event_processing import io_wrapper
+from tensorboard.backend.event_processing.directory_watcher import DirectoryWatcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
+from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.report import write_tables
-from lpft.reporting.results import read_config
-from lpft.reporting.tables import curve_rows, figures
-from lpft.reporting.tensorboard import FINAL, TAGS, replace_events, write_events
+from lpft.reporting.results import read_history
+from lpft.reporting.tensorboard import TAGS, LiveEvents, replace_events, write_events
 from lpft.storage.run import Run
 
 
@@ -26,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def write(run: Run) -> None:
-    write_events(run, write_tables(run), read_config(run))
+    write_events(write_tables(run))
 
 
 def event_files(run: Run) -> list[Path]:
@@ -44,16 +48,19 @@ def test_one_file_per_method_and_global_model(run: Run) -> None:
 
 @pytest.mark.parametrize("method", ["ft_short", "lpft"])
 def test_scalars_are_the_curves(run: Run, method: str) -> None:
-    result = next(r for r in write_tables(run) if r.seed == 1 and r.method == method)
+    analysis = write_tables(run)
+    final = [metric.name for metric in shown_metrics()]
     events = load(run.method_file(1, method, ""))
-    assert set(events.Tags()["scalars"]) == {*TAGS, *(f"final/{name}" for name in FINAL)}
+    assert set(events.Tags()["scalars"]) == {*TAGS, *(f"final/{name}" for name in final)}
+    curves = analysis.mean_curves.query("seed == 1 and method == @method").set_index("epoch")
     for tag, column in TAGS.items():
-        expected = [(row["epoch"], row[column]) for row in curve_rows(result) if row[column] is not None]
+        expected = curves[column].dropna()
         points = events.Scalars(tag)
-        assert [point.step for point in points] == [epoch for epoch, _ in expected]
-        assert [point.value for point in points] == pytest.approx([value for _, value in expected], rel=1e-6)
-    for name in FINAL:
-        assert events.Scalars(f"final/{name}")[0].value == pytest.approx(figures(result)[name], rel=1e-6)
+        assert [point.step for point in points] == expected.index.tolist()
+        assert [point.value for point in points] == pytest.approx(expected.tolist(), rel=1e-6)
+    for name in final:
+        expected = analysis.by_seed(method, name)[1]
+        assert events.Scalars(f"final/{name}")[0].value == pytest.approx(expected, rel=1e-6)
 
 
 def test_matrix_is_an_image(run: Run) -> None:
@@ -121,6 +128,59 @@ def test_same_content_is_left_alone_and_other_content_replaces(tmp_path: Path) -
 
 def test_a_copy_left_by_a_crash_goes(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.0000000007.0123456789abcdef").write_bytes(b"")
-    replace_events(tmp_path, [], time=1.0)
+    replace_events(tmp_path, [], walltime=1.0)
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("events.out.tfevents.0000000008.")
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = load(folder)
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_live_events_end_as_the_final_ones(tmp_path: Path) -> None:
+    """Two rounds, then all; a method with one client, then all of them, after a report has removed the first file."""
+    run = make_run(tmp_path, seeds=(0,), methods=("ft", "lpft"))
+    history = read_history(run.global_file(0, "history.csv"))
+    others = {path: path.read_bytes() for path in run.method_file(0, "lpft", "cells").glob("*.json")}
+    for path in sorted(others)[1:]:
+        path.unlink()
+    live = pickle.loads(pickle.dumps(LiveEvents(run)))
+    live.round(0, history[:2])
+    assert [step for step, _ in scalars(run.global_file(0, ""))["federated/loss"]] == [1, 2]
+    live.stack(0, "lpft")
+    first = scalars(run.method_file(0, "lpft", ""))
+    assert "final/local" not in first
+    assert [step for step, _ in first["local/accuracy"]] == [0, 3, 6, 9, 12, 15]
+    live.round(0, history)
+    for path, content in others.items():
+        path.write_bytes(content)
+    live.stack(0, "lpft")  # too soon after the first
+    assert scalars(run.method_file(0, "lpft", "")) == first
+    for path in run.method_file(0, "lpft", "").glob("events.*"):
+        path.unlink()
+    live.close()
+    shown = {part: scalars(run.method_file(0, part, "")) for part in ("global", "lpft")}
+    live_files = [path.name for path in event_files(run)]
+    write(run)
+    assert shown == {part: scalars(run.method_file(0, part, "")) for part in shown}
+    assert not set(live_files) & {path.name for path in event_files(run)}
+    assert min(path.name for path in event_files(run) if path.parent.name == "lpft") > max(live_files)
+
+
+def test_an_open_reader_sees_new_rounds(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0,), methods=("ft",))
+    history = read_history(run.global_file(0, "history.csv"))
+    live = LiveEvents(run)
+    live.round(0, history[:3])
+    reader = DirectoryWatcher(str(run.global_file(0, "")), EventFileLoader, io_wrapper.IsTensorFlowEventsFile)
+    assert last_step(reader) == 3
+    live.round(0, history[:5])
+    assert last_step(reader) == 5
+    LiveEvents(run).round(0, history)  # another process, as after a resume
+    assert last_step(reader) == 60
+    live.close()
+
+
+def last_step(reader: DirectoryWatcher) -> int:
+    return max(event.step for event in reader.Load())

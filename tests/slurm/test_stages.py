@@ -110,7 +110,7 @@ def test_three_stages_with_a_failing_stack_then_what_is_missing(
     failed = [client for point in found.points for part in point.methods for client in part.failed]
     assert 0 < len(failed) <= 2, "one stack of up to two clients"
     assert [error.error for error in found.errors] == ["RuntimeError: a test wanted this stack to fail"]
-    assert found.outlook.seconds_of_cells > 0
+    assert found.eta.seconds_of_cells > 0
 
     again = cluster.submit(out, *SWEEP, *TUNE)
     assert list(again) == ["personalize", "report"]
@@ -139,7 +139,7 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     before = stamps(run)
     assert 0 < len(before) < 30
     assert cluster.submit(out) == {}, "both are in the queue"
-    wait_until(lambda: read_status(run).outlook.at_work == 4, "four tasks say what they work on")
+    wait_until(lambda: read_status(run).eta.at_work == 4, "four tasks say what they work on")
     assert sum(len(part.running) for part in read_status(run).methods) >= 2
 
     cluster.call("scontrol", "requeue", tasks[1])
@@ -152,7 +152,7 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     assert [cluster.task(task)["JobState"] for task in tasks] == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
     assert [cluster.task(task)["Restarts"] for task in tasks] == ["1", "1", "0", "0"]
     assert "stopped by a signal" in log(run, tasks[0])
-    assert read_status(run).outlook.at_work == 0
+    assert read_status(run).eta.at_work == 0
     lpft("report", out)  # the first report may have come before the other array's end
     assert outcome(run) == local()
     assert cluster.submit(out) == {}

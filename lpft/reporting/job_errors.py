@@ -1,4 +1,4 @@
-"""What went wrong in a run and was not made good yet: failures that were noted, and the last words of jobs."""
+"""Errors in the logs of a run's Slurm jobs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HARMLESS = re.compile(
 )
 
 LIFE = re.compile(r"lpft: life \d+ of job")
-"""What the batch scripts write first: a job that is requeued goes on in the same log."""
+"""The first line that the batch scripts write: a requeued job continues in the same log."""
 
 
 @dataclass(frozen=True)
-class Mishap:
-    """Something that went wrong.
+class JobError:
+    """An error that is not fixed yet.
 
     Args:
-        where: what it happened to.
-        error: what it was, in a line.
-        path: file that says more.
+        where: the seed and method, or the job.
+        error: its last line.
+        path: the file with all of it.
     """
 
     where: str
@@ -41,32 +41,32 @@ class Mishap:
     path: str
 
 
-def job_mishaps(run: Run, known: Iterable[str] = ()) -> list[Mishap]:
-    """Return the last bad lines of the logs of every stage's last job, unless a stage before was done again after it.
+def job_errors(run: Run, reported: Iterable[str] = ()) -> list[JobError]:
+    """Return the errors that end the logs of every stage's last job, unless an earlier stage was repeated after it.
 
     Args:
         run: the run.
-        known: errors that are told elsewhere.
+        reported: errors that are reported elsewhere.
     """
     jobs: dict[str, dict[int, list[Path]]] = {stage: {} for stage in STAGES}
     for path in sorted(run.logs.glob("lpft-*-*.log")):
         found = re.fullmatch(r"lpft-(\w+)-(\d+)(_\d+)?", path.stem)
         if found and found[1] in jobs:
             jobs[found[1]].setdefault(int(found[2]), []).append(path)
-    known, before, logs = list(known), 0, []
+    reported, before, logs = list(reported), 0, []
     for stage in STAGES:
         last = max(jobs[stage], default=0)
         if last > before:
             logs += jobs[stage][last]
             before = last
-    return [Mishap(path.stem, line, str(path)) for path in logs for line in _last_words(path, known)]
+    return [JobError(path.stem, line, str(path)) for path in logs for line in _error_lines(path, reported)]
 
 
-def _last_words(path: Path, known: list[str]) -> Iterator[str]:
-    """Yield the line among the last ones of a job's last life that says best what went wrong, if there is one.
+def _error_lines(path: Path, reported: list[str]) -> Iterator[str]:
+    """Yield the line at the end of a job's last life that names the error, if there is one.
 
-    It is the last exception; otherwise the first bad line, since others follow from it: where Slurm's log says that a
-    task was killed, it says next that it has ended the others.
+    It is the last exception; otherwise the first bad line, since others follow from it: after Slurm's log says that a
+    task was killed, it says that the others were ended.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -75,7 +75,7 @@ def _last_words(path: Path, known: list[str]) -> Iterator[str]:
     bad = [
         line
         for line in lines[begins:][-TAIL_LINES:]
-        if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in known)
+        if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in reported)
     ]
     exceptions = [line for line in bad if EXCEPTION.match(line)]
     yield from exceptions[-1:] or bad[:1]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from lpft.reporting.mishaps import job_mishaps
+from lpft.reporting.job_errors import job_errors
 from lpft.storage.run import Run
 
 KILLED = """\
@@ -54,13 +54,13 @@ def test_last_words_of_jobs(tmp_path: Path) -> None:
         personalize__2_2=FAILED,
         personalize__2_3=CRASHED,
     )
-    found = {mishap.where: mishap.error for mishap in job_mishaps(run, ["RuntimeError: broken"])}
+    found = {mishap.where: mishap.error for mishap in job_errors(run, ["RuntimeError: broken"])}
     assert found == {
         "lpft-federate-1": KILLED.splitlines()[1],
         "lpft-personalize-2_1": REFUSED.splitlines()[0],
         "lpft-personalize-2_3": "ImportError: libcudart.so.12: no such file",
     }
-    assert "lpft-personalize-2_2" in {mishap.where for mishap in job_mishaps(run)}
+    assert "lpft-personalize-2_2" in {mishap.where for mishap in job_errors(run)}
 
 
 def test_only_the_last_life_of_a_job_counts(tmp_path: Path) -> None:
@@ -70,38 +70,38 @@ def test_only_the_last_life_of_a_job_counts(tmp_path: Path) -> None:
     write(
         run, federate__1=f"{first}lpft: life 2 of job 1\n{KILLED}", personalize__2_0=f"{first}lpft: life 2 of job 2\n"
     )
-    assert [mishap.error for mishap in job_mishaps(run)] == ["srun: error: lpft-n2: task 1: Killed"]
+    assert [mishap.error for mishap in job_errors(run)] == ["srun: error: lpft-n2: task 1: Killed"]
 
 
 def test_only_the_last_job_of_a_stage_counts(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__9=KILLED, federate__10="fine\n", personalize__11_1=REFUSED, other=KILLED)
-    assert [mishap.where for mishap in job_mishaps(run)] == ["lpft-personalize-11_1"]
+    assert [mishap.where for mishap in job_errors(run)] == ["lpft-personalize-11_1"]
 
 
 def test_what_came_before_a_stage_was_done_again_does_not_count(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__9="fine\n", personalize__10_1=REFUSED, report__8=KILLED)
-    assert [mishap.where for mishap in job_mishaps(run)] == ["lpft-personalize-10_1"]
+    assert [mishap.where for mishap in job_errors(run)] == ["lpft-personalize-10_1"]
 
 
 def test_errors_that_a_report_quotes_are_not_its_own(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, report__1=f"error    lpft-personalize-1: {KILLED.splitlines()[1]}\n")
-    assert job_mishaps(run) == []
+    assert job_errors(run) == []
 
 
 def test_a_log_that_begins_with_the_error(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__1="error: no space left\n")
-    assert [mishap.error for mishap in job_mishaps(run)] == ["error: no space left"]
+    assert [mishap.error for mishap in job_errors(run)] == ["error: no space left"]
 
 
 def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__1=KILLED + "federate seed 0: round 4/6\n" * 10)
-    assert job_mishaps(run) == []
+    assert job_errors(run) == []
 
 
 def test_there_are_no_logs_outside_of_slurm(tmp_path: Path) -> None:
-    assert job_mishaps(Run(tmp_path)) == []
+    assert job_errors(Run(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""Signs of failure in whole runs: data and settings that bring them about, and the same run without."""
+"""Diagnostics of whole runs: data and settings that bring them about, and the same run without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lpft.types import State
 from tests.commands import table, toy
 from tests.toy import ToySource
 
-HERE = "tests.evaluation.test_signs_of_runs"
+HERE = "tests.evaluation.test_diagnostics_of_runs"
 LEARNT = ("--seeds", "[0]", "--federation.rounds", 20, "--personalization.epochs", 30)
 """Enough rounds to converge, and epochs to learn by heart."""
 DONE = ("--methods.lpft.lp_epochs", 20, "--methods.lpft.lp_lr", 1e-4)
@@ -53,7 +53,7 @@ class Drifting(LPFT):
 def signs(out: Path, *words: Any) -> set[tuple[str, str, str]]:
     """Run and return name, client and method of what was found."""
     run = toy("run", out, *words)
-    return {(row["signature"], row["client"], row["method"]) for row in table(run.root / "signatures.csv")}
+    return {(row["diagnostic"], row["client"], row["method"]) for row in table(run.root / "diagnostics.csv")}
 
 
 def test_a_run_without_any(out: Path) -> None:

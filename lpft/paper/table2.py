@@ -1,0 +1,112 @@
+"""Table 2 of arXiv:2511.12695 beside the results of a run: the verdict ``lpft.paper.table2.table2``."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lpft.paper.evidence import first_pair
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.judging import Outcome, Spread, Verdict
+from lpft.reporting.pairs import class_name, probes_first
+
+METHODS = {
+    "FT": "FT",
+    "ProximalFT": "Proximal FT",
+    "SparseFT": "Sparse FT",
+    "SoupFT": "Soup FT",
+    "LSSFT": "LSS FT",
+    "LPFT": "LP-FT",
+}
+"""The paper's name of every method, by its class here."""
+METRICS = {
+    "local": "Local",
+    "global_all": "Global",
+    "cstd_row": "C-Std",
+    "worst_row": "Worst",
+    "average3": "Average",
+}
+"""The paper's name of every metric, by the column of results.csv that follows the paper's numbers."""
+
+
+def table2(points: Sequence[Analysis]) -> Verdict:
+    """T2: how far are the results from those of the paper?
+
+    The dataset is recognized by the experiment's name, which has to begin with one of the table's, as ``digit5_kd3a``.
+
+    References:
+        Chen et al., arXiv:2511.12695, Table 2: mean and standard deviation over three runs.
+    """
+    rows = [_compare(point) for point in points]
+    outcome: Outcome = "unclear" if any(row["methods"] for row in rows) else "not judged"
+    gains = [gain["here"].sign for row in rows for gain in row["gains"]]
+    if gains:
+        outcome = "held" if min(gains) > 0 else "not held" if max(gains) < 0 else "unclear"
+    return Verdict(outcome, {}, rows, Path(__file__).parent / "templates" / "table2.txt")
+
+
+def _compare(point: Analysis) -> dict[str, Any]:
+    name = str(point.config.get("name") or "")
+    dataset = dataset_of(name)
+    row: dict[str, Any] = {"point": point.label, "dataset": dataset, "problem": "", "gains": [], "methods": {}}
+    if dataset is None:
+        datasets = ", ".join(dict.fromkeys(key[0] for key in published()))
+        problem = f"the experiment's name `{name}` does not begin with one of its datasets ({datasets})"
+        return row | {"problem": problem}
+    methods = paper_methods(point)
+    if not methods:
+        return row | {"problem": "none of the table's methods has results"}
+    for method, title in methods.items():
+        here = {metric: point.by_seed(method, metric) for metric in METRICS}
+        row["methods"][method] = {
+            METRICS[metric]: (float(values.mean()), published()[dataset, title, METRICS[metric]])
+            for metric, values in here.items()
+            if len(values)
+        }
+    method, baseline = first_pair(point)
+    if methods.get(method) == "LP-FT" and methods.get(baseline) == "FT":
+        row |= {"method": method, "baseline": baseline}
+        for metric in ("global_all", "average3"):
+            paper = [published()[dataset, title, METRICS[metric]] for title in ("LP-FT", "FT")]
+            gain = Spread.of(point.differences(method, baseline, metric))
+            row["gains"].append({"metric": METRICS[metric], "here": gain, "paper": paper[0] - paper[1]})
+    return row
+
+
+def paper_methods(point: Analysis) -> dict[str, str]:
+    """Return the complete methods that are in the table, with the paper's name: of every class the first one.
+
+    A method needs the whole budget of epochs; an `LPFT` that only probes is not LP-FT.
+    """
+    budget = (point.config.get("personalization") or {}).get("epochs")
+    methods: dict[str, str] = {}
+    for method in point.complete_methods:
+        settings = (point.config.get("methods") or {}).get(method) or {}
+        title = METHODS.get(class_name(settings))
+        whole = (settings.get("init_args") or {}).get("epochs") in (None, budget)
+        if title and whole and title not in methods.values() and (title != "LP-FT" or probes_first(settings)):
+            methods[method] = title
+    return methods
+
+
+def dataset_of(name: str) -> str | None:
+    """Return the table's dataset that an experiment's name begins with.
+
+    >>> dataset_of("digit5_kd3a"), dataset_of("cifar100_c"), dataset_of("cifar10_clients")
+    ('Digit5', 'CIFAR100-C', None)
+    """
+    for dataset in dict.fromkeys(dataset for dataset, _, _ in published()):
+        if re.match("[-_ ]?".join(dataset.lower().split("-")) + "(?![a-z0-9])", name.lower()):
+            return dataset
+    return None
+
+
+@cache
+def published() -> Mapping[tuple[str, str, str], float]:
+    """Return the means of the paper's Table 2, in percent, by dataset, method and metric."""
+    with (Path(__file__).parent / "table2.csv").open(encoding="utf-8", newline="") as file:
+        return {(row["dataset"], row["method"], row["metric"]): float(row["mean"]) for row in csv.DictReader(file)}

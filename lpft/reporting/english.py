@@ -1,0 +1,223 @@
+"""The sentences of reports: fills in the templates of english.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from pandas import DataFrame
+
+from lpft.evaluation.diagnostics import Diagnostic
+from lpft.evaluation.metrics import mean
+from lpft.evaluation.recommend import PERSONALIZE, Recommendation
+from lpft.reporting.pairs import class_name
+
+SHOWN_NAMES = 5
+"""So many clients are named in one line."""
+DESCRIBED = ("epochs", "lp_epochs")
+"""Settings that the description of a method mentions anyway."""
+
+
+def say(*keys: str, **values: Any) -> str:
+    """Fill in a template.
+
+    >>> say("methods", "FT", epochs=1)
+    'Full fine-tuning: all layers, 1 epoch.'
+    """
+    return " ".join(_template(keys).render(values).split())
+
+
+def has(*keys: str) -> bool:
+    """Tell whether there is a template."""
+    section: Any = _texts()
+    for key in keys:
+        section = section.get(key) if isinstance(section, Mapping) else None
+    return section is not None
+
+
+def message(diagnostic: Diagnostic) -> str:
+    """Describe a diagnostic by its numbers."""
+    return say("diagnostics", diagnostic.name, "message", **diagnostic.numbers)
+
+
+def remedy(name: str) -> str:
+    """Say what to do about a diagnostic."""
+    return say("diagnostics", name, "remedy")
+
+
+def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
+    """Describe diagnostics: once for methods that differ in nothing else, and once for all clients that share one."""
+    lines = []
+    for name, same in by_name(diagnostics).items():
+        lines += [f"{name}: {line}" for line in located([d for d in same if d.client is None])]
+        of_clients = [d for d in same if d.client is not None]
+        clients = list(dict.fromkeys(str(d.client) for d in of_clients))
+        if clients:
+            several = f"{len(clients)} clients ({listed(clients)})" if len(clients) > 1 else "1 client"
+            lines.append(f"{name}: {several}: {located(of_clients[:1])[0]}")
+    return lines
+
+
+def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
+    """Group diagnostics by name."""
+    groups: dict[str, list[Diagnostic]] = {}
+    for diagnostic in diagnostics:
+        groups.setdefault(diagnostic.name, []).append(diagnostic)
+    return groups
+
+
+def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
+    """Describe diagnostics with their place: once for the methods that differ in nothing else."""
+    places: dict[tuple[str | None, int | None, str], list[str]] = {}
+    for diagnostic in diagnostics:
+        key = (diagnostic.client, diagnostic.seed, message(diagnostic))
+        places.setdefault(key, []).append(diagnostic.place)
+    lines = []
+    for (*_, text), where in places.items():
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(": ".join(part for part in (where[0] + more, text) if part))
+    return lines
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names by commas; only the first few."""
+    names = list(names)
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+
+
+def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
+    """Sum up the recommendations in one line; empty if there are none."""
+    if not recommendations:
+        return ""
+    tested = [r for r in recommendations if r.test_recommended is not None and r.test_before is not None]
+    return say(
+        *("recommendation", "line"),
+        num_clients=len(recommendations),
+        personalized=sum(r.recommendation == PERSONALIZE for r in recommendations),
+        without_validation=sum(r.gain is None for r in recommendations),
+        recommended=mean(r.test_recommended for r in tested) if tested else None,
+        before=mean(r.test_before for r in tested),
+    )
+
+
+def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> str:
+    """Describe the experiment in a few sentences, as far as the configuration tells."""
+    federation = section(config, "federation")
+    return say(
+        "lead",
+        num_clients=num_clients,
+        seeds=seeds,
+        network=class_name(config.get("network")),
+        init=federation.get("init"),
+        rounds=federation.get("rounds"),
+        epochs=section(config, "personalization").get("epochs"),
+    )
+
+
+def headline(summary: DataFrame, reference: str | None) -> str:
+    """State the result in one sentence: the range of local and global accuracy, from the lowest to the highest method.
+
+    Args:
+        summary: the analysis' summary.
+        reference: the method that is the global model itself; None if there is none.
+    """
+    ranges = {}
+    for metric in ("local", "global_all"):
+        means = summary[summary["metric"] == metric].set_index("method")["mean"].dropna()
+        before = means.get(reference) if reference else None
+        means = means[means.index != reference].sort_values(kind="stable")
+        if means.empty:
+            return ""
+        low, high = means.index[0], means.index[-1]
+        ranges[metric] = {"low": means[low], "lowest": low, "high": means[high], "highest": high, "before": before}
+    return say("headline", **ranges)
+
+
+def describe_method(method: str, config: Mapping[str, Any]) -> str:
+    """Describe in one line what a method does, from its class and its settings."""
+    description = _describe(section(config, "methods").get(method), config)
+    return " ".join(part for part in (description, _difference(method, config)) if part)
+
+
+def describe_family(values: Sequence[Mapping[str, Any]], methods: Sequence[str], config: Mapping[str, Any]) -> str:
+    """Describe in one line what a method does, and which of its settings are swept.
+
+    Args:
+        values: the swept settings of every variant.
+        methods: the variants.
+        config: the resolved experiment.
+    """
+    settings = dict(section(config, "methods").get(methods[0]) or {})
+    swept = {key: list(dict.fromkeys(str(v[key]) for v in values if key in v)) for key in values[0]}
+    init_args = {key: value for key, value in section(settings, "init_args").items() if key not in swept}
+    description = _describe({**settings, "init_args": init_args}, config, swept_lp_epochs="lp_epochs" in swept)
+    listed_values = "; ".join(f"{key} = {', '.join(v)}" for key, v in swept.items())
+    return f"{description} Swept: {listed_values}."
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings with dotted keys; those that are None or empty are left out.
+
+    >>> dict(flat({"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}}, "init": None}))
+    {'optimizer.class_path': 'SGD', 'optimizer.init_args.lr': 0.1}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value
+
+
+def section(config: Any, name: str) -> Mapping[str, Any]:
+    """Return a section of a configuration; empty if it is not there."""
+    value = config.get(name) if isinstance(config, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _describe(settings: Any, config: Mapping[str, Any], swept_lp_epochs: bool = False) -> str:
+    kind, init_args = class_name(settings), section(settings, "init_args")
+    if not kind:
+        return ""
+    listed_settings = ", ".join(f"{key} = {value}" for key, value in flat(init_args))
+    return say(
+        *("methods", kind if has("methods", kind) else "other"),
+        class_name=kind,
+        epochs=init_args.get("epochs") or section(config, "personalization").get("epochs"),
+        lp_epochs=init_args.get("lp_epochs", 5),
+        solved=init_args.get("lp_solver") == "logreg",
+        swept_lp_epochs=swept_lp_epochs,
+        settings=f" ({listed_settings})" if listed_settings else "",
+    )
+
+
+def _difference(method: str, config: Mapping[str, Any]) -> str:
+    """State what differs from the settings of the method of the same class whose name this one extends, if any."""
+    methods = section(config, "methods")
+    same = [name for name in methods if name != method and class_name(methods[name]) == class_name(methods.get(method))]
+    base = max((name for name in same if method.startswith(f"{name}_")), key=len, default=None)
+    if base is None or not isinstance(methods.get(method), Mapping):
+        return ""
+    own, other = (dict(flat(section(methods[name], "init_args"))) for name in (method, base))
+    keys = [key for key in own | other if own.get(key) != other.get(key) and key not in DESCRIBED]
+    return f"Unlike {base}: {', '.join(f'{key} = {own.get(key)}' for key in keys)}." if keys else ""
+
+
+@cache
+def _texts() -> dict[str, Any]:
+    texts: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return texts
+
+
+@cache
+def _template(keys: tuple[str, ...]) -> jinja2.Template:
+    text: Any = _texts()
+    for key in keys:
+        text = text[key]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters["f"] = lambda value, spec: format(value, spec)
+    environment.filters["n"] = lambda number, noun: f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return environment.from_string(text)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from fabricate import make_run
+from matplotlib.figure import Figure
+
+from lpft.reporting.analysis import Analysis, analyze
+from lpft.reporting.drawing import FIGURES, Drawing, svgs
+from lpft.reporting.figures import draw_all, drawings, make_figure
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return analyze(make_run(tmp_path_factory.mktemp("run"), seeds=(0, 1), clients=("a", "b", "c")))
+
+
+def test_every_figure_is_drawn_the_same_each_time(analysis: Analysis) -> None:
+    first = draw_all(analysis)
+    assert list(first) == list(FIGURES) == ["tradeoff", "curves", "clients", "distortion", "depth", "matrices"]
+    assert draw_all(analyze(analysis.run)) == first
+    for svg in first.values():
+        ElementTree.fromstring(svg)
+
+
+def test_a_figure_can_be_had_by_name(analysis: Analysis) -> None:
+    figure = make_figure(analysis, "tradeoff")
+    assert isinstance(figure, Figure)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {*analysis.methods, "global model"}
+    with pytest.raises(ValueError, match=r"`nothing`.*tradeoff, curves, clients"):
+        make_figure(analysis, "nothing")
+
+
+def test_a_figure_without_content_is_refused(tmp_path: Path) -> None:
+    analysis = analyze(make_run(tmp_path, seeds=(0,), clients=("a", "b"), eval_every=0))
+    with pytest.raises(ValueError, match=r"`curves`.*eval_every"):
+        make_figure(analysis, "curves")
+    assert "curves" not in draw_all(analysis)
+
+
+def test_points_of_the_tradeoff_are_the_means(analysis: Analysis) -> None:
+    axes = make_figure(analysis, "tradeoff").axes[0]
+    means = analysis.results.groupby("method")[["global_all", "local"]].mean()
+    drawn = {line.get_label(): line.get_xydata()[0] for line in axes.lines if line.get_label() in means.index}
+    assert {name: tuple(place) for name, place in drawn.items()} == {
+        name: pytest.approx(tuple(means.loc[name])) for name in analysis.methods
+    }
+
+
+def test_only_drawings_with_content_become_svg(analysis: Analysis) -> None:
+    empty = Drawing("empty", "", "", lambda: None)
+    assert list(svgs({"empty": empty, "depth": drawings(analysis)["depth"]})) == ["depth"]
