@@ -105,10 +105,12 @@ def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--out" in error
 
 
-def test_no_data(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "are required: data.source\nHINT: give it in the YAML, such as data.source: {class_path: lpft.data" in said(
-        ["run", "-c", TOY, "--data", "null"], capsys
-    )
+def test_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for line in Path(TOY).read_text().splitlines() if not line.startswith("data:")]
+    (tmp_path / "x.yaml").write_text("\n".join(lines))
+    error = said(["run", "-c", str(tmp_path / "x.yaml")], capsys)
+    assert "`data.source`" in error or "data.source" in error
+    assert "class_path: lpft.data.sources.Digits" in error
 
 
 def test_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +183,7 @@ def test_a_source_is_a_set_of_settings(source: str, tmp_path: Path, capsys: pyte
     error = said(["run", "-c", str(config)], capsys)
     assert "`domains`" in error
     assert "codec" not in error
-    assert "HINT: write the settings of every source, such as {ward: {path: ward.npz}}" in error
+    assert "HINT: write the settings of every domain, such as {ward: {path: ward.npz}}" in error
 
 
 @pytest.mark.parametrize("name", ["1", "no"])

@@ -72,10 +72,10 @@ def test_a_bad_file_stops_the_build_and_what_was_decoded_is_kept(root, monkeypat
 
 
 class Deadly(Sites):
-    """Its third batch kills the process that decodes it."""
+    """Its seventh batch kills the process that decodes it."""
 
     def read(self, positions, channels, size):
-        if positions[0] == 8:
+        if positions[0] == 24:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(positions, channels, size)
 

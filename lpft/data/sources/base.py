@@ -164,14 +164,6 @@ def categories(values: Iterable[Any], names: Sequence[str]) -> pd.Categorical:
     return pd.Categorical(list(values), categories=list(names))
 
 
-def absent(path: Path, root: Path | str, what: str, hint: str = "") -> FileNotFoundError:
-    """Make the error about a file that is not there."""
-    return FileNotFoundError(
-        f"{what} is not there: {path}. HINT: it starts from `root`, which is {str(root)!r}; set it with"
-        f" `--data.source.root`.{hint} Nothing is downloaded."
-    )
-
-
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
