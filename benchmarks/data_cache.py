@@ -9,12 +9,15 @@ import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lpft.data.cache import ArrayWriter, open_or_build
+from lpft.data.cache import Samples, open_or_build
+from lpft.data.sources.image_files import Decoded
+from lpft.data.splits import SplitPositions
 from lpft.types import DataSpec
 
 
@@ -28,22 +31,31 @@ def main() -> None:
     rng = np.random.default_rng(0)
     num = options.images // options.clients
 
-    def write(writer: ArrayWriter) -> None:
-        for client in range(options.clients):
-            images = rng.integers(256, size=(num, 3, 32, 32), dtype=np.uint8)
-            for split, rows in (("train", slice(0, num // 2)), ("test", slice(num // 2, num))):
-                writer.add(f"client-{client}", split, images[rows], np.arange(num)[rows] % 10)
+    rows = np.arange(num * options.clients)
+
+    def samples() -> Samples:
+        parts = rows.reshape(options.clients, num)
+        clients = {
+            f"client-{k}": SplitPositions(part[: num // 2], part[:0], part[num // 2 :]) for k, part in enumerate(parts)
+        }
+        return Samples(rows, rows % 10, np.full(len(rows), -1), clients)
+
+    def decode(samples: Samples, done: int) -> Iterator[Decoded]:
+        for start in range(done, len(rows), 1024):
+            size = min(1024, len(rows) - start)
+            images = rng.integers(256, size=(size, 3, 32, 32), dtype=np.uint8)
+            yield Decoded(images, np.ones(size, bool), [])
 
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        arrays = open_or_build(Path(folder), {"class": "Benchmark"}, spec, write)
+        arrays = open_or_build(Path(folder), "Benchmark", {}, samples, decode, spec)
         seconds = time.perf_counter() - start
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         print(f"write: {seconds:.2f} s, {arrays.images.nbytes / 2**20 / seconds:.0f} MiB/s, memory +{grown:.0f} MiB")
 
         start = time.perf_counter()
-        arrays = open_or_build(Path(folder), {"class": "Benchmark"}, spec, write)
+        arrays = open_or_build(Path(folder), "Benchmark", {}, samples, decode, spec)
         print(f"open: {1000 * (time.perf_counter() - start):.1f} ms for {len(arrays.clients)} clients")
 
         batches = torch.randint(len(arrays.labels), (1000, 32))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ def save_noise(root: Path, num: int, side: int, clients: int = 3) -> None:
 
 def prepare_within(root: Path, image_size: int, limit: int) -> None:
     """Prepare a folder with at most `limit` MiB of private memory beyond what this process has; print what it took."""
-    from lpft.data.folder import FolderClients
+    from lpft.data.datamodule import FederatedDataModule
+    from lpft.data.sources import Sites
 
     status = Path("/proc/self/status").read_text()
     has = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1])
     resource.setrlimit(resource.RLIMIT_DATA, (has + limit * MIB, has + limit * MIB))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    data = FolderClients(str(root), image_size, cache_dir=str(root.parent / "cache"))
+    data = FederatedDataModule(Sites(str(root)), image_size=image_size, cache_dir=str(root.parent / "cache"))
     start = time.perf_counter()
     data.prepare_data()
     seconds = time.perf_counter() - start
@@ -84,7 +86,8 @@ def compare_epochs(epochs: int) -> None:
 
     from lpft.clients.batches import StackSamples
     from lpft.clients.device_data import DeviceSamples
-    from lpft.data.folder import FolderClients
+    from lpft.data.datamodule import FederatedDataModule
+    from lpft.data.sources import Sites
     from lpft.federated.local import LocalTrainer
     from lpft.federated.settings import Federation
     from lpft.models.cnn import SmallCNN
@@ -95,12 +98,13 @@ def compare_epochs(epochs: int) -> None:
         fabric = Fabric(accelerator="cpu", devices=1)
         runs, reads = [], []
         for in_memory in (False, True):
-            data = FolderClients(
-                f"{folder}/sites", 64, val_share=0.0, test_share=0.0, cache_dir=str(Path(folder) / "cache")
+            cache = str(Path(folder) / "cache")
+            data = FederatedDataModule(
+                Sites(f"{folder}/sites"), image_size=64, val_share=0.0, test_share=0.0, cache_dir=cache
             )
             data.setup()
-            if in_memory:
-                data.images = data.images.clone()
+            if in_memory and data.arrays:
+                data.arrays = replace(data.arrays, images=data.images.clone())
             net = SmallCNN(data.spec, width=8, features=32)
             trainer = LocalTrainer(fabric, net, data, Federation(), seed=0)
             batches, device = StackSamples.of(data, [0], 32), DeviceSamples(data, fabric.device)

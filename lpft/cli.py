@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -127,10 +128,17 @@ def plan(args: list[str]) -> int:
 
 
 def report(args: list[str]) -> int:
-    """Write everything that is derived from the client results."""
+    """Write everything that is derived from the client results, and print the comparison."""
+    from lpft.reporting.report import write_any_report
+
     parser = _parser("report", "Tables, figures, page and TensorBoard events from what is on disk.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    return max(_report(folder) for folder in parser.parse_args(args).runs)
+    for folder in parser.parse_args(args).runs:
+        try:
+            write_any_report(folder, show=True)
+        except (FileNotFoundError, ValueError) as error:
+            _fail(str(error), 2)
+    return 0
 
 
 def status(args: list[str]) -> int:
@@ -214,6 +222,7 @@ def _pipeline(command: str, args: list[str]) -> int:
     with _session(command):
         from lpft import pipeline
         from lpft.config.study import open_study
+        from lpft.reporting.report import write_any_report
 
         study = open_study(command, args)
         if command == "tune" and not any(experiment.tune.grids for experiment in study.experiments):
@@ -221,7 +230,10 @@ def _pipeline(command: str, args: list[str]) -> int:
         failures: list[str] = []
         code = 0
         try:
-            getattr(pipeline, command)(study)
+            if command == "run":
+                pipeline.run(study, report=partial(write_any_report, show=True))
+            else:
+                getattr(pipeline, command)(study)
         except pipeline.RunFailed as error:
             failures, code = error.failures, 1
         except Stopped as stop:
@@ -232,22 +244,7 @@ def _pipeline(command: str, args: list[str]) -> int:
         print("lpft: stopped by a signal.", file=sys.stderr)
     if code:
         print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
-    if command == "run" and code != STOPPED:
-        _print_report(study.run.root)
     return code
-
-
-def _print_report(folder: Path) -> None:
-    """Print the results of a run that has just been reported, if there are any."""
-    from lpft.reporting.report import write_report, write_sweep_report
-    from lpft.storage.run import Run
-
-    root = Run(folder)
-    with suppress(FileNotFoundError):
-        if root.points():
-            write_sweep_report(root, show=True)
-        else:
-            write_report(root, show=True)
 
 
 @contextmanager
@@ -263,23 +260,6 @@ def _session(command: str) -> Iterator[None]:
         except ConfigError as error:
             print(f"lpft {command}: {error}\nFor all settings: lpft {command} --help", file=sys.stderr)
             sys.exit(2)
-
-
-def _report(folder: str | Path) -> int:
-    """Rewrite the report of a run and print it."""
-    from lpft.reporting.report import write_report, write_sweep_report
-    from lpft.storage.run import Run
-
-    root = Run(folder)
-    root.remove_leftovers()
-    try:
-        if root.points():
-            write_sweep_report(root, show=True)
-        else:
-            write_report(root, show=True)
-    except (FileNotFoundError, ValueError) as error:
-        _fail(str(error), 2)
-    return 0
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from lpft.config.on_disk import claim
 from lpft.config.schema import Experiment
@@ -19,7 +18,8 @@ from lpft.config.tuning import read_trials, tuned_experiment, tuning_experiment
 from lpft.federated.federate import is_done, train_global_models
 from lpft.personalization.pool import personalize as personalize_clients
 from lpft.personalization.recommended import write_recommended
-from lpft.reporting.report import Report, write_report, write_sweep_report, write_tables
+from lpft.reporting.report import write_any_report, write_tables
+from lpft.reporting.tensorboard import LiveEvents
 from lpft.runtime.signals import Stopped
 from lpft.storage.run import Run
 
@@ -38,8 +38,12 @@ class RunFailed(RuntimeError):
         self.failures = failures
 
 
-def run(study: Study) -> None:
+def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
     """Federate, tune, personalize and report. A run of a sweep that fails does not stop the others.
+
+    Args:
+        study: the runs.
+        report: writes the report.
 
     Raises:
         RunFailed: if anything has failed; everything that does not depend on it was done and reported.
@@ -48,7 +52,7 @@ def run(study: Study) -> None:
     with collected_failures() as failures:
         for experiment in study.experiments:
             task = experiment.global_task()
-            failures += train_global_models(task, None, study.global_tasks())
+            failures += train_global_models(task, LiveEvents(experiment.run), study.global_tasks())
             seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
             if all(is_done(task, seed) for seed in experiment.global_seeds):
                 tuning_failures = tune_methods(experiment)
@@ -65,7 +69,8 @@ def federate(study: Study) -> None:
     """Train the global model of every seed."""
     with collected_failures() as failures:
         for experiment in study.experiments:
-            failures += train_global_models(experiment.global_task(), None, study.global_tasks())
+            events = LiveEvents(experiment.run)
+            failures += train_global_models(experiment.global_task(), events, study.global_tasks())
 
 
 def tune(study: Study) -> None:
@@ -82,20 +87,6 @@ def personalize(study: Study) -> None:
             failures += personalize_seeds(tuned_experiment(experiment), experiment.seeds)
             with contextlib.suppress(FileNotFoundError):  # no results yet
                 write_tables(experiment.run)
-
-
-def report(folder: Run | Path | str) -> Report | None:
-    """Write tables, figures, page and TensorBoard events of a run, or of all runs of a sweep, from what is on disk.
-
-    Raises:
-        FileNotFoundError: if there are no results.
-    """
-    root = folder if isinstance(folder, Run) else Run(folder)
-    root.remove_leftovers()
-    if root.points():
-        write_sweep_report(root)
-        return None
-    return write_report(root)
 
 
 def tune_methods(experiment: Experiment) -> list[str]:
@@ -117,7 +108,8 @@ def personalize_seeds(experiment: Experiment, seeds: list[int]) -> list[str]:
     claim(experiment)
     task = experiment.personal_task()
     task.seeds = seeds
-    failures = personalize_clients(task, experiment.selection.shard)
+    with contextlib.closing(LiveEvents(experiment.run)) as events:
+        failures = personalize_clients(task, experiment.selection.shard, events.stack)
     if experiment.selection.fallback and not failures and seeds == experiment.seeds:
         if any(task.missing(job) for job in task.jobs()):
             log.warning("not all clients are finished: run the command again for `--fallback` to choose.")

@@ -151,7 +151,7 @@ def test_the_readme_installs_by_two_commands() -> None:
 def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
     from PIL import Image
 
-    text = next(block for block in blocks(ROOT / "docs" / "own.md", "yaml") if "AttributeClients" in block)
+    text = next(block for block in blocks(ROOT / "docs" / "own.md", "yaml") if "AttributeTable" in block)
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(yaml.safe_load(text)["data"]))
     (tmp_path / "skin").mkdir()
     lines = ["image,patient,diagnosis,age"]
@@ -165,7 +165,7 @@ def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
         TOY,
         "--data",
         tmp_path / "data.yaml",
-        "--data.root",
+        "--data.source.root",
         tmp_path / "skin",
         "--out",
         tmp_path / "run",

@@ -111,9 +111,10 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
     return sweep
 
 
-def write_any_report(folder: str | Path, show: bool = False) -> None:
+def write_any_report(folder: Run | str | Path, show: bool = False) -> None:
     """Write the report of a run or of a sweep; see `write_report` and `write_sweep_report`."""
     run = folder if isinstance(folder, Run) else Run(folder)
+    run.remove_leftovers()
     if run.points():
         write_sweep_report(run, show=show)
     else:

@@ -4,61 +4,88 @@ import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 
 from lpft.data import cache
-from lpft.data.cache import ArrayWriter, open_or_build
+from lpft.data.cache import Samples, open_or_build
+from lpft.data.sources.image_files import Decoded
+from lpft.data.splits import SplitPositions
 from lpft.types import DataSpec
 
 SPEC = DataSpec(in_channels=1, image_size=2, num_classes=3)
-KEY = {"class": "tests.Toy", "seed": 0}
+KEY = {"seed": 0}
+VALUES = (10, 11, 12, 13, 20)
 
 
-def images(*values: int) -> np.ndarray:
+def positions(*parts):
+    return SplitPositions(*(np.array(part, np.int64) for part in parts))
+
+
+CLIENTS = {
+    "a": positions([0, 1, 3], [], [2]),
+    "b": positions([], [], [4]),
+    "c": positions([], [], []),
+}
+
+
+def images(*values):
     return np.array(values, np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)
 
 
-def write_two_clients(writer: ArrayWriter) -> None:
-    writer.add("a", "train", images(10, 11), np.array([0, 1]))
-    writer.add("b", "test", images(20), np.array([2]))
-    writer.add("a", "test", images(12), np.array([2]))
-    writer.add("a", "train", images(13), np.array([0]))
-    writer.add("c", "val", images(), np.array([], np.int64))
+def build(folder, values=VALUES, clients=CLIENTS, labels=(0, 1, 2, 0, 2), key=KEY, step=2, kill_at=None, asked=None,
+          groups=None, group_names=()):  # fmt: skip
+    """Build or open an entry of grey images of these values, decoded some at a time."""
+
+    def decode(samples, done):
+        if asked is not None:
+            asked.append(done)
+        for start in range(done, len(values), step):
+            if start == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            part = values[start : start + step]
+            yield Decoded(images(*part), np.ones(len(part), bool), [])
+
+    groups = np.full(len(values), -1) if groups is None else np.array(groups)
+    samples = Samples(np.arange(len(values)), np.array(labels), groups, clients, group_names)
+    return open_or_build(folder, "Toy", key, lambda: samples, decode, SPEC)
 
 
-def entries(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def forbid_writing(writer: ArrayWriter) -> None:
+def forbidden(*arguments):
     raise AssertionError("the entry should have been opened")
 
 
-def test_every_sample_is_where_it_was_put(tmp_path):
-    """By hand: rows in the order of the calls, positions by client and split, a client without samples kept."""
-    arrays = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+def reopen(folder):
+    return open_or_build(folder, "Toy", KEY, forbidden, forbidden, SPEC)
 
-    assert arrays.images[:, 0, 0, 0].tolist() == [10, 11, 20, 12, 13]
-    assert arrays.labels.tolist() == [0, 1, 2, 2, 0]
-    assert arrays.images.dtype == torch.uint8
-    assert arrays.labels.dtype == torch.int64
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_every_sample_is_where_it_was_put(tmp_path):
+    arrays = build(tmp_path)
+    assert arrays.images[:, 0, 0, 0].tolist() == list(VALUES)
+    assert arrays.labels.tolist() == [0, 1, 2, 0, 2]
+    assert (arrays.images.dtype, arrays.labels.dtype) == (torch.uint8, torch.int64)
     assert list(arrays.clients) == ["a", "b", "c"]
-    assert [part.tolist() for part in arrays.clients["a"]] == [[0, 1, 4], [], [3]]
-    assert [part.tolist() for part in arrays.clients["b"]] == [[], [], [2]]
+    assert [part.tolist() for part in arrays.clients["a"]] == [[0, 1, 3], [], [2]]
+    assert [part.tolist() for part in arrays.clients["b"]] == [[], [], [4]]
     assert [len(part) for part in arrays.clients["c"]] == [0, 0, 0]
 
 
 def test_second_opening_maps_the_files_quickly_and_quietly(tmp_path):
-    first = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+    first = build(tmp_path)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second = open_or_build(tmp_path, KEY, SPEC, forbid_writing)
+        second = reopen(tmp_path)
     assert time.perf_counter() - start < 0.5
     assert second.content_hash == first.content_hash
     maps = Path("/proc/self/maps")  # where there is one
@@ -66,60 +93,35 @@ def test_second_opening_maps_the_files_quickly_and_quietly(tmp_path):
     assert entries(tmp_path)[0].startswith("Toy-")
 
 
-def test_another_key_or_spec_is_another_entry(tmp_path):
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    open_or_build(tmp_path, {**KEY, "seed": 1}, SPEC, write_two_clients)
-    open_or_build(tmp_path, KEY, DataSpec(1, 2, 4), write_two_clients)
+def test_another_key_or_format_is_another_entry(tmp_path, monkeypatch):
+    build(tmp_path)
+    build(tmp_path, key={"seed": 1})
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    build(tmp_path)
     assert len(entries(tmp_path)) == 3
 
 
 def test_content_hash_is_of_the_content_alone(tmp_path):
-    """The key and the size of the parts do not matter; a pixel, a label, a name, a split do."""
+    """The key and the size of the batches do not matter; a pixel, a label, a name, a split do."""
+    numbers = iter(range(100))
 
-    def content(pixel=10, label=0, name="a", split="train", at_once=True):
-        def write(writer):
-            if at_once:
-                writer.add(name, split, images(pixel, 11), np.array([label, 1]))
-            else:
-                writer.add(name, split, images(pixel), np.array([label]))
-                writer.add(name, split, images(11), np.array([1]))
+    def content(**changed):
+        return build(tmp_path, key={"seed": next(numbers)}, **changed).content_hash
 
-        key = {**KEY, "what": [pixel, label, name, split, at_once]}
-        return open_or_build(tmp_path, key, SPEC, write).content_hash
-
-    assert content() == content(at_once=False)
-    others = [content(pixel=9), content(label=2), content(name="b"), content(split="val")]
-    assert len({content(), *others}) == 5
+    assert content() == content(step=5)
+    other_split = {**CLIENTS, "b": positions([4], [], [])}
+    renamed = {"z" if name == "a" else name: parts for name, parts in CLIENTS.items()}
+    changes = [
+        {"values": (9, *VALUES[1:])}, {"labels": (2, 1, 2, 0, 2)}, {"clients": renamed}, {"clients": other_split},
+    ]  # fmt: skip
+    assert len({content(), *(content(**change) for change in changes)}) == 5
 
 
-@pytest.mark.parametrize(
-    ("whose_images", "labels", "message"),
-    [
-        (images(1).astype(np.float32), [0], "images are float32"),
-        (images(1)[:, :, :1], [0], r"images are uint8 of shape \(1, 1, 1, 2\), expected uint8 of shape \(n, 1, 2, 2\)"),
-        (images(1), [0, 1], r"labels are int64 of shape \(2,\)"),
-        (images(1), [0.5], "labels are float64"),
-        (images(1), [3], "labels go from 3 to 3, expected 0 to 2"),
-        (images(1), [-1], "labels go from -1"),
-    ],
-)
-def test_samples_that_do_not_fit_are_refused(tmp_path, whose_images, labels, message):
-    with pytest.raises(ValueError, match=rf"Client 'a', train: {message}"):
-        open_or_build(tmp_path, KEY, SPEC, lambda w: w.add("a", "train", whose_images, np.array(labels)))
-    assert entries(tmp_path) == []
-
-
-def test_clashing_names_unknown_splits_and_empty_sets_are_refused(tmp_path):
-    def write_clash(writer):
-        writer.add("Ward", "train", images(1), np.array([0]))
-        writer.add("ward", "train", images(2), np.array([0]))
-
+def test_clashing_names_and_empty_sets_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'Ward' and 'ward'"):
-        open_or_build(tmp_path, KEY, SPEC, write_clash)
-    with pytest.raises(ValueError, match="unknown split 'dev'"):
-        open_or_build(tmp_path, KEY, SPEC, lambda w: w.add("a", "dev", images(1), np.array([0])))
+        build(tmp_path, clients={"Ward": CLIENTS["a"], "ward": CLIENTS["b"]})
     with pytest.raises(ValueError, match="not one image"):
-        open_or_build(tmp_path, KEY, SPEC, lambda w: w.add("a", "train", images(), np.array([])))
+        build(tmp_path, (), {"a": positions([], [], [])}, ())
     assert entries(tmp_path) == []
 
 
@@ -153,66 +155,50 @@ def flip_last_byte(path):
     ],
 )
 def test_damaged_entry_is_found_said_and_built_again(tmp_path, caplog, name, damage):
-    good = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    entry = next(tmp_path.iterdir())
+    good = build(tmp_path)
+    entry = tmp_path / entries(tmp_path)[0]
     damage(entry / name)
     with caplog.at_level(logging.WARNING, "lpft"):
-        again = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+        again = build(tmp_path)
     assert "damaged" in caplog.text
     assert again.content_hash == good.content_hash
-    assert torch.equal(again.labels, torch.tensor([0, 1, 2, 2, 0]))
+    assert torch.equal(again.labels, torch.tensor([0, 1, 2, 0, 2]))
     assert entries(tmp_path) == [entry.name]
-    open_or_build(tmp_path, KEY, SPEC, forbid_writing)
+    reopen(tmp_path)
 
 
 def test_a_file_in_the_place_of_an_entry_is_replaced(tmp_path):
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    entry = next(tmp_path.iterdir())
+    build(tmp_path)
+    entry = tmp_path / entries(tmp_path)[0]
     entry.rename(tmp_path / "old")
     entry.write_text("not a folder")
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+    build(tmp_path)
     assert entry.is_dir()
 
 
-def build_and_die(folder):
-    def write(writer):
-        writer.add("a", "train", images(10, 11), np.array([0, 1]))
-        writer.add("b", "test", images(20), np.array([2]))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    open_or_build(folder, KEY, SPEC, write)
-
-
 def killed_build(folder):
-    process = multiprocessing.get_context("fork").Process(target=build_and_die, args=(folder,))
+    """Kill a build after the first two of five images."""
+    process = multiprocessing.get_context("fork").Process(target=build, args=(folder,), kwargs={"kill_at": 2})
     process.start()
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
-    (leftover,) = folder.iterdir()
-    assert leftover.name.endswith(".partial")
-    return leftover
+    (leftover,) = entries(folder)
+    assert leftover.endswith(".partial")
+    return folder / leftover
 
 
-def test_a_killed_build_is_taken_up_where_it_was(tmp_path):
-    """Rows of a third call that was cut are dropped; the first two are not asked for again; the entry is the same."""
+def test_a_killed_build_continues_where_it_stopped(tmp_path):
+    """What was cut in the middle of writing is dropped; the first two images are not asked for again."""
     leftover = killed_build(tmp_path / "killed")
-    for name in ("images.npy", "labels.npy", "journal"):
-        with (leftover / name).open("ab") as file:
-            file.write(b'{"client')
+    with (leftover / "journal").open("ab") as file:
+        file.write(b'{"stop')
     asked = []
-
-    def write(writer):
-        asked.append([writer.skip() for _ in range(3)])
-        writer.add("a", "test", images(12), np.array([2]))
-        writer.add("a", "train", images(13), np.array([0]))
-        writer.add("c", "val", images(), np.array([], np.int64))
-
-    arrays = open_or_build(tmp_path / "killed", KEY, SPEC, write)
-    whole = open_or_build(tmp_path / "whole", KEY, SPEC, write_two_clients)
-    assert asked == [[True, True, False]]
+    arrays = build(tmp_path / "killed", asked=asked)
+    whole = build(tmp_path / "whole")
+    assert asked == [2]
     assert arrays.content_hash == whole.content_hash
-    for name in ("images.npy", "labels.npy", "groups.npy", "digests.npy", "meta.json"):
-        (one,), (other,) = (tmp_path.glob(f"{folder}/*/{name}") for folder in ("killed", "whole"))
+    for name in ("images.npy", "labels.npy", "groups.npy", "index.npy", "digests.npy", "meta.json"):
+        (one,), (other,) = (list(tmp_path.glob(f"{folder}/*/{name}")) for folder in ("killed", "whole"))
         assert one.read_bytes() == other.read_bytes(), name
 
 
@@ -221,29 +207,30 @@ def test_what_a_killed_build_left_is_made_again_if_it_is_damaged(tmp_path, caplo
     leftover = killed_build(tmp_path)
     (leftover / name).write_bytes(b"\n" if name == "journal" else b"")
     with caplog.at_level(logging.WARNING, "lpft"):
-        arrays = open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    assert "is done again" in caplog.text
-    assert arrays.images[:, 0, 0, 0].tolist() == [10, 11, 20, 12, 13]
+        arrays = build(tmp_path)
+    assert "is redone" in caplog.text
+    assert arrays.images[:, 0, 0, 0].tolist() == list(VALUES)
 
 
-def test_leftovers_of_yesterday_are_removed(tmp_path):
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    entry = next(tmp_path.iterdir())
+def test_old_leftovers_are_removed(tmp_path):
+    build(tmp_path)
+    entry = tmp_path / entries(tmp_path)[0]
     leftover = tmp_path / ".Other-0123.partial"
     entry.rename(leftover)
     for path in (*leftover.iterdir(), leftover):
         os.utime(path, (0, 0))
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
+    build(tmp_path)
     assert entries(tmp_path) == [entry.name]
 
 
 def build_slowly(folder, builds, answers):
-    def write(writer):
+    def decode(samples, done):
         with (builds / str(os.getpid())).open("w"):
             time.sleep(0.5)
-        write_two_clients(writer)
+        yield Decoded(images(*VALUES), np.ones(5, bool), [])
 
-    arrays = open_or_build(folder, KEY, SPEC, write)
+    samples = Samples(np.arange(5), np.zeros(5, np.int64), np.zeros(5, np.int64), CLIENTS, ("x",))
+    arrays = open_or_build(folder, "Toy", KEY, lambda: samples, decode, SPEC)
     answers.put((arrays.content_hash, arrays.images[:, 0, 0, 0].tolist()))
 
 
@@ -264,86 +251,47 @@ def test_of_processes_that_need_the_same_entry_one_builds_it(tmp_path):
 
 
 def test_where_there_are_no_locks_every_process_builds_for_itself(tmp_path, monkeypatch):
-    import fcntl
+    def no_locks(*arguments, **settings):
+        raise NotImplementedError
 
-    def no_locks(*arguments):
-        raise OSError("not supported")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    assert len(open_or_build(tmp_path, KEY, SPEC, write_two_clients).labels) == 5
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    assert len(build(tmp_path).labels) == 5
 
 
-def test_an_image_that_is_tested_or_chosen_on_is_left_out_of_training(tmp_path):
-    """By hand: 10 is a's test image, 20 b's val image; both are in b's train part, 10 in b's val part too."""
-
-    def write(writer):
-        writer.add("a", "test", images(10), np.array([0]))
-        writer.add("b", "val", images(20, 10), np.array([1, 1]))
-        writer.add("b", "train", images(20, 30, 10), np.array([0, 1, 2]))
-        writer.add("a", "train", images(30), np.array([0]))
-
-    arrays = open_or_build(tmp_path, KEY, SPEC, write)
-    assert arrays.images[:, 0, 0, 0].tolist() == [10, 20, 30, 30]
-    assert arrays.labels.tolist() == [0, 1, 1, 0]
-    assert arrays.left_out == {"b": {"val": 1, "train": 2}}
-
-
-@pytest.mark.parametrize("splits", [("train", "test"), ("train", "val"), ("val", "test")])
-def test_an_image_in_two_parts_is_found_in_any_order(tmp_path, splits):
-    def write(writer):
-        writer.add("a", splits[0], images(10, 11), np.array([0, 1]))
-        writer.add("b", splits[1], images(12, 11), np.array([0, 1]))
-
-    with pytest.raises(ValueError, match=rf"1 images of client 'a' are in its {splits[0]} part and in a {splits[1]}"):
-        open_or_build(tmp_path, KEY, SPEC, write)
-    assert entries(tmp_path) == []
-
-
-def test_groups_and_bad_files_are_kept(tmp_path):
-    def write(writer):
-        writer.add("a", "test", images(10, 11), np.array([0, 1]), np.array([1, -1]), bad=["x.png (cut off)"])
-        writer.add("a", "train", images(12), np.array([2]))
-
-    arrays = open_or_build(tmp_path, KEY, SPEC, write, ["blond", "dark"])
-    assert arrays.groups.tolist() == [1, -1, -1]
+def test_groups_are_kept(tmp_path):
+    arrays = build(tmp_path, groups=[1, -1, 0, 0, -1], group_names=("blond", "dark"))
+    assert arrays.groups.tolist() == [1, -1, 0, 0, -1]
     assert arrays.group_names == ("blond", "dark")
-    assert arrays.bad == ("x.png (cut off)",)
-    with pytest.raises(ValueError, match="groups are not positions in"):
-        open_or_build(tmp_path, KEY, SPEC, write, ["blond"])
 
 
 def test_an_error_while_building_leaves_nothing(tmp_path):
+    def fail(samples, done):
+        raise RuntimeError("decode")
+
+    samples = Samples(np.arange(1), np.zeros(1, np.int64), np.zeros(1, np.int64), {"a": positions([0], [], [])})
     with pytest.raises(RuntimeError, match="decode"):
-        open_or_build(tmp_path, KEY, SPEC, lambda writer: (_ for _ in ()).throw(RuntimeError("decode")))
+        open_or_build(tmp_path, "Toy", KEY, lambda: samples, fail, SPEC)
     assert entries(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be written.*LPFT_CACHE"):
-        open_or_build(tmp_path / "file" / "cache", KEY, SPEC, write_two_clients)
+        build(tmp_path / "file" / "cache")
 
 
-def test_writing_holds_one_part_at_a_time(tmp_path):
-    """40 MB are written in parts of 1 MB; the peak of Python's and numpy's memory stays near one part."""
-    import tracemalloc
+def test_building_holds_one_batch_at_a_time(tmp_path):
+    """40 MB are written in batches of 1 MB; the peak of Python's and numpy's memory stays near one of them."""
+    num, spec = 4000, DataSpec(1, 100, 10)
 
-    spec = DataSpec(1, 100, 10)
-    part = np.zeros((100, 1, 100, 100), np.uint8)
-
-    def write(writer):
+    def decode(samples, done):
         for _ in range(40):
-            writer.add("a", "train", part, np.zeros(100, np.int64))
+            yield Decoded(np.zeros((100, 1, 100, 100), np.uint8), np.ones(100, bool), [])
 
+    clients = {"a": positions(np.arange(num), [], [])}
+    samples = Samples(np.arange(num), np.zeros(num, np.int64), np.zeros(num, np.int64), clients)
     tracemalloc.start()
-    open_or_build(tmp_path, KEY, spec, write)
+    open_or_build(tmp_path, "Toy", KEY, lambda: samples, decode, spec)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3e6
-
-
-def test_format_is_part_of_the_name(tmp_path, monkeypatch):
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
-    open_or_build(tmp_path, KEY, SPEC, write_two_clients)
-    assert len(entries(tmp_path)) == 2
+    assert peak < 5e6

@@ -1,38 +1,40 @@
 import csv
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from rich.console import Console
 
-from lpft.data.datamodule import FederatedDataModule
+from lpft.data.sources.base import Source, categories
 from lpft.data.summary import describe, write_contact_sheet, write_counts
-from lpft.types import DataSpec
+from tests.data.made import opened
 
 
-class Coloured(FederatedDataModule):
+class Coloured(Source):
     """Two clients: one sees red images only, of two groups, the other has no training samples."""
 
     class_names = ("red", "a very long name of a class", "blue")
-    group_names = ("young", "old")
-    spec = DataSpec(3, 10, 3)
+    image_size, num_classes = 10, 3
 
-    def settings(self):
-        return {}
+    def table(self):
+        rows = [("full", "test", 1, "young"), ("full", "test", 2, "old"), ("empty", "test", 1, None),
+                ("empty", "test", 2, None), ("full", "train", 0, "old"), ("full", "train", 0, "old"),
+                ("full", "train", 0, "young"), ("full", "train", 1, "young")]  # fmt: skip
+        table = pd.DataFrame(rows, columns=["domain", "split", "label", "group"])
+        return table.assign(
+            domain=categories(table["domain"], ["full", "empty"]), group=categories(table["group"], ["young", "old"])
+        )
 
-    def write(self, writer):
-        tests, trains = np.zeros((2, 3, 10, 10), np.uint8), np.zeros((3, 3, 10, 10), np.uint8)
-        tests[1] += 9
-        trains[:, 0] = 255
-        writer.add("full", "test", tests, np.array([1, 2]), np.array([0, 1]))
-        writer.add("empty", "test", tests, np.array([1, 2]))
-        writer.add("full", "train", np.concatenate([trains, tests[:1]]), np.array([0, 0, 0, 1]), np.array([1, 1, 0, 0]))
+    def images(self, positions):
+        images = np.zeros((8, 10, 10, 3), np.uint8)
+        images[[1, 3]] += 9
+        images[4:7, ..., 0] = 255
+        return images[positions]
 
 
 def coloured(tmp_path):
-    data = Coloured(str(tmp_path))
-    data.setup()
-    return data
+    return opened(Coloured, val_share=0.0, cache_dir=str(tmp_path))
 
 
 def test_counts_by_hand(tmp_path):

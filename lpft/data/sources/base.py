@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,8 +99,13 @@ class Source(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
-        public = {name: _plain(value) for name, value in vars(self).items() if not name.startswith("_")}
-        public.pop("root", None)
+        public = {
+            name: _plain(value)
+            for name, value in vars(self).items()
+            if not (
+                name.startswith("_") or name == "root" or isinstance(getattr(type(self), name, None), cached_property)
+            )
+        }
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
 
     def rng(self, seed: int, *key: int | str) -> np.random.Generator:
@@ -156,14 +162,6 @@ def categories(values: Iterable[Any], names: Sequence[str]) -> pd.Categorical:
     [0, 0]
     """
     return pd.Categorical(list(values), categories=list(names))
-
-
-def absent(path: Path, root: Path | str, what: str, hint: str = "") -> FileNotFoundError:
-    """Make the error about a file that is not there."""
-    return FileNotFoundError(
-        f"{what} is not there: {path}. HINT: it starts from `root`, which is {str(root)!r}; set it with"
-        f" `--data.source.root`.{hint} Nothing is downloaded."
-    )
 
 
 def _plain(value: Any) -> Any:

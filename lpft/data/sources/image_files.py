@@ -116,7 +116,7 @@ def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
     if channels == 1 and images.shape[3] == 3:
         weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 in units of 2**-16
         images = ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
-    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    pixels = np.require(images.transpose(0, 3, 1, 2), requirements=["C", "W"])
     if pixels.shape[2:] != (size, size):
         resized = interpolate(torch.from_numpy(pixels).float(), size=(size, size), mode="bilinear", antialias=True)
         pixels = resized.round().clamp(0, 255).to(torch.uint8).numpy()

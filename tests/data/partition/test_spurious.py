@@ -1,10 +1,29 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lpft.data.spurious import assign_splits, group_counts, largest_per_class, smallest_per_class, spurious_clients
 
+from lpft.data.partition.spurious import SpuriousCorrelation, group_counts, largest_per_class, smallest_per_class
+from lpft.data.sources.base import categories
+from lpft.data.splits import SplitPositions, SplitSettings, assign_splits
+
+SPLITS = ("train", "val", "test")
 RHOS = [0.9, 0.7, 0.3, 0.1]
+
+
+def spurious_clients(groups, rhos, rng, units=None, given=None, names=None, **settings):
+    table = pd.DataFrame({"label": groups // 2, "attribute": groups % 2, "split": "" if given is None else given})
+    table["domain"] = categories(["all"] * len(table), ["all"])
+    if units is not None:
+        table["unit"] = units
+    if names is not None:
+        table["group"] = pd.Categorical.from_codes(groups, names)
+    table = SpuriousCorrelation(tuple(rhos)).assign(table, SplitSettings(**settings), lambda *key: rng)
+    return [
+        SplitPositions(*(np.flatnonzero((table["client"] == name) & (table["split"] == split)) for split in SPLITS))
+        for name in table["client"].cat.categories
+    ]
 
 
 def made(num=4000, num_units=None, seed=0):
@@ -45,7 +64,9 @@ def test_correlation_balance_and_size():
 def test_one_more_of_each_class_would_not_do():
     groups, _ = made()
     clients = spurious_clients(groups, RHOS, np.random.default_rng(0))
-    pools = assign_splits(groups, np.random.default_rng(0))
+    pools = assign_splits(
+        groups, np.arange(len(groups)), np.full(len(groups), ""), SplitSettings(), np.random.default_rng(0)
+    )
     for split in ("train", "val", "test"):
         available = np.bincount(groups[pools[split]], minlength=4)
         needed = group_counts(RHOS, len(getattr(clients[0], split)) // 2 + 1).sum(0)
@@ -84,11 +105,6 @@ def test_seeded_and_splits_are_free_of_the_correlations():
     assert not np.isin(np.concatenate([client.train for client in other]), tested).any()
     different = spurious_clients(groups, RHOS, np.random.default_rng(4))
     assert not np.array_equal(a[0].train, different[0].train)
-
-
-def test_shares_of_units():
-    pools = assign_splits(np.zeros(1000, int), np.random.default_rng(0), units=np.arange(1000) // 5)
-    assert {split: len(pool) for split, pool in pools.items()} == {"test": 250, "val": 75, "train": 675}
 
 
 def test_a_size_that_was_asked_for():
@@ -131,3 +147,10 @@ def test_too_few_of_a_group_says_which_and_how_many():
 def test_no_val_share_is_no_val_part():
     groups, _ = made()
     assert not len(spurious_clients(groups, RHOS, np.random.default_rng(0), val_share=0.0)[0].val)
+
+
+def test_columns_that_cannot_be():
+    table = pd.DataFrame({"label": [0, 1, 2], "split": "", "sex": [0, 1, 1]})
+    for attribute, said in (("age", "no column `age`, but label, split, sex"), ("sex", "`label` has the values")):
+        with pytest.raises(ValueError, match=said):
+            SpuriousCorrelation(attribute=attribute).assign(table, SplitSettings(), lambda *key: None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpft.data.sources.image_files import ImageFiles, read_image, stamp
+from lpft.data.sources.image_files import ImageFiles, read_image, resize, stamp
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
 
@@ -81,3 +81,15 @@ def test_a_stamp_tells_when_files_change(tmp_path):
 def test_helpers_start_without_heavy_imports(module):
     code = f"import sys, lpft.data.sources.image_files; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_resizing_keeps_what_fits_and_keeps_flat_areas():
+    rgb = np.random.default_rng(0).integers(256, size=(3, 8, 8, 3)).astype(np.uint8)
+    assert np.array_equal(resize(rgb, 3, 8), rgb.transpose(0, 3, 1, 2))
+    assert (resize(np.full((1, 5, 9, 1), 77, np.uint8), 3, 28) == 77).all()
+    assert resize(rgb, 1, 4).shape == (3, 1, 4, 4)
+
+
+def test_grey_is_pillows_luminance():
+    rgb = np.random.default_rng(0).integers(256, size=(1, 8, 8, 3)).astype(np.uint8)
+    assert np.array_equal(resize(rgb, 1, 8)[0, 0], np.asarray(Image.fromarray(rgb[0]).convert("L")))

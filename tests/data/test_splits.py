@@ -1,0 +1,89 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpft.data.splits import (
+    SplitSettings,
+    assign_splits,
+    split_client,
+    split_stratified,
+    stratified_order,
+)
+
+LABELS = st.lists(st.integers(0, 4), max_size=60).map(lambda values: np.array(values, np.int64))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def table(labels, domain="a", split=""):
+    return pd.DataFrame({"label": labels, "domain": domain, "split": split})
+
+
+def split(labels, test_share, val_share, given=None, **settings):
+    return split_client(table(labels), given or {}, SplitSettings(test_share, val_share, **settings), rng())
+
+
+@settings(max_examples=50, deadline=None)
+@given(LABELS, st.floats(0, 0.99), st.floats(0, 0.99))
+def test_train_val_test_is_a_partition_that_leaves_something_to_train_on(labels, test_share, val_share):
+    parts = split(labels, test_share, val_share)
+    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
+    assert len(parts.train) >= min(len(labels), 1)
+
+
+def test_shares_of_balanced_classes_are_exact():
+    """Ten classes of 40: a quarter is ten of each, a tenth of the remaining 30 is three of each."""
+    labels = np.arange(400) % 10
+    train, val, test = split(labels, 0.25, 0.1)
+    assert np.bincount(labels[test]).tolist() == [10] * 10
+    assert np.bincount(labels[val]).tolist() == [3] * 10
+    assert np.bincount(labels[train]).tolist() == [27] * 10
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 3])
+def test_few_samples_do_not_crash(num):
+    labels = np.zeros(num, np.int64)
+    first, second = split_stratified(labels, 0.25, rng())
+    assert (len(first), len(second)) == {0: (0, 0), 1: (1, 0), 2: (1, 1), 3: (2, 1)}[num]
+
+
+def test_no_share_takes_nothing():
+    assert [len(part) for part in split_stratified(np.zeros(5, np.int64), 0.0, rng())] == [5, 0]
+
+
+def test_order_is_drawn_from_the_generator_alone():
+    labels = np.arange(50) % 3
+    assert np.array_equal(stratified_order(labels, rng(1)), stratified_order(labels, rng(1)))
+    assert not np.array_equal(stratified_order(labels, rng(1)), stratified_order(labels, rng(2)))
+
+
+def test_what_a_domain_comes_with_is_kept_and_the_rest_is_cut():
+    """Domain a has a test part, b has none: a quarter of b's forty is tested on, nothing of a's forty."""
+    samples = pd.concat(
+        [table(np.arange(40) % 4, "a", "train"), table(np.arange(8) % 4, "a", "test"), table(np.arange(40) % 4, "b")],
+        ignore_index=True,
+    )
+    parts = split_client(samples, {"a": {"train", "test"}}, SplitSettings(0.25, 0.1), rng())
+    assert samples.loc[parts.test, "domain"].value_counts().to_dict() == {"a": 8, "b": 10}
+    assert samples.loc[parts.val, "domain"].value_counts().to_dict() == {"a": 4, "b": 3}
+    assert sorted(np.concatenate(parts)) == list(range(88))
+
+
+def test_an_empty_part_that_is_given_stays_empty():
+    parts = split(np.arange(40) % 4, 0.25, 0.1, {"a": {"test", "val"}})
+    assert [len(part) for part in parts] == [40, 0, 0]
+
+
+def test_most_samples():
+    parts = split(np.arange(400) % 4, 0.25, 0.1, train_per_client=40, test_per_client=20)
+    assert [len(part) for part in parts] == [36, 4, 20]
+
+
+def test_shares_of_units():
+    units, given_ = np.arange(1000) // 5, np.full(1000, "")
+    pools = assign_splits(np.zeros(1000, int), units, given_, SplitSettings(0.25, 0.1), rng())
+    assert {name: len(pool) for name, pool in pools.items()} == {"test": 250, "val": 75, "train": 675}
