@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from lpft.data.duplicates import DIGEST_SIZE, without_duplicates
+from lpft.data.messages import bad_image_message
 from lpft.data.sources.image_files import Decoded
 from lpft.data.splits import SPLITS, SplitPositions
 from lpft.storage.fingerprint import fingerprint
@@ -287,18 +288,6 @@ class _Build:
             file.flush()
             os.fsync(file.fileno())
         (self.folder / "journal").unlink()
-
-
-def bad_image_message(bad: Sequence[str]) -> str:
-    """Say which files cannot be decoded, and what can be done."""
-    more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return (
-        f"{len(bad)} image files cannot be decoded:\n  "
-        + "\n  ".join(bad[:5])
-        + more
-        + "\nHINT: repair or remove them,"
-        " or leave such files out with `--data.on_bad_image skip`."
-    )
 
 
 def _open_if_whole(entry: Path) -> Arrays | None:

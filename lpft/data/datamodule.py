@@ -17,9 +17,9 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lpft.data.cache import Arrays, BadImageError, Samples, bad_image_message, open_or_build
+from lpft.data.cache import Arrays, BadImageError, Samples, open_or_build
 from lpft.data.decode import decode
-from lpft.data.messages import shortened
+from lpft.data.messages import bad_image_message, shortened
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source

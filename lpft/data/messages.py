@@ -29,3 +29,15 @@ def content_of(folder: Path, most: int = 5) -> str:
     if not folder.is_dir():
         return "no such folder"
     return shortened(sorted(path.name for path in folder.iterdir()), most) or "nothing"
+
+
+def bad_image_message(bad: Sequence[str]) -> str:
+    """Say which files cannot be decoded, and what can be done."""
+    more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return (
+        f"{len(bad)} image files cannot be decoded:\n  "
+        + "\n  ".join(bad[:5])
+        + more
+        + "\nHINT: repair or remove them,"
+        " or leave such files out with `--data.on_bad_image skip`."
+    )
