@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,15 @@ class Results:
         """
         from lpft.reporting.figures import make_figure
 
-        return make_figure(self.analysis, name)
+        figure = make_figure(self.analysis, name)
+        figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]  # shown in notebooks without pyplot
+        return figure
 
     def __repr__(self) -> str:
         return f"Results({str(self.run.root)!r})"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return buffer.getvalue()

@@ -159,6 +159,6 @@ def test_transformers_have_their_layers_in_order(known: GlobalFeatures) -> None:
     tails = [name.rpartition("encoder_layer_0.")[2] for name in found]
     assert tails == [
         "1.conv_proj", "self_attention.q", "self_attention.k", "self_attention.v", "self_attention.out",
-        "mlp.layer.0 Linear", "mlp.layer.3 Linear", FEATURES,
+        "mlp.0 Linear", "mlp.3 Linear", FEATURES,
     ]  # fmt: skip
     assert found["1.conv_proj"] == 0 < found[FEATURES]
