@@ -19,7 +19,7 @@ BAD = re.compile(
 )
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 HARMLESS = re.compile(
-    r"^error    |DUE TO JOB REQUEUE|Exited with exit code|goes on later|stopped by a signal|is finished is kept"
+    r"^error    |DUE TO JOB REQUEUE|Exited with exit code|continues later|reading the experiment|stopped by a signal|is finished is kept"
 )
 
 LIFE = re.compile(r"lpft: life \d+ of job")

@@ -12,7 +12,7 @@ srun: error: lpft-n1: task 0: Terminated
 """
 REQUEUED = """\
 lpft: stopped by a signal.
-lpft: job 2_0 goes on later
+lpft: job 2_0 continues later
 lpft: what is finished is kept. Start the same command again to go on.
 slurmstepd: error: *** STEP 2.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 DUE TO JOB REQUEUE ***
 """
@@ -100,6 +100,13 @@ def test_a_log_that_begins_with_the_error(tmp_path: Path) -> None:
 def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__1=KILLED + "federate seed 0: round 4/6\n" * 10)
+    assert job_errors(run) == []
+
+
+def test_the_first_line_of_a_command_is_not_an_error(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.logs.mkdir()
+    (run.logs / "lpft-personalize-3_0.log").write_text("lpft personalize: reading the experiment\n")
     assert job_errors(run) == []
 
 
