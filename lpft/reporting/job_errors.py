@@ -19,7 +19,8 @@ BAD = re.compile(
 )
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 HARMLESS = re.compile(
-    r"^error    |DUE TO JOB REQUEUE|Exited with exit code|continues later|reading the experiment|stopped by a signal|is finished is kept"
+    r"^error    |DUE TO JOB REQUEUE|Exited with exit code|continues later|stopped by a signal|is finished is kept"
+    r"|reading the experiment"
 )
 
 LIFE = re.compile(r"lpft: life \d+ of job")

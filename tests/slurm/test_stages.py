@@ -145,7 +145,7 @@ def test_arrays_are_signalled_requeued_killed_and_doubled(
     cluster.call("scontrol", "requeue", tasks[1])
     cluster.kill(ids[2])
     cluster.call("scancel", "--signal=USR1", tasks[0])
-    wait_until(lambda: "goes on later" in log(run, tasks[0]), "the first ends the stack at hand")
+    wait_until(lambda: "continues later" in log(run, tasks[0]), "the first ends the stack at hand")
     hold.unlink()
 
     assert cluster.wait(*tasks, first["report"], second["report"]) == ["COMPLETED", "FAILED"]
@@ -173,7 +173,7 @@ def test_federated_training_is_stopped_requeued_and_killed(
 
     wait_until(lambda: is_held(1), "the second life is held")
     done = [rounds()]
-    assert f"job {job} goes on later" in log(run, job)
+    assert f"job {job} continues later" in log(run, job)
     cluster.call("scontrol", "requeue", job)
     wait_until(lambda: is_held(2), "the third life is held")
     done.append(rounds())
