@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from lpft.storage import config_file
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import Run, file_name
@@ -138,16 +139,11 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def read_config(run: Run) -> dict[str, Any]:
     """Return the resolved experiment of a run; empty, with a warning, if it is not there or cannot be read."""
-    import yaml
-
     try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return config_file.read_config(run)
+    except ValueError as error:
+        log.warning("%s cannot be read: %s", run.config, error)
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        log.warning("%s cannot be read: %s", run.config, " ".join(str(error).split()))
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def provenance(config: Mapping[str, Any]) -> Mapping[str, Any]:

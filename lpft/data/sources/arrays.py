@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,9 +32,9 @@ class SplitSource(Source):
 
     _parts: list[tuple[str, str, SourceSplit]] | None = None
 
+    @abstractmethod
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Yield domain, split (``""`` for none) and samples of every part."""
-        raise NotImplementedError
 
     @property
     def parts(self) -> list[tuple[str, str, SourceSplit]]:
