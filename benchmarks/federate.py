@@ -4,9 +4,10 @@
 
 Prints one JSON line for every case: `lean` trains one client after the other, `lean_channels_last` the same in
 another layout of memory, `vmap` all clients of a round at once, `lpft` runs ``lpft federate`` with one and two
-processes. Cases alternate; the best of the repeats counts. `seconds` is the time of the rounds alone, `cpu` the CPU time
-of all processes of a case, start-up included, `peak_mib` the memory of the largest process, `startup` what passes
-outside of the rounds (imports that were done already are not in it). `--peers` adds those of benchmarks/peers, each run by the Python that is given: pfl=/path/to/python.
+processes. Cases alternate; the best of the repeats counts. `seconds` is the time of the rounds alone, `cpu` the CPU
+time of all processes of a case, start-up included, `peak_mib` the memory of the largest process, `startup` what passes
+outside of the rounds, without imports. `--peers` adds those of benchmarks/peers, each run by the Python that is given:
+pfl=/path/to/python.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The federated workload that all peers train: data, networks, and two loops without any framework.
 
 100 clients of 100 training images (28x28, grey, ten classes), 20 of them a round, one local epoch in batches of 20 by
-SGD; after every round the global model is tested on 2,000 images. Only numpy and torch are imported here, so that a peer
-can use it in an environment of its own.
+SGD; after every round the global model is tested on 2,000 images. Only numpy and torch are imported here, so that a
+peer can use it in an environment of its own.
 """
 
 from __future__ import annotations

@@ -37,6 +37,17 @@ def generator(*key: int | str) -> Generator:
     return Generator().manual_seed(stable_seed(*key))
 
 
+def seed_global_generator(device: torch.device, *key: int | str) -> None:
+    """Seed the generator of a device that layers draw from (dropout).
+
+    `torch.manual_seed` seeds those of all kinds of devices, which takes a millisecond even where there is only one.
+    """
+    seed = stable_seed(*key)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def global_generator(*key: int | str) -> Iterator[None]:
     """Seed torch's global generator for code that knows no other (layer initialisation), and restore it afterwards."""
