@@ -89,36 +89,13 @@ def _measure(case: str, net: str, rounds: int) -> dict[str, Any]:
 
 def _lpft(work: Any, net: str, processes: int) -> dict[str, Any]:
     """Train by the public path: a configuration, `lpft.federate`, and the run's files."""
-    import numpy as np
     import pandas as pd
     import workload
 
     import lpft
 
-    per_client = work.images + work.tested // work.clients
-    pixels, labels = workload.raw_images(work, per_client)
-    owners = np.repeat(np.arange(work.clients), per_client)
-    classes = {"mlp": "lpft.models.mlp.MLP", "cnn": "lpft.models.mcmahan.McMahanCNN"}
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "images.npz", x_train=pixels, y_train=labels, owner=owners)
-        domain = {"path": "images.npz", "x_test": None, "y_test": None, "group": "owner"}
-        source = {"class_path": "lpft.data.sources.Arrays", "init_args": {"root": folder, "domains": {"c": domain}}}
-        config: dict[str, Any] = {
-            "name": "benchmark",
-            "out": f"{folder}/run",
-            "seeds": [0],
-            "data": {
-                "source": source, "image_size": 28, "channels": 1, "num_classes": 10, "cache_dir": f"{folder}/cache",
-                "val_share": work.tested / work.clients / per_client, "test_share": 0.0,
-            },
-            "network": {"class_path": classes[net]},
-            "federation": {
-                "rounds": work.rounds, "participation": work.cohort / work.clients, "batch_size": work.batch,
-                "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": workload.LEARNING_RATE[net]}},
-            },
-            "methods": {"none": {"class_path": "lpft.methods.ft.NoFineTuning"}},
-            "trainer": {"accelerator": "cpu", "devices": processes},
-        }  # fmt: skip
+        config = workload.lpft_config(net, work, Path(folder), processes)
         lpft.federate(config, federation={"rounds": 1}, out=f"{folder}/first")  # fills the array cache
         start = time.time()
         lpft.federate(config)

@@ -3,8 +3,8 @@
     python benchmarks/stack.py [--sizes 1 2 4 8 16 32 64] [--seconds 0.6] [--write]
 
 Prints, for networks and inputs of different cost, the floating-point operations of one client's forward pass, the
-speed-up of a stack of each size, and what `clients_per_stack: auto` takes. ``--write`` puts the smallest size within 5% of
-the best one into lpft/clients/stack_sizes.csv, for the kind of device that was measured; `auto` reads that table.
+speed-up of a stack of each size, and what `clients_per_stack: auto` takes. ``--write`` puts the smallest size within 5%
+of the best one into lpft/clients/stack_sizes.csv, for the kind of device that was measured; `auto` reads that table.
 """
 
 from __future__ import annotations

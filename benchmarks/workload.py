@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,3 +153,30 @@ def vmap_loop(name: str, work: Workload, data: Images) -> float:
         net.load_state_dict({key: value.mean(0) for key, value in params.items()})
         score = accuracy(net, data)
     return score
+
+
+def lpft_config(name: str, work: Workload, folder: Path, processes: int) -> dict[str, Any]:
+    """Write the images to a folder, and return lpft's configuration of the workload."""
+    per_client = work.images + work.tested // work.clients
+    pixels, labels = raw_images(work, per_client)
+    owners = np.repeat(np.arange(work.clients), per_client)
+    np.savez(folder / "images.npz", x_train=pixels, y_train=labels, owner=owners)
+    domain = {"path": "images.npz", "x_test": None, "y_test": None, "group": "owner"}
+    source = {"class_path": "lpft.data.sources.Arrays", "init_args": {"root": str(folder), "domains": {"c": domain}}}
+    networks = {"mlp": "lpft.models.mlp.MLP", "cnn": "lpft.models.mcmahan.McMahanCNN"}
+    return {
+        "name": "benchmark",
+        "out": f"{folder}/run",
+        "seeds": [0],
+        "data": {
+            "source": source, "image_size": 28, "channels": 1, "num_classes": 10, "cache_dir": f"{folder}/cache",
+            "val_share": work.tested / work.clients / per_client, "test_share": 0.0,
+        },
+        "network": {"class_path": networks[name]},
+        "federation": {
+            "rounds": work.rounds, "participation": work.cohort / work.clients, "batch_size": work.batch,
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": LEARNING_RATE[name]}},
+        },
+        "methods": {"none": {"class_path": "lpft.methods.ft.NoFineTuning"}},
+        "trainer": {"accelerator": "cpu", "devices": processes},
+    }  # fmt: skip

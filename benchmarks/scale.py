@@ -1,0 +1,67 @@
+"""Time and memory of federated training as the federation grows: 100 clients a round, of 100 to 10,000.
+
+    python benchmarks/scale.py [--clients 100 1000 10000] [--images 50] [--rounds 20]
+
+Prints one JSON line for every number of clients: seconds of preparing the data, milliseconds of a round (median),
+memory of the process. Each is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--images", type=int, default=50, help="of each client, a tenth of them to validate on")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(_measure(options.worker)))
+        return
+    import workload
+
+    for clients in options.clients:
+        train, val = options.images * 9 // 10, options.images // 10
+        work = workload.Workload(clients, train, cohort=100, rounds=options.rounds, tested=clients * val)
+        with tempfile.TemporaryDirectory() as folder:
+            config = workload.lpft_config("mlp", work, Path(folder), processes=1)
+            (Path(folder) / "config.json").write_text(json.dumps(config))
+            command = [sys.executable, __file__, "--worker", folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr[-3000:])
+        print(json.dumps({"clients": clients, **json.loads(done.stdout.strip().splitlines()[-1])}), flush=True)
+
+
+def _measure(folder: Path) -> dict[str, float]:
+    import pandas as pd
+
+    import lpft
+    from lpft.config.study import arguments, read_datasets
+
+    config = json.loads((folder / "config.json").read_text())
+    start = time.perf_counter()
+    for _, data in read_datasets(arguments(config, {})):
+        data.prepare_data()
+    prepared = time.perf_counter() - start
+    lpft.federate(config)
+    history = pd.read_csv(folder / "run/seed_0/global/history.csv")
+    return {
+        "prepare_seconds": round(prepared, 2),
+        "round_ms": round(1e3 * float(history["seconds"].median()), 1),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()
