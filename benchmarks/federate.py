@@ -6,8 +6,8 @@ Prints one JSON line for every case: `lean` trains one client after the other, `
 another layout of memory, `vmap` all clients of a round at once, `lpft` runs ``lpft federate`` with one and two
 processes. Cases alternate; the best of the repeats counts. `seconds` is the time of the rounds alone, `cpu` the CPU
 time of all processes of a case, start-up included, `peak_mib` the memory of the largest process, `startup` what passes
-outside of the rounds, without imports. `--peers` adds those of benchmarks/peers, each run by the Python that is given:
-pfl=/path/to/python.
+outside of the rounds, without imports. `--peers` adds those of benchmarks/peers, each run by the Python of an
+environment that has them: ``--peers pfl=/path/to/python pfl:2=/path/to/python``, the latter with two processes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ def main() -> None:
 
 def _run(case: str, net: str, rounds: int, python: str | None) -> dict[str, Any]:
     """Measure one case in a process of its own."""
-    script = [str(HERE / "peers" / f"{case}.py"), net] if python else [__file__, "--worker", case, net]
+    if python:
+        peer, _, processes = case.partition(":")
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", processes] if processes else []
+        script = [*launcher, str(HERE / "peers" / f"run_{peer}.py"), net]
+    else:
+        script = [__file__, "--worker", case, net]
     command = [python or sys.executable, *script, "--rounds", str(rounds)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
