@@ -111,8 +111,9 @@ class StackSamples:
         return rows.view(len(rows), self.num_steps, self.batch_size).transpose(0, 1)
 
     def in_dataset(self, positions: Tensor) -> Tensor:
-        """Turn positions among each client's own samples, ``(K, n)``, into positions in the dataset's arrays."""
-        return self.index.to(positions.device).gather(1, positions)
+        """Turn positions among each client's own samples, ``(..., K, n)``, into positions in the dataset's arrays."""
+        index = self.index.to(positions.device)
+        return index.expand(*positions.shape[:-2], *index.shape).gather(-1, positions)
 
 
 def stacks(clients: Sequence[int], num_samples: Sequence[int], batch_size: int, size: int) -> list[list[int]]:

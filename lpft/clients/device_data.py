@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,15 @@ class DeviceSamples:
         if draws is not None:
             chosen = self.data.augmented(chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
+
+    def batches(self, index: Tensor, draws: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield positions, labels and uniform numbers of every step, copied to where they are needed all at once.
+
+        Args:
+            index: positions in the arrays, ``(steps, ...)``.
+            draws: uniform numbers, ``(steps, ..., num_draws)``.
+        """
+        yield from zip(index.to(self._images.device), self.labels(index), draws.to(self.device), strict=True)
 
     def labels(self, index: Tensor) -> Tensor:
         """Return the labels, int64, of samples at positions in the arrays."""

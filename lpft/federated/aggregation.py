@@ -126,11 +126,10 @@ class WeightedMean(Aggregator):
     def _scratch(self, piece: Tensor) -> tuple[Tensor, Tensor]:
         """Return float64 memory ``(K, n)`` and ``(2, n)``."""
         device, (num_clients, size) = piece.device, piece.shape
-        if device not in self._memory or len(self._memory[device]) < (num_clients + 2) * size:
-            self._memory[device] = torch.empty(
-                max(3 * CHUNK, (num_clients + 2) * size), dtype=torch.float64, device=device
-            )
-        rows = self._memory[device][: (num_clients + 2) * size].view(-1, size)
+        needed = (num_clients + 2) * size
+        if device not in self._memory or len(self._memory[device]) < needed:
+            self._memory[device] = torch.empty(max(3 * CHUNK, needed), dtype=torch.float64, device=device)
+        rows = self._memory[device][:needed].view(-1, size)
         return rows[:num_clients], rows[num_clients:]
 
 

@@ -151,6 +151,8 @@ class ValidationTest:
     """
 
     MAX_CLIENTS = 1000
+    MAX_KEPT = 2**24
+    """Numbers in normalized images that are kept in memory between rounds, if there are no more (64 MiB)."""
 
     def __init__(self, fabric: Fabric, net: BodyHeadNet, samples: DeviceSamples, seed: int) -> None:
         self.fabric, self.samples = fabric, samples
@@ -162,6 +164,9 @@ class ValidationTest:
         owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
         pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []
         self.pieces = pieces[fabric.global_rank :: fabric.world_size]
+        self._images: dict[int, Tensor] = {}
+        spec = samples.data.spec
+        self._keeps = sum(map(len, sets)) * spec.in_channels * spec.image_size**2 <= self.MAX_KEPT
 
     @torch.no_grad()
     def __call__(self, state: State, stop: bool) -> tuple[float, bool]:
@@ -176,12 +181,20 @@ class ValidationTest:
         """
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
-        for index, owner in self.pieces:
-            logits = self.net(self.samples.images(index, self.net.head.weight.dtype))
+        for number, (index, owner) in enumerate(self.pieces):
+            logits = self.net(self._normalized(number))
             hits = logits.argmax(-1) == self.samples.labels(index)
             correct.index_add_(0, owner.to(self.fabric.device), hits.double())
         correct, stops = _sum(self.fabric, correct, torch.tensor([float(stop)], device=self.fabric.device))
         return float((100 * correct.cpu() / self.sizes).mean()), bool(stops)
+
+    def _normalized(self, number: int) -> Tensor:
+        images = self._images.get(number)
+        if images is None:
+            images = self.samples.images(self.pieces[number][0], self.net.head.weight.dtype)
+            if self._keeps:
+                self._images[number] = images
+        return images
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:

@@ -60,18 +60,15 @@ class LocalTrainer:
             losses.zero_()
             order = samples.epoch(self.seed, "federate", round_, epoch)
             draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
-            for positions, numbers, share in zip(order, draws, shares, strict=True):
-                index = samples.in_dataset(positions)
+            batches = self.samples.batches(samples.in_dataset(order), draws)  # on the device before the first step
+            for (index, labels, numbers), share in zip(batches, shares, strict=True):
                 with self.fabric.autocast():
                     logits = stack(self.samples.images(index, dtype, numbers))
-                sample_loss = sample_losses(logits.to(dtype), self.samples.labels(index))
+                sample_loss = sample_losses(logits.to(dtype), labels)
                 loss = sample_loss.mean(1).sum()  # no gradient of one client reaches another
-                for parameter, gradient in zip(
-                    trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True
-                ):
-                    parameter.grad = (
-                        gradient  # as it is: `backward` would copy it into the parameter's layout of memory
-                    )
+                gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+                for parameter, gradient in zip(trained, gradients, strict=True):
+                    parameter.grad = gradient  # as it is: `backward` would copy it into the parameter's own layout
                 optimizer.step()
                 losses += (share * sample_loss.detach()).sum(1)
         return StackUpdate(clients, stack.stacked_state(), list(samples.counts), losses)
