@@ -25,10 +25,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _exact() -> Iterator[None]:
+def _exact() -> None:
     """Multiply in full precision, for comparisons with the CPU."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
 
 
 def settings() -> Federation:
