@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
 from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
 
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
@@ -91,7 +88,7 @@ def personalize(args: list[str]) -> int:
 
 def prepare(args: list[str]) -> int:
     """Build the array cache, print what is in it, and write counts and a contact sheet."""
-    with _session("prepare"):
+    with _session("prepare", args):
         from rich.console import Console
 
         from lpft.config.study import read_datasets
@@ -113,7 +110,7 @@ def plan(args: list[str]) -> int:
     Parts are seeds for `federate`, stacks for `tune` and `personalize`. Nothing is written, and before tuning is done
     its choices count as missing.
     """
-    with _session("plan"):
+    with _session("plan", args):
         from lpft.config.study import open_study
 
         study = open_study("plan", args)
@@ -218,8 +215,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def _pipeline(command: str, args: list[str]) -> int:
     """Run a stage of the pipeline, or all of it; print what has failed, and how to continue."""
-    print(f"lpft {command}: reading the experiment", file=sys.stderr, flush=True)
-    with _session(command):
+    with _session(command, args):
         from lpft import pipeline
         from lpft.config.study import open_study
         from lpft.reporting.report import write_any_report
@@ -248,8 +244,12 @@ def _pipeline(command: str, args: list[str]) -> int:
 
 
 @contextmanager
-def _session(command: str) -> Iterator[None]:
+def _session(command: str, args: list[str]) -> Iterator[None]:
     """Prepare the process for heavy work; end it with exit code 2 if the configuration is not valid."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", nargs="?", action="append", default=[])
+    files = [file for file in parser.parse_known_args(args)[0].config if file]
+    print(f"lpft {command}: reading {', '.join(files) or 'the settings'}", file=sys.stderr, flush=True)
     from lpft.runtime.session import heavy_work
 
     with heavy_work():
@@ -263,9 +263,7 @@ def _session(command: str) -> Iterator[None]:
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
-    import argparse
-
-    return argparse.ArgumentParser(prog=f"lpft {command}", description=description)
+    return ArgumentParser(prog=f"lpft {command}", description=description)
 
 
 def _fail(message: str, code: int) -> NoReturn:

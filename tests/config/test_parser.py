@@ -43,7 +43,8 @@ WRONG = {
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     lpft(*words, code=2)
-    error = capsys.readouterr().err.removeprefix("lpft run: reading the experiment\n")
+    first, _, error = capsys.readouterr().err.partition("\n")
+    assert first.startswith("lpft run: reading ")
     assert "Traceback" not in error
     assert error.startswith("lpft run: ")
     assert error.endswith("For all settings: lpft run --help\n")
