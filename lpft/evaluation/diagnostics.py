@@ -16,7 +16,7 @@ import numpy as np
 
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.metrics import mean
-from lpft.storage.client_result import ClientResult
+from lpft.storage.client_result import ClientResult, grouped
 
 NEAR_CHANCE = 0.1
 """An accuracy is near chance up to this share of the way from chance to 100%."""
@@ -105,14 +105,14 @@ def extreme_heterogeneity(
     first pair that has several seeds must not differ in it by more than one standard deviation over the seeds. If the
     means over all clients do not show it, single clients are reported that do.
     """
-    by_method = _grouped(results, "method")
+    by_method = grouped(results, "method")
     if diagnostic := _at_chance(results):
         differences = _first_differences(by_method, pairs)
         if len(differences) < 2 or abs(fmean(differences)) <= pstdev(differences):
             yield diagnostic
         return
-    for client, of_client in _grouped(results, "client").items():
-        if len(_grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
+    for client, of_client in grouped(results, "client").items():
+        if len(grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
             yield diagnostic
 
 
@@ -124,7 +124,7 @@ def _with_trained_model(
     There no method can remember anything since nothing has been learned yet; whether it can be, is open.
     """
     kept: list[ClientResult] = []
-    for seed, of_seed in _grouped(results, "seed").items():
+    for seed, of_seed in grouped(results, "seed").items():
         classes = _num_classes(of_seed)
         learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes)
         if learned or seed not in histories or judge_convergence(histories[seed]).converged:
@@ -134,8 +134,8 @@ def _with_trained_model(
 
 def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
     classes = _num_classes(results)
-    rise = mean(_local(result) - _nan(result.local_before) for result in results)
-    means = [mean(map(_elsewhere, of_method)) for of_method in _grouped(results, "method").values()]
+    rise = mean(_nan(result.local) - _nan(result.local_before) for result in results)
+    means = [mean(map(_elsewhere, of_method)) for of_method in grouped(results, "method").values()]
     best = max(means, default=math.nan)
     if not classes or any(map(math.isnan, means)) or not rise > 0 or best > near_chance(classes):
         return None
@@ -164,7 +164,7 @@ def _first_differences(
     for pair in pairs:
         if set(pair) <= by_method.keys():
             first, second = (
-                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in _grouped(by_method[name], "seed").items()}
+                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in grouped(by_method[name], "seed").items()}
                 for name in pair
             )
             return [first[seed] - second[seed] for seed in first if seed in second]
@@ -177,7 +177,7 @@ def too_little_data(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     Fewer than `FEW_SAMPLES` training samples per class that the client has, all of them right after training, and
     validation accuracy below the global model's; with several seeds, for most of them.
     """
-    for (client, method), of_client in _grouped(results, "client", "method").items():
+    for (client, method), of_client in grouped(results, "client", "method").items():
         overfit = [result for result in of_client if _is_overfit(result)]
         if 2 * len(overfit) > len(of_client):
             density = fmean(result.num_train / (result.num_train_classes or 1) for result in overfit)
@@ -199,10 +199,10 @@ def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     seeds; otherwise the single clients are reported for which it does. With one epoch of probing there is nothing to
     compare. The numbers also tell what the first epoch of full fine-tuning did to training loss and features.
     """
-    for method, of_method in _grouped(results, "method").items():
+    for method, of_method in grouped(results, "method").items():
         switches = {
             client: list(filter(None, map(_switch, of_client)))
-            for client, of_client in _grouped(of_method, "client").items()
+            for client, of_client in grouped(of_method, "client").items()
         }
         short = {client: items for client, items in switches.items() if _improvement(items) > STILL_IMPROVING}
         everyone = [switch for items in switches.values() for switch in items]
@@ -252,7 +252,7 @@ def _short_probing(
 
 def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the methods that moved the features while they trained the head alone."""
-    for method, of_method in _grouped(results, "method").items():
+    for method, of_method in grouped(results, "method").items():
         drifts = {result.client: drift for result in of_method if (drift := _drift(result)) > 0}
         if drifts:
             client = max(drifts, key=lambda name: drifts[name])
@@ -287,10 +287,6 @@ def _is_probing(entry: Mapping[str, Any]) -> bool:
     return entry.get("lr_body") == 0
 
 
-def _local(result: ClientResult) -> float:
-    return _nan(result.accuracy[result.clients.index(result.client)])
-
-
 def _others(result: ClientResult) -> np.ndarray:
     row = np.delete(np.array(result.accuracy, dtype=np.float64), result.clients.index(result.client))
     return row[~np.isnan(row)]
@@ -306,12 +302,3 @@ def _worst(result: ClientResult) -> float:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
-    """Group results by some of their fields, in the order of their first appearance."""
-    groups: dict[Any, list[ClientResult]] = {}
-    for result in results:
-        key = tuple(getattr(result, name) for name in keys)
-        groups.setdefault(key if len(keys) > 1 else key[0], []).append(result)
-    return groups

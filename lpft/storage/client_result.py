@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 STATUSES = ("ok", "diverged", "no_train", "no_test")
@@ -89,6 +90,11 @@ class ClientResult:
     groups: dict[str, dict[str, Any]] | None = None
     depth: dict[str, float | None] | None = None
 
+    @property
+    def local(self) -> float | None:
+        """The accuracy of the client's model on its own test set."""
+        return self.accuracy[self.clients.index(self.client)]
+
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
         content = asdict(self)
@@ -110,6 +116,14 @@ class ClientResult:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error
         return cls(**content)
+
+
+def grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
+    """Group results by one of their fields, or by several, in the order of their first appearance."""
+    groups: dict[Any, list[ClientResult]] = {}
+    for result in results:
+        groups.setdefault(attrgetter(*keys)(result), []).append(result)
+    return groups
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
