@@ -1,8 +1,10 @@
-"""Configuration files: what a YAML parser accepts although it cannot be meant."""
+"""Errors in configurations, and what a YAML parser accepts although it cannot be meant."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,27 @@ SECTIONS = ("data", "network", "federation", "personalization", "methods", "trai
 
 class ConfigError(ValueError):
     """A configuration is not valid; the message says what was given, what is needed, and what to do."""
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise `ConfigError` instead of the errors of classes that check their own settings and files."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(shortened(str(error))) from error
+
+
+def shortened(message: str) -> str:
+    """Return jsonargparse's message without lists of types; of a value that may be null, without that alternative."""
+    message = message.partition("\nSubclass types expect one of:")[0]
+    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
+    if not errors:
+        return message
+    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
+    return message[: errors.start()] + "; or ".join(filter(None, reasons))
 
 
 def check_file(path: Path) -> None:

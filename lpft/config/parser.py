@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lpft.config.files import ConfigError, check_file
+from lpft.config.files import ConfigError, check_file, shortened
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment
 from lpft.federated.settings import Federation
@@ -75,16 +75,6 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
-
-
-def shortened(message: str) -> str:
-    """Return a message without lists of types; of a value that may be null, without that alternative."""
-    message = message.partition("\nSubclass types expect one of:")[0]
-    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
-    if not errors:
-        return message
-    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
-    return message[: errors.start()] + "; or ".join(filter(None, reasons))
 
 
 class ExperimentCLI(LightningCLI):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from operator import attrgetter
 from typing import Any
+
+from lpft.storage.fingerprint import digest
 
 STATUSES = ("ok", "diverged", "no_train", "no_test")
 
@@ -98,7 +99,7 @@ class ClientResult:
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
         content = asdict(self)
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+        return json.dumps({**content, "checksum": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ClientResult:
@@ -111,7 +112,7 @@ class ClientResult:
             content = json.loads(text)
             checksum = content.pop("checksum")
             known = needed <= content.keys() <= {f.name for f in fields(cls)}
-            if checksum != _checksum(content) or not known:
+            if checksum != digest(content) or not known:
                 raise DamagedFileError("its checksum does not fit its content")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error
@@ -124,7 +125,3 @@ def grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[Clien
     for result in results:
         groups.setdefault(attrgetter(*keys)(result), []).append(result)
     return groups
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

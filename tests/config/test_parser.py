@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lpft.config.files import ConfigError
-from lpft.config.parser import ExperimentCLI, shortened
+from lpft.config.files import ConfigError, shortened
+from lpft.config.parser import ExperimentCLI
 from tests.commands import TOY, lpft
 
 UNKNOWN = {
