@@ -1,4 +1,4 @@
-"""Errors in configurations, and what a YAML parser accepts although it cannot be meant."""
+"""Errors in configurations, and checks of YAML files beyond those of the parser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECTIONS = ("data", "network", "federation", "personalization", "methods", "trai
 
 
 class ConfigError(ValueError):
-    """A configuration is not valid; the message says what was given, what is needed, and what to do."""
+    """A configuration is not valid; the message says what was given, what is needed, and how to fix it."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _invalid_keys(node: yaml.Node | None) -> Iterator[str]:
-    """Yield what is wrong with the keys of mappings: a key that appears twice, or one that is not text."""
+    """Yield the errors in the keys of mappings: a key that appears twice, or one that is not text."""
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:

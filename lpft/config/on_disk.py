@@ -1,4 +1,4 @@
-"""What a run's folder already holds, compared with the experiment's settings."""
+"""Comparison of an experiment's settings with those of its run's folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lpft.storage.provenance import software
 
 
 def claim(experiment: Experiment) -> None:
-    """Compare the settings with those of all that is on disk, then write them down.
+    """Compare the settings with those of everything on disk, then write them down.
 
     Raises:
         ConfigError: if results were made with other settings, and are not to be overwritten; it names the keys.

@@ -34,8 +34,8 @@ class Selection:
     """The part of an experiment that a command does.
 
     Args:
-        only: names of the methods to run; None for all.
-        shard: ``(i, n)``: of the fixed list of stacks only the entries i, i + n, ...
+        only: names of the methods to run; None: all.
+        shard: ``(i, n)``: only entries i, i + n, ... of the fixed list of stacks.
         overwrite: replace results that were made with other settings.
         fallback: write the model that each client should use.
     """
@@ -48,7 +48,7 @@ class Selection:
 
 @dataclass
 class Experiment:
-    """Everything that one run needs: its folder, its sections as objects, and what of it a command does.
+    """Everything that one run needs: its folder, its sections as objects, and the selections of the command.
 
     Args:
         config: the resolved configuration, without selections.
@@ -90,16 +90,16 @@ class Experiment:
 
     @cached_property
     def net(self) -> BodyHeadNet:
-        """A network, to ask for shapes and names; its values do not matter."""
+        """A network for shapes and names; its values do not matter."""
         return build_network(self.network, self.data, self.devices, seed=0)
 
     @cached_property
     def global_settings(self) -> Config:
         """All settings that the global models depend on."""
         network, federation = dict(self.config["network"]), dict(self.config["federation"])
-        if self.net.weights_hash is not None:  # the file's content counts, not its place
+        if self.net.weights_hash is not None:  # the file's content counts, not its path
             network["init_args"] = {**network["init_args"], "weights": self.net.weights_hash}
-        del federation["init_map"]  # what it makes of the file counts
+        del federation["init_map"]  # its result counts
         if federation["init"] is None:
             del federation["init_head"]
         else:

@@ -34,10 +34,10 @@ FLAGS = ("overwrite", "fallback")
 
 @dataclass(frozen=True)
 class Study:
-    """An experiment as it was asked for: a single run, or the runs of a sweep.
+    """A single run, or the runs of a sweep.
 
     Args:
-        run: the folder that has all of it.
+        run: the folder of all runs.
         experiments: one for each run.
     """
 
@@ -49,7 +49,7 @@ class Study:
         return (experiment.global_task() for experiment in self.experiments)
 
     def remaining(self) -> Iterator[tuple[str, int, int]]:
-        """Yield for every run and stage how many of its parts (seeds, stacks) are missing, and how many there are."""
+        """Yield for every run and stage the number of its missing parts (seeds, stacks), and of all parts."""
         for experiment in self.experiments:
             task = experiment.global_task()
             yield "federate", sum(not is_done(task, seed) for seed in task.seeds), len(task.seeds)
@@ -212,7 +212,7 @@ def _parser(cli: ExperimentCLI) -> ExperimentParser:
 
 
 def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
-    """Let each run's shards go on where those of the run before have ended, so that all shards have as many stacks."""
+    """Start each run's shards where those of the previous run end, so that all shards have equally many stacks."""
     shifted = []
     first, count = experiments[0].selection.shard
     for experiment in experiments:
@@ -223,7 +223,7 @@ def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
 
 
 def num_stacks(experiment: Experiment) -> int:
-    """Return how many stacks the command has to do, done or not, with those of the methods that tuning will choose."""
+    """Return the number of the command's stacks, done or not, including those of methods that tuning will choose."""
     num_tuned = len(experiment.tuned_methods)
     if experiment.command == "tune":
         return len(tuning_experiment(experiment).personal_task().jobs()) if num_tuned else 0

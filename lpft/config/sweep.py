@@ -147,7 +147,7 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
 
 
 def labels(combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
-    """Return a short label for each swept value: the last words of the key that tell it from the others, and the value.
+    """Return a short label for each swept value: the end of the key that distinguishes it, and the value.
 
     Args:
         combination: one value of each key.
@@ -235,12 +235,12 @@ def _inside(place: Settings, word: str) -> Settings:
 
 
 def _unique_word(key: str, value: object, values: Sequence[Any]) -> str:
-    """Return a word for a swept value that no other value of its key has, on file systems that ignore case as well."""
+    """Return a word for a swept value that is unique among its key's values, also on file systems that ignore case."""
     word = _word(value, values)
     if sum(_word(other, values).casefold() == word.casefold() for other in values) > 1:
         raise ValueError(
-            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; where"
-            " they differ in case or signs only, sweep them in runs of their own."
+            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; if"
+            " they differ in case or signs only, sweep them in separate runs."
         )
     return word
 
@@ -255,7 +255,7 @@ def _word(value: object, others: Sequence[Any] = ()) -> str:
 
 
 def _class_word(value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Return a class's name, with the arguments that tell it from other values of the same name."""
+    """Return a class's name, with the arguments that distinguish it from other values of the same name."""
     name = _class_name(value)
     same = [other for other in others if _class_name(other) == name]
     if len({str(other["class_path"]) for other in same}) > 1:

@@ -1,4 +1,4 @@
-"""Tuning: the trials of an experiment as a run, and the experiment with the methods that were chosen."""
+"""Tuning: the trials of an experiment as a run, and the experiment with the chosen methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Changes = list[dict[str, Any]]
 
 
 def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
-    """Return what is tried for each method, selected or not: changes of its settings, of which the first is none."""
+    """Return the trials of each method, selected or not: changes of its settings; the first trial has none."""
     tune, config = experiment.tune, experiment.config
     return {
         name: trials(tune.grids[name], tune.trials, name, untuned_values(config, name))
@@ -75,7 +75,7 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
 def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
     """Return the trials, and the chosen one of each method; write tuning.csv.
 
-    Of methods that are not selected it takes those whose trials are complete.
+    Methods that are not selected are included if their trials are complete.
 
     Raises:
         ConfigError: if trials are missing, or there are no validation data to choose by.

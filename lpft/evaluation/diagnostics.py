@@ -1,7 +1,7 @@
-"""Failure signatures: signs that personalization went wrong, or could not go right, with the numbers that show them.
+"""Failure signatures: signs that personalization failed, or could not succeed, with the numbers that show them.
 
-Every function looks for one signature in the client results of a run, and yields what it finds for the whole run or for
-single clients; nothing if all is well, or if what it needs was not recorded.
+Every function looks for one signature in the client results of a run, and yields diagnostics of the whole run or of
+single clients; none if all is well, or if the numbers were not recorded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lpft.evaluation.metrics import mean
 from lpft.storage.client_result import ClientResult, grouped
 
 NEAR_CHANCE = 0.1
-"""An accuracy is near chance up to this share of the way from chance to 100%."""
+"""An accuracy is near chance if it exceeds chance by at most this share of the distance to 100%."""
 FEW_SAMPLES = 10
 """Fewer training samples per class than this are few."""
 STILL_IMPROVING = 0.05
 """A head still improves if the last epoch of probing lowers its training loss by more than this share."""
 MOVED = 1e-3
-"""Features moved if their distortion is more than this share of their norm; less can be rounding."""
+"""Features moved if their distortion exceeds this share of their norm; less can be rounding."""
 
 NOT_CONVERGED = "global model not converged"
 HETEROGENEITY = "extreme heterogeneity"
@@ -34,7 +34,7 @@ SHORT_PROBING = "linear probing too short"
 BN_DRIFT = "normalization drift"
 
 NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT)
-"""All diagnostics; `lpft/reporting/english.yaml` describes each, and says what to do about it."""
+"""All diagnostics; `lpft/reporting/english.yaml` describes each and gives a hint."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Diagnostic:
         name: one of `NAMES`.
         value: the number that decided.
         numbers: all numbers that show it, by name.
-        client: the client that it concerns; None is all of them.
-        method: the method; None is all of them, or none in particular.
-        seed: the seed; None is all of them.
+        client: the client that it concerns; None: all.
+        method: the method; None: all, or none in particular.
+        seed: the seed; None: all.
     """
 
     name: str
@@ -73,7 +73,7 @@ def diagnose(
 
     Args:
         results: of any seeds, methods and clients.
-        histories: the global models' validation accuracy after every round, in percent, by seed; none for a global
+        histories: the global models' validation accuracy after every round, in percent, by seed; empty for a global
             model from elsewhere.
         pairs: methods and the baselines that they are compared with.
     """
@@ -99,11 +99,11 @@ def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[D
 def extreme_heterogeneity(
     results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Diagnostic]:
-    """Tell whether clients have nothing in common: Local improves, but elsewhere every method is at chance.
+    """Detect clients that have nothing in common: Local improves, but elsewhere every method is at chance.
 
-    Global is taken without the client's own test set, which would hide it where clients are few. The methods of the
-    first pair that has several seeds must not differ in it by more than one standard deviation over the seeds. If the
-    means over all clients do not show it, single clients are reported that do.
+    Elsewhere is Global without the client's own test set, which would hide it if there are few clients. The methods of
+    the first pair with several seeds must not differ in it by more than one standard deviation over the seeds. If the
+    means over all clients do not show it, the single clients that do are reported.
     """
     by_method = grouped(results, "method")
     if diagnostic := _at_chance(results):
@@ -121,7 +121,7 @@ def _with_trained_model(
 ) -> list[ClientResult]:
     """Leave out the seeds whose global model is near chance itself and was still improving when training ended.
 
-    There no method can remember anything since nothing has been learned yet; whether it can be, is open.
+    Such a model has not learned anything yet that a method could forget.
     """
     kept: list[ClientResult] = []
     for seed, of_seed in grouped(results, "seed").items():
@@ -160,7 +160,7 @@ def near_chance(num_classes: int) -> float:
 def _first_differences(
     by_method: Mapping[str, Sequence[ClientResult]], pairs: Sequence[tuple[str, str]]
 ) -> list[float]:
-    """Return, for every seed that has both methods of a pair, the difference in accuracy on the others' test sets."""
+    """Return the difference in accuracy on the others' test sets for every seed with both methods of a pair."""
     for pair in pairs:
         if set(pair) <= by_method.keys():
             first, second = (
@@ -174,8 +174,8 @@ def _first_differences(
 def too_little_data(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the clients that memorized few samples and generalize worse.
 
-    Fewer than `FEW_SAMPLES` training samples per class that the client has, all of them right after training, and
-    validation accuracy below the global model's; with several seeds, for most of them.
+    That is fewer than `FEW_SAMPLES` training samples per class that the client has, all of them classified correctly
+    after training, and validation accuracy below the global model's; with several seeds, for most of them.
     """
     for (client, method), of_client in grouped(results, "client", "method").items():
         overfit = [result for result in of_client if _is_overfit(result)]
@@ -196,8 +196,8 @@ def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the methods whose head was still improving when full fine-tuning began.
 
     The last epoch of probing lowers the training loss by more than `STILL_IMPROVING`, in the mean over clients and
-    seeds; otherwise the single clients are reported for which it does. With one epoch of probing there is nothing to
-    compare. The numbers also tell what the first epoch of full fine-tuning did to training loss and features.
+    seeds; otherwise the single clients for which it does are reported. It takes two epochs of probing to compare. The
+    numbers include training loss and distortion after the first epoch of full fine-tuning.
     """
     for method, of_method in grouped(results, "method").items():
         switches = {
@@ -224,7 +224,7 @@ class _Switch:
 
 
 def _switch(result: ClientResult) -> _Switch | None:
-    """Return what happened where one client's training went from probing to full fine-tuning."""
+    """Return the switch of one client's training from probing to full fine-tuning."""
     epochs = _epochs(result)
     for number in range(1, len(epochs)):
         if _is_probing(epochs[number - 1]) and not _is_probing(epochs[number]):

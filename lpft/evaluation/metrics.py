@@ -1,7 +1,7 @@
-"""The registry of metrics: every table, page, figure and TensorBoard event reads it.
+"""The registry of metrics, which every table, page, figure and TensorBoard event reads.
 
-A metric is one entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A
-new entry is a new column of results.csv or clients.csv, and, if it is `shown`, of the comparison of methods.
+A metric is an entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A new
+entry is a new column of results.csv or clients.csv and, if it is `shown`, of the comparison of methods.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Evaluation:
 
     Args:
         accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
-            is a column of NaN, which every mean, minimum and standard deviation leaves out.
-        results: of every client, in the order of the rows, None where one is missing; may be empty.
+            is a column of NaN, which every mean, minimum and standard deviation ignores.
+        results: results of every client in the order of the rows, None if one is missing; may be empty.
         ddof: delta degrees of freedom of standard deviations over test sets and clients.
     """
 
@@ -92,7 +92,7 @@ class Metric(ClientMetric):
         better: which values are better.
         shown: whether it is a column of the comparison of methods, and a metric of TensorBoard's HPARAMS tab.
         spread: whether the comparison shows the standard deviation over the seeds, too.
-        rank: a narrow terminal leaves out the shown metrics of the lowest rank first; 9 always stays.
+        rank: a narrow terminal omits the shown metrics of the lowest rank first; 9 always stays.
     """
 
     format: Callable[[float], str] = "{:.1f}".format
@@ -113,7 +113,7 @@ class Metric(ClientMetric):
 
 
 def count(value: float) -> str:
-    """Write a large count in few characters.
+    """Abbreviate a large count.
 
     >>> count(950), count(12_345), count(6_780_000)
     ('950', '12.3k', '6.78M')
@@ -125,7 +125,7 @@ def count(value: float) -> str:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Return the mean of the values that are neither None nor NaN; NaN if there are none. Exact before rounding."""
+    """Return the mean of the values that are neither None nor NaN, rounded once; NaN if there are none."""
     defined = [value for value in values if value is not None and not math.isnan(value)]
     return fmean(defined) if defined else math.nan
 
@@ -333,7 +333,7 @@ def shown_metrics() -> list[Metric]:
 
 
 def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
-    """Compute a metric; a mean over nothing is NaN, without a warning."""
+    """Compute a metric; the mean of an empty array is NaN, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return metric.compute(evaluation)

@@ -1,4 +1,4 @@
-"""One client's result for one seed and method, and its file, the *cell*: the unit of truth, and of resuming."""
+"""One client's result for one seed and method, and its file, the *cell*: the unit of truth and of resuming."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ STATUSES = ("ok", "diverged", "no_train", "no_test")
 
 
 class DamagedFileError(Exception):
-    """A file of a run cannot be read or does not match its checksum: it was cut off or edited."""
+    """A file of a run cannot be read or does not match its checksum: it was truncated or edited."""
 
 
 @dataclass
 class ClientResult:
     """One client's result for one seed and method.
 
-    Accuracies are in percent. A figure that is not defined (the accuracy on a client without test samples, say) is
-    None.
+    Accuracies are in percent. Undefined figures, such as the accuracy on a client without test samples, are None.
 
     Args:
         seed: seed of the run.
@@ -46,19 +45,19 @@ class ClientResult:
         clients_per_stack: how many clients were trained as one.
         device: device type it was computed on.
         epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
-            ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
-        train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
-        val_gained: number of validation samples that the personalized model gets right and the global model does not.
-        val_lost: number of those that the global model gets right and the personalized model does not.
+            ``train_loss``, and if the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
+        train_accuracy: the personalized model's accuracy on the client's training samples, without augmentation.
+        val_gained: number of validation samples that only the personalized model classifies correctly.
+        val_lost: number of validation samples that only the global model classifies correctly.
         val_global: the personalized model's mean accuracy over the validation sets of all clients.
         num_classes: number of classes of the task.
         num_train_classes: number of classes among the client's training samples.
-        groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
-            client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
+        groups: by the name of each group of the data: the personalized model's accuracy on its samples in the client's
+            own test set (``local``) and in all clients' (``all``), and the number of these (``num_local``,
             ``num_all``).
-        depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
-            of the global model's outputs, over the client's own test samples; None where only the head was trained, and
-            for a status other than ok.
+        depth: distortion of every layer of the body, by name in the order in which they run, relative to the norm of
+            the global model's outputs, over the client's own test samples; None if only the head was trained, or the
+            status is not ok.
     """
 
     seed: int
@@ -105,7 +104,7 @@ class ClientResult:
     def from_json(cls, text: str) -> ClientResult:
         """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
 
-        Fields that have a default may be absent: the cell is from before they were recorded.
+        Fields with a default may be missing, as in cells of earlier versions.
         """
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         try:
