@@ -47,7 +47,7 @@ def claim(experiment: Experiment) -> None:
 
 
 def compare(experiment: Experiment) -> None:
-    """Raise ConfigError if anything on disk was made with other settings, whatever its seed and method."""
+    """Raise ConfigError if results of any seed and method on disk were made with other settings."""
     if experiment.selection.overwrite:
         return
     for seed, part, before in experiment.run.settings():

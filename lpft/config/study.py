@@ -1,8 +1,4 @@
-"""From a command line, or a configuration and keywords, to the runs that they describe.
-
-LightningCLI resolves files, command line and keywords to a configuration: nested dicts as JSON has them. Sweeps and
-tuning turn configurations into configurations. `open_study` makes an `Experiment` of each, and checks it.
-"""
+"""From a command line, or a configuration and keywords, to the runs that they describe."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
 
 
 def untuned_values(config: Mapping[str, Any], method: str) -> Settings:
-    """Return a method's own values of the settings in its grid."""
+    """Return a method's untuned values of the settings in its grid."""
     return {key: get(config["methods"][method], key) for key in config["tune"]["grids"][method]}
 
 

@@ -119,10 +119,7 @@ def extreme_heterogeneity(
 def _with_trained_model(
     results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
 ) -> list[ClientResult]:
-    """Leave out the seeds whose global model is near chance itself and was still improving when training ended.
-
-    Such a model has not learned anything yet that a method could forget.
-    """
+    """Leave out seeds whose global model was near chance and still improving: it has learned nothing to forget."""
     kept: list[ClientResult] = []
     for seed, of_seed in grouped(results, "seed").items():
         classes = _num_classes(of_seed)

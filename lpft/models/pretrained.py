@@ -1,4 +1,4 @@
-"""Networks of other libraries, taken apart into a body and a head."""
+"""Networks of other libraries, split into a body and a head."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SplitNet(BodyHeadNet, ABC):
     """A classification network of a library, by name, cut before its last linear layer, which becomes the head.
 
     Nothing is ever downloaded. The layers keep their names, below ``body``. The network takes three channels; grey
-    images are repeated, so that weights of RGB networks mean the same. Images are normalised by the dataset's mean and
-    std, not by those that the weights were trained with. A subclass names the library and builds the network.
+    images are repeated, so that weights of RGB networks mean the same. Images are normalized with the dataset's mean
+    and std, not with those that the weights were trained with. A subclass names the library and builds the network.
 
     Args:
         spec: channels, size and number of classes of the data.
@@ -100,9 +100,9 @@ class SplitNet(BodyHeadNet, ABC):
 
 
 def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
-    """Return the name of the linear layer whose output is the network's own.
+    """Return the name of the linear layer whose output is the network's output.
 
-    Nothing is computed: a copy without values runs, in training mode, where some networks return more than logits.
+    Nothing is computed: a copy on the meta device runs, in training mode, where some networks return more than logits.
 
     Args:
         net: the network.
@@ -125,7 +125,7 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"{label} cannot take images of {size}x{size} pixels ({str(error).splitlines()[0]})."
-            " HINT: change the data's `image_size`, or tell the network of it where its library has a setting for that,"
+            " HINT: change the data's `image_size`, or pass it to the network if its library has a setting for it,"
             f" such as `settings: {{image_size: {size}}}` (torchvision) or `settings: {{img_size: {size}}}` (timm)."
         ) from error
     if not isinstance(out, Tensor):

@@ -1,4 +1,4 @@
-"""Model files: ours, with fingerprint and checksum, and those that come from elsewhere."""
+"""Model files: those of lpft, with fingerprint and checksum, and those of other programs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_model(path: Path) -> tuple[State, str]:
 
 
 def checksum(state: State, note: str = "") -> str:
-    """Hash names, types, shapes and values of a state dict, and what is noted beside it."""
+    """Hash names, types, shapes and values of a state dict, and a note."""
     digest = hashlib.sha256(note.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -78,7 +78,7 @@ def checksum(state: State, note: str = "") -> str:
 def read_weights(
     path: str | Path, like: Mapping[str, torch.Tensor], renames: Renames | None = None, new_head: bool = False
 ) -> State:
-    """Read a model that comes from elsewhere, and check that it fits the network.
+    """Read a model of another program, and check that it fits the network.
 
     Args:
         path: a file that `read_state` can read.
@@ -107,7 +107,7 @@ def read_weights(
 
 
 def read_state(path: str | Path) -> State:
-    """Read the tensors of a model that comes from elsewhere, by the names that they have there.
+    """Read the tensors of a model of another program, by their names there.
 
     The state dict may be the entry `state_dict`, `model_state_dict` or `model` of a checkpoint. The prefix `module.` of
     data parallel training is removed.
@@ -156,7 +156,7 @@ def fit_state(state: State, like: Mapping[str, torch.Tensor], source: str, hint:
     Args:
         state: the tensors.
         like: state dict of the network, or the part of it that is wanted.
-        source: where they come from, in words.
+        source: description of their origin.
         hint: what to do if they do not fit.
 
     Returns:
