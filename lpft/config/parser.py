@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lpft.config.files import ConfigError, check_file, shortened
@@ -52,6 +54,10 @@ class ExperimentParser(LightningArgumentParser):
         check_file(Path(cfg_path))
         return super().parse_path(cfg_path, *args, **kwargs)
 
+    def build(self, config: Config) -> Namespace:
+        """Instantiate all classes of a configuration, which stays as it is."""
+        return self.instantiate(self.parse_object(copy.deepcopy(config)))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ConfigError`; a parser inside of another one leaves that to the outer one."""
         if isinstance(ex, ConfigError):
@@ -87,6 +93,8 @@ class ExperimentCLI(LightningCLI):
     Raises:
         ConfigError: if a setting is not valid.
     """
+
+    parser: ExperimentParser
 
     def __init__(self, command: str, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +163,7 @@ def instantiate(type_: Any, config: Any) -> Any:
     """Instantiate a part of a configuration, such as a network or the methods by name."""
     parser = ExperimentParser()
     parser.add_argument("--value", type=type_)
-    return parser.instantiate(parser.parse_object({"value": copy.deepcopy(config)})).value
+    return parser.build({"value": config}).value
 
 
 def load_network(run: Run, path: Path) -> BodyHeadNet:

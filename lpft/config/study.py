@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
 from lpft.config.checks import check_experiment, check_settings, resolve_stacks
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.on_disk import check_global_models, claim, compare
@@ -75,7 +73,7 @@ def open_study(command: str, args: Sequence[str] | Config) -> Study:
         root, configs = expand(cli.resolved())
         run = run_folder(root)
         experiments = [
-            _build(_parser(cli), command, {**config, "out": str(run.point(name).root)} if name else config)
+            _build(cli.parser, command, {**config, "out": str(run.point(name).root)} if name else config)
             for name, config in configs.items()
         ]
         experiments = _shards_in_turn(experiments)
@@ -111,14 +109,14 @@ def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, Federated
             settings = put({"data": config["data"]}, changes)
             if settings not in done:
                 done.append(settings)
-                data = _instantiate(_parser(cli), {**config, **settings}).data
+                data = cli.parser.build({**config, **settings}).data
                 _set_up(data)
                 yield (run.point(name) if name else run), data
 
 
 def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
     """Make the object of one run from a configuration without swept keys, with its data, and check it."""
-    parts = _instantiate(parser, config)
+    parts = parser.build(config)
     selections = {field.name for field in fields(Selection)}
     experiment = Experiment(
         command=command,
@@ -147,10 +145,6 @@ def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment
     resolve_stacks(experiment)
     check_experiment(experiment)
     return experiment
-
-
-def _instantiate(parser: ExperimentParser, config: Config) -> Namespace:
-    return parser.instantiate(parser.parse_object(copy.deepcopy(config)))
 
 
 def _set_up(data: FederatedDataModule) -> None:
@@ -200,11 +194,6 @@ def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
 
 def _text(value: Any) -> str:
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
-
-
-def _parser(cli: ExperimentCLI) -> ExperimentParser:
-    assert isinstance(cli.parser, ExperimentParser)
-    return cli.parser
 
 
 def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
