@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
 from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
 
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
@@ -55,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
     logging.getLogger("lpft").setLevel(logging.INFO)
     try:
-        listen()  # before anything heavy is imported: until then the signal would end the process
+        listen()  # before heavy imports: until then the signal would end the process
         slurm.check_command(command)
     except ValueError as error:
         _fail(str(error), 2)
@@ -69,29 +66,39 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         ignore()
 
 
-def run(args: list[str]) -> int:
-    """Federate, tune, personalize, report."""
-    return _pipeline("run", args)
+def stage(command: str, args: list[str]) -> int:
+    """Run a stage of the pipeline, or all stages; print what failed, and how to continue."""
+    with _session(command, args):
+        from lpft import pipeline
+        from lpft.config.study import open_study
+        from lpft.reporting.report import write_any_report
 
-
-def federate(args: list[str]) -> int:
-    """Train the global models."""
-    return _pipeline("federate", args)
-
-
-def tune(args: list[str]) -> int:
-    """Try each method's grid."""
-    return _pipeline("tune", args)
-
-
-def personalize(args: list[str]) -> int:
-    """Fine-tune every client."""
-    return _pipeline("personalize", args)
+        study = open_study(command, args)
+        if command == "tune" and not any(experiment.tune.grids for experiment in study.experiments):
+            _fail("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}", 2)
+        failures: list[str] = []
+        code = 0
+        try:
+            if command == "run":
+                pipeline.run(study, report=partial(write_any_report, show=True))
+            else:
+                getattr(pipeline, command)(study)
+        except pipeline.RunFailed as error:
+            failures, code = error.failures, 1
+        except Stopped as stop:
+            failures, code = stop.failures, STOPPED
+    for text in failures:
+        print(f"lpft: failed: {text}", file=sys.stderr)
+    if code == STOPPED:
+        print("lpft: stopped by a signal.", file=sys.stderr)
+    if code:
+        print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
+    return code
 
 
 def prepare(args: list[str]) -> int:
     """Build the array cache, print what is in it, and write counts and a contact sheet."""
-    with _session("prepare"):
+    with _session("prepare", args):
         from rich.console import Console
 
         from lpft.config.study import read_datasets
@@ -108,12 +115,12 @@ def prepare(args: list[str]) -> int:
 
 
 def plan(args: list[str]) -> int:
-    """Print the run's folder, then for every stage how many parts are missing, and how many there are.
+    """Print the run's folder, then for every stage the number of missing parts and of all parts; write nothing.
 
-    Parts are seeds for `federate`, stacks for `tune` and `personalize`. Nothing is written, and before tuning is done
-    its choices count as missing.
+    Parts are seeds for `federate`, stacks for `tune` and `personalize`. Until tuning is done its choices count as
+    missing.
     """
-    with _session("plan"):
+    with _session("plan", args):
         from lpft.config.study import open_study
 
         study = open_study("plan", args)
@@ -162,17 +169,18 @@ def status(args: list[str]) -> int:
 def theory(args: list[str]) -> int:
     """Compare FT and LP-FT in the linear model."""
     parser = _parser("theory", "FT against LP-FT in a linear model, in closed form and on finite samples.")
-    parser.add_argument("--dim", type=int, default=20, metavar="D", help="dimension of the inputs (20)")
-    parser.add_argument("--shared", type=int, default=4, metavar="M", help="rows of the body that all clients use (4)")
-    parser.add_argument("--clients", type=int, default=5, metavar="C", help="number of clients (5)")
-    parser.add_argument("--signal", type=float, default=1.0, metavar="S", help="squared norm of the common head (1)")
-    parser.add_argument("--shift", type=float, default=0.5, metavar="LAMBDA", help="heterogeneity of the heads (0.5)")
-    parser.add_argument("--noise", type=float, metavar="EPS", help="combined shift: inputs are mu_i + EPS z")
-    parser.add_argument("--eta", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.25, 0.5, 1.0], help="step sizes")
-    parser.add_argument("--samples", type=int, metavar="N", help="train on N samples a client, too (concept shift)")
-    parser.add_argument("--label-noise", type=float, default=0.5, metavar="SD", help="of the samples' targets (0.5)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write theory.csv and theory.svg there")
+    add = parser.add_argument
+    add("--dim", type=int, default=20, metavar="D", help="dimension of the inputs (20)")
+    add("--shared", type=int, default=4, metavar="M", help="rows of the body that all clients use (4)")
+    add("--clients", type=int, default=5, metavar="C", help="number of clients (5)")
+    add("--signal", type=float, default=1.0, metavar="S", help="squared norm of the common head (1)")
+    add("--shift", type=float, default=0.5, metavar="LAMBDA", help="heterogeneity of the heads (0.5)")
+    add("--noise", type=float, metavar="EPS", help="combined shift: inputs are mu_i + EPS z")
+    add("--eta", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.25, 0.5, 1.0], help="step sizes")
+    add("--samples", type=int, metavar="N", help="also train on N samples per client (concept shift)")
+    add("--label-noise", type=float, default=0.5, metavar="SD", help="of the samples' targets (0.5)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, metavar="FOLDER", help="write theory.csv and theory.svg there")
     options = parser.parse_args(args)
     for name in ("dim", "shared", "clients", "signal", "shift", "samples", "noise"):
         value = getattr(options, name)
@@ -204,10 +212,7 @@ def theory(args: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run,
-    "federate": federate,
-    "tune": tune,
-    "personalize": personalize,
+    **{command: partial(stage, command) for command in ("run", "federate", "tune", "personalize")},
     "prepare": prepare,
     "report": report,
     "status": status,
@@ -216,40 +221,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _pipeline(command: str, args: list[str]) -> int:
-    """Run a stage of the pipeline, or all of it; print what has failed, and how to continue."""
-    print(f"lpft {command}: reading the experiment", file=sys.stderr, flush=True)
-    with _session(command):
-        from lpft import pipeline
-        from lpft.config.study import open_study
-        from lpft.reporting.report import write_any_report
-
-        study = open_study(command, args)
-        if command == "tune" and not any(experiment.tune.grids for experiment in study.experiments):
-            _fail("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}", 2)
-        failures: list[str] = []
-        code = 0
-        try:
-            if command == "run":
-                pipeline.run(study, report=partial(write_any_report, show=True))
-            else:
-                getattr(pipeline, command)(study)
-        except pipeline.RunFailed as error:
-            failures, code = error.failures, 1
-        except Stopped as stop:
-            failures, code = stop.failures, STOPPED
-    for text in failures:
-        print(f"lpft: failed: {text}", file=sys.stderr)
-    if code == STOPPED:
-        print("lpft: stopped by a signal.", file=sys.stderr)
-    if code:
-        print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
-    return code
-
-
 @contextmanager
-def _session(command: str) -> Iterator[None]:
+def _session(command: str, args: list[str]) -> Iterator[None]:
     """Prepare the process for heavy work; end it with exit code 2 if the configuration is not valid."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", nargs="?", action="append", default=[])
+    files = [file for file in parser.parse_known_args(args)[0].config if file]
+    print(f"lpft {command}: reading {', '.join(files) or 'the settings'}", file=sys.stderr, flush=True)
     from lpft.runtime.session import heavy_work
 
     with heavy_work():
@@ -263,9 +241,7 @@ def _session(command: str) -> Iterator[None]:
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
-    import argparse
-
-    return argparse.ArgumentParser(prog=f"lpft {command}", description=description)
+    return ArgumentParser(prog=f"lpft {command}", description=description)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -14,11 +14,7 @@ from lpft.storage.run import check_client_names, check_method_names
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Check what can be checked without the data.
-
-    Raises:
-        ValueError: if settings do not fit each other or this machine.
-    """
+    """Check all that needs no data; raise ValueError if settings do not fit together or this machine."""
     if experiment.command not in ("plan", "prepare"):  # they use no device
         experiment.devices.check()
     _check_seeds(experiment.seeds, "seeds")
@@ -32,11 +28,7 @@ def check_settings(experiment: Experiment) -> None:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Check methods and optimizers against data and network.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
+    """Check methods and optimizers against data and network; raise ValueError if they do not fit."""
     check_client_names(client.name for client in experiment.data.clients)
     if experiment.tune.grids and not any(len(client.val) for client in experiment.data.clients):
         raise ValueError(
@@ -49,7 +41,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def resolve_stacks(experiment: Experiment) -> None:
-    """Replace ``clients_per_stack: auto`` by a number: that of the run's config.yaml, or one computed from the work."""
+    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one."""
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
     num_clients = sum(len(client.train) > 0 for client in experiment.data.clients)
     cohort = cohort_size(num_clients, experiment.federation.participation)

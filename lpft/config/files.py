@@ -1,8 +1,10 @@
-"""Configuration files: what a YAML parser accepts although it cannot be meant."""
+"""Errors in configurations, and checks of YAML files beyond those of the parser."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,28 @@ SECTIONS = ("data", "network", "federation", "personalization", "methods", "trai
 
 
 class ConfigError(ValueError):
-    """A configuration is not valid; the message says what was given, what is needed, and what to do."""
+    """A configuration is not valid; the message says what was given, what is needed, and how to fix it."""
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise `ConfigError` instead of the errors of classes that check their own settings and files."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(shortened(str(error))) from error
+
+
+def shortened(message: str) -> str:
+    """Return jsonargparse's message without lists of types; of a value that may be null, without that alternative."""
+    message = message.partition("\nSubclass types expect one of:")[0]
+    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
+    if not errors:
+        return message
+    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
+    return message[: errors.start()] + "; or ".join(filter(None, reasons))
 
 
 def check_file(path: Path) -> None:
@@ -57,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _invalid_keys(node: yaml.Node | None) -> Iterator[str]:
-    """Yield what is wrong with the keys of mappings: a key that appears twice, or one that is not text."""
+    """Yield the errors in the keys of mappings: a key that appears twice, or one that is not text."""
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:

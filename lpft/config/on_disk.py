@@ -1,7 +1,8 @@
-"""What a run's folder already holds, compared with the experiment's settings."""
+"""Comparison of an experiment's settings with those of its run's folder."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 
 from lpft.config.files import ConfigError
 from lpft.config.schema import Experiment
+from lpft.config.sweep import dotted
 from lpft.models.weights import load_model
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import write_config
-from lpft.storage.fingerprint import compare_settings, fingerprint
+from lpft.storage.fingerprint import fingerprint
 from lpft.storage.provenance import software
 
 
 def claim(experiment: Experiment) -> None:
-    """Compare the settings with those of all that is on disk, then write them down.
+    """Compare the settings with those of everything on disk, then write them down.
 
     Raises:
         ConfigError: if results were made with other settings, and are not to be overwritten; it names the keys.
@@ -45,7 +47,7 @@ def claim(experiment: Experiment) -> None:
 
 
 def compare(experiment: Experiment) -> None:
-    """Raise ConfigError if anything on disk was made with other settings, whatever its seed and method."""
+    """Raise ConfigError if results of any seed and method on disk were made with other settings."""
     if experiment.selection.overwrite:
         return
     for seed, part, before in experiment.run.settings():
@@ -53,7 +55,7 @@ def compare(experiment: Experiment) -> None:
         if part != "global":
             method = experiment.config["methods"].get(part, before.get("method"))
             now = {**experiment.shared_settings, "method": method}
-        _compare(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
+        compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
 
 
 def check_global_models(experiment: Experiment) -> None:
@@ -71,12 +73,26 @@ def check_global_models(experiment: Experiment) -> None:
         if made_with != fingerprint(experiment.global_settings):
             for of_seed, part, before in experiment.run.settings():
                 if (of_seed, part) == (seed, "global"):
-                    _compare(path.parent, before, experiment.global_settings)
+                    compare_settings(path.parent, before, experiment.global_settings)
             raise ConfigError(f"The global model {path} was made with other settings. {hint}")
 
 
-def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    try:
-        compare_settings(folder, before, now)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the results in a folder were made with other settings; it names those that differ."""
+    there, here = dict(dotted(before)), dict(dotted(now))
+    keys = ", ".join(
+        f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )
+    if keys:
+        raise ConfigError(
+            f"{folder} was made with other settings; different are: {keys}."
+            " HINT: choose another folder with `--out`, or replace these results with `--overwrite`."
+        )
+
+
+def _short(settings: Mapping[str, Any], key: str) -> str:
+    """Write a value as JSON in few characters."""
+    text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "none"
+    return text if len(text) <= 40 else f"{text[:30]}..."

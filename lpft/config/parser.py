@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
@@ -12,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lpft.config.files import ConfigError, check_file
+from lpft.config.files import ConfigError, check_file, shortened
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment
 from lpft.federated.settings import Federation
@@ -52,6 +54,10 @@ class ExperimentParser(LightningArgumentParser):
         check_file(Path(cfg_path))
         return super().parse_path(cfg_path, *args, **kwargs)
 
+    def build(self, config: Config) -> Namespace:
+        """Instantiate all classes of a configuration, which stays as it is."""
+        return self.instantiate(self.parse_object(copy.deepcopy(config)))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ConfigError`; a parser inside of another one leaves that to the outer one."""
         if isinstance(ex, ConfigError):
@@ -77,16 +83,6 @@ class ExperimentParser(LightningArgumentParser):
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
 
 
-def shortened(message: str) -> str:
-    """Return a message without lists of types; of a value that may be null, without that alternative."""
-    message = message.partition("\nSubclass types expect one of:")[0]
-    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
-    if not errors:
-        return message
-    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
-    return message[: errors.start()] + "; or ".join(filter(None, reasons))
-
-
 class ExperimentCLI(LightningCLI):
     """LightningCLI's `data` and `trainer`, no `model`, and the sections of an experiment.
 
@@ -97,6 +93,8 @@ class ExperimentCLI(LightningCLI):
     Raises:
         ConfigError: if a setting is not valid.
     """
+
+    parser: ExperimentParser
 
     def __init__(self, command: str, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command

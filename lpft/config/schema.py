@@ -1,13 +1,7 @@
-"""The experiment: one typed object for each run, built from a plain configuration.
-
-LightningCLI resolves files, command line and keywords to a configuration: nested dicts as JSON has them. Sweeps and
-tuning turn configurations into configurations (`lpft.config.sweep`). `build` makes the object of one run.
-"""
+"""The experiment: one typed object for each run."""
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lpft.config.files import ConfigError
-from lpft.config.parser import Config, ExperimentParser, shortened
+from lpft.config.parser import Config, ExperimentParser
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, build_network
 from lpft.federated.settings import Federation
@@ -33,17 +27,14 @@ from lpft.storage.provenance import Provenance
 from lpft.storage.run import Run
 from lpft.types import DataSpec
 
-NOT_SETTINGS = ("only", "shard", "fallback", "overwrite", "provenance")
-"""Keys of a configuration that are no part of the experiment."""
-
 
 @dataclass(frozen=True)
 class Selection:
     """The part of an experiment that a command does.
 
     Args:
-        only: names of the methods to run; None for all.
-        shard: ``(i, n)``: of the fixed list of stacks only the entries i, i + n, ...
+        only: names of the methods to run; None: all.
+        shard: ``(i, n)``: only entries i, i + n, ... of the fixed list of stacks.
         overwrite: replace results that were made with other settings.
         fallback: write the model that each client should use.
     """
@@ -56,22 +47,14 @@ class Selection:
 
 @dataclass
 class Experiment:
-    """Everything that one run needs; made by `build`.
+    """Everything that one run needs: its folder, its sections as objects, and the selections of the command.
 
     Args:
-        command: the command that it is for.
         config: the resolved configuration, without selections.
-        run: the run's folder.
-        seeds: each has its own global model.
         data: the clients; set up.
-        network: builds the network.
-        federation: settings of federated training.
-        personalization: settings of fine-tuning.
-        all_methods: the methods by name.
+        all_methods: the methods by name, selected or not.
         devices: the section `trainer`.
-        tune: the section `tune`.
         provenance: variants of a sweep, the point and tuned settings; software and data are added when it is written.
-        selection: what of it is done.
     """
 
     command: str
@@ -106,16 +89,16 @@ class Experiment:
 
     @cached_property
     def net(self) -> BodyHeadNet:
-        """A network, to ask for shapes and names; its values do not matter."""
+        """A network for shapes and names; its values do not matter."""
         return build_network(self.network, self.data, self.devices, seed=0)
 
     @cached_property
     def global_settings(self) -> Config:
         """All settings that the global models depend on."""
         network, federation = dict(self.config["network"]), dict(self.config["federation"])
-        if self.net.weights_hash is not None:  # the file's content counts, not its place
+        if self.net.weights_hash is not None:  # the file's content counts, not its path
             network["init_args"] = {**network["init_args"], "weights": self.net.weights_hash}
-        del federation["init_map"]  # what it makes of the file counts
+        del federation["init_map"]  # its result counts
         if federation["init"] is None:
             del federation["init_head"]
         else:
@@ -169,28 +152,18 @@ class Experiment:
 
 
 def run_folder(config: Mapping[str, Any]) -> Run:
-    """Return the run that a configuration is for: `out`, by default ``runs/NAME``.
-
-    Raises:
-        ConfigError: if the name cannot be that of a folder.
-    """
+    """Return the run that a configuration is for: `out`, by default ``runs/NAME``."""
     name, out = config["name"], config["out"]
     if out is None and (name in (".", "..") or Path(name).name != name or not name):
         raise ConfigError(f"`name: {name}` cannot be a folder of `runs`. HINT: name the folder with `--out`.")
     return Run(Path(out or Path("runs") / name).expanduser())
 
 
-def build_methods(configs: Mapping[str, Any]) -> dict[str, Method]:
-    """Instantiate methods from their configurations, by name."""
-    methods: dict[str, Method] = _instantiate(dict[str, Method], configs)
-    return methods
-
-
-def _instantiate(type_: Any, config: Any) -> Any:
-    """Instantiate one value of a configuration."""
+def instantiate(type_: Any, config: Any) -> Any:
+    """Instantiate a part of a configuration, such as a network or the methods by name."""
     parser = ExperimentParser()
     parser.add_argument("--value", type=type_)
-    return parser.instantiate(parser.parse_object({"value": copy.deepcopy(config)})).value
+    return parser.build({"value": config}).value
 
 
 def load_network(run: Run, path: Path) -> BodyHeadNet:
@@ -207,79 +180,6 @@ def load_network(run: Run, path: Path) -> BodyHeadNet:
         raise FileNotFoundError(f"{path} does not exist. HINT: models are saved with `personalization.save_models`.")
     config = read_config(run)
     state, _ = load_model(path)
-    network: NetFactory = _instantiate(NetFactory, config["network"])
+    network: NetFactory = instantiate(NetFactory, config["network"])
     net = network(DataSpec(**config["provenance"]["spec"]))
     return load_personalized(net.to(state["head.weight"].dtype), state).eval()
-
-
-def build_data(parser: ExperimentParser, config: Config) -> FederatedDataModule:
-    """Instantiate the dataset of a configuration, and set it up."""
-    data: FederatedDataModule = parser.instantiate(parser.parse_object(copy.deepcopy(config))).data
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
-    """Make the object of one run, with its data, and check its sections against each other.
-
-    Args:
-        parser: an `ExperimentCLI`'s, for the same command.
-        command: the command.
-        config: a configuration without swept keys.
-
-    Raises:
-        ConfigError: if something does not fit; the message says what, and what to do.
-    """
-    from lpft.config.checks import check_experiment, check_settings, resolve_stacks
-
-    try:
-        parts = parser.instantiate(parser.parse_object(copy.deepcopy(config)))
-        settings = {
-            k: v for k, v in config.items() if k not in ("only", "shard", "fallback", "overwrite", "provenance")
-        }
-        experiment = Experiment(
-            command=command,
-            config=settings,
-            run=run_folder(config),
-            seeds=parts.seeds,
-            data=parts.data,
-            network=parts.network,
-            federation=parts.federation,
-            personalization=parts.personalization,
-            all_methods=parts.methods,
-            devices=parts.trainer,
-            tune=parts.tune,
-            provenance=parts.provenance,
-            selection=Selection(
-                only=_names(getattr(parts, "only", None)),
-                shard=_shard(getattr(parts, "shard", "0/1")),
-                overwrite=parts.overwrite,
-                fallback=getattr(parts, "fallback", False),
-            ),
-        )
-        settings["out"] = str(experiment.run.root)
-        check_settings(experiment)
-        experiment.data.augment = parts.augment
-        experiment.data.prepare_data()
-        experiment.data.setup()
-        resolve_stacks(experiment)
-        check_experiment(experiment)
-    except ConfigError:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(shortened(str(error))) from error
-    return experiment
-
-
-def _names(only: list[str] | str | None) -> list[str] | None:
-    """Split names of methods at commas."""
-    return [name.strip() for name in only.split(",") if name.strip()] if isinstance(only, str) else only
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """Read I/N."""
-    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not numbers or int(numbers[1]) >= int(numbers[2]):
-        raise ConfigError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
-    return int(numbers[1]), int(numbers[2])

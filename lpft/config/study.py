@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lpft.config.checks import check_experiment
-from lpft.config.files import ConfigError
+from lpft.config.checks import check_experiment, check_settings, resolve_stacks
+from lpft.config.files import ConfigError, config_errors
 from lpft.config.on_disk import check_global_models, claim, compare
 from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
-from lpft.config.schema import Experiment, build, build_data, run_folder
-from lpft.config.sweep import expand, points, put
+from lpft.config.schema import Experiment, Selection, run_folder
+from lpft.config.sweep import dotted, expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
@@ -27,10 +28,10 @@ FLAGS = ("overwrite", "fallback")
 
 @dataclass(frozen=True)
 class Study:
-    """An experiment as it was asked for: a single run, or the runs of a sweep.
+    """A single run, or the runs of a sweep.
 
     Args:
-        run: the folder that has all of it.
+        run: the folder of all runs.
         experiments: one for each run.
     """
 
@@ -42,7 +43,7 @@ class Study:
         return (experiment.global_task() for experiment in self.experiments)
 
     def remaining(self) -> Iterator[tuple[str, int, int]]:
-        """Yield for every run and stage how many of its parts (seeds, stacks) are missing, and how many there are."""
+        """Yield for every run and stage the number of its missing parts (seeds, stacks), and of all parts."""
         for experiment in self.experiments:
             task = experiment.global_task()
             yield "federate", sum(not is_done(task, seed) for seed in task.seeds), len(task.seeds)
@@ -68,25 +69,25 @@ def open_study(command: str, args: Sequence[str] | Config) -> Study:
         ConfigError: if it is not valid, or the folder holds results of other settings.
     """
     cli = ExperimentCLI(command, args)
-    try:
+    with config_errors():
         root, configs = expand(cli.resolved())
         run = run_folder(root)
-        experiments = [build(_parser(cli), command, _in_folder(config, run, name)) for name, config in configs.items()]
+        experiments = [
+            _build(cli.parser, command, {**config, "out": str(run.point(name).root)} if name else config)
+            for name, config in configs.items()
+        ]
         experiments = _shards_in_turn(experiments)
-        for experiment in experiments:
-            _check_against_disk(experiment)
-        if root["sweep"] and command != "plan":
-            settings = {key: value for key, value in root.items() if key in experiments[0].config}
-            record = Provenance(**{**root["provenance"], **software()})
-            write_config(run, {**settings, "out": str(run.root)}, record)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise ConfigError(
-            f"`out: {run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
-        ) from error
+        try:
+            for experiment in experiments:
+                _check_against_disk(experiment)
+            if root["sweep"] and command != "plan":
+                settings = {key: value for key, value in root.items() if key in experiments[0].config}
+                record = Provenance(**{**root["provenance"], **software()})
+                write_config(run, {**settings, "out": str(run.root)}, record)
+        except OSError as error:
+            raise ConfigError(
+                f"`out: {run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
+            ) from error
     return Study(run, experiments)
 
 
@@ -101,20 +102,67 @@ def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, Federated
     cli = ExperimentCLI("prepare", args)
     config = cli.resolved()
     done: list[Config] = []
-    try:
+    with config_errors():
         run = run_folder(config)
         for name, values in (points(config["sweep"] or {}) or {"": {}}).items():
-            settings: Config = {"data": config["data"]}
-            for key, value in values.items():
-                settings = put(settings, key, value) if key.startswith("data.") else settings
+            changes = {key: value for key, value in values.items() if key.startswith("data.")}
+            settings = put({"data": config["data"]}, changes)
             if settings not in done:
                 done.append(settings)
-                data = build_data(_parser(cli), {**config, **settings})
+                data = cli.parser.build({**config, **settings}).data
+                _set_up(data)
                 yield (run.point(name) if name else run), data
-    except ConfigError:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(str(error)) from error
+
+
+def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
+    """Make the object of one run from a configuration without swept keys, with its data, and check it."""
+    parts = parser.build(config)
+    selections = {field.name for field in fields(Selection)}
+    experiment = Experiment(
+        command=command,
+        config={key: value for key, value in config.items() if key not in {*selections, "provenance"}},
+        run=run_folder(config),
+        seeds=parts.seeds,
+        data=parts.data,
+        network=parts.network,
+        federation=parts.federation,
+        personalization=parts.personalization,
+        all_methods=parts.methods,
+        devices=parts.trainer,
+        tune=parts.tune,
+        provenance=parts.provenance,
+        selection=Selection(
+            only=_names(parts.get("only")),
+            shard=_shard(parts.get("shard", "0/1")),
+            overwrite=parts.overwrite,
+            fallback=parts.get("fallback", False),
+        ),
+    )
+    experiment.config["out"] = str(experiment.run.root)
+    check_settings(experiment)
+    experiment.data.augment = parts.augment
+    _set_up(experiment.data)
+    resolve_stacks(experiment)
+    check_experiment(experiment)
+    return experiment
+
+
+def _set_up(data: FederatedDataModule) -> None:
+    data.prepare_data()
+    data.setup()
+
+
+def _names(only: list[str] | str | None) -> list[str] | None:
+    """Split names of methods at commas."""
+    return [name.strip() for name in only.split(",") if name.strip()] if isinstance(only, str) else only
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read I/N."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not numbers or int(numbers[1]) >= int(numbers[2]):
+        raise ConfigError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
+    return int(numbers[1]), int(numbers[2])
 
 
 def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str] | Config:
@@ -129,15 +177,11 @@ def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, An
         return _merged(config, overrides)
     flags = [f"--{key}" for key in FLAGS if overrides.get(key)]
     settings = {key: value for key, value in overrides.items() if key not in FLAGS}
-    return [f"--config={config}", *flags, *(f"--{key}={_text(value)}" for key, value in _leaves(settings))]
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value and "class_path" not in value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return [
+        f"--config={config}",
+        *flags,
+        *(f"--{key}={_text(value)}" for key, value in dotted(settings, into_classes=False)),
+    ]
 
 
 def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
@@ -152,17 +196,8 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
-def _parser(cli: ExperimentCLI) -> ExperimentParser:
-    assert isinstance(cli.parser, ExperimentParser)
-    return cli.parser
-
-
-def _in_folder(config: Config, run: Run, name: str) -> Config:
-    return {**config, "out": str(run.point(name).root)} if name else config
-
-
 def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
-    """Let each run's shards go on where those of the run before have ended, so that all shards have as many stacks."""
+    """Start each run's shards where those of the previous run end, so that all shards have equally many stacks."""
     shifted = []
     first, count = experiments[0].selection.shard
     for experiment in experiments:
@@ -173,7 +208,7 @@ def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
 
 
 def num_stacks(experiment: Experiment) -> int:
-    """Return how many stacks the command has to do, done or not, with those of the methods that tuning will choose."""
+    """Return the number of the command's stacks, done or not, including those of methods that tuning will choose."""
     num_tuned = len(experiment.tuned_methods)
     if experiment.command == "tune":
         return len(tuning_experiment(experiment).personal_task().jobs()) if num_tuned else 0

@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lpft.personalization.tuning import trial_name, tuned_name
 from lpft.runtime.seeding import stable_seed
 
 Settings = dict[str, Any]
@@ -25,7 +24,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
         config: a resolved configuration; without `sweep` it is that of a single run.
 
     Returns:
-        The configuration with swept methods replaced by their variants; and the one of every run by the name of its
+        The configuration with swept methods replaced by their variants; and that of every run by the name of its
         folder, or a single one named "" if no other key is swept.
 
     Raises:
@@ -34,85 +33,42 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
     sweep = config["sweep"] or {}
     methods, variants = expand_methods(config["methods"], sweep)
     record = config["provenance"]
-    root = {
+    root: Settings = {
         **config,
         "methods": methods,
         "sweep": {key: values for key, values in sweep.items() if not key.startswith("methods.")} or None,
         "provenance": {**record, "variants": {**record["variants"], **variants}},
     }
-    runs = {"": {**root, "sweep": None}}
-    if combinations := points(sweep):
-        runs = {name: _at_point(root, values) for name, values in combinations.items()}
-    return root, runs
-
-
-def _at_point(root: Settings, values: Mapping[str, Any]) -> Settings:
-    config = {**root, "sweep": None, "provenance": {**root["provenance"], "point": dict(values)}}
-    for key, value in values.items():
-        config = put(config, key, value)
-    return config
-
-
-def tuning_config(config: Mapping[str, Any], trials_of: Mapping[str, Sequence[Settings]]) -> Settings:
-    """Return the configuration of a run whose methods are the trials.
-
-    Trials are only for choosing: they write no models, and are tested at the end only.
-
-    Args:
-        config: the experiment's.
-        trials_of: what each trial changes, by method.
-    """
-    methods = {
-        trial_name(name, number): put_all(config["methods"][name], changes)
-        for name, trials_of_method in trials_of.items()
-        for number, changes in enumerate(trials_of_method)
+    single = {**root, "sweep": None}
+    runs = {
+        name: put({**single, "provenance": {**root["provenance"], "point": values}}, values)
+        for name, values in points(sweep).items()
     }
-    personalization = {**config["personalization"], "save_models": False, "eval_every": 0}
-    return {
-        **config,
-        "methods": methods,
-        "seeds": config["tune"]["seeds"],
-        "tune": {**config["tune"], "grids": {}},
-        "personalization": personalization,
-    }
-
-
-def tuned_config(config: Mapping[str, Any], chosen: Mapping[str, Settings]) -> Settings:
-    """Return the configuration with tuned methods beside the untuned ones; `chosen` has their changes, by method."""
-    tuned = {tuned_name(name): put_all(config["methods"][name], changes) for name, changes in chosen.items()}
-    return {**config, "methods": {**config["methods"], **tuned}}
+    return root, runs or {"": single}
 
 
 def untuned_values(config: Mapping[str, Any], method: str) -> Settings:
-    """Return a method's own values of the settings in its grid."""
+    """Return a method's untuned values of the settings in its grid."""
     return {key: get(config["methods"][method], key) for key in config["tune"]["grids"][method]}
 
 
-def put_all(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
-    """Return settings with several values changed, as `put` does."""
-    changed = copy.deepcopy(dict(settings))
-    for key, value in changes.items():
-        changed = put(changed, key, value)
-    return changed
-
-
-def put(settings: Mapping[str, Any], key: str, value: object) -> Settings:
-    """Return settings with one value changed.
+def put(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+    """Return settings with some values changed.
 
     Args:
         settings: nested settings.
-        key: its path, with dots; ``init_args`` may be left out.
-        value: its new value.
+        changes: values by their path, with dots; ``init_args`` may be left out.
 
     Raises:
         ValueError: if there is no such place.
 
-    >>> put({"methods": {"ft": {"class_path": "FT", "init_args": {"lr": None}}}}, "methods.ft.lr", 0.1)
+    >>> put({"methods": {"ft": {"class_path": "FT", "init_args": {"lr": None}}}}, {"methods.ft.lr": 0.1})
     {'methods': {'ft': {'class_path': 'FT', 'init_args': {'lr': 0.1}}}}
     """
     changed = copy.deepcopy(dict(settings))
-    place, last = _find(changed, key)
-    place[last] = value
+    for key, value in changes.items():
+        place, last = _find(changed, key)
+        place[last] = value
     return changed
 
 
@@ -124,6 +80,21 @@ def get(settings: Mapping[str, Any], key: str) -> Any:
     """
     place, last = _find(dict(settings), key)
     return place[last]
+
+
+def dotted(settings: Mapping[str, Any], into_classes: bool = True, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested settings with its path, such as ``federation.rounds``.
+
+    Args:
+        settings: nested settings.
+        into_classes: False yields a class with its arguments as one value.
+        prefix: what paths begin with.
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value and (into_classes or "class_path" not in value):
+            yield from dotted(value, into_classes, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> tuple[Settings, Settings]:
@@ -145,10 +116,8 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
     for name, method in methods.items():
         swept = {key: values for key, values in sweep.items() if key.startswith(f"methods.{name}.")}
         for combination in combinations(swept):
-            changed: Settings = {"methods": {name: method}}
-            for key, value in combination.items():
-                changed = put(changed, key, value)
-            variant = variant_name(name, combination, swept)
+            changed = put({"methods": {name: method}}, combination)
+            variant = "+".join([name, *labels(combination, swept)])
             if variant in expanded or (combination and variant in methods):
                 raise ValueError(f"`sweep` makes a method `{variant}`, but there is one of this name already.")
             expanded[variant] = changed["methods"][name]
@@ -177,17 +146,12 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
     return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
 
 
-def variant_name(method: str, combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> str:
-    """Name a variant of a method after what is particular to it."""
-    return "+".join([method, *labels(combination, sweep)])
-
-
 def labels(combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
-    """Return a short label for each swept value: the last words of the key that tell it from the others, and the value.
+    """Return a short label for each swept value: the end of the key that distinguishes it, and the value.
 
     Args:
         combination: one value of each key.
-        sweep: all values of each key; of classes, what differs among them is in the label.
+        sweep: all values of each key; the label of a class names the arguments that differ among them.
 
     Raises:
         ValueError: if two values of a key have the same label.
@@ -224,9 +188,8 @@ def trials(
 ) -> list[Settings]:
     """Choose the combinations of a grid that are tried.
 
-    The first is the untuned setting; the others are all `alternatives` if they are few enough, else a part of them.
-    In it every value of a setting is about as frequent as the others; beyond that it is random, and depends on the
-    method's name alone.
+    The first is the untuned setting; the others are all `alternatives` if there are few enough, otherwise a random
+    choice, in which the values of a setting are about equally frequent. It depends on the method's name alone.
 
     Args:
         grid: values for each of the method's settings.
@@ -272,12 +235,12 @@ def _inside(place: Settings, word: str) -> Settings:
 
 
 def _unique_word(key: str, value: object, values: Sequence[Any]) -> str:
-    """Return a word for a swept value that no other value of its key has, on file systems that ignore case as well."""
+    """Return a word for a swept value that is unique among its key's values, also on file systems that ignore case."""
     word = _word(value, values)
     if sum(_word(other, values).casefold() == word.casefold() for other in values) > 1:
         raise ValueError(
-            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; where"
-            " they differ in case or signs only, sweep them in runs of their own."
+            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; if"
+            " they differ in case or signs only, sweep them in separate runs."
         )
     return word
 
@@ -292,7 +255,7 @@ def _word(value: object, others: Sequence[Any] = ()) -> str:
 
 
 def _class_word(value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Return a class's name, with the arguments that tell it from other values of the same name."""
+    """Return a class's name, with the arguments that distinguish it from other values of the same name."""
     name = _class_name(value)
     same = [other for other in others if _class_name(other) == name]
     if len({str(other["class_path"]) for other in same}) > 1:

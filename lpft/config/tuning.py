@@ -1,4 +1,4 @@
-"""Tuning: the trials of an experiment as a run, and the experiment with the methods that were chosen."""
+"""Tuning: the trials of an experiment as a run, and the experiment with the chosen methods."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config
-from lpft.config.schema import Experiment, build_methods
-from lpft.config.sweep import trials, tuned_config, tuning_config, untuned_values
+from lpft.config.schema import Experiment, instantiate
+from lpft.config.sweep import put, trials, untuned_values
+from lpft.methods.base import Method
 from lpft.personalization.tuning import Trial, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.storage.client_result import ClientResult
 from lpft.storage.fingerprint import fingerprint
@@ -19,7 +20,7 @@ Changes = list[dict[str, Any]]
 
 
 def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
-    """Return what is tried for each method, selected or not: changes of its settings, of which the first is none."""
+    """Return the trials of each method, selected or not: changes of its settings; the first trial has none."""
     tune, config = experiment.tune, experiment.config
     return {
         name: trials(tune.grids[name], tune.trials, name, untuned_values(config, name))
@@ -29,9 +30,17 @@ def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
 
 
 def tuning_experiment(experiment: Experiment) -> Experiment:
-    """Return the run whose methods are the trials, in the folder ``tuning``; it starts from the same global models."""
-    by_method = trials_by_method(experiment)
-    config = tuning_config(experiment.config, by_method)
+    """Return the run whose methods are the trials, in the folder ``tuning``; it starts from the same global models.
+
+    Trials are only for choosing: they write no models, and are tested at the end only.
+    """
+    config, by_method = experiment.config, trials_by_method(experiment)
+    methods = {
+        trial_name(name, number): put(config["methods"][name], changes)
+        for name, changes_of_trials in by_method.items()
+        for number, changes in enumerate(changes_of_trials)
+    }
+    config = {**config, "methods": methods, "personalization": {**config["personalization"], "eval_every": 0}}
     personalization = copy.copy(experiment.personalization)
     personalization.save_models, personalization.eval_every = False, 0
     selected = [trial_name(name, n) for name in experiment.methods for n in range(len(by_method.get(name, [])))]
@@ -53,8 +62,10 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
     if not experiment.tuned_methods:
         return experiment
     chosen = {t.method: t.settings for t in read_trials(experiment)[1] if t.method in experiment.methods}
-    tuned = _with_methods(experiment, tuned_config(experiment.config, chosen), experiment.run)
     names = {tuned_name(name): changes for name, changes in chosen.items()}
+    methods = dict(experiment.config["methods"])
+    methods |= {tuned_name(name): put(methods[name], changes) for name, changes in chosen.items()}
+    tuned = _with_methods(experiment, {**experiment.config, "methods": methods}, experiment.run)
     selection = experiment.selection
     if selection.only is not None:
         selection = replace(selection, only=[*selection.only, *names])
@@ -64,7 +75,7 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
 def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
     """Return the trials, and the chosen one of each method; write tuning.csv.
 
-    Of methods that are not selected it takes those whose trials are complete.
+    Methods that are not selected are included if their trials are complete.
 
     Raises:
         ConfigError: if trials are missing, or there are no validation data to choose by.
@@ -105,4 +116,4 @@ def _read_trial(experiment: Experiment, tuning: Experiment, name: str, number: i
 def _with_methods(experiment: Experiment, config: Config, run: Run) -> Experiment:
     """Return the experiment with the methods of another configuration, in the folder of another run."""
     config = {**config, "out": str(run.root)}
-    return replace(experiment, config=config, run=run, all_methods=build_methods(config["methods"]))
+    return replace(experiment, config=config, run=run, all_methods=instantiate(dict[str, Method], config["methods"]))

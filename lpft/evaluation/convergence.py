@@ -1,7 +1,4 @@
-"""Is the global model ready to be personalized?
-
-Fine-tuning a model that is still improving repairs it as well as personalizing it, and the two cannot be separated.
-"""
+"""Is the global model ready to be personalized? Fine-tuning one that is still improving trains it further as well."""
 
 from __future__ import annotations
 
@@ -19,8 +16,7 @@ class Convergence:
     Args:
         converged: whether its accuracy changed by less than `MAX_CHANGE` points over the last tenth of the rounds.
         change: mean accuracy of the last tenth of the rounds minus that of the tenth before, in points; None if the
-            history is too short. Means, since from one round to the next the accuracy on a small validation set
-            swings by more than that even on a plateau.
+            history is too short. On a small validation set single rounds vary by more than that even on a plateau.
         rounds: number of rounds in the history.
     """
 

@@ -1,4 +1,4 @@
-"""Distortion by depth: how far fine-tuning has moved the output of each layer of the body."""
+"""Distortion by depth: how far fine-tuning moved the output of each layer of the body."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lpft.models.base import BodyHeadNet
 from lpft.types import State
 
 IMAGES = 32
-"""Images in one forward pass: the outputs of all layers of both networks are held at once."""
+"""Images per forward pass, since the outputs of all layers of both networks are held at once."""
 
 FEATURES = "features"
-"""What comes last: the input of the head."""
+"""The name of the last entry: the input of the head."""
 
 
 @torch.inference_mode()
@@ -26,20 +26,20 @@ def distortion_by_depth(
     """Compare every layer's output with the global model's, in evaluation mode, each with its own norm statistics.
 
     A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of the
-    global model's: layers differ in size, so distances alone cannot be compared. Layers are modules that have a
-    ``weight`` of two or more dimensions (linear, convolution); their output is taken before normalization and
-    activation. Layers are left out that do not run on images (a table of positions, say) or not with every batch, or
-    whose outputs are all zero.
+    global model's outputs, since layers differ in size. Layers are modules with a ``weight`` of two or more dimensions
+    (linear, convolution); their output is measured before normalization and activation. Layers that do not run on
+    images (such as position embeddings) or not with every batch, or whose outputs are all zero, are left out.
 
     Args:
         features: the global model and the data.
-        state: a plain state dict of the same network, personalized.
+        state: the personalized network's state dict.
         index: positions of the samples in the dataset's arrays, ``(n,)``.
-        like: the network that the state belongs to, if that has more modules than the global model.
+        like: the network that the state belongs to, if it has more modules than the global model.
 
     Returns:
-        Distortion by the layer's name in the body, in the order in which they run; last `FEATURES`. Empty if there are
-        no samples. A layer whose name is a number has its type added; one that runs repeatedly is there repeatedly.
+        Distortion by the layer's name in the body, in the order in which they run; `FEATURES` is last. Empty if there
+        are no samples. A layer whose name is a number has its type added; a layer that runs repeatedly has an entry for
+        each call.
 
     References:
         Chen et al., arXiv:2511.12695, for the distortion of the features; layers and division are ours.
@@ -64,12 +64,12 @@ def distortion_by_depth(
 
 
 def _norms(output: Tensor, num_samples: int) -> float:
-    """Return the sum of the samples' l2 norms; windows of one image, which some transformers have, count as one."""
+    """Return the sum of the samples' l2 norms; the windows of an image in some transformers count as one sample."""
     return float(output.reshape(num_samples, -1).norm(dim=1).sum())
 
 
 def _of_images(body: nn.Module, image: Tensor) -> list[str]:
-    """Name the layers that put out twice as much for two images as for one ``(1, ...)``."""
+    """Return the layers whose output for two images is twice as long as for one, ``(1, ...)``."""
     one, two = _outputs(body, image), _outputs(body, image.expand(2, *image.shape[1:]))
     return [name for name, output in one.items() if _doubled(output) == (two[name].shape if name in two else None)]
 
@@ -79,7 +79,7 @@ def _doubled(output: Tensor) -> torch.Size | None:
 
 
 def _outputs(body: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return what the layers put out in a forward pass, by name, and last the features."""
+    """Return the outputs of the layers in a forward pass by name, the features last."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -106,7 +106,7 @@ def _layers(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _title(name: str, part: nn.Module) -> str:
-    """Return a layer's name, which says nothing if it is a number, and too much if it is that of all features.
+    """Return a layer's name, with its type if the name is a number or that of the features.
 
     >>> _title("layer1.0.conv2", nn.Identity()), _title("mlp.0", nn.Linear(1, 1))
     ('layer1.0.conv2', 'mlp.0 Linear')

@@ -1,7 +1,7 @@
-"""Failure signatures: signs that personalization went wrong, or could not go right, with the numbers that show them.
+"""Failure signatures: signs that personalization failed, or could not succeed, with the numbers that show them.
 
-Every function looks for one signature in the client results of a run, and yields what it finds for the whole run or for
-single clients; nothing if all is well, or if what it needs was not recorded.
+Every function looks for one signature in the client results of a run, and yields diagnostics of the whole run or of
+single clients; none if all is well, or if the numbers were not recorded.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.metrics import mean
-from lpft.storage.client_result import ClientResult
+from lpft.storage.client_result import ClientResult, grouped
 
 NEAR_CHANCE = 0.1
-"""An accuracy is near chance up to this share of the way from chance to 100%."""
+"""An accuracy is near chance if it exceeds chance by at most this share of the distance to 100%."""
 FEW_SAMPLES = 10
 """Fewer training samples per class than this are few."""
 STILL_IMPROVING = 0.05
 """A head still improves if the last epoch of probing lowers its training loss by more than this share."""
 MOVED = 1e-3
-"""Features moved if their distortion is more than this share of their norm; less can be rounding."""
+"""Features moved if their distortion exceeds this share of their norm; less can be rounding."""
 
 NOT_CONVERGED = "global model not converged"
 HETEROGENEITY = "extreme heterogeneity"
@@ -34,7 +34,7 @@ SHORT_PROBING = "linear probing too short"
 BN_DRIFT = "normalization drift"
 
 NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT)
-"""All diagnostics; `lpft/reporting/english.yaml` describes each, and says what to do about it."""
+"""All diagnostics; `lpft/reporting/english.yaml` describes each and gives a hint."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Diagnostic:
         name: one of `NAMES`.
         value: the number that decided.
         numbers: all numbers that show it, by name.
-        client: the client that it concerns; None is all of them.
-        method: the method; None is all of them, or none in particular.
-        seed: the seed; None is all of them.
+        client: the client that it concerns; None: all.
+        method: the method; None: all, or none in particular.
+        seed: the seed; None: all.
     """
 
     name: str
@@ -73,7 +73,7 @@ def diagnose(
 
     Args:
         results: of any seeds, methods and clients.
-        histories: the global models' validation accuracy after every round, in percent, by seed; none for a global
+        histories: the global models' validation accuracy after every round, in percent, by seed; empty for a global
             model from elsewhere.
         pairs: methods and the baselines that they are compared with.
     """
@@ -99,32 +99,29 @@ def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[D
 def extreme_heterogeneity(
     results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Diagnostic]:
-    """Tell whether clients have nothing in common: Local improves, but elsewhere every method is at chance.
+    """Detect clients that have nothing in common: Local improves, but elsewhere every method is at chance.
 
-    Global is taken without the client's own test set, which would hide it where clients are few. The methods of the
-    first pair that has several seeds must not differ in it by more than one standard deviation over the seeds. If the
-    means over all clients do not show it, single clients are reported that do.
+    Elsewhere is Global without the client's own test set, which would hide it if there are few clients. The methods of
+    the first pair with several seeds must not differ in it by more than one standard deviation over the seeds. If the
+    means over all clients do not show it, the single clients that do are reported.
     """
-    by_method = _grouped(results, "method")
+    by_method = grouped(results, "method")
     if diagnostic := _at_chance(results):
         differences = _first_differences(by_method, pairs)
         if len(differences) < 2 or abs(fmean(differences)) <= pstdev(differences):
             yield diagnostic
         return
-    for client, of_client in _grouped(results, "client").items():
-        if len(_grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
+    for client, of_client in grouped(results, "client").items():
+        if len(grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
             yield diagnostic
 
 
 def _with_trained_model(
     results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
 ) -> list[ClientResult]:
-    """Leave out the seeds whose global model is near chance itself and was still improving when training ended.
-
-    There no method can remember anything since nothing has been learned yet; whether it can be, is open.
-    """
+    """Leave out seeds whose global model was near chance and still improving: it has learned nothing to forget."""
     kept: list[ClientResult] = []
-    for seed, of_seed in _grouped(results, "seed").items():
+    for seed, of_seed in grouped(results, "seed").items():
         classes = _num_classes(of_seed)
         learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes)
         if learned or seed not in histories or judge_convergence(histories[seed]).converged:
@@ -134,8 +131,8 @@ def _with_trained_model(
 
 def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
     classes = _num_classes(results)
-    rise = mean(_local(result) - _nan(result.local_before) for result in results)
-    means = [mean(map(_elsewhere, of_method)) for of_method in _grouped(results, "method").values()]
+    rise = mean(_nan(result.local) - _nan(result.local_before) for result in results)
+    means = [mean(map(_elsewhere, of_method)) for of_method in grouped(results, "method").values()]
     best = max(means, default=math.nan)
     if not classes or any(map(math.isnan, means)) or not rise > 0 or best > near_chance(classes):
         return None
@@ -160,11 +157,11 @@ def near_chance(num_classes: int) -> float:
 def _first_differences(
     by_method: Mapping[str, Sequence[ClientResult]], pairs: Sequence[tuple[str, str]]
 ) -> list[float]:
-    """Return, for every seed that has both methods of a pair, the difference in accuracy on the others' test sets."""
+    """Return the difference in accuracy on the others' test sets for every seed with both methods of a pair."""
     for pair in pairs:
         if set(pair) <= by_method.keys():
             first, second = (
-                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in _grouped(by_method[name], "seed").items()}
+                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in grouped(by_method[name], "seed").items()}
                 for name in pair
             )
             return [first[seed] - second[seed] for seed in first if seed in second]
@@ -174,10 +171,10 @@ def _first_differences(
 def too_little_data(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the clients that memorized few samples and generalize worse.
 
-    Fewer than `FEW_SAMPLES` training samples per class that the client has, all of them right after training, and
-    validation accuracy below the global model's; with several seeds, for most of them.
+    That is fewer than `FEW_SAMPLES` training samples per class that the client has, all of them classified correctly
+    after training, and validation accuracy below the global model's; with several seeds, for most of them.
     """
-    for (client, method), of_client in _grouped(results, "client", "method").items():
+    for (client, method), of_client in grouped(results, "client", "method").items():
         overfit = [result for result in of_client if _is_overfit(result)]
         if 2 * len(overfit) > len(of_client):
             density = fmean(result.num_train / (result.num_train_classes or 1) for result in overfit)
@@ -196,13 +193,13 @@ def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the methods whose head was still improving when full fine-tuning began.
 
     The last epoch of probing lowers the training loss by more than `STILL_IMPROVING`, in the mean over clients and
-    seeds; otherwise the single clients are reported for which it does. With one epoch of probing there is nothing to
-    compare. The numbers also tell what the first epoch of full fine-tuning did to training loss and features.
+    seeds; otherwise the single clients for which it does are reported. It takes two epochs of probing to compare. The
+    numbers include training loss and distortion after the first epoch of full fine-tuning.
     """
-    for method, of_method in _grouped(results, "method").items():
+    for method, of_method in grouped(results, "method").items():
         switches = {
             client: list(filter(None, map(_switch, of_client)))
-            for client, of_client in _grouped(of_method, "client").items()
+            for client, of_client in grouped(of_method, "client").items()
         }
         short = {client: items for client, items in switches.items() if _improvement(items) > STILL_IMPROVING}
         everyone = [switch for items in switches.values() for switch in items]
@@ -224,7 +221,7 @@ class _Switch:
 
 
 def _switch(result: ClientResult) -> _Switch | None:
-    """Return what happened where one client's training went from probing to full fine-tuning."""
+    """Return the switch of one client's training from probing to full fine-tuning."""
     epochs = _epochs(result)
     for number in range(1, len(epochs)):
         if _is_probing(epochs[number - 1]) and not _is_probing(epochs[number]):
@@ -252,7 +249,7 @@ def _short_probing(
 
 def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
     """Yield the methods that moved the features while they trained the head alone."""
-    for method, of_method in _grouped(results, "method").items():
+    for method, of_method in grouped(results, "method").items():
         drifts = {result.client: drift for result in of_method if (drift := _drift(result)) > 0}
         if drifts:
             client = max(drifts, key=lambda name: drifts[name])
@@ -287,10 +284,6 @@ def _is_probing(entry: Mapping[str, Any]) -> bool:
     return entry.get("lr_body") == 0
 
 
-def _local(result: ClientResult) -> float:
-    return _nan(result.accuracy[result.clients.index(result.client)])
-
-
 def _others(result: ClientResult) -> np.ndarray:
     row = np.delete(np.array(result.accuracy, dtype=np.float64), result.clients.index(result.client))
     return row[~np.isnan(row)]
@@ -306,12 +299,3 @@ def _worst(result: ClientResult) -> float:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
-    """Group results by some of their fields, in the order of their first appearance."""
-    groups: dict[Any, list[ClientResult]] = {}
-    for result in results:
-        key = tuple(getattr(result, name) for name in keys)
-        groups.setdefault(key if len(keys) > 1 else key[0], []).append(result)
-    return groups

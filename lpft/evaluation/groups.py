@@ -1,8 +1,7 @@
-"""Accuracy by group: of the worst group of samples rather than of the average sample.
+"""Accuracy by group, and of the worst group of samples instead of the average sample.
 
 Groups are the data's, such as the four combinations of class and attribute. A cell holds, for each group, its model's
-accuracy over the client's own test set (``local``) and over the test sets of all clients pooled, in which every sample
-counts alike (``all``). The worst group is the one of lowest accuracy among those with samples.
+accuracy over the client's own test set (``local``) and over the pooled test sets of all clients (``all``).
 
 References:
     Sagawa et al., arXiv:1911.08731.
@@ -22,10 +21,10 @@ Groups = Mapping[str, Mapping[str, Any]]
 
 
 def by_group(names: Sequence[str], hits: NDArray[np.int64], sizes: NDArray[np.int64], own: int) -> dict[str, Any]:
-    """Turn counts of one model into what a cell holds.
+    """Turn counts of one model into the accuracies of a cell.
 
     Args:
-        names: of the groups.
+        names: names of the groups.
         hits: correct predictions on every client's test samples of each group, ``(C, G)``.
         sizes: number of these samples, ``(C, G)``.
         own: position of the model's own client.

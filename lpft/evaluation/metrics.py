@@ -1,7 +1,7 @@
-"""The registry of metrics: every table, page, figure and TensorBoard event reads it.
+"""The registry of metrics, which every table, page, figure and TensorBoard event reads.
 
-A metric is one entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A
-new entry is a new column of results.csv or clients.csv, and, if it is `shown`, of the comparison of methods.
+A metric is an entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A new
+entry is a new column of results.csv or clients.csv and, if it is `shown`, of the comparison of methods.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import fmean
 from typing import Any, Literal
 
@@ -30,8 +30,8 @@ class Evaluation:
 
     Args:
         accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
-            is a column of NaN, which every mean, minimum and standard deviation leaves out.
-        results: of every client, in the order of the rows, None where one is missing; may be empty.
+            is a column of NaN, which every mean, minimum and standard deviation ignores.
+        results: results of every client in the order of the rows, None if one is missing; may be empty.
         ddof: delta degrees of freedom of standard deviations over test sets and clients.
     """
 
@@ -52,8 +52,8 @@ class Evaluation:
 
     def values(self, name: str) -> Vector:
         """Return a field of all client results, ``(C,)``; NaN where it is None or the result is missing."""
-        values = [getattr(result, name, None) for result in self.results or [None] * len(self.accuracy)]
-        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+        results = self.results or [None] * len(self.accuracy)
+        return np.array([getattr(result, name, None) for result in results], dtype=np.float64)
 
     def of_clients(self, name: str) -> Vector:
         """Return a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
@@ -68,47 +68,37 @@ class ClientMetric:
         name: its column in clients.csv.
         title: how tables and figures call it.
         compute: takes an `Evaluation`, returns ``(C,)``; NaN where it is not defined.
-        description: what it is, in one sentence.
+        description: what it is, in a sentence or two; legends show it.
         unit: of its values.
-        optional: whether the column is left out where no client has a value.
+        optional: whether the column is left out where it has no values.
     """
 
     name: str
     title: str
-    compute: Callable[[Evaluation], Vector]
+    compute: Callable[[Evaluation], Any]
     description: str
     unit: str = "%"
     optional: bool = False
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number that sums up one method with one seed.
+class Metric(ClientMetric):
+    """A number that sums up one method with one seed: ``compute`` returns a float.
+
+    Its name is its column in results.csv, and ``final/NAME`` in TensorBoard.
 
     Args:
-        name: its column in results.csv; ``final/NAME`` in TensorBoard.
-        title: how tables and figures call it.
-        compute: takes an `Evaluation`; NaN where it is not defined.
-        description: what it is, in a sentence or two; legends show it.
-        unit: of its values.
         format: how a value is written in tables.
         better: which values are better.
         shown: whether it is a column of the comparison of methods, and a metric of TensorBoard's HPARAMS tab.
         spread: whether the comparison shows the standard deviation over the seeds, too.
-        optional: whether the column is left out where no method has a value.
-        rank: a narrow terminal leaves out the shown metrics of the lowest rank first; 9 always stays.
+        rank: a narrow terminal omits the shown metrics of the lowest rank first; 9 always stays.
     """
 
-    name: str
-    title: str
-    compute: Callable[[Evaluation], float | np.floating[Any]]
-    description: str
-    unit: str = "%"
     format: Callable[[float], str] = "{:.1f}".format
     better: Literal["higher", "lower"] = "higher"
     shown: bool = False
     spread: bool = True
-    optional: bool = False
     rank: int = 9
 
     def text(self, mean: float, std: float = 0.0, n: int = 1) -> str:
@@ -123,7 +113,7 @@ class Metric:
 
 
 def count(value: float) -> str:
-    """Write a large count in few characters.
+    """Abbreviate a large count.
 
     >>> count(950), count(12_345), count(6_780_000)
     ('950', '12.3k', '6.78M')
@@ -135,7 +125,7 @@ def count(value: float) -> str:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Return the mean of the values that are neither None nor NaN; NaN if there are none. Exact before rounding."""
+    """Return the mean of the values that are neither None nor NaN, rounded once; NaN if there are none."""
     defined = [value for value in values if value is not None and not math.isnan(value)]
     return fmean(defined) if defined else math.nan
 
@@ -154,16 +144,14 @@ def hurt_share(local: Vector, local_before: Vector) -> float:
     return float((local[defined] < local_before[defined]).mean()) if defined.any() else float("nan")
 
 
-def _field(name: str) -> Callable[[Evaluation], Vector]:
-    return lambda evaluation: evaluation.values(name)
+def _worst_groups(evaluation: Evaluation, where: Where) -> Vector:
+    worst = [worst_group(result.groups or {}, where) if result else None for result in evaluation.results]
+    return np.array(worst, dtype=np.float64)
 
 
-def _worst_group(where: Where) -> Callable[[Evaluation], Vector]:
-    def compute(evaluation: Evaluation) -> Vector:
-        worst = [worst_group(result.groups or {}, where) if result else None for result in evaluation.results]
-        return np.array([math.nan if value is None else value for value in worst], dtype=np.float64)
-
-    return compute
+def _recorded(name: str, title: str, description: str, unit: str = "%") -> ClientMetric:
+    """Make the metric of a field of the client results."""
+    return ClientMetric(name, title, lambda e: e.values(name), description, unit)
 
 
 CLIENT_METRICS = [
@@ -183,95 +171,89 @@ CLIENT_METRICS = [
         lambda e: np.nanstd(e.accuracy, axis=1, ddof=e.ddof),
         "Standard deviation of accuracy over all clients' test sets.",
     ),
-    ClientMetric(
+    _recorded(
         "distortion_own",
         "distortion",
-        _field("distortion_own"),
         "Mean l2 distance of the features from the global model's, over its own test samples.",
         unit="",
     ),
-    ClientMetric(
-        "distortion_all", "distortion, all", _field("distortion_all"), "The same over all test samples.", unit=""
-    ),
-    ClientMetric(
+    _recorded("distortion_all", "distortion, all", "The same over all test samples.", unit=""),
+    _recorded(
         "distortion_relative",
         "relative distortion",
-        _field("distortion_relative"),
         "distortion_own divided by the mean norm of the global model's features.",
         unit="",
     ),
-    ClientMetric("val_before", "validation before", _field("val_before"), "The global model's validation accuracy."),
-    ClientMetric("val_after", "validation after", _field("val_after"), "Validation accuracy after personalization."),
-    ClientMetric("seconds", "seconds", _field("seconds"), "Wall-clock time of training and evaluation.", unit="s"),
+    _recorded("val_before", "validation before", "The global model's validation accuracy."),
+    _recorded("val_after", "validation after", "Validation accuracy after personalization."),
+    _recorded("seconds", "seconds", "Wall-clock time of training and evaluation.", unit="s"),
     ClientMetric(
         "worst_group_local",
         "worst group",
-        _worst_group("local"),
+        lambda e: _worst_groups(e, "local"),
         "Lowest accuracy over the groups of its own test samples.",
         optional=True,
     ),
     ClientMetric(
         "worst_group_all",
         "worst group, all",
-        _worst_group("all"),
+        lambda e: _worst_groups(e, "all"),
         "Lowest accuracy over the groups of all clients' test samples.",
         optional=True,
     ),
 ]
 
+_accuracy = partial(Metric, shown=True)
+_deviation = partial(Metric, better="lower")
+_distortion = partial(Metric, unit="", format="{:.2f}".format, better="lower")
+_cost = partial(Metric, format=count, better="lower", shown=True, spread=False)
+
 METRICS = [
-    Metric(
+    _accuracy(
         "local",
         "Local",
         lambda e: np.nanmean(e.of_clients("local")),
         "A client's personalized model on its own test set, mean over clients: the goal of personalization.",
-        shown=True,
     ),
-    Metric(
+    _accuracy(
         "global_all",
         "Global",
         lambda e: np.nanmean(e.of_clients("global_all")),
         "A client's personalized model on the test sets of all clients, its own included, mean over clients: what it"
         " still knows about the others.",
-        shown=True,
     ),
-    Metric(
+    _accuracy(
         "global_others",
         "others",
         lambda e: np.nanmean(e.of_clients("global_others")),
         "Global without the client's own test set.",
-        shown=True,
         rank=1,
     ),
-    Metric(
+    _deviation(
         "cstd_row",
         "C-Std",
         lambda e: np.nanmean(e.of_clients("cstd")),
         "Standard deviation of a personalized model's accuracy over all test sets, mean over clients.",
-        better="lower",
     ),
-    Metric(
+    _deviation(
         "cstd_local",
         "C-Std of Local",
         lambda e: np.nanstd(e.of_clients("local"), ddof=e.ddof),
         "Standard deviation of Local over the clients.",
-        better="lower",
     ),
-    Metric(
+    _accuracy(
         "worst_row",
         "worst",
         lambda e: np.nanmean(e.of_clients("worst")),
         "A client's personalized model on the other client's test set that it does worst on, mean over clients.",
-        shown=True,
     ),
     Metric("worst_local", "worst Local", lambda e: np.nanmin(e.of_clients("local")), "Lowest Local of a client."),
     Metric("worst_pair", "worst pair", lambda e: np.nanmin(e.accuracy), "Lowest entry of the accuracy matrix."),
-    Metric(
+    _accuracy(
         "average3",
         "average3",
         lambda e: sum(compute_named(e, "local", "global_all", "worst_row")) / 3,
         "Mean of Local, Global and worst: the column Average in Table 2 of arXiv:2511.12695.",
-        shown=True,
         rank=3,
     ),
     Metric(
@@ -280,62 +262,45 @@ METRICS = [
         lambda e: sum(compute_named(e, "local", "global_all")) / 2,
         "Mean of Local and Global: the average as the text of arXiv:2511.12695 defines it.",
     ),
-    Metric(
+    _distortion(
         "distortion_own",
         "distortion",
         lambda e: mean(e.values("distortion_own")),
         "How far the features (the input of the last layer) moved from the global model's: mean l2 distance over the"
         " client's test samples, mean over clients. Zero if only the last layer was trained.",
-        unit="",
-        format="{:.2f}".format,
-        better="lower",
         shown=True,
         rank=6,
     ),
-    Metric(
+    _distortion(
         "distortion_all",
         "distortion, all",
         lambda e: mean(e.values("distortion_all")),
         "The same over the test samples of all clients.",
-        unit="",
-        format="{:.2f}".format,
-        better="lower",
     ),
-    Metric(
+    _cost(
         "hurt_share",
         "hurt",
         lambda e: hurt_share(e.of_clients("local"), e.values("local_before")),
         "Share of clients whose personalized model has a lower Local than the global model.",
         unit="",
         format="{:.0%}".format,
-        better="lower",
-        shown=True,
-        spread=False,
         rank=5,
     ),
-    Metric(
+    _cost(
         "train_passes",
         "passes",
         lambda e: math.fsum(e.values("train_passes")),
         "Training cost: forward and backward passes of single samples, summed over clients. A forward pass alone counts"
         " a third; training the head on stored features counts nothing.",
         unit="passes",
-        format=count,
-        better="lower",
-        shown=True,
-        spread=False,
         rank=4,
     ),
-    Metric(
+    _cost(
         "seconds",
         "seconds",
         lambda e: math.fsum(e.values("seconds")),
         "Wall-clock time of training and evaluation, summed over clients.",
         unit="s",
-        format=count,
-        better="lower",
-        shown=True,
-        spread=False,
         rank=2,
     ),
     Metric(
@@ -368,7 +333,7 @@ def shown_metrics() -> list[Metric]:
 
 
 def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
-    """Compute a metric; a mean over nothing is NaN, without a warning."""
+    """Compute a metric; the mean of an empty array is NaN, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return metric.compute(evaluation)

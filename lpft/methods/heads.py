@@ -34,9 +34,9 @@ def zero_head(like: State) -> State:
 
 
 def least_squares_head(like: State, data: HeadData) -> State:
-    """Regress zeros and ones on the features; of all solutions that with the smallest norm.
+    """Fit one-hot targets by least squares: the solution of smallest norm.
 
-    The bias is that of centred features and targets, and not part of the norm. Without a bias nothing is centred.
+    Features and targets are centred for the bias, which is not part of the norm; without a bias nothing is centred.
     """
     features = data.features.double().cpu()
     targets = torch.nn.functional.one_hot(data.labels.cpu(), len(like["weight"])).double()
@@ -50,13 +50,13 @@ def least_squares_head(like: State, data: HeadData) -> State:
 def logistic_head(like: State, data: HeadData) -> State:
     """Fit logistic regressions with 100 strengths of regularization; return the best on validation data.
 
-    Features are normalized by one mean and one standard deviation, both numbers. C runs over 100 values, log-spaced
-    from 1e-7 to 1e2, each fit beginning at the former one's result, with 200 iterations at most. Classes without
-    training samples get zeros; with only two classes their rows are -w/2 and w/2.
+    Features are normalized by a scalar mean and a scalar standard deviation. C runs over 100 values, log-spaced from
+    1e-7 to 1e2; each fit starts from the previous one, with 200 iterations at most. Classes without training samples
+    get zeros; with only two classes their rows are -w/2 and w/2.
 
-    What the recipe leaves open is ours. Of equally accurate heads that with the smallest cross-entropy on validation
-    data is taken: a dozen samples often leave dozens of them. A client without validation data gets C = 1, and one with
-    only a single class of training samples keeps the head that it has. It takes a few seconds per client.
+    The recipe leaves the rest open. Among equally accurate heads, of which a dozen samples often leave dozens, the one
+    with the smallest cross-entropy on validation data is chosen. A client without validation data gets C = 1, and one
+    with a single class of training samples keeps its head. It takes a few seconds per client.
 
     References:
         Kumar et al., arXiv:2202.10054, appendix; github.com/AnanyaKumar/transfer_learning.

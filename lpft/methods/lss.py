@@ -15,31 +15,29 @@ from lpft.types import State
 class LSSFT(Method):
     """Fine-tuning by local superior soups (LSS).
 
-    The pool M begins with the global model. N models are added one after the other. Model i starts at the pool's
-    average and is trained so that random mixtures of the pool, itself included, do well: each step minimizes
+    The pool M starts with the global model, and N models are added one after the other. Model i starts at the pool's
+    average and is trained so that random mixtures of the pool and itself do well: each step minimizes
     ``loss(mixture) + lambda_a * dist(f_i, theta_G) - lambda_d * mean over M of dist(f_i, f)`` with respect to model i
-    alone. Distances are l2, over all trainable parameters, to the members that were there before it; weights of the
-    mixtures are drawn from Dirichlet(1) anew in every step. The answer is the uniform average of the pool, the global
-    model included. The budget is divided among the N models, so that the cost is that of FT.
+    alone. Distances are l2, over all trainable parameters, to the earlier members of the pool; every step draws new
+    mixture weights from Dirichlet(1). The result is the uniform average of the pool, the global model included. The
+    budget is divided among the N models, so the cost is that of FT.
 
-    A distance has no gradient at 0, where the first model begins; it is taken as 0 there.
-    With ``bn: train`` the BatchNorm statistics of the average are computed anew by one pass over the client's training
-    data. Recorded losses
-    are those of the mixtures, and curves over the epochs show the newest model; the average comes at the end.
+    A distance has no gradient at 0, where the first model starts; it is set to 0 there. With ``bn: train`` the
+    average's BatchNorm statistics are recomputed by one pass over the client's training data. Recorded losses are those
+    of the mixtures; curves over the epochs show the newest model, and the average at the end.
 
     Args:
         models: number of models that are added to the pool, N.
         lambda_a: weight of the affinity to the global model.
         lambda_d: weight of the diversity.
-        lr: learning rate; null is the rate of ``personalization.optimizer``.
-        bn: ``train`` normalizes by the batch's statistics; ``eval`` by the global model's.
-        common: what every method takes: ``flood``.
+        lr: learning rate; null: that of ``personalization.optimizer``.
+        bn: ``train`` normalizes with the batch's statistics, ``eval`` with the global model's.
+        common: settings of every method: ``flood``.
 
     References:
-        Chen et al., arXiv:2511.12695, compare with it; Chen et al., arXiv:2410.23660 (LSS), algorithm 1. Number of
-        models (published: 4), their epochs (8), both weights (3, and 0.001 in the released code), optimizer and rate
-        are ours, as are Dirichlet weights, the members that the diversity is measured from, and the treatment of
-        BatchNorm.
+        Chen et al., arXiv:2511.12695, compare with it; Chen et al., arXiv:2410.23660 (LSS), algorithm 1. Ours: number
+        of models (published: 4), their epochs (8), both weights (3, and 0.001 in the released code), optimizer, rate,
+        Dirichlet weights, the members that diversity is measured from, and the treatment of BatchNorm.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class LSSFT(Method):
         self.refresh_norm = bn == "train"
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return one phase per model; if the budget cannot be divided evenly, the first ones are longer."""
+        """Return one phase per model; of a budget that cannot be divided evenly, the first ones get one epoch more."""
         if self.models > budget:
             raise ValueError(
                 f"`models={self.models}` is more than the budget `personalization.epochs={budget}`, and every model"
@@ -84,7 +82,7 @@ class LSSFT(Method):
         }
 
     def penalty(self, params: State, global_params: State, memory: State) -> Tensor:
-        """Return what draws the newest model to the global model, less what drives it from the pool."""
+        """Return ``lambda_a`` times the distance to the global model, less ``lambda_d`` times that to the pool."""
         distances = torch.stack([distance(params, member) for member in pool(global_params, memory)])
         return self.lambda_a * distances[0] - self.lambda_d * distances.mean()
 

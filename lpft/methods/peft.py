@@ -11,7 +11,14 @@ from torch import Generator
 from lpft.methods.base import Phase
 from lpft.methods.lpft import LPFT
 from lpft.models.base import BodyHeadNet
-from lpft.models.lora import add_adapters, add_lora, merge_lora
+from lpft.models.lora import (
+    ADAPTER_TARGETS,
+    LORA_TARGETS,
+    AdapterLinear,
+    LoRALinear,
+    extend_layers,
+    merge_lora,
+)
 from lpft.types import State
 
 
@@ -29,13 +36,13 @@ class PEFT(LPFT):
 
     Args:
         modules: ``lora``: low-rank updates of weights. ``adapter``: a bottleneck behind layers.
-        rank: of LoRA's updates.
-        alpha: multiplies LoRA's updates, divided by the rank.
-        bottleneck: width of the adapters inside.
+        rank: rank of LoRA's updates.
+        alpha: scale of LoRA's updates, before division by the rank.
+        bottleneck: width of the adapters' hidden layer.
         targets: patterns such as ``["*.q_proj", "*.fc1"]`` for the names of the linear layers to extend. null: LoRA
-            takes attention's queries and values (a fused ``qkv`` as a whole), adapters the last layers of attention and
-            MLP; where a network has none by the usual names, all linear layers of its body.
-        lp_epochs: epochs of linear probing before; null: all epochs.
+            extends attention's queries and values (a fused ``qkv`` as a whole), adapters the last layers of attention
+            and MLP; if a network has none by the usual names, all linear layers of its body.
+        lp_epochs: epochs of linear probing first; null: all epochs.
         lpft: the other settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``head_init``, ``lp_solver``, ``bn``,
             ``flood``.
 
@@ -62,15 +69,19 @@ class PEFT(LPFT):
         self.targets = targets
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return the phases of LP-FT, the second one restricted to the added modules and the head."""
+        """Return LP-FT's phases, the second restricted to the added modules and the head."""
         only = (f"*.{self.modules}.*",)
         return [phase if phase.trains == "head" else replace(phase, only=only) for phase in super().phases(budget)]
 
     def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
         """Add the modules."""
         if self.modules == "lora":
-            return add_lora(net, self.rank, self.alpha, self.targets, generator)
-        return add_adapters(net, self.bottleneck, self.targets, generator)
+            return extend_layers(
+                net, self.targets, LORA_TARGETS, lambda layer: LoRALinear(layer, self.rank, self.alpha, generator)
+            )
+        return extend_layers(
+            net, self.targets, ADAPTER_TARGETS, lambda layer: AdapterLinear(layer, self.bottleneck, generator)
+        )
 
     def merge(self, params: State) -> State:
         """Add LoRA's updates to the weights; adapters stay."""

@@ -18,18 +18,18 @@ LR_FACTORS = (1.0, 0.5, 2.0)
 class SoupFT(FT):
     """Soup fine-tuning: fine-tune K members from the global model and average their parameters.
 
-    Every member has the whole budget, so that the cost is K times that of FT. Members differ in the order of their
-    batches and in their learning rate. With ``bn: train`` the BatchNorm statistics of an average are computed anew by
-    one pass over the client's training data. One member with the factor 1 is FT, bit for bit. Curves over the epochs
-    show the members one after the other, and the soup at the end.
+    Every member has the whole budget, so the cost is K times that of FT. Members differ in the order of their batches
+    and in their learning rate. With ``bn: train`` an average's BatchNorm statistics are recomputed by one pass over the
+    client's training data. One member with the factor 1 is FT, bit for bit. Curves over the epochs show the members one
+    after the other, and the soup at the end.
 
-    Greedy: members are sorted by the accuracy on the client's validation data, and each is added to the average if that
-    does not make it worse there. A client without validation data gets the uniform average.
+    Greedy: members are sorted by accuracy on the client's validation data, and each is added to the average if it does
+    not lower the average's accuracy there. A client without validation data gets the uniform average.
 
     Args:
         members: number of members, K.
-        lr_factors: what multiplies the learning rate of each member; used again from the start if there are fewer than
-            members. ``[1, 0.5, 2]`` by default.
+        lr_factors: multiply the learning rate of each member; repeated if there are fewer than members.
+            ``[1, 0.5, 2]`` by default.
         greedy: choose members by validation accuracy instead of taking all.
         ft: the settings of `FT`, for every member: ``epochs``, ``lr``, ``bn``, ``flood``.
 
@@ -38,8 +38,8 @@ class SoupFT(FT):
 
     References:
         Chen et al., arXiv:2511.12695, average instances of "different initialisations", which all start from the global
-        model; Wortsman et al., arXiv:2203.05482 (model soups), recipe 1 for greedy. Number of members, what
-        distinguishes them and the treatment of BatchNorm are ours.
+        model; Wortsman et al., arXiv:2203.05482 (model soups), recipe 1 for greedy. Number of members, their
+        differences and the treatment of BatchNorm are ours.
     """
 
     def __init__(

@@ -19,11 +19,11 @@ class SparseFT(FT):
     """Sparse fine-tuning: a mask, chosen once before training, says which entries may change.
 
     Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at the global model, averaged over up
-    to ten batches in evaluation mode: the global model's norm statistics, no dropout. Of all entries of all layers
-    together those with the largest share of the total saliency are trained; the head's bias always is, and does not
-    count. BatchNorm's scales and shifts belong to the mask, its statistics are free. Entries outside the mask have no
-    gradient, so that they do not count where gradients are clipped, and are put back to the global model's value after
-    every step, so that neither momentum nor weight decay moves them. With ``sparsity: 0`` it is FT, bit for bit.
+    to ten batches in evaluation mode: the global model's norm statistics, no dropout. The most salient entries of all
+    layers together are trained; the head's bias always is, and does not count. BatchNorm's scales and shifts belong to
+    the mask, its statistics do not. Entries outside the mask have no gradient, so that they do not count in gradient
+    clipping, and are reset to the global model's value after every step, so that neither momentum nor weight decay
+    moves them. With ``sparsity: 0`` it is FT, bit for bit.
 
     Args:
         sparsity: share of the entries that keep the global model's value, in ``[0, 1)``.
@@ -33,9 +33,9 @@ class SparseFT(FT):
         ValueError: if the sparsity is outside of its range.
 
     References:
-        Chen et al., arXiv:2511.12695, have the fixed mask, without the rule that chooses it; Lee et al.,
-        arXiv:1810.02340 (SNIP), equation 5, have that. Sparsity, number of batches, and that weights are neither set to
-        zero nor initialized again are ours.
+        Chen et al., arXiv:2511.12695, for the fixed mask, without the rule that chooses it; Lee et al.,
+        arXiv:1810.02340 (SNIP), equation 5, for that rule. Ours: sparsity, number of batches, and that weights are
+        neither zeroed nor reinitialized.
     """
 
     num_prepare_batches = 10
@@ -72,8 +72,8 @@ def top_entries(saliency: State, share: float) -> State:
     """Mark the entries that are the largest of all tensors together.
 
     Args:
-        saliency: non-negative; only the order of the entries matters, so that dividing by their sum is left out.
-        share: how many to mark, as a share of all.
+        saliency: non-negative; only the order of the entries matters.
+        share: share of all entries to mark.
 
     >>> top_entries({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[2.0, 4.0]])}, share=0.5)
     {'a': tensor([ True, False]), 'b': tensor([[False,  True]])}

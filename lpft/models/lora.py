@@ -79,44 +79,45 @@ class AdapterLinear(nn.Linear):
         return y + change
 
 
-def add_lora(
-    net: BodyHeadNet, rank: int, alpha: float, targets: Sequence[str] | None, generator: Generator
+def extend_layers(
+    net: BodyHeadNet, targets: Sequence[str] | None, default: Sequence[str], make: Callable[[nn.Linear], nn.Linear]
 ) -> BodyHeadNet:
-    """Return a copy of a network with LoRA in the chosen linear layers of its body.
+    """Return a copy of a network in which the chosen linear layers of the body are replaced.
+
+    Layers of `torch.nn.MultiheadAttention` and `torch.nn.TransformerEncoderLayer` cannot be chosen: these use weights
+    without calling the layers.
 
     Args:
         net: the network.
-        rank: rank of the updates.
-        alpha: multiplies them, divided by the rank.
-        targets: patterns that the layers' names match, as file names do; None: `LORA_TARGETS`, or all linear layers if
-            none of them matches.
-        generator: source of all randomness.
+        targets: patterns that the layers' names match, as file names do; None: those of `default`, or all linear layers
+            if none of them matches.
+        default: patterns.
+        make: turns a layer into one with a module added.
 
     Raises:
         ValueError: if no linear layer matches.
     """
-    names = chosen_layers(net, targets, LORA_TARGETS)
-    return _replaced(net, names, lambda _, layer: LoRALinear(layer, rank, alpha, generator))
-
-
-def add_adapters(net: BodyHeadNet, bottleneck: int, targets: Sequence[str] | None, generator: Generator) -> BodyHeadNet:
-    """Return a copy of a network with adapters behind the chosen linear layers of its body.
-
-    Args:
-        net: the network.
-        bottleneck: width of the adapters inside.
-        targets: as in `add_lora`; None: `ADAPTER_TARGETS`, or all linear layers.
-        generator: source of all randomness.
-
-    Raises:
-        ValueError: if no linear layer matches.
-    """
-    names = chosen_layers(net, targets, ADAPTER_TARGETS)
-    return _replaced(net, names, lambda _, layer: AdapterLinear(layer, bottleneck, generator))
+    bypassing = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+    hidden = [f"{name}." for name, module in net.named_modules() if isinstance(module, bypassing)]
+    layers = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("body") and not name.startswith(tuple(hidden))
+    ]
+    matching = [name for name in layers if any(fnmatch(name, pattern) for pattern in targets or default)]
+    chosen = matching if matching or targets else layers
+    if not chosen:
+        note = f" Layers within {hidden[0][:-1]} cannot be changed: torch does not call them." if hidden else ""
+        raise ValueError(
+            f"{type(net).__name__} has no linear layers in its body that match `targets={targets}`; it has"
+            f" {', '.join(layers) or 'none at all'}.{note} HINT: name some of these, with * for any text, or choose a"
+            " network with linear layers of their own for attention, such as lpft.models.vit.SmallViT."
+        )
+    return _replaced(net, chosen, lambda _, layer: make(layer))
 
 
 def merge_lora(params: State, scale: float) -> State:
-    """Add the updates of LoRA to the weights, which leaves the parameters of the plain network.
+    """Add LoRA's updates to the weights; returns the parameters of the plain network.
 
     >>> layer = {"q.weight": torch.zeros(1, 2), "q.lora.down": torch.ones(1, 2), "q.lora.up": torch.ones(1, 1)}
     >>> merge_lora(layer, scale=2.0)
@@ -143,39 +144,6 @@ def load_personalized(net: BodyHeadNet, state: State) -> BodyHeadNet:
     loaded = _replaced(net, list(width), lambda name, layer: AdapterLinear(layer, width[name], Generator()))
     loaded.load_state_dict(state)
     return loaded
-
-
-def chosen_layers(net: BodyHeadNet, targets: Sequence[str] | None, default: Sequence[str]) -> list[str]:
-    """Return the names of the linear layers of a body that match patterns.
-
-    Layers of `torch.nn.MultiheadAttention` and `torch.nn.TransformerEncoderLayer` cannot be chosen: these use weights
-    without calling the layers.
-
-    Args:
-        net: the network.
-        targets: the patterns; None: those of `default`, or all layers if none of them matches.
-        default: patterns.
-
-    Raises:
-        ValueError: if no layer matches.
-    """
-    bypassing = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-    hidden = [f"{name}." for name, module in net.named_modules() if isinstance(module, bypassing)]
-    layers = [
-        name
-        for name, module in net.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("body") and not name.startswith(tuple(hidden))
-    ]
-    matching = [name for name in layers if any(fnmatch(name, pattern) for pattern in targets or default)]
-    chosen = matching if matching or targets else layers
-    if not chosen:
-        note = f" Layers within {hidden[0][:-1]} cannot be changed: torch does not call them." if hidden else ""
-        raise ValueError(
-            f"{type(net).__name__} has no linear layers in its body that match `targets={targets}`; it has"
-            f" {', '.join(layers) or 'none at all'}.{note} HINT: name some of these, with * for any text, or choose a"
-            " network with linear layers of their own for attention, such as lpft.models.vit.SmallViT."
-        )
-    return chosen
 
 
 def unused_layers(net: BodyHeadNet, spec: DataSpec) -> list[str]:

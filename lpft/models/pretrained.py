@@ -1,10 +1,11 @@
-"""Networks of other libraries, taken apart into a body and a head."""
+"""Networks of other libraries, split into a body and a head."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,53 +13,96 @@ import torch
 from torch import Tensor, nn
 
 from lpft.models.base import BodyHeadNet
-from lpft.models.weights import checksum, fit_state
+from lpft.models.weights import checksum, fit_state, read_state
 from lpft.types import DataSpec, State
 
 log = logging.getLogger("lpft")
 
 
-class SplitNet(BodyHeadNet):
-    """A network cut before its last linear layer: the head is that layer, the body everything before it.
+class SplitNet(BodyHeadNet, ABC):
+    """A classification network of a library, by name, cut before its last linear layer, which becomes the head.
 
-    The layers keep their names, below ``body``. The network takes three channels; grey images are repeated, so that
-    weights of RGB networks mean the same. Images are normalised by the dataset's mean and std, not by those that the
-    weights were trained with.
+    Nothing is ever downloaded. The layers keep their names, below ``body``. The network takes three channels; grey
+    images are repeated, so that weights of RGB networks mean the same. Images are normalized with the dataset's mean
+    and std, not with those that the weights were trained with. A subclass names the library and builds the network.
 
     Args:
-        net: the whole network; it is changed.
         spec: channels, size and number of classes of the data.
-        label: its name in messages.
-        weights: state of the whole network, by its own names; None to leave it as it is.
-        source: where the weights come from.
-        new_head: leave the last layer as it is, even if the weights are of as many classes.
+        name: the library's name of the network.
+        weights: a local file of weights to start from, by the library's names: safetensors or a torch state dict; null:
+            random ones. Its last layer is used if it has as many classes as the data.
+        new_head: do not use the last layer in any case.
+        settings: further settings of the library's function, such as ``{image_size: 64}`` for torchvision's ViTs and
+            ``{img_size: 64}`` for timm's.
 
     Raises:
-        ValueError: if its logits do not come from one linear layer, it cannot take such images, or the weights do not
-            fit.
+        FileNotFoundError: if there is no such file of weights.
+        ValueError: if there is no such network, its logits do not come from one linear layer, or it does not fit the
+            data or the weights.
     """
 
+    library: str
+    listing: str
+    """The call that lists all names."""
+    derived: Sequence[str]
+    """Settings that follow from the data, are given otherwise, or make no classifier."""
+
     def __init__(
-        self, net: nn.Module, spec: DataSpec, label: str, weights: State | None, source: str | None, new_head: bool
+        self,
+        spec: DataSpec,
+        name: str,
+        weights: str | None = None,
+        new_head: bool = False,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        name = head_name(net, spec, label)
+        settings, label, known = settings or {}, f"{self.library}'s {name}", self.names()
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f"perhaps {' or '.join(close)} is meant; " if close else ""
+            raise ValueError(
+                f"{self.library} has no classification network `{name}`. HINT: {hint}`{self.listing}` lists all."
+            )
+        for key in settings:
+            if key in self.derived:
+                raise ValueError(
+                    f"`settings.{key}` of {label} cannot be given."
+                    " HINT: channels and classes follow from the data; a file of weights is named by `weights`."
+                )
+        try:
+            net = self.make(name, spec.num_classes, settings)
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"{label} cannot be built: {error}. HINT: correct the network's `settings`.") from error
+        layer = head_name(net, spec, label)
         if weights is not None:
-            _load(net, name, weights, source, new_head)
-            self.weights_hash = checksum(weights)
-        head = net.get_submodule(name)
-        parent, _, child = name.rpartition(".")
+            state = self.renamed(read_state(weights))
+            _load(net, layer, state, weights, new_head)
+            self.weights_hash = checksum(state)
+        parent, _, child = layer.rpartition(".")
+        head = net.get_submodule(layer)
+        assert isinstance(head, nn.Linear)
         setattr(net.get_submodule(parent), child, nn.Identity())
-        self.body = net
-        self.head = head  # type: ignore[assignment]
+        self.body, self.head = net, head
         if spec.in_channels == 1:
             self.body.register_forward_pre_hook(_grey_to_rgb)
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Return the names of the library's networks."""
+
+    @abstractmethod
+    def make(self, name: str, num_classes: int, settings: dict[str, Any]) -> nn.Module:
+        """Build a network with random weights."""
+
+    def renamed(self, state: State) -> State:
+        """Give the tensors of a file of weights the names that they have in the network."""
+        return state
+
 
 def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
-    """Return the name of the linear layer whose output is the network's own.
+    """Return the name of the linear layer whose output is the network's output.
 
-    Nothing is computed: a copy without values runs, in training mode, where some networks return more than logits.
+    Nothing is computed: a copy on the meta device runs, in training mode, where some networks return more than logits.
 
     Args:
         net: the network.
@@ -81,7 +125,7 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"{label} cannot take images of {size}x{size} pixels ({str(error).splitlines()[0]})."
-            " HINT: change the data's `image_size`, or tell the network of it where its library has a setting for that,"
+            " HINT: change the data's `image_size`, or pass it to the network if its library has a setting for it,"
             f" such as `settings: {{image_size: {size}}}` (torchvision) or `settings: {{img_size: {size}}}` (timm)."
         ) from error
     if not isinstance(out, Tensor):
@@ -98,33 +142,8 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
     return heads[0]
 
 
-def check_name(name: str, known: Sequence[str], library: str, listing: str) -> None:
-    """Raise ValueError if a library has no classification network of this name.
-
-    Args:
-        name: the name.
-        known: those that it has.
-        library: its name.
-        listing: the call that lists them.
-    """
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"perhaps {' or '.join(close)} is meant; " if close else ""
-        raise ValueError(f"{library} has no classification network `{name}`. HINT: {hint}`{listing}` lists all.")
-
-
-def check_settings(label: str, settings: dict[str, Any], taken: Sequence[str]) -> None:
-    """Raise ValueError if settings of a library's network are among those that follow from other settings."""
-    for key in settings:
-        if key in taken:
-            raise ValueError(
-                f"`settings.{key}` of {label} cannot be given."
-                " HINT: channels and classes follow from the data; a file of weights is named by `weights`."
-            )
-
-
-def _load(net: nn.Module, head: str, state: State, source: str | None, new_head: bool) -> None:
-    """Write a state into the whole network, the last layer if it is of as many classes."""
+def _load(net: nn.Module, head: str, state: State, source: str, new_head: bool) -> None:
+    """Write a state into the whole network, the last layer if it has as many classes."""
     like, weight = net.state_dict(), state.get(f"{head}.weight")
     other = weight is not None and weight.shape[:1] != like[f"{head}.weight"].shape[:1]
     if weight is not None and other:

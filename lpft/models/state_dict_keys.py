@@ -12,18 +12,18 @@ COUNTER = "num_batches_tracked"
 """Ending of BatchNorm's counters, which older files lack, and which no network here uses."""
 
 Renames = Mapping[str, str | None]
-"""What names begin with, and what they are to begin with instead; None: they are left out."""
+"""Prefixes of names, and their replacements; None leaves the names out."""
 
 
 def rename(state: State, renames: Renames) -> State:
-    """Give tensors other names; of several beginnings that fit, the longest counts.
+    """Replace prefixes of the tensors' names; of several that match, the longest counts.
 
     Args:
         state: tensors by name.
-        renames: beginnings and their replacements. The beginning ``""`` fits every name.
+        renames: prefixes and their replacements. The prefix ``""`` matches every name.
 
     Raises:
-        ValueError: if a beginning fits no name, or two tensors would get the same.
+        ValueError: if a prefix matches no name, or two tensors would have the same name.
 
     >>> list(rename({"conv1.weight": 1, "fc.bias": 2, "aux.bias": 3}, {"": "body.", "fc.": "head.", "aux.": None}))
     ['body.conv1.weight', 'head.bias']
@@ -36,20 +36,22 @@ def rename(state: State, renames: Renames) -> State:
         )
     renamed: State = {}
     for name, tensor in state.items():
-        old = max((old for old in renames if name.startswith(old)), key=len, default=None)
-        new = name if old is None else _begun(name, old, renames[old])
+        old = max((old for old in renames if name.startswith(old)), key=len, default="")
+        new = renames.get(old, "")
+        if new is None:
+            continue
+        new += name.removeprefix(old)
         if new in renamed:
             raise ValueError(f"Two tensors would be named `{new}`. HINT: give one of them another name.")
-        if new is not None:
-            renamed[new] = tensor
+        renamed[new] = tensor
     return renamed
 
 
 def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[str, str] | None:
-    """Guess the renames with which a model fits a network; None if there are none, or too many to be read.
+    """Guess the renames with which a model fits a network; None if there are none, or more than ``most``.
 
-    Tensors are paired in their order if all their shapes fit, else by shape and the most parts that their names have in
-    common at the end. The head may be of another number of classes.
+    Tensors are paired in their order if all shapes match, otherwise by shape and the number of parts that the ends of
+    their names have in common. The number of classes of the head may differ.
 
     >>> from torch import zeros
     >>> network = {"body.0.weight": zeros(4, 2), "head.weight": zeros(3, 4), "head.bias": zeros(3)}
@@ -61,32 +63,28 @@ def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[s
         return None
     in_order = list(zip(given, wanted, strict=True))
     for pairs in (in_order, _paired_by_name(given, wanted)):
-        if not all(fits(new, given[old], wanted[new]) for old, new in pairs):
+        if not all(_fits(new, given[old], wanted[new]) for old, new in pairs):
             continue
-        renames = dict(sorted(_beginnings(old, new) for old, new in pairs))
+        renames = dict(sorted(_prefixes(old, new) for old, new in pairs))
         if len(renames) <= most and list(rename(given, renames)) == [new for _, new in pairs]:
             return renames
     return None
 
 
-def fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
-    """Tell whether a tensor has the wanted shape; in the head, but for the number of classes."""
+def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
+    """Return whether a tensor has the wanted shape; in the head, except for the number of classes."""
     if name.startswith("head."):
         return tensor.dim() == wanted.dim() and tensor.shape[1:] == wanted.shape[1:]
     return tensor.shape == wanted.shape
 
 
-def _begun(name: str, old: str, new: str | None) -> str | None:
-    return None if new is None else new + name[len(old) :]
-
-
 def _paired_by_name(given: State, wanted: State) -> list[tuple[str, str]]:
-    """Pair every wanted name with a given one, those first that have most in common."""
+    """Pair every wanted name with a given one, those that have most in common first."""
     common = [
         (-_common_end(old, new), place, old, new)
         for old in given
         for place, new in enumerate(wanted)
-        if fits(new, given[old], wanted[new])
+        if _fits(new, given[old], wanted[new])
     ]
     pairs: dict[str, str] = {}
     taken: set[str] = set()
@@ -98,7 +96,7 @@ def _paired_by_name(given: State, wanted: State) -> list[tuple[str, str]]:
 
 
 def _common_end(old: str, new: str) -> int:
-    """Count the parts of two names that are the same, from the end.
+    """Count the parts that the ends of two names have in common.
 
     >>> _common_end("layer1.conv.weight", "body.layer1.conv.weight"), _common_end("fc.bias", "head.bias")
     (3, 1)
@@ -107,10 +105,10 @@ def _common_end(old: str, new: str) -> int:
     return next((number for number, (a, b) in enumerate(parts) if a != b), len(parts))
 
 
-def _beginnings(old: str, new: str) -> tuple[str, str]:
-    """Cut what two names have in common at the end.
+def _prefixes(old: str, new: str) -> tuple[str, str]:
+    """Remove the end that two names have in common.
 
-    >>> _beginnings("layer1.conv.weight", "body.layer1.conv.weight"), _beginnings("fc.bias", "head.bias")
+    >>> _prefixes("layer1.conv.weight", "body.layer1.conv.weight"), _prefixes("fc.bias", "head.bias")
     (('', 'body.'), ('fc.', 'head.'))
     """
     count = _common_end(old, new)

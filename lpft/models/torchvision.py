@@ -5,63 +5,46 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision import models
 from torchvision.ops import StochasticDepth
 
-from lpft.models.pretrained import SplitNet, check_name, check_settings
-from lpft.models.weights import read_state
-from lpft.types import DataSpec
+from lpft.models.pretrained import SplitNet
+from lpft.types import State
+
+OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""What torchvision's files of DenseNets call ``norm1`` and so on."""
 
 
 class TorchvisionNet(SplitNet):
-    """A network of torchvision, such as ``resnet18``, cut before its last linear layer.
+    """A network of torchvision, such as ``resnet18``; see `SplitNet` for its settings.
 
-    Nothing is ever downloaded. The layers keep torchvision's names, below ``body``. Networks whose logits do not come
-    from a linear layer (SqueezeNet) are refused, as are those that return more in training (Inception and GoogLeNet,
-    unless ``settings: {aux_logits: false}``). Grey images are repeated to three channels.
-
-    Args:
-        spec: channels, size and number of classes of the data.
-        name: as in ``torchvision.models.list_models(torchvision.models)``.
-        weights: a local file of weights to start from, by torchvision's names: safetensors or a torch state dict; null:
-            random ones. Its last layer is taken if it is of as many classes as the data.
-        new_head: do not take the last layer in any case.
-        settings: further settings of torchvision's function, such as ``{image_size: 64}`` for a ViT.
-
-    Raises:
-        FileNotFoundError: if there is no such file of weights.
-        ValueError: if there is no such network, it does not fit the data or the weights, or cannot be cut so.
+    The layers keep torchvision's names, below ``body``. Networks whose logits do not come from a linear layer
+    (SqueezeNet) are refused, as are those that return more in training (Inception and GoogLeNet, unless
+    ``settings: {aux_logits: false}``). Names are those of ``torchvision.models.list_models(torchvision.models)``.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        name: str,
-        weights: str | None = None,
-        new_head: bool = False,
-        settings: dict[str, Any] | None = None,
-    ) -> None:
-        settings, label = settings or {}, f"torchvision's {name}"
-        known = torchvision.models.list_models(torchvision.models)
-        check_name(name, known, "torchvision", "torchvision.models.list_models(torchvision.models)")
-        check_settings(label, settings, ("weights", "weights_backbone", "progress", "num_classes"))
-        state = None if weights is None else read_state(weights)
-        try:
-            net = torchvision.models.get_model(name, weights=None, num_classes=spec.num_classes, **settings)
-        except (TypeError, AssertionError) as error:
-            raise ValueError(f"{label} cannot be built: {error}. HINT: correct the network's `settings`.") from error
+    library = "torchvision"
+    listing = "torchvision.models.list_models(torchvision.models)"
+    derived = ("weights", "weights_backbone", "progress", "num_classes")
+
+    def names(self) -> list[str]:
+        """Return the names of torchvision's classification networks."""
+        names: list[str] = models.list_models(models)
+        return names
+
+    def make(self, name: str, num_classes: int, settings: dict[str, Any]) -> nn.Module:
+        """Build a network with random weights."""
+        net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **settings)
         for module in list(net.modules()):
             for child_name, child in module.named_children():
                 if isinstance(child, StochasticDepth):
                     setattr(module, child_name, ClientwiseDepth(child.p, child.mode))
-        if state is not None:
-            state = {OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in state.items()}
-        super().__init__(net, spec, label, state, weights, new_head)
+        return net
 
-
-OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-"""What torchvision's files of DenseNets call ``norm1`` and so on."""
+    def renamed(self, state: State) -> State:
+        """Give the tensors of old DenseNets the names of today."""
+        return {OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in state.items()}
 
 
 class ClientwiseDepth(StochasticDepth):

@@ -15,9 +15,9 @@ from lpft.types import DataSpec
 class SmallViT(BodyHeadNet):
     """torchvision's VisionTransformer in a small size; the features are those of the class token.
 
-    Attention is written out, with a linear layer each for query, key and value, so that LoRA can update them one by one
-    (`lpft.models.lora`): torchvision's keeps them in one tensor. Images whose size the patches do not divide are padded
-    with zeros.
+    Attention has separate linear layers for query, key and value, so that LoRA can update them individually
+    (`lpft.models.lora`); torchvision's keeps them in one tensor. Images are padded with zeros to a multiple of the
+    patch.
 
     Args:
         spec: channels, size and number of classes of the data.
@@ -65,12 +65,7 @@ class SmallViT(BodyHeadNet):
 
 
 class Attention(nn.Module):
-    """Self-attention with a layer each for query, key and value.
-
-    Args:
-        width: size of a token.
-        heads: number of heads.
-    """
+    """Self-attention with separate layers for query, key and value."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,7 +75,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, *_: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """Return tokens ``(batch, number, width)``; called as torch's attention is, with query, key and value."""
+        """Return tokens ``(batch, number, width)``; the signature is that of torch's attention."""
         q, k, v = (
             layer(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
         )

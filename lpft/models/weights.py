@@ -1,4 +1,4 @@
-"""Model files: ours, with fingerprint and checksum, and those that come from elsewhere."""
+"""Model files: those of lpft, with fingerprint and checksum, and those of other programs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_model(path: Path) -> tuple[State, str]:
 
 
 def checksum(state: State, note: str = "") -> str:
-    """Hash names, types, shapes and values of a state dict, and what is noted beside it."""
+    """Hash names, types, shapes and values of a state dict, and a note."""
     digest = hashlib.sha256(note.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -78,12 +78,12 @@ def checksum(state: State, note: str = "") -> str:
 def read_weights(
     path: str | Path, like: Mapping[str, torch.Tensor], renames: Renames | None = None, new_head: bool = False
 ) -> State:
-    """Read a model that comes from elsewhere, and check that it fits the network.
+    """Read a model of another program, and check that it fits the network.
 
     Args:
         path: a file that `read_state` can read.
-        like: state dict of the network it has to fit.
-        renames: what names in the file begin with, and what they are to begin with in the network.
+        like: state dict of the network.
+        renames: prefixes of names in the file, and what replaces them in the network.
         new_head: leave the file's head out, of whatever shape; the result lacks it.
 
     Returns:
@@ -100,17 +100,17 @@ def read_weights(
         state = rename(as_read, renames or {})
     except ValueError as error:
         raise ValueError(f"{source} does not fit `federation.init_map`: {error}") from error
-    if new_head:
-        state, wanted = _headless(state), _headless(like)
-        return fit_state(state, wanted, source, _hint(as_read, state, like, new_head))
-    return fit_state(state, like, source, _hint(as_read, state, like, new_head))
+    hint = _hint(as_read, state, like, new_head)
+    return (
+        fit_state(_headless(state), _headless(like), source, hint) if new_head else fit_state(state, like, source, hint)
+    )
 
 
 def read_state(path: str | Path) -> State:
-    """Read the tensors of a model that comes from elsewhere, by the names that they have there.
+    """Read the tensors of a model of another program, by their names there.
 
-    Around them may be a mapping with the entry `state_dict`, `model_state_dict` or `model`, as in checkpoints. The
-    prefix `module.`, which data parallel training leaves behind, is taken off.
+    The state dict may be the entry `state_dict`, `model_state_dict` or `model` of a checkpoint. The prefix `module.` of
+    data parallel training is removed.
 
     Args:
         path: a safetensors file, or a state dict saved by `torch.save`; pickled objects are refused.
@@ -156,7 +156,7 @@ def fit_state(state: State, like: Mapping[str, torch.Tensor], source: str, hint:
     Args:
         state: the tensors.
         like: state dict of the network, or the part of it that is wanted.
-        source: where they come from, in words.
+        source: description of their origin.
         hint: what to do if they do not fit.
 
     Returns:
@@ -175,14 +175,7 @@ def fit_state(state: State, like: Mapping[str, torch.Tensor], source: str, hint:
 
 
 def _hint(as_read: State, state: State, like: Mapping[str, torch.Tensor], new_head: bool) -> str:
-    """Return what to do about a state that does not fit; empty if nothing simple helps.
-
-    Args:
-        as_read: the state as in the file.
-        state: the same, renamed, without the head if that is to be new.
-        like: state dict of the network.
-        new_head: whether the head is to be new.
-    """
+    """Return what to do about a state that does not fit; empty if nothing simple helps."""
     if not new_head and not _differences(_headless(state), _headless(like)):
         return (
             "for a new head, whose initial values depend on the seed, set `--federation.init_head new`;"

@@ -20,7 +20,7 @@ BAD = re.compile(
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 HARMLESS = re.compile(
     r"^error    |DUE TO JOB REQUEUE|Exited with exit code|continues later|stopped by a signal|is finished is kept"
-    r"|reading the experiment"
+    r"|^lpft \w+: reading "
 )
 
 LIFE = re.compile(r"lpft: life \d+ of job")

@@ -28,12 +28,12 @@ class Devices:
 
     Args:
         accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any.
-        devices: number of devices on each node; `auto` takes all GPUs, or as many processes as this one may use cores,
-            or as many as srun or torchrun have started.
+        devices: number of devices on each node; `auto` is the number of processes that srun or torchrun started,
+            otherwise of GPUs, or of cores that this process may use.
         num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
 
-    Nothing is refused before `check`, so that work for other machines can be counted here.
+    Only `check` refuses devices, so that work for other machines can be counted on this one.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Devices:
         self.precision = precision
 
     def check(self) -> None:
-        """Raise ValueError if this machine does not have them, or Slurm has another number of tasks."""
+        """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
         if self.kind == "cuda" and not self.available:
             raise ValueError(
                 f"`trainer.accelerator={self.accelerator}`, but torch {torch.__version__} finds no GPU on this machine."
@@ -88,13 +88,13 @@ class Devices:
 
     def fabric(self) -> Fabric:
         """Make the Fabric of federated training; with one device it starts no process."""
+        plugins: list[Any] = [LightningEnvironment()]
         if self.launched_by_cluster:
-            strategy = "ddp"
+            strategy, plugins = "ddp", []
         elif self.count == 1:
             strategy = "auto"
         else:
             strategy = "ddp_fork" if self.kind == "cpu" else "ddp_spawn"
-        plugins: list[Any] = [] if self.launched_by_cluster else [LightningEnvironment()]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
             return Fabric(

@@ -1,7 +1,7 @@
-"""Who works on what of a run just now: every process keeps a small file, and takes it away at its end.
+"""What the processes of a run are working on: each keeps a small file, and removes it when it ends.
 
-A process that was killed leaves its file behind: it is not believed once it has not been renewed for a while, or if the
-process is one of this machine and no longer there. Nothing depends on these files but what `lpft status` says.
+The file of a killed process is ignored once it has not been renewed for a while, or if the process belongs to this
+machine and no longer exists. Only `lpft status` reads these files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
 LOOK, RENEW = 2.0, 20.0
-"""Seconds after which a change is written, and after which the file is renewed in any case."""
+"""Seconds between checks for a change, and until the file is renewed in any case."""
 LOST = 120.0
-"""Seconds after which a file that nobody has renewed is not believed."""
+"""Seconds after which a file that was not renewed is ignored."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done at a time.
+    """What a process does at a time.
 
     Args:
         seed: seed of the run.
@@ -41,12 +41,9 @@ class Work:
 
 
 class Heartbeat:
-    """Tells others what this process works on.
+    """Tells others what this process works on for a run.
 
     Its thread starts with the first work: start other processes before that.
-
-    Args:
-        run: the run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -63,7 +60,7 @@ class Heartbeat:
             self._thread.start()
 
     def close(self) -> None:
-        """Say that this process works no more."""
+        """Stop the thread and remove the file."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()

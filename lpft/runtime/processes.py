@@ -1,4 +1,4 @@
-"""What this process may use, and that it does not outlive its parent. Imports nothing heavy."""
+"""How many cores this process may use, and how it ends with its parent. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def available_cores() -> int:
 
 
 def leave_with_parent(parent: int) -> None:
-    """End this process as soon as its parent has ended, however it ended, so that no process keeps writing.
+    """End this process as soon as its parent has ended, for whatever reason, so that no process keeps writing.
 
     Args:
-        parent: process id of the parent, as it knows it itself: it may have ended before this is called.
+        parent: the parent's process id, from the parent itself: it may have ended before this is called.
     """
 
     def watch() -> None:

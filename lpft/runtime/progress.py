@@ -17,10 +17,10 @@ class Steps:
         title: name of the task, such as ``federate seed 0``.
         total: number of steps.
         unit: name of one step, such as ``round``.
-        shown: False keeps it silent (on all ranks but the first).
-        done: steps that an earlier start has done.
+        shown: False shows nothing (on all ranks but the first).
+        done: steps that were done by an earlier process.
         counted: unit of the speed.
-        lines: most lines that are printed where the output is not a terminal; by default one for each call.
+        lines: maximum number of lines if the output is not a terminal; by default one for each call.
     """
 
     def __init__(
@@ -56,19 +56,13 @@ class Steps:
         return self
 
     def start_at(self, done: int) -> None:
-        """Count the steps that an earlier start has done."""
+        """Set the number of steps that were done by an earlier process."""
         self.done = self.first = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def advance(self, text: str, count: int, steps: int = 1) -> None:
-        """Report finished steps.
-
-        Args:
-            text: what came out, in a few words.
-            count: clients that were trained in them, or what else is counted.
-            steps: how many steps.
-        """
+        """Report finished steps: the result in a few words, and how many clients (or what is counted) they had."""
         before = self.done
         self.done += steps
         self.count += count

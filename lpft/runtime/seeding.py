@@ -1,7 +1,7 @@
-"""A generator for every draw, made from what the draw is for.
+"""A generator for every draw, seeded by the purpose of the draw.
 
-No draw depends on the global generator, on the order of work or on the process that does it. A run that is resumed, or
-spread over other devices, therefore sees the same numbers.
+No draw depends on the global generator, the order of work or the process. A run that is resumed, or spread over other
+devices, therefore sees the same numbers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,7 @@ from torch import Generator
 
 
 def stable_seed(*key: int | str) -> int:
-    """Map a key to a seed that is the same in every process and on every machine.
-
-    Args:
-        key: what the draw is for, such as ``(seed, "batches", epoch, client)``.
-
-    Returns:
-        An integer in ``[0, 2**63)``.
+    """Map what a draw is for to a seed in ``[0, 2**63)`` that is the same in every process and on every machine.
 
     >>> stable_seed(0, "batches", 3, 7) == stable_seed(0, "batches", 3, 7)
     True
@@ -33,7 +27,7 @@ def stable_seed(*key: int | str) -> int:
 
 
 def generator(*key: int | str) -> Generator:
-    """Make the CPU generator that belongs to a key."""
+    """Return a CPU generator for a key, such as ``(seed, "batches", epoch, client)``."""
     return Generator().manual_seed(stable_seed(*key))
 
 
@@ -50,7 +44,7 @@ def seed_global_generator(device: torch.device, *key: int | str) -> None:
 
 @contextmanager
 def global_generator(*key: int | str) -> Iterator[None]:
-    """Seed torch's global generator for code that knows no other (layer initialisation), and restore it afterwards."""
+    """Seed torch's global generator for code that uses no other (layer initialization), and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(*key))
         yield

@@ -1,4 +1,4 @@
-"""The state of a process while it trains: one thread, quiet loggers, classes from the current folder."""
+"""The state of a process while it trains: one thread, quiet loggers, and classes of the current folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOGGERS = ("lightning.fabric", "lightning.pytorch")
 
 @contextmanager
 def heavy_work() -> Iterator[None]:
-    """Use one thread per process, let YAML name classes in files of the current folder; restore both afterwards."""
+    """Use one thread per process, and let YAML name classes in files of the current folder; undo both afterwards."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
     import lightning.pytorch  # noqa: F401  (it sets the levels of its loggers when it is imported)
     import torch

@@ -1,7 +1,7 @@
-"""A signal that asks to stop: it sets a flag, and the work ends after the round or the stack at hand.
+"""A signal that asks to stop: it sets a flag, and the work ends after the current round or stack.
 
-Imported and installed before anything heavy, since a signal that nobody listens to ends the process. Schedulers send
-one before the time of a job is up; anybody may, with ``kill -USR1``.
+Imported and installed before anything heavy, since a signal without a handler ends the process. Schedulers send one
+before a job's time limit; you can send one with ``kill -USR1``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _heard: set[signal.Signals] = set()
 
 
 class Stopped(Exception):
-    """A stage has stopped because it was asked to; there is something left to do.
+    """A stage was asked to stop, and has work left.
 
     Args:
         failures: what went wrong before, one text each.
@@ -35,7 +35,7 @@ class Stopped(Exception):
 
 
 def listen() -> None:
-    """Let the signal set the flag. Which one it is, `LPFT_STOP_SIGNAL` says: USR1 by default, USR2, or ``none``.
+    """Let the signal that `LPFT_STOP_SIGNAL` names set the flag: USR1 (the default), USR2, or ``none``.
 
     Raises:
         ValueError: if there is no such signal.
@@ -55,7 +55,7 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Listen for the signal while the block runs; afterwards it does what it did before. Only in the main thread."""
+    """Listen for the signal while the block runs, and restore its handler afterwards. Only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,7 +70,7 @@ def listening() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Let the signal do nothing, when all is over: the interpreter would else die of it while it shuts down."""
+    """Ignore the signal at the end: otherwise it would kill the interpreter while that shuts down."""
     for number in _heard:
         signal.signal(number, signal.SIG_IGN)
 
@@ -89,13 +89,13 @@ def note_progress() -> None:
 def stop_before() -> bool:
     """Return whether to stop before the next seed or stage.
 
-    A process that has got nowhere yet does one round or stack in any case, or its job would be requeued for ever.
+    A process always completes one round or stack first, or its job could be requeued forever.
     """
     return _requested and _made_progress
 
 
 def forget() -> None:
-    """Forget that the signal has come, and what was done."""
+    """Forget that the signal arrived, and any progress."""
     global _requested, _made_progress
     _requested = _made_progress = False
 

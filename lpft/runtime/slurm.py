@@ -1,4 +1,4 @@
-"""What lpft knows of Slurm: how many tasks there are, whether that fits, and how a job goes back into the queue."""
+"""Slurm: how many tasks there are, whether they fit the settings, and how to requeue a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def num_tasks() -> int:
 def check_command(command: str) -> None:
     """Raise ValueError if Slurm has several tasks for a command that is one process, or that srun has not started.
 
-    It looks at the environment alone, so that what does not fit ends before anything heavy is imported.
+    It reads the environment only, so that errors come before anything heavy is imported.
     """
     tasks = num_tasks()
     if tasks == 1 or command not in ("run", "federate", "tune", "personalize"):
@@ -46,7 +46,7 @@ def check_command(command: str) -> None:
 
 
 def check_devices(devices: int, num_nodes: int) -> None:
-    """Raise ValueError if Slurm's tasks do not fit the section `trainer`; Lightning itself does not always notice."""
+    """Raise ValueError if Slurm's tasks do not match the section `trainer`; Lightning does not always notice."""
     tasks = num_tasks()
     per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", devices))
     nodes = int(os.environ.get("SLURM_NNODES", num_nodes))
@@ -59,9 +59,9 @@ def check_devices(devices: int, num_nodes: int) -> None:
 
 
 def requeue() -> None:
-    """Put this job, or this task of an array, back into the queue; say so if that is not possible.
+    """Requeue this job, or this task of an array, and print the outcome.
 
-    Outside of Slurm, and with ``LPFT_REQUEUE=0``, it does nothing.
+    Does nothing outside of Slurm, or with ``LPFT_REQUEUE=0``.
     """
     job = _job()
     if job is None or os.environ.get("LPFT_REQUEUE", "1") == "0":
@@ -76,7 +76,7 @@ def requeue() -> None:
 
 
 def _job() -> str | None:
-    """Return the job's name in `scontrol`: an array's last task has the job id of the whole array."""
+    """Return the job's name for `scontrol`: an array's last task has the job id of the whole array."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")

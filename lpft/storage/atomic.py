@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
+    """Write a file completely or not at all: to a temporary name in the same folder, which is then renamed.
 
-    The content goes to a temporary name in the same folder, which is then renamed. Of two processes that write the same
-    file at once one wins.
+    If two processes write the same file at once, one wins.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,26 +1,27 @@
-"""One client's result for one seed and method, and its file, the *cell*: the unit of truth, and of resuming."""
+"""One client's result for one seed and method, and its file, the *cell*: the unit of truth and of resuming."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
+
+from lpft.storage.fingerprint import digest
 
 STATUSES = ("ok", "diverged", "no_train", "no_test")
 
 
 class DamagedFileError(Exception):
-    """A file of a run cannot be read or does not match its checksum: it was cut off or edited."""
+    """A file of a run cannot be read or does not match its checksum: it was truncated or edited."""
 
 
 @dataclass
 class ClientResult:
     """One client's result for one seed and method.
 
-    Accuracies are in percent. A figure that is not defined (the accuracy on a client without test samples, say) is
-    None.
+    Accuracies are in percent. Undefined figures, such as the accuracy on a client without test samples, are None.
 
     Args:
         seed: seed of the run.
@@ -44,19 +45,19 @@ class ClientResult:
         clients_per_stack: how many clients were trained as one.
         device: device type it was computed on.
         epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
-            ``train_loss``, and where the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
-        train_accuracy: the personalized model's accuracy on the client's training samples, as they are tested.
-        val_gained: number of validation samples that the personalized model gets right and the global model does not.
-        val_lost: number of those that the global model gets right and the personalized model does not.
+            ``train_loss``, and if the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
+        train_accuracy: the personalized model's accuracy on the client's training samples, without augmentation.
+        val_gained: number of validation samples that only the personalized model classifies correctly.
+        val_lost: number of validation samples that only the global model classifies correctly.
         val_global: the personalized model's mean accuracy over the validation sets of all clients.
         num_classes: number of classes of the task.
         num_train_classes: number of classes among the client's training samples.
-        groups: where the data have groups, by the name of each: the personalized model's accuracy on its samples in the
-            client's own test set (``local``) and in all clients' (``all``), and how many these are (``num_local``,
+        groups: by the name of each group of the data: the personalized model's accuracy on its samples in the client's
+            own test set (``local``) and in all clients' (``all``), and the number of these (``num_local``,
             ``num_all``).
-        depth: distortion of every layer of the body, by its name in the order in which they run, relative to the norm
-            of the global model's outputs, over the client's own test samples; None where only the head was trained, and
-            for a status other than ok.
+        depth: distortion of every layer of the body, by name in the order in which they run, relative to the norm of
+            the global model's outputs, over the client's own test samples; None if only the head was trained, or the
+            status is not ok.
     """
 
     seed: int
@@ -89,28 +90,37 @@ class ClientResult:
     groups: dict[str, dict[str, Any]] | None = None
     depth: dict[str, float | None] | None = None
 
+    @property
+    def local(self) -> float | None:
+        """The accuracy of the client's model on its own test set."""
+        return self.accuracy[self.clients.index(self.client)]
+
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
         content = asdict(self)
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+        return json.dumps({**content, "checksum": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ClientResult:
         """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
 
-        Fields that have a default may be absent: the cell is from before they were recorded.
+        Fields with a default may be missing, as in cells of earlier versions.
         """
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         try:
             content = json.loads(text)
             checksum = content.pop("checksum")
             known = needed <= content.keys() <= {f.name for f in fields(cls)}
-            if checksum != _checksum(content) or not known:
+            if checksum != digest(content) or not known:
                 raise DamagedFileError("its checksum does not fit its content")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error
         return cls(**content)
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
+    """Group results by one of their fields, or by several, in the order of their first appearance."""
+    groups: dict[Any, list[ClientResult]] = {}
+    for result in results:
+        groups.setdefault(attrgetter(*keys)(result), []).append(result)
+    return groups

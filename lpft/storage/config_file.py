@@ -33,9 +33,9 @@ def read_config(run: Run) -> dict[str, Any]:
 
 
 def write_config(run: Run, config: Mapping[str, Any], provenance: Provenance) -> None:
-    """Write config.yaml unless it is the same already.
+    """Write config.yaml unless it is unchanged.
 
-    Seeds and methods of earlier commands stay in it as far as they have results, and so does what was tuned.
+    It keeps seeds, methods and tuned settings of earlier commands that have results.
     """
     before = read_config(run)
     earlier: dict[str, Any] = before.get("provenance") or {}

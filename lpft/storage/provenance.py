@@ -1,4 +1,4 @@
-"""What a run's results were made with, beside its settings: the key ``provenance`` of its config.yaml."""
+"""What a run's results were made with, besides its settings: the key ``provenance`` of its config.yaml."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass
 class Provenance:
-    """Software, device and data that a run's results depend on, and where the run belongs.
+    """Versions, device and data that a run's results depend on, and the run's place in a sweep or tuning.
 
     Args:
-        version: of lpft.
+        version: version of lpft.
         python: version of Python.
         torch: version of torch.
         lightning: version of lightning.

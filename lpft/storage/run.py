@@ -1,7 +1,6 @@
-"""Where the files of a run are.
+"""Where the files of a run are: the only module that knows file names.
 
-This is the only module that knows file names. It imports neither torch nor lightning, so that `lpft status` and
-`lpft --help` answer at once.
+It imports neither torch nor lightning, so that `lpft status` and `lpft --help` answer immediately.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from lpft.storage.client_result import ClientResult, DamagedFileError
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with a global model, or with a stack of clients.
+    """The failure of a global model or of a stack of clients.
 
     Args:
-        path: its file, which has all that is known.
+        path: the file with all details.
         seed: seed of the run.
         part: ``global`` or a method.
         clients: names of the clients; empty for a global model.
-        error: the last line, which says what it was.
+        error: the last line of the traceback.
     """
 
     path: Path
@@ -45,11 +44,7 @@ class Failure:
 
 
 class Run:
-    """The folder of one experiment.
-
-    Args:
-        root: its path; need not exist yet.
-    """
+    """The folder of one experiment; it need not exist yet."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -86,7 +81,7 @@ class Run:
 
     def global_file(self, seed: int, name: str) -> Path:
         """Return a file of the global model: checkpoint.pt, history.csv, model.safetensors, settings.json."""
-        return self.root / f"seed_{seed}" / "global" / name
+        return self.method_file(seed, "global", name)
 
     def global_model(self, seed: int) -> Path:
         """Return the global model's file; it exists once federated training is done."""
@@ -105,15 +100,15 @@ class Run:
         return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
 
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield seed, part (``global`` or a method) and settings of all that was made; a damaged file is left out."""
+        """Yield seed, part (``global`` or a method) and settings of everything on disk; damaged files are left out."""
         for path in sorted(self.root.glob("seed_*/*/settings.json")):
-            with contextlib.suppress(ValueError):  # cells of other settings are still told by their fingerprints
+            with contextlib.suppress(ValueError):  # fingerprints still identify cells of other settings
                 settings = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(settings, dict):
                     yield int(path.parent.parent.name.removeprefix("seed_")), path.parent.name, settings
 
     def write_settings(self, seed: int, part: str, settings: Mapping[str, Any]) -> None:
-        """Note the settings that a part is made with."""
+        """Write the settings that a part is made with."""
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         path = self.method_file(seed, part, "settings.json")
         if not path.exists() or path.read_bytes() != text.encode():
@@ -130,21 +125,18 @@ class Run:
         return self.logs / "working"
 
     def failure(self, seed: int, part: str, number: int = 0) -> Path:
-        """Return the file for what went wrong with a method's stack that begins with this client (its position).
-
-        For a global model the part is ``global``.
-        """
+        """Return the file for the failure of a global model, or of a method's stack by its first client's position."""
         return self.logs / f"failed_seed_{seed}_{part}_{number}.txt"
 
     def write_failure(self, path: Path, seed: int, part: str, clients: Iterable[str], text: str) -> None:
-        """Note what went wrong; remove the file when it has gone well."""
+        """Write what failed; remove the file after a success."""
         note = json.dumps({"seed": seed, "part": part, "clients": list(clients)})
         write_atomically(path, f"{note}\n{text.rstrip()}\n")
 
     def failures(self) -> Iterator[Failure]:
-        """Yield what went wrong and has not gone well since."""
+        """Yield the failures that no later success has removed."""
         for path in sorted(self.logs.glob("failed_*.txt")):
-            with contextlib.suppress(OSError, ValueError, TypeError):  # gone well meanwhile, or not ours
+            with contextlib.suppress(OSError, ValueError, TypeError):  # removed meanwhile, or not ours
                 note, *lines = path.read_text(encoding="utf-8").splitlines()
                 yield Failure(path, **json.loads(note), error=lines[-1])
 
@@ -154,11 +146,11 @@ class Run:
         return sorted(int(name) for name in names if name.isdigit())
 
     def methods(self, seed: int) -> list[str]:
-        """Return the methods that have at least one cell for this seed, in alphabetical order."""
+        """Return the methods with at least one cell for this seed, in alphabetical order."""
         return sorted({path.parent.parent.name for path in self.root.glob(f"seed_{seed}/*/cells/*.json")})
 
     def remove_leftovers(self, older_than: float = 24 * 3600) -> None:
-        """Remove what killed processes had begun to write: temporary files that nobody touched for a day (seconds)."""
+        """Remove temporary files of killed processes, not modified for this many seconds."""
         for path in self.root.glob("**/.*.tmp"):
             with contextlib.suppress(OSError):  # another process removes it, or the folder is read-only
                 if time.time() - path.stat().st_mtime > older_than:
@@ -178,7 +170,7 @@ def read_cell(path: Path) -> ClientResult:
 
     Raises:
         FileNotFoundError: if it is not there.
-        DamagedFileError: if it was cut off or edited, or belongs elsewhere: fingerprints do not tell seeds and clients.
+        DamagedFileError: if it is truncated, edited or in the wrong place: fingerprints do not cover seed and client.
     """
     try:
         cell = ClientResult.from_json(path.read_text(encoding="utf-8"))
@@ -200,14 +192,14 @@ def file_name(client: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Join names by commas; of a long list only the first."""
+    """Join names with commas; of a long list only the first."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 def check_client_names(names: Iterable[str]) -> None:
-    """Raise ValueError if two clients would share a file on some file system (names that differ in case only, say)."""
+    """Raise ValueError if a client's name cannot be a file name, or two share one on file systems that ignore case."""
     seen: dict[str, str] = {}
     for name in names:
         _check_text(name, "client")
@@ -225,7 +217,7 @@ def check_client_names(names: Iterable[str]) -> None:
 
 
 def check_method_names(names: Iterable[str]) -> None:
-    """Raise ValueError if a method's name cannot be the name of its folder."""
+    """Raise ValueError if a method's name cannot name its folder."""
     for name in names:
         _check_text(name, "method")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name in ("global", "advised"):
@@ -236,6 +228,6 @@ def check_method_names(names: Iterable[str]) -> None:
 
 
 def _check_text(name: object, what: str) -> None:
-    """Raise ValueError if YAML has made something else of a name, such as a number, or False of ``no``."""
+    """Raise ValueError if YAML read a name as something else, such as a number, or ``no`` as False."""
     if not isinstance(name, str):
         raise ValueError(f"The name {name} of a {what} is no text. HINT: put it in quotes.")

@@ -22,7 +22,7 @@ SAMPLE_SEEDS = 5
 
 
 def print_comparison(clients: LinearClients, etas: list[float], console: Console) -> list[Comparison]:
-    """Print FT beside LP-FT at each step size, and the condition under which LP-FT is the better."""
+    """Print FT and LP-FT at each step size, and the condition under which LP-FT is better."""
     dim, shared = clients.body.shape[1], len(clients.common)
     kind = "concept shift (E[x x^T] = I)" if clients.noise is None else f"combined shift (eps = {clients.noise:g})"
     console.print(
@@ -32,15 +32,13 @@ def print_comparison(clients: LinearClients, etas: list[float], console: Console
         markup=False,
     )
     table = Table("eta", "L_G of FT", "L_G of LP-FT", "L_i of FT", "|B - B*| of FT", "lower L_G", box=None)
-    found = [compare(clients, eta) for eta in etas]
-    for each in found:
-        numbers = (each.global_ft, each.global_lpft, each.local_ft, each.distortion_ft)
-        table.add_row(
-            f"{each.eta:g}", *(f"{number:.6g}" if number > 1e-12 else "0" for number in numbers), each.verdict
-        )
+    comparisons = [compare(clients, eta) for eta in etas]
+    for row in comparisons:
+        numbers = (row.global_ft, row.global_lpft, row.local_ft, row.distortion_ft)
+        table.add_row(f"{row.eta:g}", *(f"{number:.6g}" if number > 1e-12 else "0" for number in numbers), row.verdict)
     console.print(table)
     console.print(condition(clients), highlight=False)
-    return found
+    return comparisons
 
 
 def condition(clients: LinearClients) -> str:

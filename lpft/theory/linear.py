@@ -11,12 +11,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy import ndarray
+from scipy.optimize import brentq
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class LinearClients:
         body: B*, orthonormal rows, ``(m + C, d)``.
         common: V*_com, ``(m,)``.
         means: mu_i, unit norm, ``(C, d)``.
-        shift: lambda, how far the clients' heads are apart.
-        noise: eps. With it inputs are ``mu_i + eps z`` (combined shift); without it ``E[x x^T]`` is the identity for
-            all clients (concept shift).
+        shift: lambda, the distance between the clients' heads.
+        noise: eps: inputs are ``mu_i + eps z`` (combined shift). None: ``E[x x^T]`` is the identity for all clients
+            (concept shift).
     """
 
     body: ndarray
@@ -95,7 +96,7 @@ class LinearClients:
         return head + body @ moved, body + np.outer(head, moved)
 
     def lpft(self, client: int) -> tuple[ndarray, ndarray]:
-        """Return head and body after LP-FT: the exact head and B*, for the residual is 0 and the step null."""
+        """Return head and body after LP-FT: the exact head and B*, since the residual and hence the step are 0."""
         return self.head(client), self.body
 
 
@@ -106,7 +107,7 @@ def draw(
 
     Args:
         dim: d, dimension of the inputs; at least ``shared + num_clients``.
-        shared: m, rows of the body that matter to all clients.
+        shared: m, rows of the body that all clients use.
         num_clients: C.
         signal: s, squared norm of the common head.
         shift: lambda.
@@ -179,18 +180,27 @@ def compare(clients: LinearClients, eta: float) -> Comparison:
 
 
 def critical_eta(clients: LinearClients) -> float | None:
-    """Return the smallest step size from which on LP-FT has the lower global loss, in the mean over the clients.
+    """Return the smallest step size above which LP-FT has the lower global loss, in the mean over the clients.
 
-    Concept shift: ``c = 2 eta (1 + s) = 1``, so ``eta = 1 / (2 (1 + s))``. Otherwise it is found by bisection, below
+    Concept shift: ``c = 2 eta (1 + s) = 1``, so ``eta = 1 / (2 (1 + s))``. Otherwise it is a root between 1e-6 and
     1000; None if there is none.
     """
     if clients.noise is None:
         return 1 / (2 * (1 + clients.signal))
-    return _crossing(lambda eta: compare(clients, eta).global_ft - compare(clients, eta).global_lpft)
+
+    def difference(eta: float) -> float:
+        both = compare(clients, eta)
+        return both.global_ft - both.global_lpft
+
+    grid = np.geomspace(1e-6, 1e3, 200).tolist()
+    for low, high in pairwise(grid):
+        if difference(low) < 0 <= difference(high):
+            return float(brentq(difference, low, high))
+    return None
 
 
 def partial_lp(clients: LinearClients, client: int, eta: float, eta_lp: float, steps: int) -> tuple[ndarray, ndarray]:
-    """Return head and body after some gradient steps on the head alone and one on everything (concept shift).
+    """Return head and body after gradient steps on the head alone and one on everything (concept shift).
 
     The predictor stays on the ray ``w_com + t u_i``.
     """
@@ -204,7 +214,7 @@ def partial_lp(clients: LinearClients, client: int, eta: float, eta_lp: float, s
 
 @dataclass(frozen=True)
 class Trained:
-    """A client's model after gradient descent on finite samples: losses on the population, and how far B moved."""
+    """A client's model after gradient descent on finite samples: population losses, and the distance of B from B*."""
 
     global_loss: float
     local_loss: float
@@ -217,8 +227,8 @@ def train_on_samples(
     """Train one client by full-batch gradient descent: the head alone, then head and body.
 
     Args:
-        clients: the model, whose population losses are told.
-        client: which client.
+        clients: the linear model.
+        client: number of the client.
         inputs: ``(n, d)``.
         targets: ``(n,)``.
         lp_steps: steps on the head alone.
@@ -249,16 +259,3 @@ def sample(clients: LinearClients, num: int, label_noise: float, seed: int) -> l
         noise = label_noise * rng.standard_normal(num)
         drawn.append((inputs, inputs @ (clients.body.T @ clients.head(client)) + noise))
     return drawn
-
-
-def _crossing(difference: Callable[[float], float], low: float = 1e-6, high: float = 1e3) -> float | None:
-    """Return where a function rises from below 0 to above; None if it does not between the bounds."""
-    grid = np.geomspace(low, high, 200)
-    values = [difference(eta) for eta in grid]
-    for a, b, before, after in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True):
-        if before < 0 <= after:
-            for _ in range(60):
-                middle = (a + b) / 2
-                a, b = (middle, b) if difference(middle) < 0 else (a, middle)
-            return float(b)
-    return None

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lpft.config.files import ConfigError
-from lpft.config.parser import ExperimentCLI, shortened
+from lpft.config.files import ConfigError, shortened
+from lpft.config.parser import ExperimentCLI
 from tests.commands import TOY, lpft
 
 UNKNOWN = {
@@ -43,7 +43,8 @@ WRONG = {
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     lpft(*words, code=2)
-    error = capsys.readouterr().err.removeprefix("lpft run: reading the experiment\n")
+    first, _, error = capsys.readouterr().err.partition("\n")
+    assert first.startswith("lpft run: reading ")
     assert "Traceback" not in error
     assert error.startswith("lpft run: ")
     assert error.endswith("For all settings: lpft run --help\n")

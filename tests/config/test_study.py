@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lpft.config.files import ConfigError
+from lpft.config.on_disk import compare_settings
 from lpft.config.study import arguments, open_study
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
@@ -85,3 +86,12 @@ def test_keywords_become_arguments() -> None:
 def test_a_shard_that_is_none_is_refused(shard: str, out: Path) -> None:
     with pytest.raises(ConfigError, match="1/4"):
         open_study("personalize", args(out, "--shard", shard))
+
+
+def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}
+    compare_settings(tmp_path, old, old)
+    with pytest.raises(ConfigError, match=r"different are: `a\.c` \(2 there, 3 here\)\. .*--out.*--overwrite"):
+        compare_settings(tmp_path, old, new)
+    with pytest.raises(ConfigError, match=r'`a\.b` \(1 there, none here\), `a\.c` \("x{29}\.\.\. there, null here\)'):
+        compare_settings(tmp_path, {"a": {"b": 1, "c": "x" * 50}}, {"a": {"c": None}})

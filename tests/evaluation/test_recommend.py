@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpft.evaluation.recommend import beats_global_model, choose, recommend, standard_error
+from lpft.evaluation.recommend import choose, recommend, standard_error
 from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import make_cell
 
@@ -22,6 +22,10 @@ def cell(method: str, gained: int, lost: int = 0, client: str = "a", seed: int =
     right: dict[str, Any] = {"num_val": 20, "val_before": 50.0, "val_after": 50.0 + 5 * (gained - lost)}
     counts = {"val_gained": gained, "val_lost": lost}
     return replace(make_cell(seed, method, client, CLIENTS), **{**right, **counts, **changes})
+
+
+def beats_global_model(result: ClientResult) -> bool:
+    return recommend([result])[0].method is not None
 
 
 def test_by_hand() -> None:

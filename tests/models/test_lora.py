@@ -9,10 +9,11 @@ from torch import Generator, nn
 from lpft.models.base import BodyHeadNet
 from lpft.models.cnn import SmallCNN
 from lpft.models.lora import (
+    ADAPTER_TARGETS,
+    LORA_TARGETS,
     AdapterLinear,
     LoRALinear,
-    add_adapters,
-    add_lora,
+    extend_layers,
     load_personalized,
     merge_lora,
     unused_layers,
@@ -25,11 +26,13 @@ BLOCK = "body.1.encoder.layers.encoder_layer_0"
 
 
 def lora(net: BodyHeadNet, targets: list[str] | None = None) -> BodyHeadNet:
-    return add_lora(net, 2, 16.0, targets, Generator().manual_seed(0))
+    generator = Generator().manual_seed(0)
+    return extend_layers(net, targets, LORA_TARGETS, lambda layer: LoRALinear(layer, 2, 16.0, generator))
 
 
 def adapters(net: BodyHeadNet, targets: list[str] | None = None) -> BodyHeadNet:
-    return add_adapters(net, 5, targets, Generator().manual_seed(0))
+    generator = Generator().manual_seed(0)
+    return extend_layers(net, targets, ADAPTER_TARGETS, lambda layer: AdapterLinear(layer, 5, generator))
 
 
 def shaken(net: BodyHeadNet) -> BodyHeadNet:

@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 
 from lpft.clients.stack import ClientStack, sample_losses
 from lpft.clients.stack_size import forward_flops
-from lpft.models.base import check_network
+from lpft.models.base import BodyHeadNet, check_network
 from lpft.models.pretrained import SplitNet
 from lpft.models.timm import TimmNet
 from lpft.models.torchvision import ClientwiseDepth, TorchvisionNet
@@ -205,7 +205,8 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_stochastic_depth_differs_between_the_clients_of_a_stack() -> None:
     body = nn.Sequential(nn.Flatten(), ClientwiseDepth(0.5, "row"))
-    net = SplitNet(nn.Sequential(body, nn.Linear(12, 3)), DataSpec(3, 2, 3), "toy", None, None, False)
+    net = BodyHeadNet()
+    net.body, net.head = body, nn.Linear(12, 3)
     stack = ClientStack(net, K).train()
     torch.manual_seed(0)
     features = stack.features(torch.ones(K, 32, 3, 2, 2))

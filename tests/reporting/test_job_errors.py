@@ -106,7 +106,7 @@ def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
 def test_the_first_line_of_a_command_is_not_an_error(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.logs.mkdir()
-    (run.logs / "lpft-personalize-3_0.log").write_text("lpft personalize: reading the experiment\n")
+    (run.logs / "lpft-personalize-3_0.log").write_text("lpft personalize: reading configs/error.yaml\n")
     assert job_errors(run) == []
 
 
