@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import augmented
 
 
 class DeviceSamples:
@@ -36,7 +37,7 @@ class DeviceSamples:
         """
         chosen = self._images[index.to(self._images.device)].to(self.device)
         if draws is not None:
-            chosen = self.data.augmented(chosen, draws.to(self.device))
+            chosen = augmented(self.data.augment, chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
 
     def labels(self, index: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lpft.clients.batches import StackSamples
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import num_draws
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import stable_seed
@@ -63,7 +64,7 @@ class LocalTrainer:
         for epoch in range(self.settings.local_epochs):
             losses = torch.zeros(len(clients), device=self.fabric.device)
             order = samples.epoch(self.seed, "federate", round_, epoch)
-            draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
+            draws = samples.draws(num_draws(self.data.augment), self.seed, "augment", "federate", round_, epoch)
             for positions, numbers, share in zip(order, draws, shares, strict=True):
                 index = samples.in_dataset(positions)
                 with self.fabric.autocast():

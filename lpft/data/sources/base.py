@@ -99,13 +99,9 @@ class Source(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
-        public = {
-            name: _plain(value)
-            for name, value in vars(self).items()
-            if not (
-                name.startswith("_") or name == "root" or isinstance(getattr(type(self), name, None), cached_property)
-            )
-        }
+        derived = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        names = [name for name in vars(self) if not name.startswith("_") and name not in derived | {"root"}]
+        public = {name: _plain(getattr(self, name)) for name in names}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
 
     def rng(self, seed: int, *key: int | str) -> np.random.Generator:
@@ -114,22 +110,28 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A source of image files. The table has the column `file`: the path from `folder`."""
+    """A source of image files; a subclass says how their table is made.
+
+    Args:
+        root: folder of the data set.
+    """
 
     parallel = True
     crop: int | None = None
     """Side of the square that is cut out of the middle of every image."""
 
-    _table: pd.DataFrame | None = None
+    def __init__(self, root: str) -> None:
+        self.root = Path(root).expanduser()
+        self._table: pd.DataFrame | None = None
 
     @property
-    @abstractmethod
     def folder(self) -> Path:
         """The folder that the paths of image files start from."""
+        return self.root
 
     @abstractmethod
     def read_table(self) -> pd.DataFrame:
-        """Read the table; see `Source.table`."""
+        """Read the table; see `Source.table`. It has the column `file`: the path from `folder`."""
 
     def table(self) -> pd.DataFrame:
         """Return the table; it is read once."""
@@ -168,5 +170,5 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+        return {key: _plain(element) for key, element in value.items()}
+    return [_plain(element) for element in value] if isinstance(value, tuple | list) else value
