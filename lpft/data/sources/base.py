@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lpft.data.sources.image_files import Decoded, ImageFiles, resize, stamp
+from lpft.data.sources.image_files import Decoded, decode_files, resize, stamp
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.runtime.seeding import stable_seed
 
@@ -146,7 +146,7 @@ class FileSource(Source):
     def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
         """Decode files."""
         names = self.table()["file"].to_numpy(object)[positions]
-        return ImageFiles(self.folder, list(names), self.crop).decode(channels, size)
+        return decode_files(self.folder, list(names), channels, size, self.crop)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""

@@ -89,22 +89,20 @@ class _Array:
             flat = np.empty(len(content), object)
             flat[:] = [_made(element) for element in content]
         else:
-            flat = np.frombuffer(_bytes(content), dtype).copy()
+            flat = np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, dtype).copy()
         if prod(shape) != flat.size or any(side < 0 for side in shape):
             raise ValueError(f"an array of shape {shape} with {flat.size} elements")
         return flat.reshape(shape, order="F" if columns_first else "C")
-
-
-def _scalar(dtype: _Dtype, content: Any) -> Any:
-    array = _Array()
-    array.__setstate__(((1,), dtype, False, content))
-    return array.made()[0]
 
 
 def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) -> _Array:
     array = _Array()
     array.__setstate__((shape, dtype, order == "F", content))
     return array
+
+
+def _scalar(dtype: _Dtype, content: Any) -> Any:
+    return _from_buffer(content, dtype, (1,), "C").made()[0]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -152,10 +150,6 @@ def _made(content: Any) -> Any:
     if isinstance(content, list | tuple | set | frozenset):
         return type(content)(_made(element) for element in content)
     return content
-
-
-def _bytes(content: Any) -> bytes | bytearray:
-    return content.encode("latin1") if isinstance(content, str) else content
 
 
 def _text(content: str | bytes) -> str:
