@@ -1,10 +1,4 @@
-"""The array cache: images decoded once into memory-mapped files, which all processes share.
-
-An entry is a folder, named by the source's class and a hash of all settings: one row per sample in ``images.npy``,
-``labels.npy`` and ``groups.npy``, the clients' rows in ``index.npy``, and ``meta.json`` (names, sizes, hashes). It is
-built under another name beside its place and then renamed: an entry that is there is whole. An interrupted build
-continues where it stopped.
-"""
+"""The array cache: images decoded once into memory-mapped files, which all processes share."""
 
 from __future__ import annotations
 
@@ -31,6 +25,7 @@ from torch import Tensor
 from lpft.data.duplicates import DIGEST_SIZE, without_duplicates
 from lpft.data.sources.image_files import Decoded
 from lpft.data.splits import SPLITS, SplitPositions
+from lpft.storage.atomic import write_atomically
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
@@ -38,8 +33,7 @@ from lpft.types import DataSpec
 FORMAT = 3
 """Part of every entry's name; another layout of the files needs another number."""
 
-LEFTOVER_SECONDS = 7 * 24 * 3600
-"""What a killed build has left is removed if nothing was written there for so long."""
+WEEK = 7 * 24 * 3600
 
 ARRAYS = ("images", "labels", "groups", "index")
 
@@ -60,13 +54,9 @@ class BadImageError(Interrupted):
 
 @dataclass(frozen=True)
 class ClientSplit:
-    """One simulated participant's samples.
+    """One simulated participant, and the positions of its samples in the arrays, int64, shape ``(n,)`` each.
 
-    Args:
-        name: its name, unique in the data.
-        train: positions of its training samples in the arrays, int64, shape ``(num_train,)``.
-        val: the same for the samples on which choices are made.
-        test: the same for the samples on which results are reported, never used for a choice.
+    Choices are made on `val`; results are reported on `test`, which is never used for a choice.
     """
 
     name: str
@@ -130,14 +120,14 @@ class Arrays:
         """
         try:
             meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-            if meta.pop("checksum") != _hash(json.dumps(meta, sort_keys=True).encode()):
+            if meta.pop("checksum") != _hash_meta(meta):
                 raise ValueError("meta.json was edited")
             for name, size in meta["sizes"].items():
                 if (stored := (entry / name).stat().st_size) != size:
                     raise ValueError(f"{name} has {stored} bytes instead of {size}")
             arrays = {name: _map(entry / f"{name}.npy") for name in ARRAYS}
             edited = [name for name, digest in meta["digests"].items()
-                      if _hash(arrays[name.removesuffix(".npy")].numpy().tobytes()) != digest]  # fmt: skip
+                      if _hash(arrays[name.removesuffix(".npy")].numpy()) != digest]  # fmt: skip
             if edited or list(arrays["images"].shape) != meta["shape"]:
                 raise ValueError(f"{', '.join(edited) or 'images.npy'} was edited")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -170,8 +160,10 @@ def open_or_build(
 ) -> Arrays:
     """Open the entry for `key`, building it first if it is not there or is damaged.
 
-    Of processes that build the same entry at once, one works and the others wait for it. An interrupted build
-    continues where it stopped.
+    An entry is a folder, named by the source's class and a hash of all settings: one row per sample in ``images.npy``,
+    ``labels.npy`` and ``groups.npy``, the clients' rows in ``index.npy``, and ``meta.json`` (names, sizes, hashes). It
+    is built under another name and then renamed: an entry that is there is whole. Of processes that build the same
+    entry at once, one works and the others wait for it. An interrupted build continues where it stopped.
 
     Args:
         cache_dir: folder of all entries; is made if need be.
@@ -205,11 +197,7 @@ def open_or_build(
 
 
 class _Build:
-    """An entry in the making.
-
-    The images are decoded straight into ``images.npy``. ``journal`` has one line for each batch that is done: the row
-    where it ends, and what of it could not be decoded.
-    """
+    """An entry in the making; ``journal`` has a line for each decoded batch: where it ends, and what is bad in it."""
 
     def __init__(self, folder: Path, samples: Samples, spec: DataSpec) -> None:
         self.folder, self.samples, self.journal = folder, samples, folder / "journal"
@@ -287,16 +275,13 @@ class _Build:
             "content_hash": content.hexdigest(),
             "shape": list(self.shape),
             "sizes": {f"{name}.npy": (self.folder / f"{name}.npy").stat().st_size for name in ARRAYS},
-            "digests": {name: _hash(array.tobytes()) for name, array in arrays.items()},
+            "digests": {name: _hash(array) for name, array in arrays.items()},
             "clients": sizes,
             "group_names": list(self.samples.group_names),
             "left_out": left_out,
             "bad": [bad for batch in self.batches for bad in batch["bad"]],
         }
-        with (self.folder / "meta.json").open("w", encoding="utf-8") as file:
-            json.dump({**meta, "checksum": _hash(json.dumps(meta, sort_keys=True).encode())}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_atomically(self.folder / "meta.json", json.dumps({**meta, "checksum": _hash_meta(meta)}))
         self.journal.unlink()
 
 
@@ -321,21 +306,17 @@ def _is_whole(entry: Path, warn: bool = True) -> bool:
 
 def _publish(folder: Path, entry: Path) -> None:
     """Rename a finished folder to its place, unless another process put a whole entry there meanwhile."""
-    for _ in range(10):
-        try:
-            folder.rename(entry)
-            return
-        except OSError:
-            if not entry.exists():
-                raise
-        if _is_whole(entry, warn=False):
-            _remove(folder)
-            return
-        aside = _temporary(entry)
+    if entry.exists() and not _is_whole(entry, warn=False):
+        damaged = _temporary(entry)
         with suppress(FileNotFoundError):
-            entry.rename(aside)
-        _remove(aside)
-    raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.")
+            entry.rename(damaged)
+        _remove(damaged)
+    try:
+        folder.rename(entry)
+    except OSError as error:
+        if not _is_whole(entry, warn=False):
+            raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.") from error
+        _remove(folder)
 
 
 @contextmanager
@@ -387,10 +368,11 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
+    """Remove what killed builds have left, if nothing was written there for a week."""
     for folder in (*cache_dir.glob(".*.tmp"), *cache_dir.glob(".*.partial")):
         with suppress(OSError):  # another process removes it
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if time.time() - newest > LEFTOVER_SECONDS:
+            if time.time() - newest > WEEK:
                 _remove(folder)
 
 
@@ -412,5 +394,9 @@ def _map(path: Path) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _hash_meta(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

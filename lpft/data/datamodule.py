@@ -34,12 +34,7 @@ log = logging.getLogger("lpft")
 class Normalization:
     """Turns uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``.
 
-    Args:
-        mean: of every channel, on the scale from 0 to 1.
-        std: of every channel, above 0.
-
-    Raises:
-        ValueError: if there are neither 1 nor 3 channels, or other numbers of means and of deviations.
+    `mean` and `std` are of every channel, on the scale from 0 to 1.
     """
 
     mean: tuple[float, ...]
@@ -47,7 +42,7 @@ class Normalization:
 
     @classmethod
     def of(cls, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
-        """Check settings, whose defaults are 0.5 and 0.5.
+        """Check settings, whose defaults are 0.5 and 0.5; raise ValueError if they do not fit the channels.
 
         >>> Normalization.of(1, [0.1307], None)
         Normalization(mean=(0.1307,), std=(0.5,))

@@ -25,13 +25,7 @@ def wrong_file(problem: str, home: str | None = None) -> ValueError:
 
 
 def require(root: Path, wanted: Mapping[str, Sequence[str]], home: str | None) -> None:
-    """Raise FileNotFoundError unless a folder has what a data set consists of; all that is missing is named.
-
-    Args:
-        root: the folder.
-        wanted: by a description, the names of which one must be there.
-        home: page that the data set can be got from.
-    """
+    """Raise FileNotFoundError unless a folder has, for each description in `wanted`, one of some files or folders."""
     missing = [name for name, names in wanted.items() if not any((root / name).exists() for name in names)]
     if missing:
         page = f" Get the data set from {home}; nothing is downloaded." if home else " Nothing is downloaded."
@@ -42,15 +36,9 @@ def require(root: Path, wanted: Mapping[str, Sequence[str]], home: str | None) -
 
 
 def read_lines(path: Path, delimiter: str | None = ",", home: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and values of each line that is not empty, without the blanks around values.
+    """Yield number and values of each line of a CSV file that is not empty, without the blanks around values.
 
-    Args:
-        path: a text file in UTF-8.
-        delimiter: what stands between values; None for blanks, otherwise the file is CSV.
-        home: page that the file can be got from.
-
-    Raises:
-        ValueError: if the file is something else.
+    With `delimiter` None it is a text file with blanks between values. Raises ValueError if it is something else.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
