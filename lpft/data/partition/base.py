@@ -148,9 +148,6 @@ def match_distribution(
             the clients have; equally, if none has any.
         rng: source of all randomness.
 
-    Returns:
-        Positions of every client's other samples, sorted; disjoint, together all.
-
     >>> parts = [np.array([0, 1, 2]), np.array([3])]
     >>> tests = match_distribution(parts, np.array([5, 5, 7, 7]), np.array([7, 7, 5, 5]), np.random.default_rng(0))
     >>> [len(part) for part in tests], tests[0][1:].tolist()

@@ -19,10 +19,7 @@ class Dirichlet(SkewedPartition):
     large, as in Hsu et al.
 
     Args:
-        num_clients: clients of each domain, or by domain.
         alpha: concentration; below 1 a client sees few classes, above 100 all clients look alike.
-        min_samples: least number of samples of a client, before they are split into train, val and test.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
 
     References:
         Hsu et al., arXiv:1909.06335; Yurochkin et al., arXiv:1905.12022.

@@ -14,10 +14,7 @@ class QuantitySkew(SkewedPartition):
     Every client gets `min_samples`; the rest is shared out by one draw from a symmetric Dirichlet distribution.
 
     Args:
-        num_clients: clients of each domain, or by domain.
         alpha: concentration; the smaller, the more a few clients have nearly all.
-        min_samples: least number of samples of a client, before they are split into train, val and test.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
 
     >>> [len(part) for part in QuantitySkew(alpha=0.5).deal(np.arange(1000) % 10, 5, np.random.default_rng(0))]
     [206, 41, 414, 186, 153]

@@ -22,11 +22,6 @@ class AttributeSource(FileSource):
 
     The four combinations of class and attribute are the groups that accuracies are shown for.
     `lpft.data.partition.SpuriousCorrelation` makes clients in which the attribute goes with the class.
-
-    Args:
-        root: folder of the data set.
-        class_names: what the classes 0 and 1 are.
-        attribute_names: what it means not to have the attribute, and to have it.
     """
 
     draws = "spurious"
@@ -98,11 +93,7 @@ class Attribute:
         return self.names or (f"not {rule}", rule)
 
     def answers(self, values: pd.Series, path: Path) -> pd.Series:
-        """Answer the question: true, false, or null where there is no answer.
-
-        Args:
-            values: of the column.
-            path: the file that they are from.
+        """Answer the question for the values of the column in a file: true, false, or null where there is no answer.
 
         Raises:
             ValueError: if a value is no number where numbers are needed, or one of the answers is never given.

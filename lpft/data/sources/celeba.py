@@ -66,18 +66,10 @@ class CelebA(AttributeSource):
 
 
 def read_attributes(path: Path, wanted: list[str]) -> pd.DataFrame:
-    """Read which images have some attributes.
+    """Read which images have some attributes: the column `image_id`, and one with bool for each attribute.
 
-    Args:
-        path: the list, as ``.csv`` with a header, or as ``.txt``: the number of images, the attributes' names, then one
-            line with an image's name and its values, -1 or 1.
-        wanted: names of the attributes.
-
-    Returns:
-        The column `image_id`, and one with bool for each attribute.
-
-    Raises:
-        ValueError: if there is no such attribute, or the list is of another form.
+    The list is a ``.csv`` with a header, or a ``.txt``: the number of images, the attributes' names, then one line with
+    an image's name and its values, -1 or 1.
     """
     columns = ["image_id", *wanted]
     if path.suffix == ".csv":

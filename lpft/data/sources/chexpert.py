@@ -76,15 +76,9 @@ class CheXpert(AttributeSource):
 
 
 def finding_there(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:
-    """Say which images show a finding, bool, ``(n,)``.
+    """Say which images show a finding, bool, ``(n,)``; its name decides what becomes of -1.
 
-    Args:
-        labels: 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned) of every image.
-        finding: its name, which decides what becomes of -1.
-        path: where the labels are from.
-
-    Raises:
-        ValueError: if there are other labels.
+    Labels are 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned); others raise a ValueError.
 
     >>> finding_there(["1.0", "-1.0", "", "0"], "Edema", Path("train.csv")).tolist()
     [True, True, False, False]

@@ -113,8 +113,8 @@ class CifarC(Source):
         for (corruption, severity), part in zip(looks, equal_parts(labels[train], len(looks), rng), strict=True):
             splits = {"train": train if self.shared_ids else train[part], "val": val, "test": test}
             for split, ids in splits.items():
-                tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", "split": split,
-                                            "unit": ids, "corruption": corruption, "severity": severity}))  # fmt: skip
+                columns = {"unit": ids, "corruption": corruption, "severity": severity, "split": split}
+                tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", **columns}))
         table = pd.concat(tables, ignore_index=True)
         names = [f"{corruption}-{severity}" for corruption, severity in looks]
         self._rows = table.assign(domain=categories(table["domain"], names))
@@ -214,14 +214,11 @@ class CifarC(Source):
 
 
 def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray, dict[Corruption, np.ndarray]]:
-    """Open a published archive.
+    """Open a published archive; raise ValueError if a file is not of its form.
 
     Returns:
         Labels of all ids, int64, ``(num_ids,)``, and by type the memory-mapped images of all ids at severity 1, 2, ...,
         uint8, ``(5 * num_ids, 32, 32, 3)``.
-
-    Raises:
-        ValueError: if a file is not of the archive's form.
     """
     files = ArrayFiles(folder)
     labels = files.read("labels.npy")
@@ -238,11 +235,7 @@ def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray,
 
 
 def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``, from one of the pickles of CIFAR.
-
-    Raises:
-        ValueError: if it does not hold them.
-    """
+    """Read labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``, from one of the pickles of CIFAR."""
     batch = load_arrays(path)
     if not isinstance(batch, dict) or not {"data", label_key} <= set(batch):
         content = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ class Domains(FileSource):
         domains: names of the domains; by default those that have lists, sorted.
         classes: names of the classes that are kept, in the order of the new labels, a class being the folder of its
             images (in pickled lists its name). By default all, with the labels of the lists.
-        lists: which lists are read.
+        lists: which lists are read; `pkl` for those of FedBN.
         share_of_smallest: instead of the data's `train_per_client` and `val_share`: this share of the number of images
             in the shortest training list is what every domain trains on, from the start of its list, and, from the end,
             what it chooses by, as in FedBN. Pickled lists keep their order; text lists, which go class by class, are
@@ -204,9 +204,6 @@ class DomainNet(Domains):
         domains: names of the domains; all six by default.
         classes: `fedbn` for FedBN's ten, labelled 0 to 9 in its order; `all` for all 345 with the labels of the lists;
             or names.
-        lists: which lists are read; `pkl` for those of FedBN.
-        share_of_smallest: see `Domains`.
-        seed: see `Domains`.
     """
 
     home = " Home page and terms (non-commercial research): http://ai.bu.edu/M3SDA/ ; nothing is downloaded."
@@ -217,13 +214,10 @@ class DomainNet(Domains):
         folder: str = "DomainNet",
         domains: list[str] | None = None,
         classes: Literal["fedbn", "all"] | list[str] = "fedbn",
-        lists: Lists = "txt",
-        share_of_smallest: ShareOfSmallest | None = None,  # type: ignore[valid-type]
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         names = list(FEDBN_CLASSES) if classes == "fedbn" else None if isinstance(classes, str) else classes
-        domains = list(DOMAINNET) if domains is None else domains
-        super().__init__(root, folder, domains, names, lists, share_of_smallest, seed)
+        super().__init__(root, folder, list(DOMAINNET) if domains is None else domains, names, **kwargs)
 
 
 def folder_of(path: str) -> str:
