@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,14 @@ class SplitSource(Source):
     A subclass says which parts there are. Images are read part by part.
     """
 
-    _parts: list[tuple[str, str, SourceSplit]] | None = None
-
     @abstractmethod
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Yield domain, split (``""`` for none) and samples of every part."""
 
-    @property
+    @cached_property
     def parts(self) -> list[tuple[str, str, SourceSplit]]:
         """What `open_parts` yields, opened once."""
-        if self._parts is None:
-            self._parts = list(self.open_parts())
-        return self._parts
+        return list(self.open_parts())
 
     def table(self) -> pd.DataFrame:
         """Return the labels of all parts."""

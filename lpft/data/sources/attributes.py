@@ -43,7 +43,7 @@ class AttributeSource(FileSource):
             ValueError: if a file is not what it should be.
         """
 
-    def read_table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Add the groups."""
         rows = self.read_rows().reset_index(drop=True)
         rows = rows.astype({"label": np.int64, "attribute": np.int64})

@@ -60,6 +60,11 @@ class Source(ABC):
             ValueError: if a file does not hold what it should.
         """
 
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The table, which is read once."""
+        return self.table()
+
     @abstractmethod
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of some rows, given in ascending order, of any size."""
@@ -99,10 +104,14 @@ class Source(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
-        derived = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
-        names = [name for name in vars(self) if not name.startswith("_") and name not in derived | {"root"}]
-        public = {name: _plain(getattr(self, name)) for name in names}
+        public = {name: _plain(value) for name, value in self.__getstate__().items() if not name.startswith("_")}
+        public.pop("root", None)
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is read when it is asked for."""
+        kind = type(self)
+        return {k: v for k, v in vars(self).items() if not isinstance(getattr(kind, k, None), cached_property)}
 
     def rng(self, seed: int, *key: int | str) -> np.random.Generator:
         """Make the generator of a draw."""
@@ -111,6 +120,8 @@ class Source(ABC):
 
 class FileSource(Source):
     """A source of image files; a subclass says how their table is made.
+
+    The table has the column `file`: the path from `folder`.
 
     Args:
         root: folder of the data set.
@@ -122,22 +133,11 @@ class FileSource(Source):
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser()
-        self._table: pd.DataFrame | None = None
 
     @property
     def folder(self) -> Path:
         """The folder that the paths of image files start from."""
         return self.root
-
-    @abstractmethod
-    def read_table(self) -> pd.DataFrame:
-        """Read the table; see `Source.table`. It has the column `file`: the path from `folder`."""
-
-    def table(self) -> pd.DataFrame:
-        """Return the table; it is read once."""
-        if self._table is None:
-            self._table = self.read_table()
-        return self._table
 
     def images(self, positions: np.ndarray) -> Images:
         """Not used: files are decoded and resized in one step."""
@@ -145,15 +145,13 @@ class FileSource(Source):
 
     def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
         """Decode files."""
-        names = self.table()["file"].to_numpy(object)[positions]
+        names = self.rows["file"].to_numpy(object)[positions]
         return decode_files(self.folder, list(names), channels, size, self.crop)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""
-        table = self.table()
-        columns = [column for column in table if column != "file"]
-        content = pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes()
-        files = stamp(self.folder, list(table["file"]), on_missing)
+        content = pd.util.hash_pandas_object(self.rows.drop(columns="file"), index=False).to_numpy().tobytes()
+        files = stamp(self.folder, list(self.rows["file"]), on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
 
 

@@ -78,7 +78,6 @@ class CifarC(Source):
     draws = "cifar-c"
     image_size = SIZE
     num_classes: int
-    _rows: pd.DataFrame | None = None
 
     def __init__(
         self,
@@ -117,14 +116,14 @@ class CifarC(Source):
                 tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", **columns}))
         table = pd.concat(tables, ignore_index=True)
         names = [f"{corruption}-{severity}" for corruption, severity in looks]
-        self._rows = table.assign(domain=categories(table["domain"], names))
-        return self._rows
+        return table.assign(domain=categories(table["domain"], names))
 
     def images(self, positions: np.ndarray) -> list[np.ndarray]:
         """Return images as their domain shows them."""
-        rows = (self.table() if self._rows is None else self._rows).iloc[positions]
         images: list[np.ndarray] = []
-        for (corruption, severity), members in rows.groupby(["corruption", "severity"], sort=False):
+        for (corruption, severity), members in self.rows.iloc[positions].groupby(
+            ["corruption", "severity"], sort=False
+        ):
             images.extend(self._corrupted(corruption, severity, members["unit"].to_numpy()))
         return images
 

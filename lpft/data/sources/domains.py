@@ -88,7 +88,7 @@ class Domains(FileSource):
     @property
     def folder(self) -> Path:
         """The folder that the paths of the lists start from."""
-        first = self.table()["file"].iloc[0] if len(self.table()) else ""
+        first = self.rows["file"].iloc[0] if len(self.rows) else ""
         return next((base for base in (self.set_root, self.set_root.parent) if (base / first).exists()), self.set_root)
 
     @property
@@ -96,7 +96,7 @@ class Domains(FileSource):
         """Names of the classes: those that are kept, else the folders of their images, or nothing if those differ."""
         if self.classes is not None:
             return self.classes
-        names = self.table().assign(name=self.table()["file"].map(folder_of)).groupby("label")["name"].unique()
+        names = self.rows.assign(name=self.rows["file"].map(folder_of)).groupby("label")["name"].unique()
         if len(names) <= names.index.max() or any(len(folders) > 1 for folders in names):
             return ()
         return tuple(folders[0] for folders in names)
@@ -106,7 +106,7 @@ class Domains(FileSource):
         given = {"train", "test"} if self.share_of_smallest is None else {"train", "val", "test"}
         return dict.fromkeys(table["domain"].cat.categories, given)
 
-    def read_table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Read the lists."""
         listed = self._read_lists()
         listed["name"] = listed["label"] if self.lists == "pkl" else listed["file"].map(folder_of)

@@ -109,7 +109,7 @@ class Sites(FileSource):
             return checked_classes(self.classes, "classes")
         return classes_of(self._sites)
 
-    def read_table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Look through the folders."""
         for site in self._sites:
             unknown = sorted(site.classes - set(self.class_names))
