@@ -28,13 +28,7 @@ SHOWN_FROM = 5000
 
 
 def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> Iterator[Decoded]:
-    """Yield the images of a source's rows in their order, some at a time.
-
-    Args:
-        source: where the images come from.
-        rows: positions of the wanted rows, ascending.
-        spec: channels and size of the images.
-        done: number of rows that an interrupted start has decoded.
+    """Yield the images of a source's rows, given in ascending order, some at a time, after those that are done.
 
     Raises:
         Interrupted: if a process that helps is killed.

@@ -115,9 +115,6 @@ def assign_splits(
         settings: the shares.
         rng: source of all randomness.
 
-    Returns:
-        Positions by split.
-
     >>> units, given = np.arange(8) // 2, np.full(8, "train")
     >>> pools = assign_splits(np.zeros(8, int), units, given, SplitSettings(0.25, 0.1), np.random.default_rng(0))
     >>> [pools[split].tolist() for split in ("train", "val", "test")]

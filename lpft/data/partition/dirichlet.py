@@ -43,17 +43,10 @@ class Dirichlet(SkewedPartition):
 
 
 def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Move samples from the largest clients to those with fewer than `min_samples`.
+    """Move samples from the largest clients to those with fewer than `min_samples`, at most their average size.
 
-    Args:
-        counts: number of samples of every client and class, ``(num_clients, num_classes)``.
-        mixes: probability of each class for a sample that a client still lacks, same shape. If all classes that others
-            can spare have probability 0, they are equally probable.
-        min_samples: size that all clients reach, at most their average size.
-        rng: source of all randomness.
-
-    Returns:
-        The new counts; sums over clients are the old ones.
+    A client draws the classes that it lacks from its mix; `counts` and `mixes` are ``(num_clients, num_classes)``. If
+    all classes that others can spare have probability 0, they are equally probable. Sums over clients stay.
 
     >>> fill_up(np.array([[4, 0], [0, 0]]), np.full((2, 2), 0.5), 1, np.random.default_rng(0))
     array([[3, 0],

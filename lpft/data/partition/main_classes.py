@@ -77,11 +77,8 @@ class Pathological(MainClasses):
 def deal_classes(num_clients: int, num_classes: int, per_client: int, rng: np.random.Generator) -> np.ndarray:
     """Give every client different classes, each class to equally many clients (to one), in random company.
 
-    Returns:
-        Who holds what, bool, ``(num_clients, num_classes)``.
-
-    Raises:
-        ValueError: if there are not so many classes, or some would be held by nobody.
+    Returns who holds what, bool, ``(num_clients, num_classes)``. Raises ValueError if there are not so many classes, or
+    some would be held by nobody.
 
     >>> deal_classes(3, 3, 1, np.random.default_rng(0)).sum(0)
     array([1, 1, 1])

@@ -89,11 +89,7 @@ def sizes_per_class(
 ) -> dict[Split, int]:
     """Return how many samples of each class every client gets in each split; raise ValueError if there are too few.
 
-    Args:
-        available: number of samples of each group, ``(4,)``, by split.
-        rhos: every client's correlation.
-        settings: share of val and, if it is set, the number of samples that a client trains on and chooses by.
-        names: of the groups, for messages.
+    There are `available`, by split, so many of each group, ``(4,)``; `names` are those of the groups, for messages.
     """
     listed = ", ".join(f"{rho:g}" for rho in rhos)
     least = smallest_per_class(rhos)
@@ -128,11 +124,7 @@ def sizes_per_class(
 
 
 def group_counts(rhos: Sequence[float], per_class: int | np.ndarray) -> np.ndarray:
-    """Return how many samples of each group every client has, ``(..., num_clients, 4)``.
-
-    Args:
-        rhos: every client's correlation.
-        per_class: number of samples of each class, a number or any array of them.
+    """Return how many samples of each group every client has, ``(..., num_clients, 4)``, of some samples per class.
 
     >>> group_counts([0.9, 0.5], 10)
     array([[9, 1, 1, 9],

@@ -94,11 +94,7 @@ class ArrayDomain:
 
 
 def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
-    """Open the parts that a domain has; images are read when asked for.
-
-    Args:
-        domain: what to open.
-        root: folder that its paths start from.
+    """Open the parts that a domain below a folder has; images are read when asked for.
 
     Raises:
         ValueError: if the domain does not hold what its settings say.
@@ -228,13 +224,7 @@ def _open_arrays(files: ArrayFiles, x_name: str, y_name: str) -> SourceSplit:
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """View images as ``(n, height, width, 1 or 3)``.
-
-    Args:
-        images: uint8, ``(n, height, width)``, ``(n, height, width, 1 or 3)`` or ``(n, 1 or 3, height, width)``.
-
-    Raises:
-        ValueError: if type or shape is another.
+    """View images, uint8, grey, with channels last or first, as ``(n, height, width, 1 or 3)``.
 
     >>> channels_last(np.zeros((5, 3, 8, 9), np.uint8)).shape
     (5, 8, 9, 3)
@@ -301,8 +291,8 @@ def _open_dataset(domain: ArrayDomain, root: Path, arguments: dict[str, Any]) ->
 def _import(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        return found
+        dataset_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return dataset_class
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"`dataset: {name}` cannot be imported ({error}). HINT: give the full dotted path, such as"

@@ -54,19 +54,9 @@ def severities(*constants: Any) -> Callable[[Change], Change]:
 
 
 def corrupt(image: np.ndarray, corruption: Corruption, severity: Severity, rng: Generator) -> np.ndarray:
-    """Corrupt one image.
+    """Corrupt one image, uint8, ``(size, size, 3)``, with a severity from 1 (mild) to 5.
 
-    Args:
-        image: uint8, ``(size, size, 3)``. The constants are meant for 32x32 pixels.
-        corruption: which one.
-        severity: 1 (mild) to 5.
-        rng: source of all randomness.
-
-    Returns:
-        uint8, ``(size, size, 3)``.
-
-    Raises:
-        ValueError: if image or severity are not of this form.
+    The constants are meant for 32x32 pixels. Raises ValueError if image or severity are not of this form.
 
     >>> corrupt(np.full((32, 32, 3), 100, np.uint8), "brightness", 5, np.random.default_rng(0))[0, 0]
     array([176, 176, 176], dtype=uint8)

@@ -57,14 +57,7 @@ ReadMatImages = Callable[[Path, str, int], np.ndarray]
 
 
 class DomainFiles(NamedTuple):
-    """One domain's files.
-
-    Args:
-        domain: the domain.
-        layout: how they are laid out; None for an ``.npz`` file.
-        root: folder that the names of the files start from.
-        names: the files.
-    """
+    """One domain's files below a folder; the layout is None for an ``.npz`` file."""
 
     domain: Domain
     layout: Layout | None
@@ -100,16 +93,13 @@ def expected(domain: Domain, wanted: Layout | None) -> str:
 def open_files(
     files: DomainFiles, num_wanted: int | None, size: int, mat_images: ReadMatImages
 ) -> dict[Split, SourceSplit]:
-    """Open the training and the test part; images in ``.mat`` files are read when asked for.
+    """Open the training and the test part; raise ValueError if a file does not hold what it should.
 
     Args:
         files: what to open.
         num_wanted: of pickles so many parts are read as it takes for this number of training images; None for all.
         size: of MNIST's images, of which a ``.mat`` file has two sizes: 28 or 32.
-        mat_images: `read_mat_images`, which may remember images.
-
-    Raises:
-        ValueError: if a file does not hold what it should.
+        mat_images: `read_mat_images`, called when images are asked for; it may remember them.
     """
     domain, layout, root, names = files
     if layout == "fedbn":

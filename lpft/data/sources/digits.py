@@ -114,11 +114,7 @@ class Digits(Source):
 def enlarge(images: np.ndarray) -> np.ndarray:
     """Double height and width by bilinear interpolation, in integers and so alike on every machine.
 
-    Args:
-        images: int64, ``(n, size, size)``, values 0 to 16.
-
-    Returns:
-        uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
+    From int64, ``(n, size, size)``, values 0 to 16, to uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
 
     >>> enlarge(np.array([[[0, 16]]]))
     array([[[  0,  64, 191, 255],

@@ -174,9 +174,9 @@ class Domains(FileSource):
         wanted = [f"{domain}_{split}.{self.lists}" for domain in domains or ["DOMAIN"] for split in LIST_SPLITS]
         missing = [name for name in wanted if name not in files]
         if missing:
-            found = shortened(sorted(files), 12) or content_of(self.set_root, 12)
+            content = shortened(sorted(files), 12) or content_of(self.set_root, 12)
             raise FileNotFoundError(
-                f"Lists are missing in {self.set_root}: {shortened(missing, 12)}; found {found}. Expected"
+                f"Lists are missing in {self.set_root}: {shortened(missing, 12)}; found {content}. Expected"
                 f" DOMAIN_train.{self.lists} and DOMAIN_test.{self.lists} in it or in its folder `splits`, and the"
                 " images that they name. HINT: the folder is `root`/`folder`: set `--data.source.root`."
                 f"{self.home} Without lists, the source `lpft.data.sources.Sites` reads ROOT/DOMAIN/CLASS/IMAGE."

@@ -84,12 +84,7 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
 
 
 def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
-    """Give images the wanted channels and size.
-
-    Args:
-        images: uint8, ``(n, height, width, 1 or 3)``.
-        channels: 1 or 3; RGB becomes grey by luminance as in Pillow, grey becomes RGB by repetition.
-        size: wanted height and width; resized bilinearly with antialiasing.
+    """Give images, uint8, ``(n, height, width, 1 or 3)``, channels and size as `decode_files` does.
 
     Returns:
         uint8, ``(n, channels, size, size)``.
@@ -111,15 +106,9 @@ def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
 
 
 def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"] = "error") -> str:
-    """Hash names, sizes and modification times of files, without reading them: what a cache's key needs.
+    """Hash names, sizes and modification times of files below a folder, without reading them.
 
-    Args:
-        root: folder that the names start from.
-        names: paths of the files.
-        on_missing: what to do about files that are not there; those that are skipped are hashed as missing.
-
-    Raises:
-        FileNotFoundError: if files are not there, and are not to be skipped.
+    Missing files raise a FileNotFoundError, or are hashed as missing.
     """
     digest, missing = hashlib.sha256(), []
     for name in names:

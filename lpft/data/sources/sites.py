@@ -41,14 +41,9 @@ class File(NamedTuple):
 
 @dataclass
 class Site:
-    """What is in one site's folder.
+    """What is in one site's folder: its files, its splits and classes, those without images included, and other files.
 
-    Args:
-        name: the site's name.
-        files: what it has not split is all in ``train``.
-        splits: those that it has, without images included.
-        classes: names of its classes, those without images included.
-        ignored: files that are no images by their ending.
+    What the site has not split is all in ``train``; a split that is not there is made.
     """
 
     name: str
@@ -142,11 +137,7 @@ class Sites(FileSource):
 
 
 def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
-    """Look through the sites' folders; no image is opened.
-
-    Args:
-        root: folder that holds them.
-        names: the sites that are wanted, in this order; by default all, sorted.
+    """Look through the sites' folders, those that are named or all, sorted; no image is opened.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -169,8 +160,8 @@ def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
     sites = [_read_site(root, name, folders[name]) for name in chosen]
     if not any(site.files for site in sites):
         ignored = [name for site in sites for name in site.ignored]
-        found = f"{len(sites)} folders without images" + (f", but {shortened(ignored)}" if ignored else "")
-        raise wrong(root, found, f"image files end in {', '.join(EXTENSIONS)}")
+        content = f"{len(sites)} folders without images" + (f", but {shortened(ignored)}" if ignored else "")
+        raise wrong(root, content, f"image files end in {', '.join(EXTENSIONS)}")
     return sites
 
 
@@ -221,9 +212,9 @@ class Listing(NamedTuple):
         return ", ".join(f"{len(names)} {kind} ({shortened(names, 4)})" for kind, names in kinds if names) or "nothing"
 
 
-def wrong(where: Path, found: object, hint: str) -> ValueError:
+def wrong(where: Path, content: object, hint: str) -> ValueError:
     """Make the error about a folder of another form."""
-    return ValueError(f"{where}: found {found}. {EXPECTED} HINT: {hint}.")
+    return ValueError(f"{where}: found {content}. {EXPECTED} HINT: {hint}.")
 
 
 def _read_site(root: Path, name: str, folder: str) -> Site:

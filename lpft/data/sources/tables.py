@@ -59,14 +59,14 @@ def read_columns(
     header: list[str] | None = None,
     lines: Iterator[tuple[int, list[str]]] | None = None,
 ) -> pd.DataFrame:
-    """Read some columns of a table as text.
+    """Read the wanted columns of a table as text.
 
     Args:
         path: the file.
         wanted: names of the columns.
         home: page that the file can be got from.
         header: names of all columns; by default the first line.
-        lines: those of the file, if some have been read already; by default it is CSV.
+        lines: those of the file that come next; by default it is CSV.
 
     Raises:
         ValueError: if a column or all rows are missing, or a line has more or fewer values than there are columns.
@@ -75,8 +75,8 @@ def read_columns(
     header = next(lines, (1, []))[1] if header is None else header
     missing = [name for name in wanted if name not in header]
     if missing:
-        found = shortened(header, 50) or "nothing"
-        raise wrong_file(f"{path} has no column {', '.join(map(repr, missing))}; found {found}", home)
+        columns = shortened(header, 50) or "nothing"
+        raise wrong_file(f"{path} has no column {', '.join(map(repr, missing))}; found {columns}", home)
     places = [header.index(name) for name in wanted]
     rows = []
     for number, values in lines:

@@ -175,8 +175,8 @@ class TeacherStudent(Source):
         for k in range(self.num_clients):
             first = self.num_shared + k * num_own
             body = np.concatenate([rows[: self.num_shared], rows[first : first + num_own]])
-            own = self.rng(self.seed, "own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
-            yield body, np.concatenate([common, self.shift * own])
+            signs = self.rng(self.seed, "own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
+            yield body, np.concatenate([common, self.shift * signs])
 
     def _classes(self, mean_outputs: list[float]) -> list[np.ndarray]:
         """Return every client's classes: all, or disjoint ranges in the order of the clients' mean outputs."""
