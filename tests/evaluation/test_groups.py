@@ -77,7 +77,10 @@ def test_counted_as_scikit_learn_does(count: int) -> None:
                 predicted = net(data.normalize(data.images[index], torch.float64)).argmax(1)
             right = (predicted == data.labels[index]).numpy()
             per_group = recall_score(
-                data.arrays.groups[index] + 1, np.where(right, data.arrays.groups[index] + 1, -1), average=None, labels=[1, 2]
+                data.arrays.groups[index] + 1,
+                np.where(right, data.arrays.groups[index] + 1, -1),
+                average=None,
+                labels=[1, 2],
             )
             assert [found[name][where] for name in NAMES[:2]] == pytest.approx(100 * per_group)
             assert found["nobody"][where] is None
