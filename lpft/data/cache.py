@@ -126,10 +126,11 @@ class Arrays:
                 if (stored := (entry / name).stat().st_size) != size:
                     raise ValueError(f"{name} has {stored} bytes instead of {size}")
             arrays = {name: _map(entry / f"{name}.npy") for name in ARRAYS}
-            edited = [name for name, digest in meta["digests"].items()
-                      if _hash(arrays[name.removesuffix(".npy")].numpy()) != digest]  # fmt: skip
-            if edited or list(arrays["images"].shape) != meta["shape"]:
-                raise ValueError(f"{', '.join(edited) or 'images.npy'} was edited")
+            for name, digest in meta["digests"].items():
+                if _hash(arrays[name.removesuffix(".npy")].numpy()) != digest:
+                    raise ValueError(f"{name} was edited")
+            if list(arrays["images"].shape) != meta["shape"]:
+                raise ValueError("images.npy was edited")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedEntryError(f"{type(error).__name__}: {error}") from error
         index = arrays.pop("index").clone()
@@ -171,7 +172,7 @@ def open_or_build(
         key: everything that the arrays depend on, JSON-serialisable.
         samples: gives the samples; the same at each call.
         decode: gives their images.
-        spec: channels, size and number of classes.
+        spec: channels and size of the images.
         on_bad_image: what to do about a file that cannot be decoded: raise, or leave it out and list it.
 
     Raises:
@@ -203,7 +204,7 @@ class _Build:
         self.folder, self.samples, self.journal = folder, samples, folder / "journal"
         check_client_names(samples.clients)
         self.shape = (len(samples.rows), spec.in_channels, spec.image_size, spec.image_size)
-        self._refuse_empty(len(samples.rows))
+        _refuse_empty(len(samples.rows), len(samples.clients))
         with _clear_errors(folder.parent):
             try:
                 self.batches = self._read_journal()
@@ -215,10 +216,6 @@ class _Build:
                     path.unlink()
                 self.batches = []
                 self._open("w+")
-
-    def _refuse_empty(self, num_images: int) -> None:
-        if not num_images:
-            raise ValueError(f"The dataset is empty: {len(self.samples.clients)} clients and not one image.")
 
     def _open(self, mode: Literal["r+", "w+"]) -> None:
         shapes = self.shape, (self.shape[0], DIGEST_SIZE)
@@ -259,7 +256,7 @@ class _Build:
         bad_rows = np.array([row for batch in self.batches for row in batch["bad_rows"]], np.int64)
         clients, left_out = without_duplicates(self.samples.clients, self.digests, bad_rows)
         index = np.concatenate([part for parts in clients.values() for part in parts])
-        self._refuse_empty(len(index))
+        _refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}
         arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
         for name, array in arrays.items():
@@ -283,6 +280,11 @@ class _Build:
         }
         write_atomically(self.folder / "meta.json", json.dumps({**meta, "checksum": _hash_meta(meta)}))
         self.journal.unlink()
+
+
+def _refuse_empty(num_images: int, num_clients: int) -> None:
+    if not num_images:
+        raise ValueError(f"The dataset is empty: {num_clients} clients and not one image.")
 
 
 def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:
