@@ -33,8 +33,6 @@ from lpft.types import DataSpec
 FORMAT = 3
 """Part of every entry's name; another layout of the files needs another number."""
 
-WEEK = 7 * 24 * 3600
-
 ARRAYS = ("images", "labels", "groups", "index")
 
 log = logging.getLogger("lpft")
@@ -92,12 +90,11 @@ class Arrays:
         entry: its folder.
         images: uint8, ``(n, channels, size, size)``, memory-mapped and read-only: writing to it ends the process.
         labels: int64, ``(n,)``, memory-mapped likewise.
-        groups: group of every sample as a position in `group_names`, -1 for none; int64, ``(n,)``, likewise.
+        groups: position of every sample's group in `group_names`, -1 for none; int64, ``(n,)``, likewise.
         clients: every client's samples.
         content_hash: sha256 over images, labels, groups, names and splits.
         group_names: names of the groups that accuracies are shown for, such as ``"blond, man"``.
-        left_out: how many images were left out because they are in a part that is chosen or tested on, by client and
-            split.
+        left_out: how many images were left out, being in a part that is chosen or tested on, by client and split.
         bad: files that could not be decoded and were left out, each with the reason.
     """
 
@@ -218,10 +215,10 @@ class _Build:
                 self._open("w+")
 
     def _open(self, mode: Literal["r+", "w+"]) -> None:
-        shapes = self.shape, (self.shape[0], DIGEST_SIZE)
-        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, shapes[0])
-        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, shapes[1])
-        if (self.images.shape, self.digests.shape) != shapes:
+        digests_shape = (self.shape[0], DIGEST_SIZE)
+        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, self.shape)
+        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, digests_shape)
+        if (self.images.shape, self.digests.shape) != (self.shape, digests_shape):
             raise ValueError("its files are of another shape")
 
     def _read_journal(self) -> list[dict[str, Any]]:
@@ -258,9 +255,8 @@ class _Build:
         index = np.concatenate([part for parts in clients.values() for part in parts])
         _refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}
-        arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
         for name, array in arrays.items():
-            np.save(self.folder / name, array)
+            np.save(self.folder / name, array.astype(np.int64))
         sizes = [[name, [len(part) for part in parts]] for name, parts in clients.items()]
         content = hashlib.sha256(json.dumps([sizes, self.samples.group_names]).encode())
         for array in (self.digests, self.samples.labels, self.samples.groups):
@@ -272,7 +268,7 @@ class _Build:
             "content_hash": content.hexdigest(),
             "shape": list(self.shape),
             "sizes": {f"{name}.npy": (self.folder / f"{name}.npy").stat().st_size for name in ARRAYS},
-            "digests": {name: _hash(array) for name, array in arrays.items()},
+            "digests": {name: _hash(array.astype(np.int64)) for name, array in arrays.items()},
             "clients": sizes,
             "group_names": list(self.samples.group_names),
             "left_out": left_out,
@@ -299,11 +295,11 @@ def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:
 def _is_whole(entry: Path, warn: bool = True) -> bool:
     try:
         Arrays.open(entry)
-        return True
     except DamagedEntryError as error:
         if warn and entry.exists():
             log.warning("The cached arrays in %s are damaged (%s) and are built again.", entry, error)
         return False
+    return True
 
 
 def _publish(folder: Path, entry: Path) -> None:
@@ -312,7 +308,7 @@ def _publish(folder: Path, entry: Path) -> None:
         damaged = _temporary(entry)
         with suppress(FileNotFoundError):
             entry.rename(damaged)
-        _remove(damaged)
+            _remove(damaged)
     try:
         folder.rename(entry)
     except OSError as error:
@@ -374,7 +370,7 @@ def _remove_leftovers(cache_dir: Path) -> None:
     for folder in (*cache_dir.glob(".*.tmp"), *cache_dir.glob(".*.partial")):
         with suppress(OSError):  # another process removes it
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if time.time() - newest > WEEK:
+            if time.time() - newest > 7 * 24 * 3600:
                 _remove(folder)
 
 

@@ -75,7 +75,7 @@ class Domains(FileSource):
     ) -> None:
         super().__init__(root)
         self.set_folder, self.domains = folder, domains
-        self.classes = None if classes is None else checked_classes(classes, "classes")
+        self.classes = None if classes is None else checked_classes(classes, "`classes`")
         self.lists, self.seed = lists, seed
         self.share_of_smallest: float | None = share_of_smallest
         self.num_classes = len(self.classes) if self.classes else None

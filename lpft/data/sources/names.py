@@ -32,9 +32,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def checked_classes(names: list[str], setting: str) -> tuple[str, ...]:
     """Return the names in Unicode's composed form; raise ValueError if there are none or a name comes twice."""
-    classes = [composed(name) for name in names]
-    check_choice(setting, classes, classes)
-    return tuple(classes)
+    classes = tuple(map(composed, names))
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"{setting}: {names} must be at least one name, and none of them twice.")
+    return classes
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

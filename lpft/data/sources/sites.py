@@ -101,7 +101,7 @@ class Sites(FileSource):
         if isinstance(self.classes, str):
             return read_classes(self.root / self.classes)
         if self.classes is not None:
-            return checked_classes(self.classes, "classes")
+            return checked_classes(self.classes, "`classes`")
         return classes_of(self._sites)
 
     def table(self) -> pd.DataFrame:
