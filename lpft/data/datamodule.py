@@ -152,7 +152,7 @@ class FederatedDataModule(LightningDataModule):
         """Channels, size and number of classes; without images being decoded."""
         num_classes = self._num_classes or self.source.num_classes
         if num_classes is None:
-            num_classes = 1 + int(self.source.rows["label"].max())
+            num_classes = 1 + int(self.source.cached_table["label"].max())
         return DataSpec(self._channels, self._image_size, num_classes)
 
     @property
@@ -225,7 +225,7 @@ class FederatedDataModule(LightningDataModule):
 
     def _samples(self) -> Samples:
         """Assign samples to clients and split them; no image is decoded."""
-        table = checked_table(self.source.rows, self.spec.num_classes)
+        table = checked_table(self.source.cached_table, self.spec.num_classes)
         given = self.source.given_splits(table)
         if "unit" in table and not self._partition.makes_splits:
             table = self._keep_units_whole(table)

@@ -63,12 +63,7 @@ class DealtPartition(Partition):
 
     @abstractmethod
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Deal all samples.
-
-        Args:
-            labels: class of every sample, ``(num_samples,)``.
-            num_clients: number of clients.
-            rng: source of all randomness.
+        """Deal all samples, whose classes are given, ``(num_samples,)``, to some clients.
 
         Returns:
             Positions of every client's samples, int64, sorted; disjoint, together all samples.
@@ -141,12 +136,8 @@ def match_distribution(
 ) -> list[np.ndarray]:
     """Deal other samples (a test set, say) so that each client gets the class mix of the part it has.
 
-    Args:
-        parts: positions of every client's samples.
-        labels: class of every sample that `parts` names.
-        other_labels: class of every sample that is to be dealt. A class is shared out in proportion to how much of it
-            the clients have; equally, if none has any.
-        rng: source of all randomness.
+    A class is shared out in proportion to how much of it the clients have; equally, if none has any. `parts` are
+    positions in `labels`; what is returned are sorted positions in `other_labels`.
 
     >>> parts = [np.array([0, 1, 2]), np.array([3])]
     >>> tests = match_distribution(parts, np.array([5, 5, 7, 7]), np.array([7, 7, 5, 5]), np.random.default_rng(0))
@@ -164,11 +155,8 @@ def match_distribution(
 def deal_counts(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Give every client random samples of each class: their positions, sorted.
 
-    Args:
-        labels: class of every sample, ``(num_samples,)``.
-        counts: number of samples of a class for each client, ``(num_clients, num_classes)``, the classes being those in
-            `labels`, sorted. A column's sum is the number of samples of the class.
-        rng: source of all randomness.
+    The counts are ``(num_clients, num_classes)``, the classes being those in `labels`, sorted; a column's sum is the
+    number of samples of the class.
     """
     client = np.empty(len(labels), np.int64)
     for label, column in zip(np.unique(labels), counts.T, strict=True):

@@ -20,13 +20,7 @@ from lpft.data.splits import Split
 
 
 class SourceSplit(NamedTuple):
-    """One part of what a source holds, such as its test set.
-
-    Args:
-        labels: int64, ``(n,)``.
-        images: returns the images at given positions as stored: uint8, one array ``(m, height, width, 1 or 3)`` or a
-            list of ``(height, width, 1 or 3)``.
-    """
+    """One part of what a source holds: labels, int64, ``(n,)``, and what gives the images at some positions."""
 
     labels: np.ndarray
     images: Callable[[np.ndarray], Images]

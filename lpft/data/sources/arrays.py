@@ -74,8 +74,7 @@ class Arrays(SplitSource):
         root: folder that the domains' paths start from.
 
     Raises:
-        ValueError: if a setting is out of range, or a domain does not hold what its settings say.
-        FileNotFoundError: if a file is not there.
+        ValueError: if a setting is out of range.
     """
 
     draws = "arrays"
@@ -102,11 +101,7 @@ class Arrays(SplitSource):
                     yield f"{name}-{group}", "", _rows_of(parts["train"], np.flatnonzero(groups == group))
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return size and modification time of every file.
-
-        Raises:
-            FileNotFoundError: if a file or folder is missing; all that are missing are named.
-        """
+        """Return size and modification time of every file."""
         files = {name: domain_files(domain, self.root) for name, domain in self.domains.items()}
         missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
         if missing:

@@ -36,12 +36,7 @@ class AttributeSource(FileSource):
 
     @abstractmethod
     def read_rows(self) -> pd.DataFrame:
-        """Read the usable images: `file`, `label` and `attribute` (0 or 1) and, where known, `split` and `unit`.
-
-        Raises:
-            FileNotFoundError: if files are missing.
-            ValueError: if a file is not what it should be.
-        """
+        """Read the usable images: `file`, `label` and `attribute` (0 or 1) and, where known, `split` and `unit`."""
 
     def table(self) -> pd.DataFrame:
         """Add the groups."""

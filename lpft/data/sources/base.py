@@ -61,7 +61,7 @@ class Source(ABC):
         """
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
+    def cached_table(self) -> pd.DataFrame:
         """The table, which is read once."""
         return self.table()
 
@@ -145,13 +145,13 @@ class FileSource(Source):
 
     def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
         """Decode files."""
-        names = self.rows["file"].to_numpy(object)[positions]
+        names = self.cached_table["file"].to_numpy(object)[positions]
         return decode_files(self.folder, list(names), channels, size, self.crop)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""
-        content = pd.util.hash_pandas_object(self.rows.drop(columns="file"), index=False).to_numpy().tobytes()
-        files = stamp(self.folder, list(self.rows["file"]), on_missing)
+        content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
+        files = stamp(self.folder, list(self.cached_table["file"]), on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
 
 

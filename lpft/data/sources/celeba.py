@@ -30,10 +30,6 @@ class CelebA(AttributeSource):
         target: the attribute that makes the classes.
         attribute: the attribute that goes with it.
 
-    Raises:
-        ValueError: if there is no such attribute, a list is not what it should be, or there are too few images.
-        FileNotFoundError: if files are missing.
-
     References:
         Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015; the task is that of Sagawa et al.,
         arXiv:1911.08731.

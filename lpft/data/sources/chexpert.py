@@ -38,10 +38,6 @@ class CheXpert(AttributeSource):
         target: the finding that makes class 1.
         other: the one that makes class 0.
 
-    Raises:
-        ValueError: if a list is not what it should be, or there are too few images.
-        FileNotFoundError: if files are missing.
-
     References:
         Irvin et al., arXiv:1901.07031.
     """

@@ -68,8 +68,7 @@ class CifarC(Source):
         seed: of the split and of the draws; not the seed of a run.
 
     Raises:
-        ValueError: if a setting is out of range, or the files do not hold what they should.
-        FileNotFoundError: if files are not there.
+        ValueError: if a setting is out of range.
 
     References:
         Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalisation as in DeSA.
@@ -121,7 +120,7 @@ class CifarC(Source):
     def images(self, positions: np.ndarray) -> list[np.ndarray]:
         """Return images as their domain shows them."""
         images: list[np.ndarray] = []
-        for (corruption, severity), members in self.rows.iloc[positions].groupby(
+        for (corruption, severity), members in self.cached_table.iloc[positions].groupby(
             ["corruption", "severity"], sort=False
         ):
             images.extend(self._corrupted(corruption, severity, members["unit"].to_numpy()))
@@ -135,12 +134,7 @@ class CifarC(Source):
         return (corrupt(stored[position], corruption, severity, rng) for position, rng in zip(ids, rngs, strict=True))
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash the files' names, sizes and times.
-
-        Raises:
-            FileNotFoundError: if there is neither the archive nor what it can be computed from, or files are missing.
-            ValueError: if all plain images are asked for, but the archive would be read.
-        """
+        """Hash the files' names, sizes and times; raise ValueError if plain images are asked for but not there."""
         folder, names = self._files
         if self.part == "all" and folder == self._archive:
             raise ValueError(

@@ -63,8 +63,7 @@ class Digit5(SplitSource):
             it takes, null reads all.
 
     Raises:
-        ValueError: if a setting is out of range, or a file does not hold what it should.
-        FileNotFoundError: if a domain is in none of the layouts.
+        ValueError: if a setting is out of range.
 
     References:
         Li et al. (FedBN), arXiv:2102.07623; Feng et al. (KD3A), arXiv:2011.09757.
@@ -108,11 +107,7 @@ class Digit5(SplitSource):
                 yield domain, "" if merged else split, part
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return names, sizes and times of the files.
-
-        Raises:
-            FileNotFoundError: if domains are not there; all that are missing are named.
-        """
+        """Return names, sizes and times of the files."""
         return json.dumps({domain: stamp(files.root, files.names) for domain, files in self._files().items()})
 
     def _files(self) -> dict[Domain, DomainFiles]:

@@ -95,7 +95,7 @@ class Digits(Source):
         plain = np.repeat(grey[:, None], 3, axis=1)
         images = plain.copy()
         changed = self.rng(self.seed, "changed").uniform(size=NUM_IMAGES) < self.shift
-        looks = self.rows["look"].to_numpy()
+        looks = self.cached_table["look"].to_numpy()
         for domain, change in LOOKS.items():
             rows = np.flatnonzero(changed & (looks == domain))
             if len(rows):

@@ -52,10 +52,6 @@ class Domains(FileSource):
             what it chooses by, as in FedBN. Pickled lists keep their order; text lists, which go class by class, are
             put in a stratified one first.
         seed: of that order; not the seed of a run.
-
-    Raises:
-        ValueError: later, if a list is not what it should be.
-        FileNotFoundError: later, if a list is not there.
     """
 
     draws = "domains"
@@ -88,7 +84,7 @@ class Domains(FileSource):
     @property
     def folder(self) -> Path:
         """The folder that the paths of the lists start from."""
-        first = self.rows["file"].iloc[0] if len(self.rows) else ""
+        first = self.cached_table["file"].iloc[0] if len(self.cached_table) else ""
         return next((base for base in (self.set_root, self.set_root.parent) if (base / first).exists()), self.set_root)
 
     @property
@@ -96,10 +92,11 @@ class Domains(FileSource):
         """Names of the classes: those that are kept, else the folders of their images, or nothing if those differ."""
         if self.classes is not None:
             return self.classes
-        names = self.rows.assign(name=self.rows["file"].map(folder_of)).groupby("label")["name"].unique()
-        if len(names) <= names.index.max() or any(len(folders) > 1 for folders in names):
+        files = self.cached_table["file"]
+        folders = files.map(folder_of).groupby(self.cached_table["label"]).unique()
+        if len(folders) <= folders.index.max() or any(len(names) > 1 for names in folders):
             return ()
-        return tuple(folders[0] for folders in names)
+        return tuple(names[0] for names in folders)
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Test lists are kept; with `share_of_smallest` all splits are made here."""

@@ -72,10 +72,6 @@ class Sites(FileSource):
         classes: names of the classes in the order of the model's outputs, or a text file in `root` with one a line. By
             default the names of the folders, sorted, as numbers if all are.
         sites: the sites that take part; all of them by default.
-
-    Raises:
-        ValueError: later, if the folders have another form.
-        FileNotFoundError: later, if the folder is not there.
     """
 
     draws = "folder"

@@ -231,6 +231,12 @@ def test_missing_files_are_all_named(tmp_path):
         _ = made(Arrays, {"a": ArrayDomain("a.npz")}, root=str(tmp_path)).spec
 
 
+def test_an_error_about_the_content_names_the_domain(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4), np.uint8), y_train=[0])
+    with pytest.raises(ValueError, match=r"`domains.a`: x_train and y_train: there are 2 images and 1 labels"):
+        make(tmp_path, {"a": ArrayDomain("a.npz")})
+
+
 def test_more_classes_than_said(tmp_path):
     save(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="labels go from 0 to 3, expected 0 to 1"):
