@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import augmented
 
 
 class DeviceSamples:
@@ -39,7 +40,7 @@ class DeviceSamples:
         rows = self._images.index_select(0, index.flatten().to(self._images.device))  # ten times as fast as indexing
         chosen = rows.view(*index.shape, *rows.shape[1:]).to(self.device)
         if draws is not None:
-            chosen = self.data.augmented(chosen, draws.to(self.device))
+            chosen = augmented(self.data.augment, chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
 
     def batches(self, index: Tensor, draws: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -40,7 +40,7 @@ def claim(experiment: Experiment) -> None:
         device=experiment.devices.kind,
         clients=[client.name for client in experiment.data.clients],
         spec={key: int(value) for key, value in asdict(experiment.data.spec).items()},
-        content_hash=experiment.data.content_hash,
+        content_hash=experiment.data.arrays.content_hash,
         settings=fingerprint(experiment.shared_settings),
     )
     write_config(run, experiment.config, provenance)

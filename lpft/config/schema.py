@@ -104,10 +104,10 @@ class Experiment:
         else:
             federation["init"] = checksum(self.federation.read_init(self.net))
         data = {
-            "content": self.data.content_hash,
+            "content": self.data.arrays.content_hash,
             "num_classes": self.data.spec.num_classes,
-            "mean": list(self.data.mean),
-            "std": list(self.data.std),
+            "mean": list(self.data.normalize.mean),
+            "std": list(self.data.normalize.std),
         }
         augment = {} if self.config["augment"] is None else {"augment": self.config["augment"]}
         precision = {"precision": self.devices.precision}

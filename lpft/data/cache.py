@@ -1,10 +1,4 @@
-"""The array cache: images decoded once into memory-mapped files, which all processes share.
-
-An entry is a folder, named by the source's class and a hash of all settings: one row per sample in ``images.npy``,
-``labels.npy`` and ``groups.npy``, the clients' rows in ``index.npy``, and ``meta.json`` (names, sizes, hashes). It is
-built under another name beside its place and then renamed: an entry that is there is whole. An interrupted build
-continues where it stopped.
-"""
+"""The array cache: images decoded once into memory-mapped files, which all processes share."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from uuid import uuid4
 
 import filelock
@@ -29,15 +23,17 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from lpft.data.duplicates import DIGEST_SIZE, without_duplicates
-from lpft.data.messages import bad_image_message
 from lpft.data.sources.image_files import Decoded
 from lpft.data.splits import SPLITS, SplitPositions
+from lpft.storage.atomic import write_atomically
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 FORMAT = 3
 """Part of every entry's name; another layout of the files needs another number."""
+
+ARRAYS = ("images", "labels", "groups", "index")
 
 log = logging.getLogger("lpft")
 
@@ -51,12 +47,17 @@ class Interrupted(ValueError):
 
 
 class BadImageError(Interrupted):
-    """A file that should be an image cannot be decoded."""
+    """Files that should be images cannot be decoded."""
 
 
-class Parts(NamedTuple):
-    """Positions of one client's samples in the arrays, int64, shape ``(num_samples,)`` each."""
+@dataclass(frozen=True)
+class ClientSplit:
+    """One simulated participant, and the positions of its samples in the arrays, int64, shape ``(n,)`` each.
 
+    Choices are made on `val`; results are reported on `test`, which is never used for a choice.
+    """
+
+    name: str
     train: Tensor
     val: Tensor
     test: Tensor
@@ -89,12 +90,11 @@ class Arrays:
         entry: its folder.
         images: uint8, ``(n, channels, size, size)``, memory-mapped and read-only: writing to it ends the process.
         labels: int64, ``(n,)``, memory-mapped likewise.
-        groups: group of every sample as a position in `group_names`, -1 for none; int64, ``(n,)``, likewise.
-        clients: every client's samples, by name.
+        groups: position of every sample's group in `group_names`, -1 for none; int64, ``(n,)``, likewise.
+        clients: every client's samples.
         content_hash: sha256 over images, labels, groups, names and splits.
-        group_names: names of the groups.
-        left_out: how many images were left out because they are in a part that is chosen or tested on, by client and
-            split.
+        group_names: names of the groups that accuracies are shown for, such as ``"blond, man"``.
+        left_out: how many images were left out, being in a part that is chosen or tested on, by client and split.
         bad: files that could not be decoded and were left out, each with the reason.
     """
 
@@ -102,7 +102,7 @@ class Arrays:
     images: Tensor
     labels: Tensor
     groups: Tensor
-    clients: dict[str, Parts]
+    clients: list[ClientSplit]
     content_hash: str
     group_names: tuple[str, ...] = ()
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -117,29 +117,31 @@ class Arrays:
         """
         try:
             meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-            if meta.pop("checksum") != _hash(meta):
-                raise DamagedEntryError("meta.json was edited")
+            if meta.pop("checksum") != _hash_meta(meta):
+                raise ValueError("meta.json was edited")
             for name, size in meta["sizes"].items():
                 if (stored := (entry / name).stat().st_size) != size:
-                    raise DamagedEntryError(f"{name} has {stored} bytes instead of {size}")
-            images, labels, groups, index = (_map(entry / f"{name}.npy") for name in ARRAYS)
-            for name, tensor in (("labels.npy", labels), ("groups.npy", groups), ("index.npy", index)):
-                if hashlib.sha256(tensor.numpy().tobytes()).hexdigest() != meta["digests"][name]:
-                    raise DamagedEntryError(f"{name} was edited")
-            if list(images.shape) != meta["shape"]:
-                raise DamagedEntryError("images.npy was edited")
+                    raise ValueError(f"{name} has {stored} bytes instead of {size}")
+            arrays = {name: _map(entry / f"{name}.npy") for name in ARRAYS}
+            for name, digest in meta["digests"].items():
+                if _hash(arrays[name.removesuffix(".npy")].numpy()) != digest:
+                    raise ValueError(f"{name} was edited")
+            if list(arrays["images"].shape) != meta["shape"]:
+                raise ValueError("images.npy was edited")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedEntryError(f"{type(error).__name__}: {error}") from error
-        sizes = [size for _, counts in meta["clients"] for size in counts]
-        parts = iter(index.clone().split(sizes))
-        clients = {name: Parts(*(next(parts) for _ in SPLITS)) for name, _ in meta["clients"]}
+        index = arrays.pop("index").clone()
+        parts = iter(index.split([size for _, sizes in meta["clients"] for size in sizes]))
         return cls(
-            entry, images, labels, groups, clients, meta["content_hash"], tuple(meta["group_names"]), meta["left_out"],
-            tuple(meta["bad"]),
-        )  # fmt: skip
+            entry=entry,
+            clients=[ClientSplit(name, *(next(parts) for _ in SPLITS)) for name, _ in meta["clients"]],
+            content_hash=meta["content_hash"],
+            group_names=tuple(meta["group_names"]),
+            left_out=meta["left_out"],
+            bad=tuple(meta["bad"]),
+            **arrays,
+        )
 
-
-ARRAYS = ("images", "labels", "groups", "index")
 
 Decode = Callable[[Samples, int], Iterator[Decoded]]
 """Yields the images of the samples' rows in order, from the one that is given on."""
@@ -156,8 +158,10 @@ def open_or_build(
 ) -> Arrays:
     """Open the entry for `key`, building it first if it is not there or is damaged.
 
-    Of processes that build the same entry at once, one works and the others wait for it. An interrupted build
-    continues where it stopped.
+    An entry is a folder, named by the source's class and a hash of all settings: one row per sample in ``images.npy``,
+    ``labels.npy`` and ``groups.npy``, the clients' rows in ``index.npy``, and ``meta.json`` (names, sizes, hashes). It
+    is built under another name and then renamed: an entry that is there is whole. Of processes that build the same
+    entry at once, one works and the others wait for it. An interrupted build continues where it stopped.
 
     Args:
         cache_dir: folder of all entries; is made if need be.
@@ -165,7 +169,7 @@ def open_or_build(
         key: everything that the arrays depend on, JSON-serialisable.
         samples: gives the samples; the same at each call.
         decode: gives their images.
-        spec: channels, size and number of classes.
+        spec: channels and size of the images.
         on_bad_image: what to do about a file that cannot be decoded: raise, or leave it out and list it.
 
     Raises:
@@ -173,94 +177,83 @@ def open_or_build(
         ValueError: if there are no samples, or nothing can be written below `cache_dir`.
     """
     entry = cache_dir / f"{name}-{fingerprint({'format': FORMAT, **key})}"
-    arrays = _open_if_whole(entry)
-    if arrays is not None:
-        return arrays
-    with _partial_folder(entry) as folder:
-        if folder is None:  # another process has built it meanwhile
-            return Arrays.open(entry)
-        try:
-            _Build(folder, samples(), spec).run(decode, on_bad_image, key)
-        except (KeyboardInterrupt, SystemExit, Interrupted):
-            raise
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        _publish(folder, entry)
-    return Arrays.open(entry)
+    if not _is_whole(entry):
+        with _partial_folder(entry) as folder:
+            if folder is not None:
+                try:
+                    _Build(folder, samples(), spec).run(decode, on_bad_image, key)
+                except (KeyboardInterrupt, SystemExit, Interrupted):
+                    raise
+                except BaseException:
+                    _remove(folder)
+                    raise
+                _publish(folder, entry)
+    arrays = Arrays.open(entry)
+    if on_bad_image == "error":
+        _refuse_bad_images(arrays.bad)
+    return arrays
 
 
 class _Build:
-    """An entry in the making.
-
-    The images are decoded straight into ``images.npy``. ``journal`` has one line for each batch that is done: the row
-    where it ends, and what of it could not be decoded.
-    """
+    """An entry in the making; ``journal`` has a line for each decoded batch: where it ends, and what is bad in it."""
 
     def __init__(self, folder: Path, samples: Samples, spec: DataSpec) -> None:
-        self.folder, self.samples = folder, samples
+        self.folder, self.samples, self.journal = folder, samples, folder / "journal"
         check_client_names(samples.clients)
-        if not len(samples.rows):
-            raise ValueError(f"The dataset is empty: {len(samples.clients)} clients and not one image.")
-        num, shape = len(samples.rows), (spec.in_channels, spec.image_size, spec.image_size)
+        self.shape = (len(samples.rows), spec.in_channels, spec.image_size, spec.image_size)
+        _refuse_empty(len(samples.rows), len(samples.clients))
         with _clear_errors(folder.parent):
             try:
-                self.journal = self._read_journal()
-                self._open("r+", num, shape)
+                self.batches = self._read_journal()
+                self._open("r+")
             except (OSError, ValueError) as error:
                 if any(folder.iterdir()):
                     log.warning("What an interrupted start left in %s is damaged (%s) and is redone.", folder, error)
                 for path in folder.iterdir():
                     path.unlink()
-                self.journal = []
-                self._open("w+", num, shape)
+                self.batches = []
+                self._open("w+")
 
-    def _open(self, mode: Literal["r+", "w+"], num: int, shape: tuple[int, ...]) -> None:
-        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, (num, *shape))
-        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, (num, DIGEST_SIZE))
-        if self.images.shape != (num, *shape) or self.digests.shape != (num, DIGEST_SIZE):
+    def _open(self, mode: Literal["r+", "w+"]) -> None:
+        digests_shape = (self.shape[0], DIGEST_SIZE)
+        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, self.shape)
+        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, digests_shape)
+        if (self.images.shape, self.digests.shape) != (self.shape, digests_shape):
             raise ValueError("its files are of another shape")
 
     def _read_journal(self) -> list[dict[str, Any]]:
         """Return what is done, and drop a line that was cut."""
-        path = self.folder / "journal"
-        content = path.read_bytes()
+        content = self.journal.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
+        os.truncate(self.journal, len(whole))
         return [dict(json.loads(line)) for line in whole.splitlines()]
 
     def run(self, decode: Decode, on_bad_image: Literal["error", "skip"], key: Mapping[str, Any]) -> None:
         """Decode what is missing and write everything else."""
-        first = self.journal[-1]["stop"] if self.journal else 0
-        with (self.folder / "journal").open("a", encoding="utf-8") as file:
+        first = self.batches[-1]["stop"] if self.batches else 0
+        with self.journal.open("a", encoding="utf-8") as file:
             for decoded in decode(self.samples, first):
-                if decoded.bad and on_bad_image == "error":
-                    raise BadImageError(bad_image_message(decoded.bad))
-                rows = first + np.flatnonzero(decoded.good)
-                hashes = [
-                    hashlib.blake2b(image.tobytes(), digest_size=DIGEST_SIZE).digest() for image in decoded.images
-                ]
-                line = {
-                    "stop": first + len(decoded.good),
-                    "bad_rows": (first + np.flatnonzero(~decoded.good)).tolist(),
-                    "bad": decoded.bad,
-                }
+                if on_bad_image == "error":
+                    _refuse_bad_images(decoded.bad)
+                rows = first + np.arange(len(decoded.good))
+                hashes = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_SIZE) for image in decoded.images]
+                digests = np.frombuffer(b"".join(image_hash.digest() for image_hash in hashes), np.uint8)
+                first += len(rows)
+                batch = {"stop": first, "bad_rows": rows[~decoded.good].tolist(), "bad": decoded.bad}
                 with _clear_errors(self.folder.parent):
-                    self.images[rows] = decoded.images
-                    self.digests[rows] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_SIZE)
-                    file.write(json.dumps(line) + "\n")
+                    self.images[rows[decoded.good]] = decoded.images
+                    self.digests[rows[decoded.good]] = digests.reshape(-1, DIGEST_SIZE)
+                    file.write(json.dumps(batch) + "\n")
                     file.flush()
-                self.journal.append(line)
-                first = line["stop"]
+                self.batches.append(batch)
         with _clear_errors(self.folder.parent):
             self._finish(key)
 
     def _finish(self, key: Mapping[str, Any]) -> None:
-        bad_rows = [row for line in self.journal for row in line["bad_rows"]]
-        clients, left_out = without_duplicates(self.samples.clients, self.digests, np.array(bad_rows, np.int64))
-        if not any(len(part) for parts in clients.values() for part in parts):
-            raise ValueError(f"The dataset is empty: {len(clients)} clients and not one image.")
+        bad_rows = np.array([row for batch in self.batches for row in batch["bad_rows"]], np.int64)
+        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad_rows)
         index = np.concatenate([part for parts in clients.values() for part in parts])
+        _refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}
         for name, array in arrays.items():
             np.save(self.folder / name, array.astype(np.int64))
@@ -273,79 +266,76 @@ class _Build:
         meta = {
             "key": dict(key),
             "content_hash": content.hexdigest(),
-            "shape": list(self.images.shape),
+            "shape": list(self.shape),
             "sizes": {f"{name}.npy": (self.folder / f"{name}.npy").stat().st_size for name in ARRAYS},
-            "digests": {
-                name: hashlib.sha256(array.astype(np.int64).tobytes()).hexdigest() for name, array in arrays.items()
-            },
+            "digests": {name: _hash(array.astype(np.int64)) for name, array in arrays.items()},
             "clients": sizes,
             "group_names": list(self.samples.group_names),
             "left_out": left_out,
-            "bad": [bad for line in self.journal for bad in line["bad"]],
+            "bad": [bad for batch in self.batches for bad in batch["bad"]],
         }
-        with (self.folder / "meta.json").open("w", encoding="utf-8") as file:
-            json.dump({**meta, "checksum": _hash(meta)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        (self.folder / "journal").unlink()
+        write_atomically(self.folder / "meta.json", json.dumps({**meta, "checksum": _hash_meta(meta)}))
+        self.journal.unlink()
 
 
-def _open_if_whole(entry: Path) -> Arrays | None:
-    if not entry.exists():
-        return None
+def _refuse_empty(num_images: int, num_clients: int) -> None:
+    if not num_images:
+        raise ValueError(f"The dataset is empty: {num_clients} clients and not one image.")
+
+
+def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:
+    if bad:
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise BadImageError(
+            "\n  ".join([f"{len(bad)} image files cannot be decoded:", *bad[:5]]) + f"{more}\nHINT: repair or remove"
+            " them, or leave such files out with `--data.on_bad_image skip`."
+        )
+
+
+def _is_whole(entry: Path, warn: bool = True) -> bool:
     try:
-        return Arrays.open(entry)
+        Arrays.open(entry)
     except DamagedEntryError as error:
-        log.warning("The cached arrays in %s are damaged (%s) and are built again.", entry, error)
-        return None
+        if warn and entry.exists():
+            log.warning("The cached arrays in %s are damaged (%s) and are built again.", entry, error)
+        return False
+    return True
 
 
 def _publish(folder: Path, entry: Path) -> None:
     """Rename a finished folder to its place, unless another process put a whole entry there meanwhile."""
-    for _ in range(10):
-        try:
-            folder.rename(entry)
-            return
-        except OSError:
-            if not entry.exists():
-                raise
-        try:
-            Arrays.open(entry)
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        except DamagedEntryError:
-            aside = entry.parent / f".{entry.name}.{uuid4().hex}.tmp"
-            with suppress(FileNotFoundError):
-                entry.rename(aside)
-            if aside.is_dir():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                aside.unlink(missing_ok=True)
-    raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.")
+    if entry.exists() and not _is_whole(entry, warn=False):
+        damaged = _temporary(entry)
+        with suppress(FileNotFoundError):
+            entry.rename(damaged)
+            _remove(damaged)
+    try:
+        folder.rename(entry)
+    except OSError as error:
+        if not _is_whole(entry, warn=False):
+            raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.") from error
+        _remove(folder)
 
 
 @contextmanager
 def _partial_folder(entry: Path) -> Iterator[Path | None]:
     """Give the folder in which an entry is built, to this process alone; None if there is a whole entry meanwhile."""
+    folder = entry.parent / f".{entry.name}.partial"
     with _clear_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(entry.parent)
         lock = _locked(entry)
     if lock is None:  # a file system without locks: a folder that no other process knows
-        folder = entry.parent / f".{entry.name}.{uuid4().hex}.tmp"
-        folder.mkdir()
-        yield folder
-        return
+        folder = _temporary(entry)
     try:
-        with suppress(DamagedEntryError):
-            Arrays.open(entry)
+        if lock is not None and _is_whole(entry, warn=False):
             yield None
-            return
-        folder = entry.parent / f".{entry.name}.partial"
-        folder.mkdir(exist_ok=True)
-        yield folder
+        else:
+            folder.mkdir(exist_ok=True)
+            yield folder
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _locked(entry: Path) -> filelock.BaseFileLock | None:
@@ -364,15 +354,24 @@ def _locked(entry: Path) -> filelock.BaseFileLock | None:
     return lock
 
 
-def _remove_leftovers(cache_dir: Path, older_than: float = 7 * 24 * 3600) -> None:
+def _temporary(entry: Path) -> Path:
+    return entry.parent / f".{entry.name}.{uuid4().hex}.tmp"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
     """Remove what killed builds have left, if nothing was written there for a week."""
     for folder in (*cache_dir.glob(".*.tmp"), *cache_dir.glob(".*.partial")):
-        try:
+        with suppress(OSError):  # another process removes it
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        except OSError:
-            continue  # another process removes it
-        if time.time() - newest > older_than:
-            shutil.rmtree(folder, ignore_errors=True)
+            if time.time() - newest > 7 * 24 * 3600:
+                _remove(folder)
 
 
 @contextmanager
@@ -393,5 +392,9 @@ def _map(path: Path) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _hash_meta(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

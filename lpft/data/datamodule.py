@@ -17,9 +17,9 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lpft.data.cache import Arrays, BadImageError, Samples, open_or_build
+from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
 from lpft.data.decode import decode
-from lpft.data.messages import bad_image_message, shortened
+from lpft.data.messages import shortened
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
@@ -31,20 +31,40 @@ log = logging.getLogger("lpft")
 
 
 @dataclass(frozen=True)
-class ClientSplit:
-    """One simulated participant's samples.
+class Normalization:
+    """Turns uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``.
 
-    Args:
-        name: its name, unique in the data.
-        train: positions of its training samples in the arrays, int64, shape ``(num_train,)``.
-        val: the same for the samples on which choices are made.
-        test: the same for the samples on which results are reported, never used for a choice.
+    `mean` and `std` are of every channel, on the scale from 0 to 1.
     """
 
-    name: str
-    train: Tensor
-    val: Tensor
-    test: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
+        """Check settings, whose defaults are 0.5 and 0.5; raise ValueError if they do not fit the channels.
+
+        >>> Normalization.of(1, [0.1307], None)
+        Normalization(mean=(0.1307,), std=(0.5,))
+        """
+        if channels not in (1, 3):
+            raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"`{name}={values}` is not one number for each of `channels={channels}`.")
+        if std is not None and min(std) <= 0:
+            raise ValueError(f"`std={std}` is not above 0. HINT: `mean` and `std` are on the scale from 0 to 1.")
+        return cls(tuple(mean or (0.5,) * channels), tuple(std or (0.5,) * channels))
+
+    def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Normalize on the images' device."""
+        mean, std = (_per_channel(values, dtype, images.device) for values in (self.mean, self.std))
+        return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 class FederatedDataModule(LightningDataModule):
@@ -102,16 +122,17 @@ class FederatedDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.partition = clients or ByDomain()
-        self.channels = channels or source.channels
+        self._partition = clients or ByDomain()
+        self._channels = channels or source.channels
         size = image_size or source.image_size
         if size is None:
             raise ValueError(
                 f"`{type(source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
             )
-        self.image_size: int = size
-        defaults = (source.mean, source.std) if self.channels == source.channels else (None, None)
-        self.mean, self.std = normalization(mean or defaults[0], std or defaults[1], self.channels)
+        self._image_size: int = size
+        defaults = (source.mean, source.std) if self._channels == source.channels else (None, None)
+        self.normalize = Normalization.of(self._channels, mean or defaults[0], std or defaults[1])
+        """Turns uint8 images ``(..., channels, size, size)`` into what a network takes."""
         test_share = source.test_share if test_share is None else test_share
         if not val_share < 1 or not test_share < 1:
             raise ValueError(
@@ -123,64 +144,49 @@ class FederatedDataModule(LightningDataModule):
                 f"`train_per_client={train_per_client}` and the source's `share_of_smallest` both say how many images a"
                 " client trains on. HINT: set one of them to null."
             )
-        self.split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
-        self.num_classes, self.seed, self.on_bad_image = num_classes, seed, on_bad_image
-        default = os.environ.get("LPFT_CACHE") or str(Path.home() / ".cache" / "lpft")
-        self.cache_dir = Path(cache_dir or default).expanduser()
-        self.arrays: Arrays | None = None
+        self._split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
+        self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image
+        default = os.environ.get("LPFT_CACHE") or Path.home() / ".cache" / "lpft"
+        self._cache_dir = Path(cache_dir or default).expanduser()
+        self._arrays: Arrays | None = None
 
     @cached_property
     def spec(self) -> DataSpec:
         """Channels, size and number of classes; without images being decoded."""
-        num_classes = self.num_classes or self.source.num_classes
+        num_classes = self._num_classes or self.source.num_classes
         if num_classes is None:
-            num_classes = 1 + int(self.source.table()["label"].max())
-        return DataSpec(self.channels, self.image_size, num_classes)
+            num_classes = 1 + int(self.source.cached_table["label"].max())
+        return DataSpec(self._channels, self._image_size, num_classes)
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, where they have some."""
-        return self.source.class_names
-
-    @property
-    def _opened(self) -> Arrays:
-        if self.arrays is None:
+    def arrays(self) -> Arrays:
+        """The opened arrays: images, labels, groups, and what was left out."""
+        if self._arrays is None:
             raise RuntimeError("The data are not set up. HINT: call `setup()` first.")
-        return self.arrays
+        return self._arrays
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        self._arrays = arrays
 
     @property
     def images(self) -> Tensor:
         """uint8, ``(num_samples, channels, size, size)``, memory-mapped."""
-        return self._opened.images
+        return self.arrays.images
 
     @property
     def labels(self) -> Tensor:
         """int64, ``(num_samples,)``."""
-        return self._opened.labels
+        return self.arrays.labels
 
     @property
-    def groups(self) -> Tensor:
-        """Position of every sample's group in `group_names`, -1 for none; int64, ``(num_samples,)``."""
-        return self._opened.groups
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Names of the groups that accuracies are shown for, such as ``"blond, man"``."""
-        return self._opened.group_names
-
-    @property
-    def content_hash(self) -> str:
-        """sha256 over images, labels, groups and the split."""
-        return self._opened.content_hash
-
-    @cached_property
     def clients(self) -> list[ClientSplit]:
         """All clients, in their order."""
-        return [ClientSplit(name, *parts) for name, parts in self._opened.clients.items()]
+        return self.arrays.clients
 
     def prepare_data(self) -> None:
         """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
-        warn_of_gaps(self._open(), self.spec.num_classes)
+        warn_of_gaps(self._arrays or self._open(), self.spec.num_classes)
         ignored = self.source.ignored_files()
         if ignored:
             log.warning(
@@ -190,59 +196,50 @@ class FederatedDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Map the arrays, building them first if needed."""
-        if self.arrays is None:
-            self.arrays = self._open()
+        self._arrays = self._arrays or self._open()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays out of what is sent to another process, which maps the same files."""
-        state = {name: value for name, value in vars(self).items() if name not in ("arrays", "clients")}
-        return {**state, "entry": self.arrays.entry if self.arrays else None}
+        return {**vars(self), "_arrays": self._arrays.entry if self._arrays else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        entry = state.pop("entry")
-        vars(self).update(state)
-        self.arrays = Arrays.open(entry) if entry else None
+        entry = state.pop("_arrays")
+        vars(self).update(state, _arrays=Arrays.open(entry) if entry else None)
 
-    def key(self) -> dict[str, object]:
-        """Return all that the arrays depend on, JSON-serialisable.
-
-        Raises:
-            FileNotFoundError: if files of the source are missing.
-            ValueError: if a file of the source does not hold what it should.
-        """
-        return {
+    def _open(self) -> Arrays:
+        key = {
             "source": self.source.settings(),
-            "files": self.source.stamp(self.on_bad_image),
-            "clients": self.partition.settings(),
-            "split": list(vars(self.split_settings).values()),
-            "size": [self.channels, self.image_size],
-            "num_classes": self.num_classes,
-            "seed": self.seed,
+            "files": self.source.stamp(self._on_bad_image),
+            "clients": self._partition.settings(),
+            "split": list(vars(self._split_settings).values()),
+            "size": [self._channels, self._image_size],
+            "num_classes": self._num_classes,
+            "seed": self._seed,
         }
+        return open_or_build(
+            self._cache_dir,
+            type(self.source).__name__,
+            key,
+            self._samples,
+            lambda samples, done: decode(self.source, samples.rows, self.spec, done),
+            self.spec,
+            self._on_bad_image,
+        )
 
-    def samples(self) -> Samples:
-        """Assign samples to clients and split them; no image is decoded.
-
-        Raises:
-            ValueError: if the samples do not suffice for the settings.
-        """
-        table = checked_table(self.source.table(), self.spec.num_classes)
+    def _samples(self) -> Samples:
+        """Assign samples to clients and split them; no image is decoded."""
+        table = checked_table(self.source.cached_table, self.spec.num_classes)
         given = self.source.given_splits(table)
-        if "unit" in table and not self.partition.makes_splits:
+        if "unit" in table and not self._partition.makes_splits:
             table = self._keep_units_whole(table)
-        if self.partition.makes_splits or "unit" in table:
+        if self._partition.makes_splits or "unit" in table:
             given = {domain: set(SPLITS) for domain in table["domain"].cat.categories}
-        assigned = self.partition.assign(table, self.split_settings, self._rng)
+        assigned = self._partition.assign(table, self._split_settings, self._rng)
         names = list(assigned["client"].cat.categories)
-        splits = {
-            name: split_client(
-                assigned[assigned["client"] == name],
-                given,
-                self.split_settings,
-                self.source.rng(self.seed, *self.source.split_key(name, position, len(names))),
-            )
-            for position, name in enumerate(names)
-        }
+        splits = {}
+        for position, name in enumerate(names):
+            rng = self.source.rng(self._seed, *self.source.split_key(name, position, len(names)))
+            splits[name] = split_client(assigned[assigned["client"] == name], given, self._split_settings, rng)
         rows = np.unique(np.concatenate([part for parts in splits.values() for part in parts]))
         groups = table["group"].cat if "group" in table else None
         return Samples(
@@ -258,53 +255,14 @@ class FederatedDataModule(LightningDataModule):
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
         """Split all samples by their units before clients are made."""
         labels, units, split = (table[column].to_numpy() for column in ("label", "unit", "split"))
-        pools = assign_splits(labels, units, split, self.split_settings, self.source.rng(self.seed, "units"))
+        pools = assign_splits(labels, units, split, self._split_settings, self.source.rng(self._seed, "units"))
         splits = np.full(len(table), "", object)
         for name, pool in pools.items():
             splits[pool] = name
         return table.assign(split=splits)[splits != ""]
 
     def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
-        return self.source.rng(self.seed, *self.source.partition_key(domain), *key)
-
-    def _open(self) -> Arrays:
-        if self.arrays is not None:
-            return self.arrays
-
-        def images(samples: Samples, done: int) -> Any:
-            return decode(self.source, samples.rows, self.spec, done)
-
-        name = type(self.source).__name__
-        arrays = open_or_build(self.cache_dir, name, self.key(), self.samples, images, self.spec, self.on_bad_image)
-        if arrays.bad and self.on_bad_image == "error":
-            raise BadImageError(bad_image_message(arrays.bad))
-        return arrays
-
-    @property
-    def num_draws(self) -> int:
-        """How many uniform numbers `augmented` needs for each image; 0 if it changes nothing."""
-        return self.augment.num_draws if self.augment else 0
-
-    def augmented(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Return changed uint8 images ``(..., channels, size, size)``, as `augment` says.
-
-        Args:
-            images: any number of leading dimensions.
-            draws: uniform in [0, 1), ``(..., num_draws)``.
-        """
-        if self.augment is None:
-            return images
-        return self.augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
-
-    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""
-        mean, std = _per_channel(self.mean, dtype, images.device), _per_channel(self.std, dtype, images.device)
-        return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)
-
-
-@lru_cache
-def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+        return self.source.rng(self._seed, *self.source.partition_key(domain), *key)
 
 
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
@@ -320,27 +278,6 @@ def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
     return table.reset_index(drop=True).assign(split=split)
 
 
-def normalization(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Check the settings that images are normalized with, on the scale from 0 to 1; by default 0.5 and 0.5.
-
-    Raises:
-        ValueError: if `channels` is neither 1 nor 3, or there is not one number for each, above 0 for `std`.
-
-    >>> normalization([0.1307], None, 1)
-    ((0.1307,), (0.5,))
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != channels:
-            raise ValueError(f"`{name}={values}` is not one number for each of `channels={channels}`.")
-    if std is not None and min(std) <= 0:
-        raise ValueError(f"`std={std}` is not above 0. HINT: `mean` and `std` are on the scale from 0 to 1.")
-    return tuple(mean or (0.5,) * channels), tuple(std or (0.5,) * channels)
-
-
 def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
     """Log which samples were left out, and which clients lack samples or classes."""
     left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
@@ -353,15 +290,15 @@ def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
         log.warning(
             "%d image files could not be decoded and were left out: %s.", len(arrays.bad), shortened(arrays.bad)
         )
+    trained = [client for client in arrays.clients if len(client.train)]
     gaps = {
-        "have no training samples": [name for name, parts in arrays.clients.items() if not len(parts.train)],
-        "have no test samples": [name for name, parts in arrays.clients.items() if not len(parts.test)],
+        "have no training samples": [client for client in arrays.clients if not len(client.train)],
+        "have no test samples": [client for client in arrays.clients if not len(client.test)],
         f"lack some of the {num_classes} classes in training": [
-            name
-            for name, parts in arrays.clients.items()
-            if len(parts.train) > 0 and len(arrays.labels[parts.train].unique()) < num_classes
+            client for client in trained if len(arrays.labels[client.train].unique()) < num_classes
         ],
     }
-    for gap, names in gaps.items():
-        if names:
-            log.warning("%d of %d clients %s: %s.", len(names), len(arrays.clients), gap, shortened(names))
+    for gap, clients in gaps.items():
+        if clients:
+            names = shortened([client.name for client in clients])
+            log.warning("%d of %d clients %s: %s.", len(clients), len(arrays.clients), gap, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -27,47 +27,21 @@ SHOWN_FROM = 5000
 """Progress is shown from so many samples on."""
 
 
-class Batches(Dataset[Decoded]):
-    """A source's rows in batches.
-
-    Args:
-        source: where the images come from.
-        rows: positions of the wanted rows, ascending.
-        spec: channels and size of the images.
-    """
-
-    def __init__(self, source: Source, rows: np.ndarray, spec: DataSpec) -> None:
-        self.source, self.spec = source, spec
-        size = max(1, min(1024, BATCH_BYTES // (3 * spec.image_size**2)))
-        self.batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Decoded:
-        return self.source.read(self.batches[number], self.spec.in_channels, self.spec.image_size)
-
-
 def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> Iterator[Decoded]:
-    """Yield the images of a source's rows in their order, some at a time.
-
-    Args:
-        source: where the images come from.
-        rows: positions of the wanted rows, ascending.
-        spec: channels and size of the images.
-        done: number of rows that an interrupted start has decoded.
+    """Yield the images of a source's rows, given in ascending order, some at a time, after those that are done.
 
     Raises:
         Interrupted: if a process that helps is killed.
     """
-    batches = Batches(source, rows[done:], spec)
+    batch_size = max(1, min(1024, BATCH_BYTES // (3 * spec.image_size**2)))
+    batches = [rows[start : start + batch_size] for start in range(done, len(rows), batch_size)]
     cores = available_cores()
     helpers = cores if source.parallel and len(rows) - done > FEW_FILES and cores > 1 else 0
     loader: DataLoader[Any] = DataLoader(
-        batches,
+        cast("Dataset[Any]", batches),
         batch_size=None,
         num_workers=helpers,
-        collate_fn=_as_it_is,
+        collate_fn=partial(source.read, channels=spec.in_channels, size=spec.image_size),
         worker_init_fn=partial(_start_helper, os.getpid()),
     )
     with Steps("prepare", len(rows), "image", len(rows) >= SHOWN_FROM, done, counted="images", lines=10) as steps:
@@ -82,10 +56,6 @@ def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> I
                 "A process that decodes images was killed (out of memory?). What is decoded is kept."
                 " HINT: start the same command again; with fewer cores, it needs less memory."
             ) from error
-
-
-def _as_it_is(decoded: Any) -> Any:
-    return decoded
 
 
 def _start_helper(parent: int, number: int) -> None:

@@ -15,10 +15,9 @@ DIGEST_SIZE = 16
 def without_duplicates(
     clients: Mapping[str, SplitPositions], digests: np.ndarray, bad: np.ndarray
 ) -> tuple[dict[str, SplitPositions], dict[str, dict[str, int]]]:
-    """Leave out images that are in a part of anyone's that is tested or chosen on.
+    """Leave images in anyone's test part out of all val and train parts, and those in a val part out of train parts.
 
-    An image in a test part stays there and is left out of all val and train parts, one in a val part of all train
-    parts. Duplicates within a split stay.
+    Duplicates within a split stay.
 
     Args:
         clients: positions of every client's samples.
@@ -29,20 +28,22 @@ def without_duplicates(
         The positions that are left, and how many were left out, by client and split.
     """
     images = np.unique(np.ascontiguousarray(digests).view(f"V{DIGEST_SIZE}").ravel(), return_inverse=True)[1]
-    unusable = np.isin(np.arange(len(digests)), bad)
-    whole = {name: SplitPositions(*(part[~unusable[part]] for part in parts)) for name, parts in clients.items()}
+    usable = np.ones(len(digests), bool)
+    usable[bad] = False
     held: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
+        parts_of_split = [getattr(parts, split) for parts in clients.values()]
         held[split] = np.zeros(len(images), bool)
-        for parts in whole.values():
-            held[split][images[getattr(parts, split)]] = True
+        for part in parts_of_split:
+            held[split][images[part[usable[part]]]] = True
     kept, left_out = dict[str, SplitPositions](), dict[str, dict[str, int]]()
-    for name, parts in whole.items():
+    for name, parts in clients.items():
         remaining = []
         for split, part in zip(SPLITS, parts, strict=True):
-            duplicate = np.zeros(len(part), bool)
-            for other in HELD_OUT[split]:
-                duplicate |= held[other][images[part]]
+            part = part[usable[part]]
+            duplicate = np.any(
+                [np.zeros(len(part), bool), *(held[other][images[part]] for other in HELD_OUT[split])], 0
+            )
             if duplicate.any():
                 left_out.setdefault(name, {})[split] = int(duplicate.sum())
             remaining.append(part[~duplicate])

@@ -28,14 +28,7 @@ class SplitPositions(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How clients' samples are split.
-
-    Args:
-        test_share: share of the samples (of units, where these are given) to test on, where no split is given.
-        val_share: share of the others for choices, where no split is given.
-        train_per_client: most samples that a client trains on and chooses by.
-        test_per_client: most samples that a client is tested on.
-    """
+    """How clients' samples are split; for the settings see `lpft.data.datamodule.FederatedDataModule`."""
 
     test_share: float = 0.25
     val_share: float = 0.1
@@ -46,14 +39,7 @@ class SplitSettings:
 def split_client(
     samples: pd.DataFrame, given: GivenSplits, settings: SplitSettings, rng: np.random.Generator
 ) -> SplitPositions:
-    """Split one client's samples, stratified by class, as far as the splits are not given.
-
-    Args:
-        samples: rows of the table that the client has: `label`, `domain` and `split`; the index is their position.
-        given: the splits that each domain comes with.
-        settings: sizes.
-        rng: source of all randomness.
-    """
+    """Split one client's rows of the table, stratified by class, as far as the splits are not given by the domain."""
     positions, labels = samples.index.to_numpy(), samples["label"]
     domains, split = samples["domain"].astype(object), samples["split"]
 
@@ -82,17 +68,10 @@ def split_client(
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle samples so that any stretch of the order has nearly the class shares of the whole.
+    """Permute samples, given their classes, so that any stretch has nearly the class shares of the whole.
 
     The n_c samples of a class, shuffled, are laid out evenly over the unit interval from a random start; the order is
     that of all classes' samples on the interval. It works for classes of any size, a single sample included.
-
-    Args:
-        labels: class of every sample, ``(num_samples,)``.
-        rng: source of all randomness.
-
-    Returns:
-        A permutation of the positions, int64, ``(num_samples,)``.
 
     >>> labels = np.array([0] * 6 + [1] * 3)
     >>> labels[stratified_order(labels, np.random.default_rng(0))]
@@ -106,16 +85,10 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def split_stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples in two, each part with nearly the class shares of the whole.
+    """Split samples, given their classes, in two parts, each with nearly the class shares of the whole.
 
-    Args:
-        labels: class of every sample, ``(num_samples,)``.
-        share: size of the second part, in [0, 1). A share above 0 gives it at least one sample and leaves at least one
-            to the first, as far as there are samples.
-        rng: source of all randomness.
-
-    Returns:
-        Positions of the first and of the second part, sorted.
+    The second part has a `share` in [0, 1) of them. A share above 0 gives it at least one sample and leaves at least
+    one to the first, as far as there are samples. Both are sorted.
 
     >>> rest, part = split_stratified(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, np.random.default_rng(0))
     >>> len(rest), len(part)
@@ -142,9 +115,6 @@ def assign_splits(
         settings: the shares.
         rng: source of all randomness.
 
-    Returns:
-        Positions by split.
-
     >>> units, given = np.arange(8) // 2, np.full(8, "train")
     >>> pools = assign_splits(np.zeros(8, int), units, given, SplitSettings(0.25, 0.1), np.random.default_rng(0))
     >>> [pools[split].tolist() for split in ("train", "val", "test")]
@@ -156,12 +126,10 @@ def assign_splits(
     for split, share in shares.items():
         if not len(pools[split]):
             pools["train"], pools[split] = _split_units(pools["train"], kinds, units, share, rng)
-    return {
-        split: pools[split][
-            ~np.isin(units[pools[split]], np.concatenate([units[:0], *(units[pools[other]] for other in held_out)]))
-        ]
-        for split, held_out in HELD_OUT.items()
-    }
+    test, val = units[pools["test"]], units[pools["val"]]
+    pools["val"] = pools["val"][~np.isin(val, test)]
+    pools["train"] = pools["train"][~np.isin(units[pools["train"]], np.append(test, val))]
+    return {split: pools[split] for split in HELD_OUT}
 
 
 def _split_units(

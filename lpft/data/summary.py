@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
-from lpft.data.datamodule import ClientSplit, FederatedDataModule
+from lpft.data.cache import ClientSplit
+from lpft.data.datamodule import FederatedDataModule
 from lpft.data.messages import shortened
 from lpft.data.splits import SPLITS
 from lpft.runtime.seeding import generator
@@ -34,43 +35,36 @@ LEAST_SIDE, MOST_SIDE = 48, 96
 def describe(data: FederatedDataModule, console: Console) -> None:
     """Print what is in a dataset: its form, every client's samples and classes, groups, what was left out."""
     spec, arrays = data.spec, data.arrays
-    assert arrays is not None
+
+    def print_plain(text: str) -> None:
+        console.print(text, highlight=False)
+
     form = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
     sizes = {split: sum(len(getattr(client, split)) for client in data.clients) for split in SPLITS}
     listed = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-    console.print(f"{len(data.clients)} clients, {spec.num_classes} classes, images {form}: {listed}", highlight=False)
+    print_plain(f"{len(data.clients)} clients, {spec.num_classes} classes, images {form}: {listed}")
     table = Table(*("client", *SPLITS, "classes", "class histogram of train"), box=None, header_style="bold")
     for client in data.clients[:MOST_CLIENTS]:
         counts = class_counts(data, client.train)
-        sizes_of = (str(len(getattr(client, split))) for split in SPLITS)
-        table.add_row(client.name, *sizes_of, f"{int((counts > 0).sum())}/{spec.num_classes}", bars(counts))
+        sizes_of_client = (str(len(getattr(client, split))) for split in SPLITS)
+        table.add_row(client.name, *sizes_of_client, f"{int((counts > 0).sum())}/{spec.num_classes}", bars(counts))
     console.print(table)
     if len(data.clients) > MOST_CLIENTS:
-        console.print(f"... and {len(data.clients) - MOST_CLIENTS} more", highlight=False)
-    for name, count in group_counts(data).items():
-        console.print(f"group {name}: {count}", highlight=False)
+        print_plain(f"... and {len(data.clients) - MOST_CLIENTS} more")
+    for number, group in enumerate(arrays.group_names):
+        in_split = {split: torch.cat([getattr(client, split) for client in data.clients]) for split in SPLITS}
+        counted = (f"{int((arrays.groups[part] == number).sum())} {split}" for split, part in in_split.items())
+        print_plain(f"group {group}: {', '.join(counted)}")
     for name, of_client in list(arrays.left_out.items())[:MOST_CLIENTS]:
-        counted = " and ".join(f"{count} of {split}" for split, count in of_client.items())
-        console.print(f"left out of {name}: {counted}, the same images are in a test or val part", highlight=False)
+        counted = (f"{count} of {split}" for split, count in of_client.items())
+        print_plain(f"left out of {name}: {' and '.join(counted)}, the same images are in a test or val part")
     if arrays.bad:
-        console.print(f"left out, cannot be decoded: {len(arrays.bad)} files: {shortened(arrays.bad)}", highlight=False)
+        print_plain(f"left out, cannot be decoded: {len(arrays.bad)} files: {shortened(arrays.bad)}")
 
 
 def class_counts(data: FederatedDataModule, samples: Tensor) -> Tensor:
     """Count the samples of every class, int64, ``(num_classes,)``."""
     return torch.bincount(data.labels[samples], minlength=data.spec.num_classes)
-
-
-def group_counts(data: FederatedDataModule) -> dict[str, str]:
-    """Return for every group how many samples of each split are of it, in words."""
-    counts = {}
-    for number, name in enumerate(data.group_names):
-        found = {
-            split: sum(int((data.groups[getattr(client, split)] == number).sum()) for client in data.clients)
-            for split in SPLITS
-        }
-        counts[name] = ", ".join(f"{count} {split}" for split, count in found.items())
-    return counts
 
 
 def bars(counts: Tensor) -> str:
@@ -86,14 +80,14 @@ def bars(counts: Tensor) -> str:
 
 def write_counts(path: Path, data: FederatedDataModule) -> None:
     """Write how many samples of each class every client has, one line a client and split."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["client", "split", "samples", *(data.class_names or map(str, range(data.spec.num_classes)))])
-    for client in data.clients:
-        for split in SPLITS:
-            samples = getattr(client, split)
-            writer.writerow([client.name, split, len(samples), *class_counts(data, samples).tolist()])
-    write_atomically(path, text.getvalue())
+    rows = [
+        [client.name, split, len(samples), *class_counts(data, samples).tolist()]
+        for client in data.clients
+        for split in SPLITS
+        for samples in [getattr(client, split)]
+    ]
+    classes = data.source.class_names or range(data.spec.num_classes)
+    write_atomically(path, pd.DataFrame(rows, columns=["client", "split", "samples", *classes]).to_csv(index=False))
 
 
 def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
@@ -112,7 +106,7 @@ def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
             left = names + column * (side + gap)
             sheet.paste(picture(data.images[sample], side), (left, top))
             label = int(data.labels[sample])
-            text = data.class_names[label] if data.class_names else str(label)
+            text = data.source.class_names[label] if data.source.class_names else str(label)
             draw.text((left, top + side + 1), fitting(text, side, font), "dimgray", font)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
@@ -126,8 +120,7 @@ def drawn(client: ClientSplit) -> Tensor:
 
 def picture(image: Tensor, side: int) -> Image.Image:
     """Turn an image ``(channels, size, size)`` into one of the wanted side; enlarged without smoothing."""
-    pixels = image.numpy().transpose(1, 2, 0)
-    shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    shown = to_pil_image(image)
     how = Image.Resampling.NEAREST if side > shown.width else Image.Resampling.BILINEAR
     return shown.resize((side, side), how)
 

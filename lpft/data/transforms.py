@@ -1,9 +1,4 @@
-"""Random changes of training images, on the device, all images of a batch at once.
-
-An augmentation is a pure function of images and of uniform numbers, which are drawn for every client, epoch and image:
-what an image becomes depends neither on the stack or the device nor on where a run was interrupted. It never touches
-validation or test images, nor the plain training images that statistics and exact solutions are computed from.
-"""
+"""Random changes of training images, on the device, all images of a batch at once."""
 
 from __future__ import annotations
 
@@ -18,7 +13,12 @@ from torch import Tensor
 
 
 class Augment(ABC):
-    """What to do to the images of a batch."""
+    """What to do to the images of a batch.
+
+    It is a pure function of images and of uniform numbers, which are drawn for every client, epoch and image: what an
+    image becomes depends neither on the stack or the device nor on where a run was interrupted. It never touches
+    validation or test images, nor the plain training images that statistics and exact solutions are computed from.
+    """
 
     num_draws: int
     """How many uniform numbers each image needs."""
@@ -33,6 +33,18 @@ class Augment(ABC):
             images: uint8, ``(n, channels, size, size)``.
             draws: uniform in [0, 1), ``(n, num_draws)``.
         """
+
+
+def num_draws(augment: Augment | None) -> int:
+    """Return how many uniform numbers `augmented` needs for each image."""
+    return augment.num_draws if augment else 0
+
+
+def augmented(augment: Augment | None, images: Tensor, draws: Tensor) -> Tensor:
+    """Return changed uint8 images ``(..., channels, size, size)``, given uniform numbers ``(..., num_draws)``."""
+    if augment is None:
+        return images
+    return augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
 
 
 class FlipCrop(Augment):
@@ -53,14 +65,14 @@ class FlipCrop(Augment):
         self.pad = pad
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Gather every image's pixels by row and column."""
+        """Flip and crop; see `Augment`."""
         num, channels, height, width = images.shape
         places = 2 * self.pad + 1
         top, left = (draws[:, 1:] * places).long().clamp(max=2 * self.pad).unbind(1)
         rows = torch.arange(height, device=images.device).expand(num, -1)
         columns = torch.arange(width, device=images.device).expand(num, -1)
         if self.flip:
-            columns = torch.where(_half(draws[:, 0]).view(-1, 1), width - 1 - columns, columns)
+            columns = torch.where(draws[:, :1] < 0.5, width - 1 - columns, columns)
         rows, columns = rows + top.view(-1, 1), columns + left.view(-1, 1)
         image = torch.arange(num, device=images.device).view(-1, 1, 1, 1)
         channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
@@ -130,30 +142,15 @@ class ResizedCrop(Augment):
         return _warp(images, [[side * width, zero, x], [zero, height, y]], "bilinear", "border")
 
 
-def _half(draws: Tensor) -> Tensor:
-    return draws < 0.5
-
-
 def _side(draws: Tensor, flip: bool) -> Tensor:
     """Return -1 for images to be flipped, else 1."""
-    return torch.where(_half(draws), -1.0, 1.0) if flip else torch.ones_like(draws)
+    return torch.where(draws < 0.5, -1.0, 1.0) if flip else torch.ones_like(draws)
 
 
 def _warp(
-    images: Tensor,
-    rows: list[list[Tensor]],
-    mode: Literal["nearest", "bilinear"],
-    outside: Literal["zeros", "border"],
+    images: Tensor, rows: list[list[Tensor]], mode: Literal["nearest", "bilinear"], outside: Literal["zeros", "border"]
 ) -> Tensor:
-    """Take every pixel from elsewhere in its image.
-
-    Args:
-        images: uint8, ``(n, channels, size, size)``.
-        rows: two rows of three, each ``(n,)``: the affine map from where a pixel goes to where it comes from; the image
-            reaches from -1 to 1.
-        mode: how to read between pixels.
-        outside: what is outside of the image.
-    """
+    """Take every pixel from elsewhere in its image, which reaches from -1 to 1: by the affine map of two `rows`."""
     maps = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).float()
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, mode=mode, padding_mode=outside, align_corners=False)

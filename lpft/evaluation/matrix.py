@@ -46,9 +46,9 @@ class Evaluator:
         sets = [getattr(client, split) for client in self.clients]
         self.index = torch.cat(sets)
         self.owner = torch.cat([torch.full_like(samples, i) for i, samples in enumerate(sets)])
-        self.num_groups = len(features.data.group_names)
+        self.num_groups = len(features.data.arrays.group_names)
         # one bin for every client and group, the first of a client's bins for samples of no group
-        self.bin = self.owner * (1 + self.num_groups) + features.data.groups[self.index] + 1
+        self.bin = self.owner * (1 + self.num_groups) + features.data.arrays.groups[self.index] + 1
 
     @cached_property
     def on_val(self) -> Evaluator:

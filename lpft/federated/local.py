@@ -9,6 +9,7 @@ from lpft.clients.batches import StackSamples
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.datamodule import FederatedDataModule
+from lpft.data.transforms import num_draws
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import seed_global_generator
@@ -59,7 +60,7 @@ class LocalTrainer:
         for epoch in range(self.settings.local_epochs):
             losses.zero_()
             order = samples.epoch(self.seed, "federate", round_, epoch)
-            draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
+            draws = samples.draws(num_draws(self.data.augment), self.seed, "augment", "federate", round_, epoch)
             batches = self.samples.batches(samples.in_dataset(order), draws)  # on the device before the first step
             for (index, labels, numbers), share in zip(batches, shares, strict=True):
                 with self.fabric.autocast():

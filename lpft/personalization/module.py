@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
+from lpft.data.transforms import num_draws
 from lpft.evaluation.matrix import Evaluator, StackEvaluation
 from lpft.methods.base import Method
 from lpft.personalization.batchnorm import keep_batch_norm
@@ -221,6 +222,6 @@ class EpochBatches:
                 for drawn in (generator(seed, "mix", epoch, name) for name in data.samples.names)
             ]
         )
-        num_draws = data.global_features.data.num_draws
-        draws = data.samples.draws(num_draws, seed, "augment", "personalize", epoch)
+        augment = data.global_features.data.augment
+        draws = data.samples.draws(num_draws(augment), seed, "augment", "personalize", epoch)
         yield from zip(positions, uniforms.transpose(0, 1), draws, strict=True)

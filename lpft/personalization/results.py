@@ -178,7 +178,7 @@ class ResultMaker:
         return tuple(map(_number, summarize(self.evaluated.test.distortion[k], position, num_test, norm)))
 
     def _groups(self, k: int) -> dict[str, Any] | None:
-        names, hits = self.task.data.group_names, self.evaluated.test.group_hits[k]
+        names, hits = self.task.data.arrays.group_names, self.evaluated.test.group_hits[k]
         return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), self.job.clients[k]) if names else None
 
     def _depth(self, k: int) -> dict[str, float | None] | None:

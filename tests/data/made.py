@@ -18,7 +18,7 @@ def made(kind: Any, *args: Any, **settings: Any) -> FederatedDataModule:
     """Make data of a source; `settings` go to whom they belong, `seed` to both, `rho` makes spurious clients."""
     if "rho" in settings:
         settings["clients"] = SpuriousCorrelation(settings.pop("rho"))
-    its_own = {key for key in settings if key in inspect.signature(kind).parameters}
+    its_own = {key for key in settings for base in kind.__mro__ if key in inspect.signature(base.__init__).parameters}
     source = kind(*args, **{key: value for key, value in settings.items() if key in its_own})
     rest = {key: value for key, value in settings.items() if key not in its_own or key == "seed"}
     return FederatedDataModule(source, **rest)

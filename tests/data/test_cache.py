@@ -74,10 +74,8 @@ def test_every_sample_is_where_it_was_put(tmp_path):
     assert arrays.images[:, 0, 0, 0].tolist() == list(VALUES)
     assert arrays.labels.tolist() == [0, 1, 2, 0, 2]
     assert (arrays.images.dtype, arrays.labels.dtype) == (torch.uint8, torch.int64)
-    assert list(arrays.clients) == ["a", "b", "c"]
-    assert [part.tolist() for part in arrays.clients["a"]] == [[0, 1, 3], [], [2]]
-    assert [part.tolist() for part in arrays.clients["b"]] == [[], [], [4]]
-    assert [len(part) for part in arrays.clients["c"]] == [0, 0, 0]
+    found = {c.name: [part.tolist() for part in (c.train, c.val, c.test)] for c in arrays.clients}
+    assert found == {"a": [[0, 1, 3], [], [2]], "b": [[], [], [4]], "c": [[], [], []]}
 
 
 def test_second_opening_maps_the_files_quickly_and_quietly(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpft.data.cache import Arrays, Parts
+from lpft.data.cache import Arrays, ClientSplit
 from lpft.data.datamodule import warn_of_gaps
 from lpft.data.partition import Dirichlet, Iid
 from lpft.data.sources import CifarC, Digits, Sites
@@ -22,13 +22,14 @@ def digits(tmp_path):
 
 def test_what_goes_to_another_process_is_small_and_maps_the_same_arrays(digits):
     """A spawned process gets the settings, not the 1.4 MB of images."""
-    assert pickle.loads(pickle.dumps(digits)).arrays is None
+    with pytest.raises(RuntimeError, match="not set up"):
+        _ = pickle.loads(pickle.dumps(digits)).arrays
     digits.setup()
     sent = pickle.dumps(digits)
     received = pickle.loads(sent)
     assert len(sent) < 10_000
     assert torch.equal(received.images, digits.images)
-    assert received.content_hash == digits.content_hash
+    assert received.arrays.content_hash == digits.arrays.content_hash
     assert [client.name for client in copy.deepcopy(digits).clients] == ["plain-0", "inverted-0"]
 
 
@@ -51,18 +52,18 @@ def test_normalizing_by_hand(digits):
 
 def test_cache_dir_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LPFT_CACHE", str(tmp_path))
-    assert made(Digits).cache_dir == tmp_path
+    assert made(Digits)._cache_dir == tmp_path
     monkeypatch.delenv("LPFT_CACHE")
-    assert made(Digits).cache_dir.parts[-2:] == (".cache", "lpft")
+    assert made(Digits)._cache_dir.parts[-2:] == (".cache", "lpft")
 
 
 def test_gaps_are_named(caplog):
     rows, none = torch.arange(2), torch.empty(0, dtype=torch.int64)
-    clients = {
-        "full": Parts(rows, none, rows),
-        "untrained": Parts(none, none, rows),
-        "half": Parts(rows[:1], none, none),
-    }
+    clients = [
+        ClientSplit("full", rows, none, rows),
+        ClientSplit("untrained", none, none, rows),
+        ClientSplit("half", rows[:1], none, none),
+    ]
     arrays = Arrays(
         Path(), torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1, -1]), clients, ""
     )
@@ -78,10 +79,9 @@ def test_gaps_are_named(caplog):
 def test_the_key_is_the_same_before_and_after_the_data_are_opened(tmp_path):
     save_shapes(tmp_path / "sites" / "a", 4)
     data = made(Sites, str(tmp_path / "sites"), image_size=8, cache_dir=str(tmp_path / "cache"))
-    before = data.key()
     data.setup()
-    assert data.class_names
-    assert data.key() == before
+    assert data.source.class_names
+    assert data._open().entry == data.arrays.entry
 
 
 def test_any_partition_of_any_source(tmp_path):

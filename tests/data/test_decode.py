@@ -53,7 +53,7 @@ def test_several_processes_give_the_same_images(root, monkeypatch):
     several_processes(monkeypatch)
     together = opened(Sites, str(root), **settings(root, "together"))
     assert torch.equal(alone.images, together.images)
-    assert alone.content_hash == together.content_hash
+    assert alone.arrays.content_hash == together.arrays.content_hash
     assert np.array_equal(together.images[0], read_image(root / "a" / "0" / "0000.png", 3, 8))
 
 

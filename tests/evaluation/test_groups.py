@@ -77,11 +77,14 @@ def test_counted_as_scikit_learn_does(count: int) -> None:
                 predicted = net(data.normalize(data.images[index], torch.float64)).argmax(1)
             right = (predicted == data.labels[index]).numpy()
             per_group = recall_score(
-                data.groups[index] + 1, np.where(right, data.groups[index] + 1, -1), average=None, labels=[1, 2]
+                data.arrays.groups[index] + 1,
+                np.where(right, data.arrays.groups[index] + 1, -1),
+                average=None,
+                labels=[1, 2],
             )
             assert [found[name][where] for name in NAMES[:2]] == pytest.approx(100 * per_group)
             assert found["nobody"][where] is None
-            assert found["left"][f"num_{where}"] == int((data.groups[index] == 0).sum())
+            assert found["left"][f"num_{where}"] == int((data.arrays.groups[index] == 0).sum())
 
 
 def test_a_stack_counts_like_its_models_one_by_one() -> None:
@@ -99,7 +102,7 @@ def test_groups_leave_the_matrix_as_it_is() -> None:
     net, nets = toy_net(), [toy_net(seed=seed).eval() for seed in range(2)]
     with_groups = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
     assert data.arrays is not None
-    data.arrays = replace(data.arrays, group_names=(), groups=torch.full_like(data.groups, -1))
+    data.arrays = replace(data.arrays, group_names=(), groups=torch.full_like(data.arrays.groups, -1))
     without = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
     assert torch.equal(with_groups.accuracy, without.accuracy)
     assert torch.equal(with_groups.distortion, without.distortion)

@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
 from lpft.data.datamodule import FederatedDataModule
-from lpft.data.transforms import Augment, FlipCrop
+from lpft.data.transforms import Augment, FlipCrop, num_draws
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg, fedavg_round
@@ -130,7 +130,7 @@ def test_one_client_is_that_clients_own_training(augment: Augment | None) -> Non
     for round_ in range(1, chosen.rounds + 1):
         optimizer = chosen.optimizer(net.parameters())
         for epoch in range(2):
-            draws = samples.draws(data.num_draws, 0, "augment", "federate", round_, epoch)
+            draws = samples.draws(num_draws(data.augment), 0, "augment", "federate", round_, epoch)
             for positions, numbers in zip(samples.epoch(0, "federate", round_, epoch), draws, strict=True):
                 index = samples.in_dataset(positions)[0]
                 images = augment(data.images[index], numbers[0]) if augment else data.images[index]

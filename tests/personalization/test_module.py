@@ -12,7 +12,7 @@ from torch import nn
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
-from lpft.data.transforms import Augment, FlipCrop
+from lpft.data.transforms import Augment, FlipCrop, num_draws
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import Method, Phase
 from lpft.methods.early import EarlyStoppedFT
@@ -51,7 +51,7 @@ def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Pe
                 optimizer.param_groups[0]["lr"] = LP_LR
         net.train()
         net.body.train(epoch >= lp_epochs)
-        draws = samples.draws(data.num_draws, 0, "augment", "personalize", epoch)
+        draws = samples.draws(num_draws(data.augment), 0, "augment", "personalize", epoch)
         for positions, numbers in zip(samples.epoch(0, "personalize", epoch), draws, strict=True):
             index = samples.in_dataset(positions)[0]
             images = data.augment(data.images[index], numbers[0]) if data.augment else data.images[index]

@@ -1,9 +1,8 @@
-"""From samples to clients: one partition a module; `lpft.data.partition.Dirichlet` and the like are imported on use."""
+"""From samples to clients: one partition a module, imported on use."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from lpft.data.lazy import lazy_names
 
 MODULES = {
     "ByColumn": "by_column",
@@ -18,9 +17,4 @@ MODULES = {
 }
 
 __all__ = list(MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, MODULES)

@@ -1,4 +1,4 @@
-"""A partition turns the table of samples into clients; those that deal samples out share `DealtPartition`."""
+"""What a partition is: a function from the table of samples to clients."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
+from lpft.data.messages import about
 from lpft.data.splits import SplitSettings
 
 Draw = Callable[..., np.random.Generator]
@@ -62,12 +63,7 @@ class DealtPartition(Partition):
 
     @abstractmethod
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Deal all samples.
-
-        Args:
-            labels: class of every sample, ``(num_samples,)``.
-            num_clients: number of clients.
-            rng: source of all randomness.
+        """Deal all samples, whose classes are given, ``(num_samples,)``, to some clients.
 
         Returns:
             Positions of every client's samples, int64, sorted; disjoint, together all samples.
@@ -94,10 +90,8 @@ class DealtPartition(Partition):
             rows = np.flatnonzero(table["domain"] == domain) if domain is not None else np.arange(len(table))
             num = self.num_clients.get(domain or "", 1) if isinstance(self.num_clients, dict) else self.num_clients
             where = f" (domain {domain!r})" if domain is not None and len(domains) > 1 else ""
-            try:
+            with about(f"`clients`{where}"):
                 parts = self._deal_rows(table.iloc[rows], num, draw(domain, "clients", num))
-            except ValueError as error:
-                raise ValueError(f"`clients`{where}: {error}") from error
             for number, part in enumerate(parts):
                 clients[rows[part]] = len(names)
                 names.append(f"{domain or 'client'}-{number}" if num > 1 or domain is None else domain)
@@ -107,14 +101,34 @@ class DealtPartition(Partition):
         labels, split = rows["label"].to_numpy(), rows["split"].to_numpy()
         train = np.flatnonzero(~np.isin(split, ["val", "test"]))
         dealt = self.deal(labels[train], num, rng)
-        parts = [[train[part]] for part in dealt]
+        parts = [train[part] for part in dealt]
         for which in ("test", "val"):
             held_out = np.flatnonzero(split == which)
             if len(held_out):
                 shares = self.deal_held_out(dealt, labels[train], labels[held_out], rng)
-                for part, share in zip(parts, shares, strict=True):
-                    part.append(held_out[share])
-        return [np.concatenate(part) for part in parts]
+                parts = [np.append(part, held_out[share]) for part, share in zip(parts, shares, strict=True)]
+        return parts
+
+
+class SkewedPartition(DealtPartition):
+    """Deals samples out unequally, by Dirichlet draws.
+
+    Args:
+        num_clients: clients of each domain, or by domain.
+        alpha: concentration of the draws.
+        min_samples: least number of samples of a client, before they are split into train, val and test.
+        within_domains: deal the samples of each domain by themselves; otherwise all together.
+    """
+
+    def __init__(
+        self,
+        num_clients: PositiveInt | dict[str, PositiveInt] = 10,
+        alpha: PositiveFloat = 0.5,
+        min_samples: NonNegativeInt = 40,
+        within_domains: bool = True,
+    ) -> None:
+        super().__init__(num_clients, within_domains)
+        self.alpha, self.min_samples = float(alpha), int(min_samples)
 
 
 def match_distribution(
@@ -122,15 +136,8 @@ def match_distribution(
 ) -> list[np.ndarray]:
     """Deal other samples (a test set, say) so that each client gets the class mix of the part it has.
 
-    Args:
-        parts: positions of every client's samples.
-        labels: class of every sample that `parts` names.
-        other_labels: class of every sample that is to be dealt. A class is shared out in proportion to how much of it
-            the clients have; equally, if none has any.
-        rng: source of all randomness.
-
-    Returns:
-        Positions of every client's other samples, sorted; disjoint, together all.
+    A class is shared out in proportion to how much of it the clients have; equally, if none has any. `parts` are
+    positions in `labels`; what is returned are sorted positions in `other_labels`.
 
     >>> parts = [np.array([0, 1, 2]), np.array([3])]
     >>> tests = match_distribution(parts, np.array([5, 5, 7, 7]), np.array([7, 7, 5, 5]), np.random.default_rng(0))
@@ -146,23 +153,16 @@ def match_distribution(
 
 
 def deal_counts(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Give every client random samples of each class.
+    """Give every client random samples of each class: their positions, sorted.
 
-    Args:
-        labels: class of every sample, ``(num_samples,)``.
-        counts: number of samples of a class for each client, ``(num_clients, num_classes)``, the classes being those in
-            `labels`, sorted. A column's sum is the number of samples of the class.
-        rng: source of all randomness.
-
-    Returns:
-        Positions of every client's samples, sorted.
+    The counts are ``(num_clients, num_classes)``, the classes being those in `labels`, sorted; a column's sum is the
+    number of samples of the class.
     """
-    parts = [[np.empty(0, np.int64)] for _ in counts]
+    client = np.empty(len(labels), np.int64)
     for label, column in zip(np.unique(labels), counts.T, strict=True):
         members = rng.permutation(np.flatnonzero(labels == label))
-        for part, piece in zip(parts, np.split(members, np.cumsum(column)[:-1]), strict=True):
-            part.append(piece)
-    return [np.sort(np.concatenate(part)) for part in parts]
+        client[members] = np.repeat(np.arange(len(counts)), column)
+    return [np.flatnonzero(client == k) for k in range(len(counts))]
 
 
 def apportion(shares: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:

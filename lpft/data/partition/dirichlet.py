@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.special import log_softmax, softmax
 
-from lpft.data.partition.base import DealtPartition, apportion, check_enough, deal_counts
+from lpft.data.partition.base import SkewedPartition, apportion, check_enough, deal_counts
 
 
-class Dirichlet(DealtPartition):
+class Dirichlet(SkewedPartition):
     """Label shift: every class is spread over the clients by a Dirichlet draw, so sizes differ too.
 
     The shares of class c that the clients get are one draw from a symmetric Dirichlet distribution (Yurochkin et al.,
-    as in PFLlib and NIID-Bench). Such a draw leaves some clients nearly empty: with ten classes and `alpha` 0.1, sizes
-    are spread like an exponential variable, and drawing again until the smallest of many clients is large enough would
-    hardly ever end. Here nothing is drawn again. A client that lacks samples draws the classes of further ones from its
-    own class mix, which is a Dirichlet draw too (Hsu et al.), and takes each from the largest client that has one. So
-    any `min_samples` up to the average size is reached, in as many steps as samples are lacking; at the average size
-    itself all clients are equally large, as in Hsu et al.
+    as in PFLlib and NIID-Bench). Such a draw leaves some clients nearly empty, and drawing again until the smallest of
+    many clients is large enough would hardly ever end. Here a client that lacks samples draws the classes of further
+    ones from its own class mix, which is a Dirichlet draw too (Hsu et al.), and takes each from the largest client that
+    has one. So any `min_samples` up to the average size is reached; at the average size itself all clients are equally
+    large, as in Hsu et al.
 
     Args:
-        num_clients: clients of each domain, or by domain.
         alpha: concentration; below 1 a client sees few classes, above 100 all clients look alike.
-        min_samples: least number of samples of a client, before they are split into train, val and test.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
 
     References:
         Hsu et al., arXiv:1909.06335; Yurochkin et al., arXiv:1905.12022.
@@ -33,16 +28,6 @@ class Dirichlet(DealtPartition):
     >>> [len(part) for part in Dirichlet(alpha=0.1).deal(labels, 5, np.random.default_rng(1))]
     [266, 111, 108, 251, 264]
     """
-
-    def __init__(
-        self,
-        num_clients: PositiveInt | dict[str, PositiveInt] = 10,
-        alpha: PositiveFloat = 0.5,
-        min_samples: NonNegativeInt = 40,
-        within_domains: bool = True,
-    ) -> None:
-        super().__init__(num_clients, within_domains)
-        self.alpha, self.min_samples = float(alpha), int(min_samples)
 
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Draw the shares of every class, round them to samples, fill up small clients."""
@@ -58,17 +43,10 @@ class Dirichlet(DealtPartition):
 
 
 def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Move samples from the largest clients to those with fewer than `min_samples`.
+    """Move samples from the largest clients to those with fewer than `min_samples`, at most their average size.
 
-    Args:
-        counts: number of samples of every client and class, ``(num_clients, num_classes)``.
-        mixes: probability of each class for a sample that a client still lacks, same shape. If all classes that others
-            can spare have probability 0, they are equally probable.
-        min_samples: size that all clients reach, at most their average size.
-        rng: source of all randomness.
-
-    Returns:
-        The new counts; sums over clients are the old ones.
+    A client draws the classes that it lacks from its mix; `counts` and `mixes` are ``(num_clients, num_classes)``. If
+    all classes that others can spare have probability 0, they are equally probable. Sums over clients stay.
 
     >>> fill_up(np.array([[4, 0], [0, 0]]), np.full((2, 2), 0.5), 1, np.random.default_rng(0))
     array([[3, 0],

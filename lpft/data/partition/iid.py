@@ -13,10 +13,6 @@ from lpft.data.splits import stratified_order
 class Iid(DealtPartition):
     """Clients of equal size with the class shares of the whole.
 
-    Args:
-        num_clients: clients of each domain, or by domain.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
-
     >>> [part.tolist() for part in Iid(2).deal(np.array([0, 0, 1, 1]), 2, np.random.default_rng(0))]
     [[0, 2], [1, 3]]
     """
@@ -33,10 +29,7 @@ class Iid(DealtPartition):
 
 
 def equal_parts(labels: np.ndarray, num_parts: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Deal samples to parts of equal size (to one sample), each with nearly the class shares of the whole.
-
-    Returns:
-        Positions of every part, sorted; disjoint, together all samples.
+    """Deal samples to parts of equal size (to one sample), each sorted, with nearly the class shares of the whole.
 
     >>> [part.tolist() for part in equal_parts(np.array([0, 0, 1, 1]), 2, np.random.default_rng(0))]
     [[0, 2], [1, 3]]

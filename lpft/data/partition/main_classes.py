@@ -43,14 +43,15 @@ class MainClasses(DealtPartition):
         check_enough(len(labels), num_clients, min_samples=0)
         classes, class_sizes = np.unique(labels, return_counts=True)
         mains = deal_classes(num_clients, len(classes), self.classes_per_client, rng)
-        for label, size, holders in zip(classes, class_sizes, mains.sum(0), strict=True):
-            if size < holders:
+        num_holders = mains.sum(0)
+        for label, size, num in zip(classes, class_sizes, num_holders, strict=True):
+            if size < num:
                 raise ValueError(
-                    f"Class {label} has {size} samples for {holders} clients that should hold it."
+                    f"Class {label} has {size} samples for {num} clients that should hold it."
                     " HINT: set fewer clients or `classes_per_client`."
                 )
-        left = 1 - self.share_of_others * (num_clients - mains.sum(0))
-        shares = np.where(mains, left / mains.sum(0), self.share_of_others)
+        left = 1 - self.share_of_others * (num_clients - num_holders)
+        shares = np.where(mains, left / num_holders, self.share_of_others)
         columns = [apportion(shares[:, c], size, rng) for c, size in enumerate(class_sizes)]
         return deal_counts(labels, np.stack(columns, axis=1), rng)
 
@@ -77,11 +78,8 @@ class Pathological(MainClasses):
 def deal_classes(num_clients: int, num_classes: int, per_client: int, rng: np.random.Generator) -> np.ndarray:
     """Give every client different classes, each class to equally many clients (to one), in random company.
 
-    Returns:
-        Who holds what, bool, ``(num_clients, num_classes)``.
-
-    Raises:
-        ValueError: if there are not so many classes, or some would be held by nobody.
+    Returns who holds what, bool, ``(num_clients, num_classes)``. Raises ValueError if there are not so many classes, or
+    some would be held by nobody.
 
     >>> deal_classes(3, 3, 1, np.random.default_rng(0)).sum(0)
     array([1, 1, 1])

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lpft.data.partition.base import DealtPartition, apportion, check_enough
+from lpft.data.partition.base import SkewedPartition, apportion, check_enough
 from lpft.data.splits import stratified_order
 
 
-class QuantitySkew(DealtPartition):
+class QuantitySkew(SkewedPartition):
     """Clients of unequal sizes with the class shares of the whole.
 
     Every client gets `min_samples`; the rest is shared out by one draw from a symmetric Dirichlet distribution.
 
     Args:
-        num_clients: clients of each domain, or by domain.
         alpha: concentration; the smaller, the more a few clients have nearly all.
-        min_samples: least number of samples of a client, before they are split into train, val and test.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
 
     >>> [len(part) for part in QuantitySkew(alpha=0.5).deal(np.arange(1000) % 10, 5, np.random.default_rng(0))]
     [206, 41, 414, 186, 153]
     """
-
-    def __init__(
-        self,
-        num_clients: PositiveInt | dict[str, PositiveInt] = 10,
-        alpha: PositiveFloat = 0.5,
-        min_samples: NonNegativeInt = 40,
-        within_domains: bool = True,
-    ) -> None:
-        super().__init__(num_clients, within_domains)
-        self.alpha, self.min_samples = float(alpha), int(min_samples)
 
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Draw the sizes and cut a stratified order of all samples into them."""

@@ -1,9 +1,4 @@
-"""Spurious correlations: clients in which the same attribute goes with opposite classes.
-
-Pure functions of labels y and a binary attribute a. Client i has the correlation rho_i: P(a=1 | y=1) = P(a=0 | y=0) =
-rho_i, in its train, val and test part alike. Classes are balanced inside every client and all clients are of one size,
-so that P_i(x) is close across clients while P_i(y | a) is not. Samples belong to four *groups*, numbered ``2 * y + a``.
-"""
+"""Spurious correlations: clients in which the same attribute goes with opposite classes."""
 
 from __future__ import annotations
 
@@ -16,8 +11,8 @@ from jsonargparse.typing import ClosedUnitInterval
 from lpft.data.partition.base import Draw, Partition, deal_counts
 from lpft.data.splits import Split, SplitSettings, assign_splits
 
-NUM_GROUPS = 4
 GROUPS = ("y=0, a=0", "y=0, a=1", "y=1, a=0", "y=1, a=1")
+"""The four combinations of class y and attribute a, numbered ``2 * y + a``."""
 
 
 class SpuriousCorrelation(Partition):
@@ -25,7 +20,7 @@ class SpuriousCorrelation(Partition):
 
     Client i has P(attribute | class 1) = P(no attribute | class 0) = rho_i, in training and test alike; classes are
     balanced in every client, and clients are of one size: as large as the rarest of the four combinations of class and
-    attribute suffices for. Clients are named by their rho.
+    attribute suffices for. So P_i(x) is close across clients while P_i(y | a) is not. Clients are named by their rho.
 
     Samples are split first and dealt to the clients afterwards, so that the splits do not depend on the correlations.
     Given splits are kept, and no unit (a patient, say) is in two splits.
@@ -40,7 +35,7 @@ class SpuriousCorrelation(Partition):
     def __init__(self, rho: tuple[ClosedUnitInterval, ...] = (0.9, 0.1), attribute: str = "attribute") -> None:
         if not rho:
             raise ValueError("`rho` is empty. HINT: give one correlation for each client, such as [0.9, 0.1].")
-        self.rho = [float(each) for each in rho]
+        self.rho = [float(correlation) for correlation in rho]
         self.attribute = attribute
 
     def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
@@ -49,9 +44,9 @@ class SpuriousCorrelation(Partition):
         rng = draw()
         units = table["unit"].to_numpy() if "unit" in table else np.arange(len(table))
         pools = assign_splits(groups, units, table["split"].to_numpy(), settings, rng)
-        available = {split: np.bincount(groups[pool], minlength=NUM_GROUPS) for split, pool in pools.items()}
+        available = {split: np.bincount(groups[pool], minlength=len(GROUPS)) for split, pool in pools.items()}
         names = tuple(table["group"].cat.categories) if "group" in table else GROUPS
-        sizes = sizes_per_class(available, self.rho, settings, names if len(names) == NUM_GROUPS else GROUPS)
+        sizes = sizes_per_class(available, self.rho, settings, names if len(names) == len(GROUPS) else GROUPS)
         clients, splits = np.full(len(table), -1), table["split"].to_numpy(object).copy()
         for split, pool in pools.items():
             splits[pool] = split
@@ -71,8 +66,7 @@ class SpuriousCorrelation(Partition):
                     f"`clients`: the column `{column}` has the values {sorted(map(str, table[column].unique()))[:5]},"
                     " but a spurious correlation is of two classes and a binary attribute."
                 )
-        groups: np.ndarray = 2 * table["label"].to_numpy(np.int64) + table[self.attribute].to_numpy(np.int64)
-        return groups
+        return (2 * table["label"].astype(np.int64) + table[self.attribute].astype(np.int64)).to_numpy()
 
 
 def client_names(rhos: Sequence[float]) -> list[str]:
@@ -95,43 +89,42 @@ def sizes_per_class(
 ) -> dict[Split, int]:
     """Return how many samples of each class every client gets in each split; raise ValueError if there are too few.
 
-    Args:
-        available: number of samples of each group, ``(4,)``, by split.
-        rhos: every client's correlation.
-        settings: share of val and, if it is set, the number of samples that a client trains on and chooses by.
-        names: of the groups, for messages.
+    There are `available`, by split, so many of each group, ``(4,)``; `names` are those of the groups, for messages.
     """
+    listed = ", ".join(f"{rho:g}" for rho in rhos)
     least = smallest_per_class(rhos)
     needed: dict[Split, int] = {"train": least, "val": min(1, int(available["val"].sum())), "test": least}
-    most: dict[Split, int] = {split: largest_per_class(found, rhos) for split, found in available.items()}
-    for split, found in available.items():
+    most: dict[Split, int] = {split: largest_per_class(counts, rhos) for split, counts in available.items()}
+    for split, counts in available.items():
         if most[split] < needed[split]:
-            raise ValueError(_lack_message(split, found, rhos, needed[split], names))
-    train_per_client = settings.train_per_client
-    if train_per_client is None:
+            wanted = group_counts(rhos, needed[split]).sum(0)
+            groups = zip(names, counts, wanted, strict=True)
+            lacking = "; ".join(f"{name}: {num}, needed {want}" for name, num, want in groups if num < want)
+            raise ValueError(
+                f"There are too few {split} images for clients with rho = {listed}, {2 * needed[split]} images each"
+                f" ({lacking}). HINT: take fewer clients, rho nearer to 0.5, or more images of these groups."
+            )
+    num = settings.train_per_client
+    if num is None:
         return most
 
     def cut(total: int) -> tuple[int, int]:
         val = min(most["val"], max(round(settings.val_share * total / 2), needed["val"]))
         return total // 2 - val, val
 
-    train, val = cut(train_per_client)
-    if train_per_client % 2 or not least <= train <= most["train"]:
+    train, val = cut(num)
+    if num % 2 or not least <= train <= most["train"]:
         totals = range(2, 2 * (most["train"] + most["val"]) + 1, 2)
         good = [total for total in totals if least <= cut(total)[0] <= most["train"]]
         raise ValueError(
-            f"`train_per_client={train_per_client}` does not do for rho = {_listed(rhos)} and the images there are."
+            f"`train_per_client={num}` does not do for rho = {listed} and the images there are."
             f" HINT: set it to an even number from {good[0]} to {good[-1]}."
         )
     return {**most, "train": train, "val": val}
 
 
 def group_counts(rhos: Sequence[float], per_class: int | np.ndarray) -> np.ndarray:
-    """Return how many samples of each group every client has, ``(..., num_clients, 4)``.
-
-    Args:
-        rhos: every client's correlation.
-        per_class: number of samples of each class, a number or any array of them.
+    """Return how many samples of each group every client has, ``(..., num_clients, 4)``, of some samples per class.
 
     >>> group_counts([0.9, 0.5], 10)
     array([[9, 1, 1, 9],
@@ -165,32 +158,8 @@ def smallest_per_class(rhos: Sequence[float]) -> int:
 def deal_spurious(
     groups: np.ndarray, rhos: Sequence[float], per_class: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Give every client its number of random samples of each group.
-
-    Returns:
-        Positions of every client's samples, sorted; disjoint. Some samples are left.
-    """
+    """Give every client its number of random samples of each group: their positions, sorted; some samples are left."""
     counts = group_counts(rhos, per_class)
-    available = np.bincount(groups, minlength=NUM_GROUPS)
+    available = np.bincount(groups, minlength=len(GROUPS))
     left = available - counts.sum(0)
     return deal_counts(groups, np.vstack([counts, left])[:, available > 0], rng)[:-1]
-
-
-def _lack_message(
-    split: Split, available: np.ndarray, rhos: Sequence[float], per_class: int, names: Sequence[str]
-) -> str:
-    """Say of which groups there is too little, and what to do."""
-    needed = group_counts(rhos, per_class).sum(0)
-    lacking = [
-        f"{name}: {has}, needed {needs}"
-        for name, has, needs in zip(names, available, needed, strict=True)
-        if has < needs
-    ]
-    return (
-        f"There are too few {split} images for clients with rho = {_listed(rhos)}, {2 * per_class} images"
-        f" each ({'; '.join(lacking)}). HINT: take fewer clients, rho nearer to 0.5, or more images of these groups."
-    )
-
-
-def _listed(rhos: Sequence[float]) -> str:
-    return ", ".join(f"{rho:g}" for rho in rhos)

@@ -1,9 +1,8 @@
-"""Where samples come from: one source a module; `lpft.data.sources.Digits` and the like are imported when asked for."""
+"""Where samples come from: one source a module, imported on use."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from lpft.data.lazy import lazy_names
 
 MODULES = {
     "Arrays": "arrays",
@@ -21,9 +20,4 @@ MODULES = {
 }
 
 __all__ = list(MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, MODULES)

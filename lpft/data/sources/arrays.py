@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lpft.data.sources.array_files import (
-    ArrayDomain,
-    ArrayFiles,
-    SourceSplit,
-    domain_files,
-    open_domain,
-    open_val,
-    read_groups,
-)
+from lpft.data.messages import about
+from lpft.data.sources.array_files import ArrayDomain, SourceSplit, domain_files, open_domain, read_groups
 from lpft.data.sources.base import Images, OnBadImage, Source, categories
+from lpft.data.sources.image_files import stamp
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.storage.run import check_client_names
 
@@ -30,18 +25,14 @@ class SplitSource(Source):
     A subclass says which parts there are. Images are read part by part.
     """
 
-    _parts: list[tuple[str, str, SourceSplit]] | None = None
-
     @abstractmethod
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Yield domain, split (``""`` for none) and samples of every part."""
 
-    @property
+    @cached_property
     def parts(self) -> list[tuple[str, str, SourceSplit]]:
         """What `open_parts` yields, opened once."""
-        if self._parts is None:
-            self._parts = list(self.open_parts())
-        return self._parts
+        return list(self.open_parts())
 
     def table(self) -> pd.DataFrame:
         """Return the labels of all parts."""
@@ -57,12 +48,12 @@ class SplitSource(Source):
         """Read the images of each part that some positions are in."""
         ends = np.cumsum([len(part.labels) for *_, part in self.parts])
         bounds = np.searchsorted(positions, [0, *ends])
-        found = [
+        by_part = [
             part.images(positions[first:last] - (end - len(part.labels)))
             for (*_, part), end, first, last in zip(self.parts, ends, bounds, bounds[1:], strict=False)
             if last > first
         ]
-        return found[0] if len(found) == 1 else [image for images in found for image in images]
+        return by_part[0] if len(by_part) == 1 else [image for images in by_part for image in images]
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Return the parts, those without samples included."""
@@ -83,8 +74,7 @@ class Arrays(SplitSource):
         root: folder that the domains' paths start from.
 
     Raises:
-        ValueError: if a setting is out of range, or a domain does not hold what its settings say.
-        FileNotFoundError: if a file is not there.
+        ValueError: if a setting is out of range.
     """
 
     draws = "arrays"
@@ -100,28 +90,18 @@ class Arrays(SplitSource):
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Open every domain."""
         self.stamp()
-        files = ArrayFiles(self.root)
         for name, domain in self.domains.items():
-            whose = f"`domains.{name}`"
-            train, test = open_domain(domain, files, whose)
-            val = open_val(domain, files, whose)
-            if domain.group:
-                groups = read_groups(domain, files, whose, len(train.labels))
+            with about(f"`domains.{name}`"):
+                parts = open_domain(domain, self.root)
+                groups = read_groups(domain, self.root, len(parts["train"].labels)) if domain.group else None
+            if groups is None:
+                yield from ((name, split, part) for split, part in parts.items())
+            else:
                 for group in np.unique(groups):
-                    yield f"{name}-{group}", "", _rows_of(train, np.flatnonzero(groups == group))
-                continue
-            yield name, "train", train
-            if val is not None:
-                yield name, "val", val
-            if test is not None:
-                yield name, "test", test
+                    yield f"{name}-{group}", "", _rows_of(parts["train"], np.flatnonzero(groups == group))
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return size and modification time of every file.
-
-        Raises:
-            FileNotFoundError: if a file or folder is missing; all that are missing are named.
-        """
+        """Return size and modification time of every file."""
         files = {name: domain_files(domain, self.root) for name, domain in self.domains.items()}
         missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
         if missing:
@@ -129,15 +109,14 @@ class Arrays(SplitSource):
                 f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
                 f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
-        return json.dumps({name: _stamps(paths, self.root) for name, paths in files.items()})
+        below = {
+            name: [
+                (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix() for path in paths
+            ]
+            for name, paths in files.items()
+        }
+        return json.dumps({name: stamp(self.root, paths) for name, paths in below.items()})
 
 
 def _rows_of(part: SourceSplit, rows: np.ndarray) -> SourceSplit:
     return SourceSplit(part.labels[rows], lambda positions: part.images(rows[positions]))
-
-
-def _stamps(paths: Sequence[Path], root: Path) -> dict[str, list[int]]:
-    """Return size in bytes and modification time in nanoseconds of every file, by its path from the root."""
-    stats = {path: path.stat() for path in paths}
-    below = {path: path.relative_to(root) if path.is_relative_to(root) else path for path in paths}
-    return {below[path].as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}

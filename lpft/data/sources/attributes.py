@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lpft.data.messages import counted
+from lpft.data.messages import shortened
 from lpft.data.sources.base import FileSource, categories
-from lpft.data.sources.csv_tables import read_columns, require, split_words
+from lpft.data.sources.tables import read_columns, require, split_words
 
 log = logging.getLogger("lpft")
 
@@ -23,11 +22,6 @@ class AttributeSource(FileSource):
 
     The four combinations of class and attribute are the groups that accuracies are shown for.
     `lpft.data.partition.SpuriousCorrelation` makes clients in which the attribute goes with the class.
-
-    Args:
-        root: folder of the data set.
-        class_names: what the classes 0 and 1 are.
-        attribute_names: what it means not to have the attribute, and to have it.
     """
 
     draws = "spurious"
@@ -37,30 +31,20 @@ class AttributeSource(FileSource):
     std = (0.229, 0.224, 0.225)
 
     def __init__(self, root: str, class_names: tuple[str, str], attribute_names: tuple[str, str]) -> None:
-        self.root = Path(root).expanduser()
+        super().__init__(root)
         self.class_names, self.attribute_names = tuple(class_names), tuple(attribute_names)
-
-    @property
-    def folder(self) -> Path:
-        """The folder that the paths of image files start from."""
-        return self.root
 
     @abstractmethod
     def read_rows(self) -> pd.DataFrame:
-        """Read the usable images: `file`, `label` and `attribute` (0 or 1) and, where known, `split` and `unit`.
+        """Read the usable images: `file`, `label` and `attribute` (0 or 1) and, where known, `split` and `unit`."""
 
-        Raises:
-            FileNotFoundError: if files are missing.
-            ValueError: if a file is not what it should be.
-        """
-
-    def read_table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """Add the groups."""
         rows = self.read_rows().reset_index(drop=True)
+        rows = rows.astype({"label": np.int64, "attribute": np.int64})
         names = [f"{which}, {has}" for which in self.class_names for has in self.attribute_names]
-        groups = 2 * rows["label"].to_numpy(np.int64) + rows["attribute"].to_numpy(np.int64)
+        groups = 2 * rows["label"] + rows["attribute"]
         return rows.assign(
-            label=rows["label"].astype(np.int64),
             domain=categories(["all"] * len(rows), ["all"]),
             group=pd.Categorical.from_codes(groups, pd.Index(names)),
         )
@@ -103,40 +87,38 @@ class Attribute:
         rule = f"{self.column} {' or '.join(self.values)}" if self.values else f"{self.column} from {self.at_least:g}"
         return self.names or (f"not {rule}", rule)
 
-    def answers(self, values: Sequence[str], whose: str) -> tuple[np.ndarray, np.ndarray]:
-        """Answer the question.
-
-        Args:
-            values: of the column.
-            whose: start of error messages.
-
-        Returns:
-            The answers, and for which images there is one, bool, ``(n,)`` each.
+    def answers(self, values: pd.Series, path: Path) -> pd.Series:
+        """Answer the question for the values of the column in a file: true, false, or null where there is no answer.
 
         Raises:
             ValueError: if a value is no number where numbers are needed, or one of the answers is never given.
         """
-        known = np.array([bool(value) for value in values], bool)
+        answered = values != ""
         if self.at_least is not None:
-            yes = np.array(
-                [_number(value, f"{whose}, column {self.column!r}") >= self.at_least for value in values], bool
-            )
+            numbers = pd.to_numeric(values, errors="coerce")
+            if (answered & numbers.isna()).any():
+                raise ValueError(
+                    f"{path}, column {self.column!r}: {values[answered & numbers.isna()].iloc[0]!r} is no number, which"
+                    " `at_least` needs. HINT: name the `values` that mean yes instead."
+                )
+            yes = numbers >= self.at_least
         else:
-            yes = np.isin(values, self.values or [])
-            known &= yes | np.isin(values, self.others) if self.others is not None else True
-        if not (yes & known).any() or not (~yes & known).any():
-            found = sorted(set(values))
+            yes = values.isin(self.values or [])
+            if self.others is not None:
+                answered &= yes | values.isin(self.others)
+        if yes[answered].nunique() < 2:
             raise ValueError(
-                f"{whose}: all images have the same answer to {self.both_names[1]!r}; the column has the values"
-                f" {counted(found)}. HINT: set `values`, `others` or `at_least` to what tells the images apart."
+                f"{path}: all images have the same answer to {self.both_names[1]!r}; the column has the values"
+                f" {shortened(sorted(values.unique()), 8)}. HINT: set `values`, `others` or `at_least` to what"
+                " tells the images apart."
             )
-        return yes, known
+        return yes.where(answered, None)
 
 
 class AttributeTable(AttributeSource):
     """A folder of images and a CSV file about them.
 
-    All columns of the file are in the table, for partitions such as `lpft.data.partition.ByColumn`.
+    The columns that are named here are in the table, for partitions such as `lpft.data.partition.ByColumn`.
 
     Args:
         target: what tells the two classes.
@@ -175,24 +157,18 @@ class AttributeTable(AttributeSource):
         require(self.root, {self.table_name: [self.table_name]}, self.home)
         path = self.root / self.table_name
         wanted = [self.file, self.target.column, self.attribute.column, self.split, self.unit]
-        columns = read_columns(path, [column for column in wanted if column is not None], self.home)
-        target, known = self.target.answers(columns[self.target.column], str(path))
-        attribute, also_known = self.attribute.answers(columns[self.attribute.column], str(path))
-        rows = pd.DataFrame(columns).assign(file=columns[self.file], label=target, attribute=attribute)
+        table = read_columns(path, list(dict.fromkeys(filter(None, wanted))), self.home)
+        rows = table.assign(
+            file=table[self.file],
+            label=self.target.answers(table[self.target.column], path),
+            attribute=self.attribute.answers(table[self.attribute.column], path),
+        )
         if self.split is not None:
-            rows["split"] = split_words(columns[self.split], f"{path}, column {self.split!r}")
+            rows["split"] = split_words(table[self.split], f"{path}, column {self.split!r}")
         if self.unit is not None:
-            rows["unit"] = columns[self.unit]
-        usable = known & also_known
-        if not usable.all():
-            log.warning("%d of %d images of %s have no known class or attribute.", sum(~usable), len(usable), path)
-        return rows[usable]
-
-
-def _number(value: str, whose: str) -> float:
-    try:
-        return float(value) if value else np.nan
-    except ValueError as error:
-        raise ValueError(
-            f"{whose}: {value!r} is no number, which `at_least` needs. HINT: name the `values` that mean yes instead."
-        ) from error
+            rows["unit"] = table[self.unit]
+        usable = rows.dropna(subset=["label", "attribute"])
+        if len(usable) < len(rows):
+            num = len(rows) - len(usable)
+            log.warning("%d of %d images of %s have no known class or attribute.", num, len(rows), path)
+        return usable

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lpft.data.sources.image_files import Decoded, ImageFiles, resize, stamp
+from lpft.data.sources.image_files import Decoded, decode_files, resize, stamp
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.runtime.seeding import stable_seed
 
@@ -60,6 +60,11 @@ class Source(ABC):
             ValueError: if a file does not hold what it should.
         """
 
+    @cached_property
+    def cached_table(self) -> pd.DataFrame:
+        """The table, which is read once."""
+        return self.table()
+
     @abstractmethod
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of some rows, given in ascending order, of any size."""
@@ -99,14 +104,14 @@ class Source(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
-        public = {
-            name: _plain(value)
-            for name, value in vars(self).items()
-            if not (
-                name.startswith("_") or name == "root" or isinstance(getattr(type(self), name, None), cached_property)
-            )
-        }
+        public = {name: _plain(value) for name, value in self.__getstate__().items() if not name.startswith("_")}
+        public.pop("root", None)
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is read when it is asked for."""
+        kind = type(self)
+        return {k: v for k, v in vars(self).items() if not isinstance(getattr(kind, k, None), cached_property)}
 
     def rng(self, seed: int, *key: int | str) -> np.random.Generator:
         """Make the generator of a draw."""
@@ -114,28 +119,25 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A source of image files. The table has the column `file`: the path from `folder`."""
+    """A source of image files; a subclass says how their table is made.
+
+    The table has the column `file`: the path from `folder`.
+
+    Args:
+        root: folder of the data set.
+    """
 
     parallel = True
     crop: int | None = None
     """Side of the square that is cut out of the middle of every image."""
 
-    _table: pd.DataFrame | None = None
+    def __init__(self, root: str) -> None:
+        self.root = Path(root).expanduser()
 
     @property
-    @abstractmethod
     def folder(self) -> Path:
         """The folder that the paths of image files start from."""
-
-    @abstractmethod
-    def read_table(self) -> pd.DataFrame:
-        """Read the table; see `Source.table`."""
-
-    def table(self) -> pd.DataFrame:
-        """Return the table; it is read once."""
-        if self._table is None:
-            self._table = self.read_table()
-        return self._table
+        return self.root
 
     def images(self, positions: np.ndarray) -> Images:
         """Not used: files are decoded and resized in one step."""
@@ -143,15 +145,13 @@ class FileSource(Source):
 
     def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
         """Decode files."""
-        names = self.table()["file"].to_numpy(object)[positions]
-        return ImageFiles(self.folder, list(names), self.crop).decode(channels, size)
+        names = self.cached_table["file"].to_numpy(object)[positions]
+        return decode_files(self.folder, list(names), channels, size, self.crop)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""
-        table = self.table()
-        columns = [column for column in table if column != "file"]
-        content = pd.util.hash_pandas_object(table[columns], index=False).to_numpy().tobytes()
-        files = stamp(self.folder, list(table["file"]), on_missing)
+        content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
+        files = stamp(self.folder, list(self.cached_table["file"]), on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
 
 
@@ -168,5 +168,5 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+        return {key: _plain(element) for key, element in value.items()}
+    return [_plain(element) for element in value] if isinstance(value, tuple | list) else value

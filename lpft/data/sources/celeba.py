@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from lpft.data.messages import shortened
 from lpft.data.sources.attributes import AttributeSource
-from lpft.data.sources.csv_tables import read_columns, require, split_words
+from lpft.data.sources.tables import read_columns, read_lines, require, split_words, wrong_file
 
 HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba", "list_eval_partition", "identity_CelebA.txt"
@@ -31,10 +30,6 @@ class CelebA(AttributeSource):
         target: the attribute that makes the classes.
         attribute: the attribute that goes with it.
 
-    Raises:
-        ValueError: if there is no such attribute, a list is not what it should be, or there are too few images.
-        FileNotFoundError: if files are missing.
-
     References:
         Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015; the task is that of Sagawa et al.,
         arXiv:1911.08731.
@@ -42,12 +37,7 @@ class CelebA(AttributeSource):
 
     crop = 178
 
-    def __init__(
-        self,
-        root: str = "celeba",
-        target: str = "Blond_Hair",
-        attribute: str = "Male",
-    ) -> None:
+    def __init__(self, root: str = "celeba", target: str = "Blond_Hair", attribute: str = "Male") -> None:
         super().__init__(root, (f"not {target}", target), (f"not {attribute}", attribute))
         self.target, self.attribute = target, attribute
 
@@ -61,106 +51,52 @@ class CelebA(AttributeSource):
         """Read the lists of attributes and of parts and, if it is there, that of identities."""
         lists = {name: [f"{name}.txt", f"{name}.csv"] for name in (ATTRIBUTES, PARTITION)}
         require(self.root, {f"{IMAGES}/": [IMAGES], **{" or ".join(names): names for names in lists.values()}}, HOME)
-        paths = {key: next(p for name in names if (p := self.root / name).exists()) for key, names in lists.items()}
-        names, target, attribute = read_attributes(paths[ATTRIBUTES], [self.target, self.attribute])
-        part_of = read_pairs(paths[PARTITION], "partition")
-        parts = split_words(_looked_up(names, part_of, paths[PARTITION]), str(paths[PARTITION]))
-        path = self.root / IDENTITY
-        people = np.array(_looked_up(names, read_pairs(path, "identity"), path)) if path.exists() else None
-        rows = pd.DataFrame({"file": names, "label": target, "attribute": attribute, "split": parts})
-        return rows if people is None else rows.assign(unit=people)
+        attributes, partition = (
+            next(self.root / name for name in names if (self.root / name).exists()) for names in lists.values()
+        )
+        values = read_attributes(attributes, [self.target, self.attribute])
+        rows = values.set_axis(["file", "label", "attribute"], axis=1)
+        rows["split"] = split_words(_values(partition, "partition", rows["file"]), str(partition))
+        identity = self.root / IDENTITY
+        return rows.assign(unit=_values(identity, "identity", rows["file"])) if identity.exists() else rows
 
 
-def read_attributes(path: Path, wanted: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Read two attributes of every image.
+def read_attributes(path: Path, wanted: list[str]) -> pd.DataFrame:
+    """Read which images have some attributes: the column `image_id`, and one with bool for each attribute.
 
-    Args:
-        path: the list, as ``.csv`` with a header, or as ``.txt``: the number of images, the attributes' names, then one
-            line with an image's name and its values, -1 or 1.
-        wanted: names of the two attributes.
-
-    Returns:
-        Names of the images, and which have the one and the other attribute, bool, ``(n,)``.
-
-    Raises:
-        ValueError: if there is no such attribute, or the list is of another form.
+    The list is a ``.csv`` with a header, or a ``.txt``: the number of images, the attributes' names, then one line with
+    an image's name and its values, -1 or 1.
     """
+    columns = ["image_id", *wanted]
     if path.suffix == ".csv":
-        columns = read_columns(path, ["image_id", *wanted], HOME)
-        names, values = columns["image_id"], [columns[name] for name in wanted]
+        table = read_columns(path, columns, HOME)
     else:
-        names, values = _read_text(path, wanted)
-    odd = sorted({value for column in values for value in column} - {"-1", "1"})
-    if odd:
-        raise ValueError(f"{path} has the values {', '.join(odd[:5])}, expected -1 and 1. {_hint()}")
-    target, attribute = (np.array(column) == "1" for column in values)
-    return names, target, attribute
+        lines = read_lines(path, None, HOME)
+        count, names = (" ".join(next(lines, (0, [""]))[1]) for _ in range(2))
+        if not count.isdigit() or not names:
+            raise wrong_file(
+                f"{path} starts with {count[:40]!r} and {names[:40]!r}, expected the number of images, then the names"
+                " of the attributes", HOME,
+            )  # fmt: skip
+        table = read_columns(path, columns, HOME, ["image_id", *names.split()], lines)
+        if len(table) != int(count):
+            raise wrong_file(f"{path} has {len(table)} images, expected {count} as its first line says", HOME)
+    other_values = sorted(set(table[wanted].to_numpy().ravel()) - {"-1", "1"})
+    if other_values:
+        raise wrong_file(f"{path} has the values {shortened(other_values)}, expected -1 and 1", HOME)
+    return table.assign(**{name: table[name] == "1" for name in wanted})
 
 
-def _read_text(path: Path, wanted: list[str]) -> tuple[list[str], list[list[str]]]:
-    lines = _lines(path)
-    count, header = next(lines, ""), next(lines, "")
-    attributes = header.split()
-    if not count.strip().isdigit() or not attributes:
-        raise ValueError(
-            f"{path} starts with {count[:40]!r} and {header[:40]!r}, expected the number of images, then the names of"
-            f" the attributes. {_hint()}"
-        )
-    missing = [name for name in wanted if name not in attributes]
-    if missing:
-        raise ValueError(
-            f"{path} has no attribute {', '.join(map(repr, missing))}. HINT: set `target` and `attribute` to two of"
-            f" {', '.join(attributes)}."
-        )
-    names: list[str] = []
-    values: list[list[str]] = [[] for _ in wanted]
-    places = [1 + attributes.index(name) for name in wanted]
-    for line in lines:
-        words = line.split()
-        if len(words) != 1 + len(attributes):
-            raise ValueError(
-                f"{path} has {len(words) - 1} values for {words[0]}, expected {len(attributes)}. {_hint()}"
-            )
-        names.append(words[0])
-        for column, place in zip(values, places, strict=True):
-            column.append(words[place])
-    if len(names) != int(count):
-        raise ValueError(f"{path} has {len(names)} images, expected {int(count)} as its first line says. {_hint()}")
-    return names, values
-
-
-def read_pairs(path: Path, column: str) -> dict[str, str]:
-    """Read a list with one value per image: ``.txt`` without a header, or ``.csv`` with `column`."""
+def _values(path: Path, column: str, images: pd.Series) -> pd.Series:
+    """Read a list with one value per image: ``.txt`` without a header, or ``.csv``."""
+    columns = ["image_id", column]
     if path.suffix == ".csv":
-        columns = read_columns(path, ["image_id", column], HOME)
-        return dict(zip(columns["image_id"], columns[column], strict=True))
-    pairs: dict[str, str] = {}
-    for line in _lines(path):
-        words = line.split()
-        if len(words) != 2:
-            raise ValueError(
-                f"{path} has the line {line.strip()[:40]!r}, expected an image's name and a value. {_hint()}"
-            )
-        pairs[words[0]] = words[1]
-    return pairs
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from (line for line in file if not line.isspace())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error}). {_hint()}") from error
-
-
-def _looked_up(names: list[str], values: dict[str, str], path: Path) -> list[str]:
-    missing = [name for name in names if name not in values]
+        table = read_columns(path, columns, HOME)
+    else:
+        table = read_columns(path, columns, HOME, columns, read_lines(path, None, HOME))
+    values = images.map(dict(zip(table["image_id"], table[column], strict=True)))
+    missing = images[values.isna()].tolist()
     if missing:
-        raise ValueError(
-            f"{path} says nothing of {len(missing)} images that have attributes: {', '.join(missing[:5])}. {_hint()}"
-        )
-    return [values[name] for name in names]
-
-
-def _hint() -> str:
-    return f"HINT: the list as it should be comes from {HOME}."
+        problem = f"{path} says nothing of {len(missing)} images that have attributes: {shortened(missing)}"
+        raise wrong_file(problem, HOME)
+    return values

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lpft.data.messages import shortened
 from lpft.data.sources.attributes import AttributeSource
-from lpft.data.sources.csv_tables import read_columns, require
+from lpft.data.sources.tables import read_columns, require, wrong_file
 
 HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 LISTS = ("train.csv", "valid.csv")
 SEXES = ("Female", "Male")
 UNCERTAIN_IS_POSITIVE = ("Edema", "Atelectasis")
 """Findings that are taken for there where the label is -1 (uncertain); all others are taken for not there."""
+LOCATION = r"(?:^|/)((?:train|valid)/(patient[^/]*)/[^/]+/[^/]+)$"
+"""An image's path within the data set's folder, and its patient."""
 
 
 class CheXpert(AttributeSource):
@@ -34,19 +38,12 @@ class CheXpert(AttributeSource):
         target: the finding that makes class 1.
         other: the one that makes class 0.
 
-    Raises:
-        ValueError: if a list is not what it should be, or there are too few images.
-        FileNotFoundError: if files are missing.
-
     References:
         Irvin et al., arXiv:1901.07031.
     """
 
     def __init__(
-        self,
-        root: str = "CheXpert-v1.0-small",
-        target: str = "Pleural Effusion",
-        other: str = "No Finding",
+        self, root: str = "CheXpert-v1.0-small", target: str = "Pleural Effusion", other: str = "No Finding"
     ) -> None:
         super().__init__(root, (other, target), SEXES)
         self.target, self.other = target, other
@@ -54,31 +51,30 @@ class CheXpert(AttributeSource):
     def read_rows(self) -> pd.DataFrame:
         """Read both lists."""
         require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
-        files, findings, sexes, patients = [], [], [], []
-        for name in LISTS:
-            path = self.root / name
-            columns = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
-            there, absent = (finding_there(columns[finding], finding, path) for finding in (self.target, self.other))
-            frontal = np.array(columns["Frontal/Lateral"]) == "Frontal"
-            for row in np.flatnonzero(frontal & (there != absent) & np.isin(columns["Sex"], SEXES)):
-                file, patient = _located(columns["Path"][row], path)
-                files.append(file)
-                patients.append(patient)
-                findings.append(there[row])
-                sexes.append(columns["Sex"][row] == SEXES[1])
-        return pd.DataFrame({"file": files, "label": findings, "attribute": sexes, "unit": patients})
+        return pd.concat([self._read_list(self.root / name) for name in LISTS])
+
+    def _read_list(self, path: Path) -> pd.DataFrame:
+        rows = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
+        target, other = (finding_there(rows[finding], finding, path) for finding in (self.target, self.other))
+        taken = (rows["Frontal/Lateral"] == "Frontal") & (target != other) & rows["Sex"].isin(SEXES)
+        location = rows.loc[taken, "Path"].str.extract(LOCATION)
+        if location[0].isna().any():
+            image = rows["Path"][location.index[location[0].isna()][0]]
+            raise wrong_file(
+                f"{path} names the image {image!r}, expected .../train/patientXXXXX/studyN/viewM_frontal.jpg", HOME
+            )
+        return pd.DataFrame({
+            "file": location[0],
+            "label": target[taken],
+            "attribute": rows.loc[taken, "Sex"] == SEXES[1],
+            "unit": location[1],
+        })  # fmt: skip
 
 
-def finding_there(labels: list[str], finding: str, path: Path) -> np.ndarray:
-    """Say which images show a finding, bool, ``(n,)``.
+def finding_there(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:
+    """Say which images show a finding, bool, ``(n,)``; its name decides what becomes of -1.
 
-    Args:
-        labels: 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned) of every image.
-        finding: its name, which decides what becomes of -1.
-        path: where the labels are from.
-
-    Raises:
-        ValueError: if there are other labels.
+    Labels are 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned); others raise a ValueError.
 
     >>> finding_there(["1.0", "-1.0", "", "0"], "Edema", Path("train.csv")).tolist()
     [True, True, False, False]
@@ -89,23 +85,6 @@ def finding_there(labels: list[str], finding: str, path: Path) -> np.ndarray:
     short = [label.removesuffix(".0") for label in labels]
     unknown = sorted(set(short) - meaning.keys())
     if unknown:
-        raise ValueError(
-            f"{path}, column {finding!r} has the values {', '.join(unknown[:5])}, expected 1, 0, -1 or blank."
-            f" HINT: the file as it should be comes from {HOME}."
-        )
+        problem = f"{path}, column {finding!r} has the values {shortened(unknown)}, expected 1, 0, -1 or blank"
+        raise wrong_file(problem, HOME)
     return np.array([meaning[label] for label in short], bool)
-
-
-def _located(stated: str, path: Path) -> tuple[str, str]:
-    """Return an image's path within the data set's folder, and its patient.
-
-    >>> _located("CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg", Path("train.csv"))
-    ('train/patient00001/study1/view1_frontal.jpg', 'patient00001')
-    """
-    parts = PurePosixPath(stated).parts[-4:]
-    if len(parts) < 4 or parts[0] not in ("train", "valid") or not parts[1].startswith("patient"):
-        raise ValueError(
-            f"{path} names the image {stated!r}, expected"
-            f" .../train/patientXXXXX/studyN/viewM_frontal.jpg. HINT: the file as it should be comes from {HOME}."
-        )
-    return "/".join(parts), parts[1]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from lpft.data.messages import content_of
+from lpft.data.messages import about, content_of
 from lpft.data.partition.iid import equal_parts
 from lpft.data.sources.array_files import ArrayDomain, ArrayFiles, open_domain
 from lpft.data.sources.base import OnBadImage, Source, categories
 from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity, corrupt
 from lpft.data.sources.image_files import stamp
+from lpft.data.sources.names import check_choice
 from lpft.data.sources.pickles import load_arrays
 from lpft.data.splits import stratified_order
 
@@ -37,9 +38,6 @@ BATCHES: dict[int, tuple[str, str, list[str], list[str]]] = {
 """Folder, key of the labels, files of the training and of the test part in torchvision's layout."""
 
 log = logging.getLogger("lpft")
-
-Look = Callable[[Corruption, Severity], Callable[[np.ndarray], np.ndarray]]
-"""Gives, for a corruption, the function from ids, ``(n,)``, to images, uint8, ``(n, 32, 32, 3)``."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -70,8 +68,7 @@ class CifarC(Source):
         seed: of the split and of the draws; not the seed of a run.
 
     Raises:
-        ValueError: if a setting is out of range, or the files do not hold what they should.
-        FileNotFoundError: if files are not there.
+        ValueError: if a setting is out of range.
 
     References:
         Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalisation as in DeSA.
@@ -80,7 +77,6 @@ class CifarC(Source):
     draws = "cifar-c"
     image_size = SIZE
     num_classes: int
-    _rows: pd.DataFrame | None = None
 
     def __init__(
         self,
@@ -96,12 +92,8 @@ class CifarC(Source):
         self.root, self.num_classes = Path(root).expanduser(), num_classes
         self.types: Sequence[Corruption] = TEN_TYPES if types is None else types
         self.severities: Sequence[Severity] = SEVERITIES if severities is None else severities
-        for name, chosen, known in (("types", self.types, CORRUPTIONS), ("severities", self.severities, SEVERITIES)):
-            if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
-                raise ValueError(
-                    f"`{name}: {list(chosen)}` must name at least one, none of them twice, of"
-                    f" {', '.join(map(str, known))}."
-                )
+        check_choice("types", self.types, CORRUPTIONS)
+        check_choice("severities", self.severities, SEVERITIES)
         self.shared_ids, self.part, self.seed = shared_ids, part, seed
         self.plain = None if plain == "None" else plain  # so jsonargparse passes on a null of the command line
         self.mean, self.std = MEANS[num_classes], STDS[num_classes]
@@ -110,67 +102,59 @@ class CifarC(Source):
     def table(self) -> pd.DataFrame:
         """Split the ids once, and give every domain its rows of train, val and test."""
         labels, _ = self._opened
+        looks = [(corruption, severity) for corruption in self.types for severity in self.severities]
         rng = self.rng(self.seed, "ids")
         order = stratified_order(labels, rng)
         num_test, num_val = round(TEST_SHARE * len(labels)), round(VAL_SHARE * len(labels))
         test, val, train = (np.sort(ids) for ids in np.split(order, [num_test, num_test + num_val]))
-        parts = [train[part] for part in equal_parts(labels[train], len(self._looks), rng)]
         tables = []
-        for (name, severity), part in zip(self._looks, parts, strict=True):
-            splits = {"train": train if self.shared_ids else part, "val": val, "test": test}
-            ids = np.concatenate(list(splits.values()))
-            split = np.repeat(list(splits), [len(each) for each in splits.values()]).astype(object)
-            tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{name}-{severity}", "split": split,
-                                        "unit": ids, "corruption": name, "severity": severity}))  # fmt: skip
+        for (corruption, severity), part in zip(looks, equal_parts(labels[train], len(looks), rng), strict=True):
+            splits = {"train": train if self.shared_ids else train[part], "val": val, "test": test}
+            for split, ids in splits.items():
+                columns = {"unit": ids, "corruption": corruption, "severity": severity, "split": split}
+                tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", **columns}))
         table = pd.concat(tables, ignore_index=True)
-        names = [f"{name}-{severity}" for name, severity in self._looks]
-        self._rows = table.assign(domain=categories(table["domain"], names))
-        return self._rows
+        names = [f"{corruption}-{severity}" for corruption, severity in looks]
+        return table.assign(domain=categories(table["domain"], names))
 
     def images(self, positions: np.ndarray) -> list[np.ndarray]:
         """Return images as their domain shows them."""
-        rows = (self.table() if self._rows is None else self._rows).iloc[positions]
-        _, look = self._opened
-        found: list[np.ndarray] = []
-        for (corruption, severity), members in rows.groupby(["corruption", "severity"], sort=False):
-            found.extend(look(corruption, severity)(members["unit"].to_numpy()))
-        return found
+        images: list[np.ndarray] = []
+        for (corruption, severity), members in self.cached_table.iloc[positions].groupby(
+            ["corruption", "severity"], sort=False
+        ):
+            images.extend(self._corrupted(corruption, severity, members["unit"].to_numpy()))
+        return images
 
-    @property
-    def _looks(self) -> list[tuple[Corruption, Severity]]:
-        return [(name, severity) for name in self.types for severity in self.severities]
-
-    @cached_property
-    def _opened(self) -> tuple[np.ndarray, Look]:
-        return self._open()
+    def _corrupted(self, corruption: Any, severity: Any, ids: np.ndarray) -> Iterable[np.ndarray]:
+        labels, stored = self._opened
+        if isinstance(stored, dict):
+            return stored[corruption][(severity - 1) * len(labels) + ids]
+        rngs = (self.rng(self.seed, corruption, severity, int(position)) for position in ids)
+        return (corrupt(stored[position], corruption, severity, rng) for position, rng in zip(ids, rngs, strict=True))
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash the files' names, sizes and times.
-
-        Raises:
-            FileNotFoundError: if there is neither the archive nor what it can be computed from, or files are missing.
-            ValueError: if all plain images are asked for, but the archive would be read.
-        """
-        folder, names = self._files()
-        computed = folder != self._archive
-        if self.part == "all" and not computed:
+        """Hash the files' names, sizes and times; raise ValueError if plain images are asked for but not there."""
+        folder, names = self._files
+        if self.part == "all" and folder == self._archive:
             raise ValueError(
-                "`part: all` needs plain images, but the archive in"
-                f" {folder} would be read. HINT: name the plain images with `plain`."
+                f"`part: all` needs plain images, but the archive in {folder} would be read."
+                " HINT: name the plain images with `plain`."
             )
         return stamp(folder, names)
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, and whether the images are computed."""
-        return {**super().settings(), "computed": self._files()[0] != self._archive}
+        return {**super().settings(), "computed": self._files[0] != self._archive}
 
     @property
     def _archive(self) -> Path:
         inner = self.root / f"CIFAR-{self.num_classes}-C"
         return self.root if (self.root / "labels.npy").exists() and not inner.exists() else inner
 
+    @property
     def _files(self) -> tuple[Path, list[str]]:
-        """Return the folder that is read, and the files in it: the archive's or those of the plain images."""
+        """The folder that is read, and the files in it: the archive's or those of the plain images."""
         folder, _, train, test = BATCHES[self.num_classes]
         batches = [*train, *test] if self.part == "all" else test
         if self.plain is not None:
@@ -194,9 +178,10 @@ class CifarC(Source):
             " downloaded."
         )
 
-    def _open(self) -> tuple[np.ndarray, Look]:
-        """Return the labels of all ids, int64, ``(num_ids,)``, and what gives their images."""
-        folder, names = self._files()
+    @cached_property
+    def _opened(self) -> tuple[np.ndarray, np.ndarray | dict[Corruption, np.ndarray]]:
+        """The labels of all ids, int64, ``(num_ids,)``, and their plain images, or the archive's by type."""
+        folder, names = self._files
         if folder == self._archive:
             return open_archive(folder, self.types)
         log.warning(
@@ -204,86 +189,57 @@ class CifarC(Source):
             " drawn instead of photographed.", folder,
         )  # fmt: skip
         if names[0].endswith(".npz"):
-            parts = open_domain(ArrayDomain(path=names[0]), ArrayFiles(folder), f"`plain: {self.plain}`")
-            chosen = [each for each in (parts if self.part == "all" else parts[1:]) if each is not None]
-            plain = [(each.labels, each.images(np.arange(len(each.labels)))) for each in chosen]
+            with about(f"`plain: {self.plain}`"):
+                parts = open_domain(ArrayDomain(path=names[0]), folder)
+            chosen = [part for split, part in parts.items() if self.part == "all" or split == "test"]
+            plain = [(part.labels, np.asarray(part.images(np.arange(len(part.labels))))) for part in chosen]
             if not plain:
                 raise ValueError(f"{folder / names[0]} has no test images. HINT: set `part: all`.")
         else:
             plain = [read_batch(folder / name, BATCHES[self.num_classes][1]) for name in names]
-        labels = np.concatenate([each[0] for each in plain])
-        images = np.concatenate([each[1] for each in plain])
+        labels, images = (np.concatenate(parts) for parts in zip(*plain, strict=True))
         check_shape(images, (len(labels), SIZE, SIZE, 3), f"The images in {folder}")
-        rows = np.ascontiguousarray(images).reshape(len(images), -1).view(f"V{images[0].size}")
-        first = np.sort(np.unique(rows, return_index=True)[1])  # copies would look unlike under noise, and could leak
-        if len(first) < len(images):
+        pixels = np.ascontiguousarray(images).reshape(len(images), -1)
+        first = np.sort(np.unique(pixels.view(f"V{pixels.shape[1]}"), return_index=True)[1])
+        if len(first) < len(images):  # copies would look unlike under noise, and could leak
             log.warning("%d images are copies of others and are left out.", len(images) - len(first))
-        labels, images = labels[first], images[first]
-        return labels, lambda corruption, severity: partial(self._computed, images, corruption, severity)
-
-    def _computed(self, images: np.ndarray, corruption: Corruption, severity: Severity, ids: np.ndarray) -> np.ndarray:
-        rngs = [self.rng(self.seed, corruption, severity, int(position)) for position in ids]
-        return np.stack(
-            [corrupt(image, corruption, severity, rng) for image, rng in zip(images[ids], rngs, strict=True)]
-        )
+        return labels[first], images[first]
 
 
-def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray, Look]:
-    """Open a published archive; the images are memory-mapped.
-
-    Args:
-        folder: with ``labels.npy`` and a file for each type.
-        types: the corruptions that are wanted.
+def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray, dict[Corruption, np.ndarray]]:
+    """Open a published archive; raise ValueError if a file is not of its form.
 
     Returns:
-        Labels of all ids, int64, ``(num_ids,)``, and what gives their images.
-
-    Raises:
-        ValueError: if a file is not of the archive's form.
+        Labels of all ids, int64, ``(num_ids,)``, and by type the memory-mapped images of all ids at severity 1, 2, ...,
+        uint8, ``(5 * num_ids, 32, 32, 3)``.
     """
     files = ArrayFiles(folder)
-    rows = files.read(None, "labels.npy", "CIFAR-C")
-    by_severity = rows.reshape(len(SEVERITIES), -1) if rows.ndim == 1 and len(rows) % len(SEVERITIES) == 0 else None
-    if by_severity is None or rows.dtype.kind not in "iu" or (by_severity != by_severity[0]).any():
+    labels = files.read("labels.npy")
+    by_severity = labels.reshape(len(SEVERITIES), -1) if labels.size % len(SEVERITIES) == 0 else labels[None]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (by_severity != labels[: by_severity.shape[1]]).any():
         raise ValueError(
-            f"{folder / 'labels.npy'} is {rows.dtype} of shape {rows.shape}, expected integers, the labels of the same"
-            f" images {len(SEVERITIES)} times, once for each severity."
+            f"{folder / 'labels.npy'} is {labels.dtype} of shape {labels.shape}, expected integers, the labels of the"
+            f" same images {len(SEVERITIES)} times, once for each severity."
         )
-    images = {name: files.read(None, f"{name}.npy", "CIFAR-C") for name in types}
+    images = {name: files.read(f"{name}.npy") for name in types}
     for name, array in images.items():
-        check_shape(array, (len(rows), SIZE, SIZE, 3), str(folder / f"{name}.npy"))
-    num_ids = by_severity.shape[1]
-
-    def look(corruption: Corruption, severity: Severity) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda ids: images[corruption][(severity - 1) * num_ids + ids]
-
-    return by_severity[0].astype(np.int64), look
+        check_shape(array, (len(labels), SIZE, SIZE, 3), str(folder / f"{name}.npy"))
+    return by_severity[0].astype(np.int64), images
 
 
 def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read one of the pickles in which CIFAR comes.
-
-    Args:
-        path: the file.
-        label_key: name of its labels.
-
-    Returns:
-        Labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``.
-
-    Raises:
-        ValueError: if it does not hold them.
-    """
+    """Read labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``, from one of the pickles of CIFAR."""
     batch = load_arrays(path)
     if not isinstance(batch, dict) or not {"data", label_key} <= set(batch):
-        found = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"{path} holds {found}, expected a dictionary with `data` and `{label_key}`.")
+        content = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"{path} holds {content}, expected a dictionary with `data` and `{label_key}`.")
     labels = np.asarray(batch[label_key], np.int64)
     check_shape(batch["data"], (len(labels), 3 * SIZE * SIZE), f"`data` in {path}")
     return labels, batch["data"].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
 
 
-def check_shape(images: object, shape: tuple[int, ...], whose: str) -> None:
+def check_shape(images: object, shape: tuple[int, ...], where: str) -> None:
     """Raise ValueError unless images are a uint8 array of this shape."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape:
-        said = f"{images.dtype} of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise ValueError(f"{whose}: found {said}, expected uint8 of shape {shape}.")
+        form = f"{images.dtype} of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"{where}: found {form}, expected uint8 of shape {shape}.")

@@ -12,7 +12,7 @@ a given generator. What cannot equal the published images, besides the draws the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, Literal, get_args
 
@@ -22,26 +22,10 @@ from PIL import Image
 from scipy import ndimage
 
 Corruption = Literal[
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-    "speckle_noise",
-    "gaussian_blur",
-    "spatter",
-    "saturate",
-]
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+    "speckle_noise", "gaussian_blur", "spatter", "saturate",
+]  # fmt: skip
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 """The 15 of the benchmark, then the four extra ones; the names are those of the archive's files."""
 
@@ -54,20 +38,25 @@ MUD = np.array([63, 42, 20]) / 255
 FROST_TINT = np.array([-0.05, 0.0, 0.04])
 
 
+Change = Callable[[np.ndarray, Any, Generator], np.ndarray]
+CHANGES: dict[str, tuple[Change, Sequence[Any]]] = {}
+"""The function of every corruption, and its constants for the severities 1 to 5."""
+
+
+def severities(*constants: Any) -> Callable[[Change], Change]:
+    """Register a corruption with its constants for the severities 1 to 5."""
+
+    def register(change: Change) -> Change:
+        CHANGES[change.__name__] = change, constants
+        return change
+
+    return register
+
+
 def corrupt(image: np.ndarray, corruption: Corruption, severity: Severity, rng: Generator) -> np.ndarray:
-    """Corrupt one image.
+    """Corrupt one image, uint8, ``(size, size, 3)``, with a severity from 1 (mild) to 5.
 
-    Args:
-        image: uint8, ``(size, size, 3)``. The constants are meant for 32x32 pixels.
-        corruption: which one.
-        severity: 1 (mild) to 5.
-        rng: source of all randomness.
-
-    Returns:
-        uint8, ``(size, size, 3)``.
-
-    Raises:
-        ValueError: if image or severity are not of this form.
+    The constants are meant for 32x32 pixels. Raises ValueError if image or severity are not of this form.
 
     >>> corrupt(np.full((32, 32, 3), 100, np.uint8), "brightness", 5, np.random.default_rng(0))[0, 0]
     array([176, 176, 176], dtype=uint8)
@@ -85,32 +74,38 @@ def corrupt(image: np.ndarray, corruption: Corruption, severity: Severity, rng: 
     return (np.clip(change(image / 255, levels[severity - 1], rng), 0, 1) * 255).astype(np.uint8)
 
 
+@severities(0.04, 0.06, 0.08, 0.09, 0.1)
 def gaussian_noise(x: np.ndarray, std: float, rng: Generator) -> np.ndarray:
     """Add Gaussian noise."""
     return x + rng.normal(0, std, x.shape)
 
 
+@severities(500, 250, 100, 75, 50)
 def shot_noise(x: np.ndarray, photons: float, rng: Generator) -> np.ndarray:
     """Count photons, of which a white pixel gets so many on average."""
     return rng.poisson(x * photons) / photons
 
 
+@severities(0.01, 0.02, 0.03, 0.05, 0.07)
 def impulse_noise(x: np.ndarray, share: float, rng: Generator) -> np.ndarray:
     """Set a share of all values to black or white."""
     hit, white = rng.random((2, *x.shape)) < np.array([share, 0.5]).reshape(2, 1, 1, 1)
     return np.where(hit, white, x)
 
 
+@severities(0.06, 0.1, 0.12, 0.16, 0.2)
 def speckle_noise(x: np.ndarray, std: float, rng: Generator) -> np.ndarray:
     """Multiply by noise around one."""
     return x * (1 + rng.normal(0, std, x.shape))
 
 
+@severities(0.4, 0.6, 0.7, 0.8, 1)
 def gaussian_blur(x: np.ndarray, sigma: float, rng: Generator) -> np.ndarray:
     """Blur by a Gaussian."""
     return _blurred(x, sigma)
 
 
+@severities((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
 def defocus_blur(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
     """Blur by a disk of a given radius, which is itself smoothed by a 3x3 Gaussian."""
     radius, sigma = level
@@ -121,6 +116,7 @@ def defocus_blur(x: np.ndarray, level: tuple[float, float], rng: Generator) -> n
     return ndimage.convolve(x, kernel[..., None], mode="mirror")
 
 
+@severities((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))
 def glass_blur(x: np.ndarray, level: tuple[float, int], rng: Generator) -> np.ndarray:
     """Blur, let pixels take the value of a random neighbour above or left, so many times, and blur.
 
@@ -136,16 +132,25 @@ def glass_blur(x: np.ndarray, level: tuple[float, int], rng: Generator) -> np.nd
     return _blurred(x, sigma)
 
 
+@severities((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
 def motion_blur(x: np.ndarray, level: tuple[int, float], rng: Generator) -> np.ndarray:
     """Blur in one direction, up to 45 degrees from the horizontal."""
     return _streaked(x, *level, rng.uniform(-45, 45))
 
 
+@severities(*(1 + np.arange(num) / 100 for num in (7, 12, 16, 21, 26)))
 def zoom_blur(x: np.ndarray, zooms: Sequence[float], rng: Generator) -> np.ndarray:
     """Average the image and enlargements of its middle."""
     return np.mean([x, *(_enlarged(x, zoom) for zoom in zooms)], axis=0)
 
 
+@severities(
+    (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+    (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+    (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+    (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+    (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+)
 def snow(x: np.ndarray, level: tuple[float, float, float, float, int, int, float], rng: Generator) -> np.ndarray:
     """Whiten the image a little and let enlarged, streaked flakes fall, once more turned by 180 degrees."""
     mean, std, zoom, least, radius, sigma, kept = level
@@ -156,12 +161,14 @@ def snow(x: np.ndarray, level: tuple[float, float, float, float, int, int, float
     return kept * x + (1 - kept) * whitened + flakes + flakes[::-1, ::-1]
 
 
+@severities((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
 def frost(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
     """Add a part of a frosty texture to a part of the image."""
     kept, strength = level
     return kept * x + strength * _frosty(len(x), rng)
 
 
+@severities((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
 def fog(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
     """Add a cloudy fractal and scale the result back to the image's own maximum."""
     strength, decay = level
@@ -170,6 +177,7 @@ def fog(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray
     return (x + strength * cloud) * x.max() / (x.max() + strength)
 
 
+@severities(0.05, 0.1, 0.15, 0.2, 0.3)
 def brightness(x: np.ndarray, more: float, rng: Generator) -> np.ndarray:
     """Raise V of HSV: with H and S kept, all channels are scaled alike."""
     value = x.max(2, keepdims=True)
@@ -177,12 +185,14 @@ def brightness(x: np.ndarray, more: float, rng: Generator) -> np.ndarray:
     return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
 
 
+@severities(0.75, 0.5, 0.4, 0.3, 0.15)
 def contrast(x: np.ndarray, factor: float, rng: Generator) -> np.ndarray:
     """Draw every channel to its mean."""
     mean = x.mean((0, 1))
     return mean + factor * (x - mean)
 
 
+@severities((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))
 def saturate(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
     """Change S of HSV: with H and V kept, the distances of the channels from the largest are scaled alike.
 
@@ -197,6 +207,7 @@ def saturate(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.nd
     return np.where(chroma > 0, coloured, value * (1 - wanted * np.array([0, 1, 1])))
 
 
+@severities(80, 65, 58, 50, 40)
 def jpeg_compression(image: np.ndarray, quality: int, rng: Generator) -> np.ndarray:
     """Compress and decompress as JPEG; uint8 in and out."""
     file = BytesIO()
@@ -204,6 +215,7 @@ def jpeg_compression(image: np.ndarray, quality: int, rng: Generator) -> np.ndar
     return np.array(Image.open(file))
 
 
+@severities(0.95, 0.9, 0.85, 0.75, 0.65)
 def pixelate(image: np.ndarray, factor: float, rng: Generator) -> np.ndarray:
     """Resize to a part of the size and back, by box filters; uint8 in and out."""
     size, small = len(image), int(len(image) * factor)
@@ -211,6 +223,7 @@ def pixelate(image: np.ndarray, factor: float, rng: Generator) -> np.ndarray:
     return np.array(resized.resize((size, size), Image.Resampling.BOX))
 
 
+@severities((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
 def elastic_transform(x: np.ndarray, level: tuple[float, float, float], rng: Generator) -> np.ndarray:
     """Warp by a random affine map that moves three corners, then by a smooth random field.
 
@@ -228,6 +241,13 @@ def elastic_transform(x: np.ndarray, level: tuple[float, float, float], rng: Gen
     return _sampled(x, at + strength * np.array(shift), mode="reflect")
 
 
+@severities(
+    (0.62, 0.1, 0.7, 0.7, 0.5, False),
+    (0.65, 0.1, 0.8, 0.7, 0.5, False),
+    (0.65, 0.3, 1, 0.69, 0.5, False),
+    (0.65, 0.1, 0.7, 0.69, 0.6, True),
+    (0.65, 0.1, 0.5, 0.68, 0.6, True),
+)
 def spatter(x: np.ndarray, level: tuple[float, float, float, float, float, bool], rng: Generator) -> np.ndarray:
     """Spatter with water, whose drops are shaded at their rims, or with mud."""
     mean, std, sigma, least, strength, mud = level
@@ -267,7 +287,7 @@ def _streaked(x: np.ndarray, radius: int, sigma: float, degrees: float) -> np.nd
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     right, down = (np.ceil(steps * part - 0.5) for part in (np.cos(np.radians(degrees)), np.sin(np.radians(degrees))))
     rows, columns = (np.arange(len(x)) + way.astype(int)[:, None] for way in (down, right))
-    rows, columns = (np.clip(each, 0, len(x) - 1) for each in (rows, columns))
+    rows, columns = (np.clip(places, 0, len(x) - 1) for places in (rows, columns))
     return np.einsum("shwc,s->hwc", x[rows[:, :, None], columns[:, None, :]], weights / weights.sum())
 
 
@@ -318,50 +338,3 @@ def _frosty(size: int, rng: Generator) -> np.ndarray:
     level, spread = rng.uniform(0.45, 0.8), rng.uniform(0.05, 0.12)
     texture = level + spread * (np.array([0.6, 0.7, 0.4]) @ np.reshape(parts, (3, -1))).reshape(size, size)
     return np.clip(texture[..., None] + FROST_TINT, 0, 1)
-
-
-Change = Callable[[np.ndarray, Any, Generator], np.ndarray]
-
-CHANGES: Mapping[Corruption, tuple[Change, Sequence[Any]]] = {
-    "gaussian_noise": (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": (shot_noise, (500, 250, 100, 75, 50)),
-    "impulse_noise": (impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "defocus_blur": (defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
-    "glass_blur": (glass_blur, ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))),
-    "motion_blur": (motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
-    "zoom_blur": (zoom_blur, tuple(1 + np.arange(num) / 100 for num in (7, 12, 16, 21, 26))),
-    "snow": (
-        snow,
-        (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
-    ),
-    "frost": (frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
-    "fog": (fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
-    "brightness": (brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "elastic_transform": (
-        elastic_transform,
-        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
-    ),
-    "pixelate": (pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
-    "jpeg_compression": (jpeg_compression, (80, 65, 58, 50, 40)),
-    "speckle_noise": (speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2)),
-    "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1)),
-    "spatter": (
-        spatter,
-        (
-            (0.62, 0.1, 0.7, 0.7, 0.5, False),
-            (0.65, 0.1, 0.8, 0.7, 0.5, False),
-            (0.65, 0.3, 1, 0.69, 0.5, False),
-            (0.65, 0.1, 0.7, 0.69, 0.6, True),
-            (0.65, 0.1, 0.5, 0.68, 0.6, True),
-        ),
-    ),
-    "saturate": (saturate, ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))),
-}
-"""The function of every corruption, and its constants for the severities 1 to 5."""

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
+from lpft.data.messages import content_of
 from lpft.data.sources.array_files import SourceSplit
 from lpft.data.sources.arrays import SplitSource
 from lpft.data.sources.base import OnBadImage
-from lpft.data.sources.digit_files import DOMAINS, DigitFiles, Domain, DomainFiles, Layout
+from lpft.data.sources.digit_files import (
+    DOMAINS,
+    Domain,
+    DomainFiles,
+    Layout,
+    expected,
+    find_files,
+    open_files,
+    read_mat_images,
+)
 from lpft.data.sources.image_files import stamp
+from lpft.data.sources.names import check_choice
 
 TERMS = (
     "MNIST yann.lecun.com/exdb/mnist (CC BY-SA 3.0), SVHN ufldl.stanford.edu/housenumbers (non-commercial), FedBN's"
@@ -51,8 +63,7 @@ class Digit5(SplitSource):
             it takes, null reads all.
 
     Raises:
-        ValueError: if a setting is out of range, or a file does not hold what it should.
-        FileNotFoundError: if a domain is in none of the layouts.
+        ValueError: if a setting is out of range.
 
     References:
         Li et al. (FedBN), arXiv:2102.07623; Feng et al. (KD3A), arXiv:2011.09757.
@@ -76,10 +87,7 @@ class Digit5(SplitSource):
     ) -> None:
         self.domains: Sequence[Domain] = DOMAINS if domains is None else domains
         self.folders = folders or {}
-        if not self.domains or len(set(self.domains)) < len(self.domains) or not set(self.domains) <= set(DOMAINS):
-            raise ValueError(
-                f"`domains: {list(self.domains)}` must name at least one, none of them twice, of {', '.join(DOMAINS)}."
-            )
+        check_choice("domains", self.domains, DOMAINS)
         if not set(self.folders) <= set(self.domains):
             raise ValueError(
                 f"`folders` names {', '.join(self.folders)}, expected domains of this run: {', '.join(self.domains)}."
@@ -89,30 +97,34 @@ class Digit5(SplitSource):
 
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Open every domain; what is to be split anew has no split."""
-        for domain, files in self._found().items():
-            train, test = files.open(self.wanted)
-            merged = self.split == "merged" and not files.is_split
-            yield domain, "" if merged else "train", train
-            yield domain, "" if merged else "test", test
+        mat_images = lru_cache(maxsize=2)(
+            read_mat_images
+        )  # of two sets at a time; others are read again when asked for
+        for domain, files in self._files().items():
+            parts = open_files(files, self.wanted, 32 if self.large else 28, mat_images)
+            merged = self.split == "merged" and files.layout != "fedbn"
+            for split, part in parts.items():
+                yield domain, "" if merged else split, part
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return names, sizes and times of the files.
+        """Return names, sizes and times of the files."""
+        return json.dumps({domain: stamp(files.root, files.names) for domain, files in self._files().items()})
 
-        Raises:
-            FileNotFoundError: if domains are not there; all that are missing are named.
-        """
-        return json.dumps({domain: stamp(files.root, files.names) for domain, files in self._found().items()})
-
-    def _found(self) -> dict[Domain, DomainFiles]:
-        """Find the files of all domains."""
-        files = DigitFiles(self.layout, 32 if self.large else 28)
-        places = {domain: self.root / self.folders.get(domain, ".") for domain in self.domains}
-        found = {domain: files.find(domain, place) for domain, place in places.items()}
-        missing = [files.missing_message(domain, places[domain]) for domain in found if found[domain] is None]
+    def _files(self) -> dict[Domain, DomainFiles]:
+        files, missing = dict[Domain, DomainFiles](), []
+        for domain in self.domains:
+            place = self.root / self.folders.get(domain, ".")
+            in_place = find_files(domain, place, self.layout)
+            if in_place is None:
+                missing.append(
+                    f"{domain}: expected {expected(domain, self.layout)}; found in {place}: {content_of(place)}"
+                )
+            else:
+                files[domain] = in_place
         if missing:
             raise FileNotFoundError(
                 "Digit5 is not complete:\n  " + "\n  ".join(missing) + "\nHINT: set the folder with"
                 " `--data.source.root`, a domain's own with `--data.source.folders`, or take fewer with"
                 f" `--data.source.domains`. Nothing is downloaded; get the files at: {TERMS}."
             )
-        return {domain: each for domain, each in found.items() if each is not None}
+        return files

@@ -11,6 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from lpft.data.partition.iid import equal_parts
 from lpft.data.sources.base import Source
+from lpft.data.sources.names import check_choice
 
 Domain = Literal["plain", "inverted", "blended", "rotated", "noisy"]
 
@@ -68,8 +69,7 @@ class Digits(Source):
                 f" {MIN_IMAGES_PER_CLIENT} each. HINT: set `--data.source.num_clients={most}` or less."
             )
         self.domains: list[Domain] = list(get_args(Domain)) if domains is None else list(domains)
-        if not self.domains or len(set(self.domains)) < len(self.domains):
-            raise ValueError(f"`domains={domains}` must name at least one domain, and none of them twice.")
+        check_choice("domains", self.domains, get_args(Domain))
         self.num_clients, self.shift, self.seed = num_clients, float(shift), seed
 
     def table(self) -> pd.DataFrame:
@@ -77,24 +77,25 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         labels = load_digits().target
-        num, of = self.num_clients or len(self.domains), len(self.domains)
-        names = [f"{self.domains[k % of]}-{k // of}" for k in range(num)] if self.num_clients else list(self.domains)
+        num_domains = len(self.domains)
+        num = self.num_clients or num_domains
+        looks = [self.domains[k % num_domains] for k in range(num)]
+        names = [f"{look}-{k // num_domains}" for k, look in enumerate(looks)] if self.num_clients else looks
         client = np.empty(NUM_IMAGES, np.int64)
         for position, part in enumerate(equal_parts(labels, num, self.rng(self.seed, "clients", num))):
             client[part] = position
-        looks = np.array(self.domains)[client % of]
-        return pd.DataFrame(
-            {"label": labels, "domain": pd.Categorical.from_codes(client, pd.Index(names)), "look": looks}
-        )
+        domain = pd.Categorical.from_codes(client, pd.Index(names))
+        return pd.DataFrame({"label": labels, "domain": domain, "look": np.array(looks)[client]})
 
     def images(self, positions: np.ndarray) -> np.ndarray:
         """Return images as their domain shows them."""
         from sklearn.datasets import load_digits
 
-        plain = as_rgb(enlarge(load_digits().images.astype(np.int64)))
+        grey = enlarge(load_digits().images.astype(np.int64))
+        plain = np.repeat(grey[:, None], 3, axis=1)
         images = plain.copy()
         changed = self.rng(self.seed, "changed").uniform(size=NUM_IMAGES) < self.shift
-        looks = self.table()["look"].to_numpy()
+        looks = self.cached_table["look"].to_numpy()
         for domain, change in LOOKS.items():
             rows = np.flatnonzero(changed & (looks == domain))
             if len(rows):
@@ -113,28 +114,18 @@ class Digits(Source):
 def enlarge(images: np.ndarray) -> np.ndarray:
     """Double height and width by bilinear interpolation, in integers and so alike on every machine.
 
-    Args:
-        images: int64, ``(n, size, size)``, values 0 to 16.
-
-    Returns:
-        uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
+    From int64, ``(n, size, size)``, values 0 to 16, to uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
 
     >>> enlarge(np.array([[[0, 16]]]))
     array([[[  0,  64, 191, 255],
             [  0,  64, 191, 255]]], dtype=uint8)
     """
-    for axis in (1, 2):
-        edges = np.pad(images, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        before, here, after = (edges.take(range(k, k + images.shape[axis]), axis) for k in range(3))
-        images = np.stack([before + 3 * here, 3 * here + after], axis + 1).reshape(
-            [n * 2 if a == axis else n for a, n in enumerate(images.shape)]
-        )
+    for _ in range(2):  # first the rows, then the columns
+        padded = np.pad(images, [(0, 0), (1, 1), (0, 0)], mode="edge")
+        before, after = padded[:, :-2], padded[:, 2:]
+        doubled = np.stack([before + 3 * images, 3 * images + after], 2)
+        images = doubled.reshape(len(images), -1, images.shape[2]).transpose(0, 2, 1)
     return ((images * 255 + 128) // 256).astype(np.uint8)
-
-
-def as_rgb(images: np.ndarray) -> np.ndarray:
-    """Repeat grey images ``(n, size, size)`` in three channels, ``(n, 3, size, size)``."""
-    return np.repeat(images[:, None], 3, axis=1)
 
 
 def invert(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,12 +6,13 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from lpft.data.messages import shortened
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 """What is taken for an image file, by its ending in lower case."""
@@ -33,41 +34,26 @@ class Decoded(NamedTuple):
     bad: list[str]
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images that are read from their files when they are asked for.
+def decode_files(root: Path, names: Sequence[str], channels: int, size: int, crop: int | None = None) -> Decoded:
+    """Read image files.
 
     Args:
         root: folder that the names start from.
         names: paths of the files, relative to `root`.
+        channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
+        size: height and width to which the images are resized, bilinearly with antialiasing.
         crop: side of a square that is cut out of the middle before resizing; by default the whole image is taken.
     """
-
-    root: Path
-    names: Sequence[str]
-    crop: int | None = None
-
-    def at(self, positions: np.ndarray) -> ImageFiles:
-        """Return some of the files."""
-        return ImageFiles(self.root, [self.names[position] for position in positions], self.crop)
-
-    def decode(self, channels: int, size: int) -> Decoded:
-        """Read all files.
-
-        Args:
-            channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
-            size: height and width to which the images are resized, bilinearly with antialiasing.
-        """
-        images, good, bad = [], [], []
-        for name in self.names:
-            try:
-                images.append(read_image(self.root / name, channels, size, self.crop))
-                good.append(True)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                bad.append(f"{self.root / name} ({str(error) or type(error).__name__})")
-                good.append(False)
-        stacked = np.stack(images) if images else np.empty((0, channels, size, size), np.uint8)
-        return Decoded(stacked, np.array(good, bool), bad)
+    images, good, bad = [], [], []
+    for name in names:
+        try:
+            images.append(read_image(root / name, channels, size, crop))
+            good.append(True)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            bad.append(f"{root / name} ({str(error) or type(error).__name__})")
+            good.append(False)
+    stacked = np.stack(images) if images else np.empty((0, channels, size, size), np.uint8)
+    return Decoded(stacked, np.array(good, bool), bad)
 
 
 def read_image(path: Path, channels: int, size: int, crop: int | None = None) -> np.ndarray:
@@ -88,7 +74,8 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
     if image.mode != "L":
         image = image.convert("RGB")
     if crop:
-        image = ImageOps.crop(image, _margins(image.size, crop))
+        width, height = (max(side - crop, 0) for side in image.size)  # to cut off; nothing where an image is smaller
+        image = ImageOps.crop(image, (width // 2, height // 2, width - width // 2, height - height // 2))
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -97,12 +84,7 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
 
 
 def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
-    """Give images the wanted channels and size.
-
-    Args:
-        images: uint8, ``(n, height, width, 1 or 3)``.
-        channels: 1 or 3; RGB becomes grey by luminance as in Pillow, grey becomes RGB by repetition.
-        size: wanted height and width; resized bilinearly with antialiasing.
+    """Give images, uint8, ``(n, height, width, 1 or 3)``, channels and size as `decode_files` does.
 
     Returns:
         uint8, ``(n, channels, size, size)``.
@@ -124,37 +106,23 @@ def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
 
 
 def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"] = "error") -> str:
-    """Hash names, sizes and modification times of files, without reading them: what a cache's key needs.
+    """Hash names, sizes and modification times of files below a folder, without reading them.
 
-    Args:
-        root: folder that the names start from.
-        names: paths of the files.
-        on_missing: what to do about files that are not there; those that are skipped are hashed as missing.
-
-    Raises:
-        FileNotFoundError: if files are not there, and are not to be skipped.
+    Missing files raise a FileNotFoundError, or are hashed as missing.
     """
     digest, missing = hashlib.sha256(), []
     for name in names:
         try:
-            found = os.stat(root / name)  # noqa: PTH116 (twice as fast, and there may be a million)
+            stat = os.stat(root / name)  # noqa: PTH116 (twice as fast, and there may be a million)
         except FileNotFoundError:
             missing.append(name)
             state = "missing"
         else:
-            state = f"{found.st_size} {found.st_mtime_ns}"
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
         digest.update(os.fsencode(name) + f"\0{state}\n".encode())
     if missing and on_missing == "error":
-        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
-            f"{len(missing)} files are missing in {root}: {named}."
-            " HINT: unpack the data set again, or remove them from its list;"
-            " `--data.on_bad_image skip` leaves them out."
+            f"{len(missing)} files are missing in {root}: {shortened(missing)}. HINT: unpack the data set again, or"
+            " remove them from its list; `--data.on_bad_image skip` leaves them out."
         )
     return digest.hexdigest()
-
-
-def _margins(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
-    """Return what to cut off at left, top, right and bottom; nothing where an image is smaller."""
-    width, height = (max(side - crop, 0) for side in size)
-    return width // 2, height // 2, width - width // 2, height - height // 2

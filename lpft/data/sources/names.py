@@ -1,11 +1,20 @@
-"""Names of classes: read, checked and put in order."""
+"""Names of classes and domains: read, checked and put in order."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+
+def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
+    """Raise ValueError unless a setting names at least one of what is possible, and nothing twice."""
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(possible):
+        raise ValueError(
+            f"`{setting}: {list(chosen)}` must name at least one, none of them twice, of"
+            f" {', '.join(map(str, possible))}."
+        )
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -21,11 +30,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return checked_classes([line.strip() for line in lines if line.strip()], str(path))
 
 
-def checked_classes(names: list[str], whose: str) -> tuple[str, ...]:
+def checked_classes(names: list[str], setting: str) -> tuple[str, ...]:
     """Return the names in Unicode's composed form; raise ValueError if there are none or a name comes twice."""
     classes = tuple(map(composed, names))
     if not classes or len(set(classes)) < len(classes):
-        raise ValueError(f"{whose}: {list(names)} must be at least one name, and none of them twice.")
+        raise ValueError(f"{setting}: {names} must be at least one name, and none of them twice.")
     return classes
 
 

@@ -83,28 +83,26 @@ class _Array:
     def made(self) -> np.ndarray:
         if self.state is None:
             raise ValueError("an array without content")
-        shape, said, columns_first, content = self.state
-        dtype = said.made()
+        shape, dtype_state, columns_first, content = self.state
+        dtype = dtype_state.made()
         if dtype.kind == "O":
             flat = np.empty(len(content), object)
             flat[:] = [_made(element) for element in content]
         else:
-            flat = np.frombuffer(_bytes(content), dtype).copy()
+            flat = np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, dtype).copy()
         if prod(shape) != flat.size or any(side < 0 for side in shape):
             raise ValueError(f"an array of shape {shape} with {flat.size} elements")
         return flat.reshape(shape, order="F" if columns_first else "C")
-
-
-def _scalar(dtype: _Dtype, content: Any) -> Any:
-    array = _Array()
-    array.__setstate__(((1,), dtype, False, content))
-    return array.made()[0]
 
 
 def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) -> _Array:
     array = _Array()
     array.__setstate__((shape, dtype, order == "F", content))
     return array
+
+
+def _scalar(dtype: _Dtype, content: Any) -> Any:
+    return _from_buffer(content, dtype, (1,), "C").made()[0]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -114,33 +112,30 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _Array,
-    **{
-        (f"numpy.{core}.{module}", name): made
-        for core in ("core", "_core")
-        for module, name, made in (
-            ("multiarray", "_reconstruct", _Array),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _from_buffer),
-        )
-    },
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): OrderedDict,
-    **{
-        (module, plain.__name__): plain
-        for module in ("builtins", "__builtin__")
-        for plain in (set, frozenset, complex, bytes)
-    },
+ALLOWED: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _Array,
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "_codecs.encode": _encode,
+    "collections.OrderedDict": OrderedDict,
+    **{f"builtins.{plain.__name__}": plain for plain in (set, frozenset, complex, bytes)},
+}
+"""What a pickle may name, and what stands in for it; some modules had other names before."""
+RENAMED = {
+    "__builtin__": "builtins",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        full_name = f"{RENAMED.get(module, module)}.{name}"
+        if full_name not in ALLOWED:
             raise _RefusedError(f"it names `{module}.{name}`")
-        return ALLOWED[module, name]
+        return ALLOWED[full_name]
 
 
 def _made(content: Any) -> Any:
@@ -152,10 +147,6 @@ def _made(content: Any) -> Any:
     if isinstance(content, list | tuple | set | frozenset):
         return type(content)(_made(element) for element in content)
     return content
-
-
-def _bytes(content: Any) -> bytes | bytearray:
-    return content.encode("latin1") if isinstance(content, str) else content
 
 
 def _text(content: str | bytes) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import os
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from lpft.data.messages import shortened
 from lpft.data.sources.base import FileSource, categories
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.names import checked_classes, composed, in_order, read_classes
+from lpft.data.sources.tables import read_lines
 from lpft.data.splits import SPLITS, GivenSplits, Split
 from lpft.storage.run import check_client_names
 
@@ -31,27 +31,26 @@ EXPECTED = (
 
 
 class File(NamedTuple):
-    """An image file: its path from the root, the names of its class and, if it has one, of its group."""
+    """An image file: path from the root, names of its class and, if it has one, of its group."""
 
-    name: str
+    file: str
     label: str
-    group: str = ""
+    split: Split
+    group: str | None = None
 
 
-class Site(NamedTuple):
-    """What is found in one site's folder.
+@dataclass
+class Site:
+    """What is in one site's folder: its files, its splits and classes, those without images included, and other files.
 
-    Args:
-        name: the site's name.
-        parts: files by split. What the site has not split is all in ``train``; a split that is not there is made.
-        classes: names of its classes, those without images included.
-        ignored: files that are no images by their ending.
+    What the site has not split is all in ``train``; a split that is not there is made.
     """
 
     name: str
-    parts: dict[Split, list[File]]
-    classes: set[str]
-    ignored: list[str]
+    files: list[File] = field(default_factory=list)
+    splits: set[str] = field(default_factory=set)
+    classes: set[str] = field(default_factory=set)
+    ignored: list[str] = field(default_factory=list)
 
 
 class Sites(FileSource):
@@ -73,25 +72,16 @@ class Sites(FileSource):
         classes: names of the classes in the order of the model's outputs, or a text file in `root` with one a line. By
             default the names of the folders, sorted, as numbers if all are.
         sites: the sites that take part; all of them by default.
-
-    Raises:
-        ValueError: later, if the folders have another form.
-        FileNotFoundError: later, if the folder is not there.
     """
 
     draws = "folder"
 
     def __init__(self, root: str, classes: list[str] | str | None = None, sites: list[str] | None = None) -> None:
-        self.root, self.classes, self.sites = Path(root).expanduser(), classes, sites
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds the sites' folders."""
-        return self.root
+        super().__init__(root)
+        self.classes, self.sites = classes, sites
 
     @functools.cached_property
-    def _found(self) -> list[Site]:
-        """What is in the folder, site by site."""
+    def _sites(self) -> list[Site]:
         sites = read_sites(self.root, self.sites)
         check_client_names(site.name for site in sites)
         return sites
@@ -108,37 +98,34 @@ class Sites(FileSource):
             return read_classes(self.root / self.classes)
         if self.classes is not None:
             return checked_classes(self.classes, "`classes`")
-        return found_classes(self._found)
+        return classes_of(self._sites)
 
-    def read_table(self) -> pd.DataFrame:
-        """Look through the folders.
-
-        Raises:
-            FileNotFoundError: if the folder is not there.
-            ValueError: if a site's folder is of another form.
-        """
-        check_known(self._found, self.class_names)
+    def table(self) -> pd.DataFrame:
+        """Look through the folders."""
+        for site in self._sites:
+            unknown = sorted(site.classes - set(self.class_names))
+            if unknown:
+                raise ValueError(
+                    f"Site {site.name!r} has the classes {shortened(list(map(repr, unknown)))}, which are not in"
+                    f" `classes`: {shortened(self.class_names, 20)}. HINT: add them, or remove the site's"
+                    " images of them."
+                )
+        rows = [(*file, site.name) for site in self._sites for file in site.files]
+        table = pd.DataFrame(rows, columns=[*File._fields, "domain"], dtype=object)
         labels = {name: label for label, name in enumerate(self.class_names)}
-        rows = [
-            (file.name, labels[file.label], site.name, split, file.group or None)
-            for site in self._found
-            for split, files in site.parts.items()
-            for file in files
-        ]
-        table = pd.DataFrame(rows, columns=["file", "label", "domain", "split", "group"])
-        groups = in_order(table["group"].dropna())
         return table.assign(
-            domain=categories(table["domain"], [site.name for site in self._found]),
-            group=categories(table["group"], groups),
+            label=table["label"].map(labels).astype("int64"),
+            domain=categories(table["domain"], [site.name for site in self._sites]),
+            group=categories(table["group"], in_order(table["group"].dropna())),
         )
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Return the splits that sites have, those with an empty folder included."""
-        return {site.name: set(site.parts) for site in self._found}
+        return {site.name: site.splits for site in self._sites}
 
     def ignored_files(self) -> Sequence[str]:
         """Return the files in class folders that are no images by their ending."""
-        return [name for site in self._found for name in site.ignored]
+        return [name for site in self._sites for name in site.ignored]
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, and the names of the classes."""
@@ -146,11 +133,7 @@ class Sites(FileSource):
 
 
 def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
-    """Look through the sites' folders; no image is opened.
-
-    Args:
-        root: folder that holds them.
-        names: the sites that are wanted, in this order; by default all, sorted.
+    """Look through the sites' folders, those that are named or all, sorted; no image is opened.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -161,28 +144,24 @@ def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
             f"There is no folder {root}. {EXPECTED} HINT: set the folder of your sites with `--data.source.root`."
         )
     inside = Listing.of(root)
-    found = {composed(name): name for name in inside.folders}
-    if (root / LABELS).is_file() or set(map(str.lower, found)) <= set(SPLITS):
-        raise wrong(root, str(inside), "`root` holds one folder for each site; put what it holds now in such a one")
-    if names is not None:
-        missing = [name for name in names if composed(name) not in found]
-        if missing or not names:
-            raise ValueError(
-                f"`sites`: {root} has no folders {', '.join(map(repr, missing))}, found {shortened(list(found), 20)}."
-            )
-        found = {composed(name): found[composed(name)] for name in names}
-    sites = [_read_site(root, name, folder) for name, folder in found.items()]
-    if not any(files for site in sites for files in site.parts.values()):
-        ignored = [name for site in sites for name in site.ignored]
-        raise wrong(
-            root,
-            f"{len(sites)} folders without images" + (f", but {shortened(ignored)}" if ignored else ""),
-            f"image files end in {', '.join(EXTENSIONS)}",
+    folders = {composed(name): name for name in inside.folders}
+    if (root / LABELS).is_file() or set(map(str.lower, folders)) <= set(SPLITS):
+        raise wrong(root, inside, "`root` holds one folder for each site; put what it holds now in such a one")
+    chosen = list(folders) if names is None else [composed(name) for name in names]
+    missing = [name for name in chosen if name not in folders]
+    if missing or not chosen:
+        raise ValueError(
+            f"`sites`: {root} has no folders {', '.join(map(repr, missing))}, found {shortened(list(folders), 20)}."
         )
+    sites = [_read_site(root, name, folders[name]) for name in chosen]
+    if not any(site.files for site in sites):
+        ignored = [name for site in sites for name in site.ignored]
+        content = f"{len(sites)} folders without images" + (f", but {shortened(ignored)}" if ignored else "")
+        raise wrong(root, content, f"image files end in {', '.join(EXTENSIONS)}")
     return sites
 
 
-def found_classes(sites: Iterable[Site]) -> tuple[str, ...]:
+def classes_of(sites: Iterable[Site]) -> tuple[str, ...]:
     """Return the names of all sites' classes in their order.
 
     Raises:
@@ -193,26 +172,15 @@ def found_classes(sites: Iterable[Site]) -> tuple[str, ...]:
         raise ValueError(
             f"All images are of one class, {next(iter(homes))!r}. {EXPECTED} HINT: is this the folder of a class?"
         )
-    seen: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name, home in homes.items():
-        other = seen.setdefault(name.casefold(), name)
+        other = spellings.setdefault(name.casefold(), name)
         if other != name:
             raise ValueError(
                 f"The classes {other!r} (site {homes[other]!r}) and {name!r} (site {home!r}) differ in case only."
                 " HINT: rename one of them, or list both in `classes`."
             )
     return in_order(homes)
-
-
-def check_known(sites: Iterable[Site], classes: tuple[str, ...]) -> None:
-    """Raise ValueError if a site has classes that are not listed."""
-    for site in sites:
-        unknown = sorted(site.classes - set(classes))
-        if unknown:
-            raise ValueError(
-                f"Site {site.name!r} has the classes {shortened(list(map(repr, unknown)))}, which are not in"
-                f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove the site's images of them."
-            )
 
 
 class Listing(NamedTuple):
@@ -225,119 +193,97 @@ class Listing(NamedTuple):
     @classmethod
     def of(cls, folder: Path) -> Listing:
         """Look into a folder, through links."""
-        found = cls([], [], [])
+        listing = cls([], [], [])
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
                     continue
-                if entry.is_dir():
-                    found.folders.append(entry.name)
-                elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
-                    found.images.append(entry.name)
-                else:
-                    found.others.append(entry.name)
-        return cls(*map(sorted, found))
+                image = entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink())
+                kind = listing.folders if entry.is_dir() else listing.images if image else listing.others
+                kind.append(entry.name)
+        return listing
 
     def __str__(self) -> str:
-        named = (("folders", self.folders), ("images", self.images), ("other files", self.others))
-        said = [f"{len(names)} {kind} ({shortened(names, 4)})" for kind, names in named if names]
-        return ", ".join(said) or "nothing"
+        kinds = zip(("folders", "images", "other files"), self, strict=True)
+        return ", ".join(f"{len(names)} {kind} ({shortened(names, 4)})" for kind, names in kinds if names) or "nothing"
 
 
-def wrong(where: Path, found: str, hint: str) -> ValueError:
+def wrong(where: Path, content: object, hint: str) -> ValueError:
     """Make the error about a folder of another form."""
-    return ValueError(f"{where}: found {found}. {EXPECTED} HINT: {hint}.")
+    return ValueError(f"{where}: found {content}. {EXPECTED} HINT: {hint}.")
 
 
 def _read_site(root: Path, name: str, folder: str) -> Site:
+    site = Site(name)
     if (root / folder / LABELS).is_file():
-        return _read_labels(root, name, folder)
-    site = Site(name, {}, set(), [])
+        _read_labels(root, folder, site)
+        return site
     inside = Listing.of(root / folder)
-    splits = [each for each in inside.folders if each.lower() in SPLITS and not Listing.of(root / folder / each).images]
-    if splits and set(splits) != set(inside.folders):
+    named = [name for name in inside.folders if name.lower() in SPLITS]
+    splits = [name for name in named if not Listing.of(root / folder / name).images]
+    if splits and splits != inside.folders:
         hint = f"beside {', '.join(splits)} there can be no other folder than train, val and test; rename or remove it"
-        raise wrong(root / folder, str(inside), hint)
-    if not splits and inside.folders and {each.lower() for each in inside.folders} <= set(SPLITS):
-        raise wrong(root / folder, str(inside), "they hold images, which belong in folders named after their classes")
+        raise wrong(root / folder, inside, hint)
+    if named and named == inside.folders and not splits:
+        raise wrong(root / folder, inside, "they hold images, which belong in folders named after their classes")
     if not splits:
-        site.parts["train"] = _read_classes(root, folder, inside, site)
-    for each in splits:
-        split = next(split for split in SPLITS if split == each.lower())
-        path = posixpath.join(folder, each)
-        site.parts.setdefault(split, []).extend(_read_classes(root, path, Listing.of(root / path), site))
+        _read_classes(root, folder, "train", site)
+    for name in splits:
+        split = next(split for split in SPLITS if split == name.lower())
+        _read_classes(root, posixpath.join(folder, name), split, site)
     return site
 
 
-def _read_classes(root: Path, path: str, inside: Listing, site: Site) -> list[File]:
-    """Return the files in a folder of class folders; note the classes, and what is no image."""
+def _read_classes(root: Path, path: str, split: Split, site: Site) -> None:
+    """Add what is in a folder of class folders to a site."""
+    inside = Listing.of(root / path)
     if inside.images:
-        raise wrong(
-            root / path,
-            str(inside),
+        hint = (
             f"put images in folders named after their classes, or list them in {LABELS};"
-            " if this folder is a class and no site, `root` is too deep",
+            " if this folder is a class and no site, `root` is too deep"
         )
-    files = []
+        raise wrong(root / path, inside, hint)
+    site.splits.add(split)
     for folder in inside.folders:
         label, below = composed(folder), posixpath.join(path, folder)
-        found = Listing.of(root / below)
-        if found.folders:
-            raise wrong(
-                root / below,
-                str(found),
-                "there can be no folder in a class's folder; if this is a site's, set `root` to the folder above it",
-            )
+        files = Listing.of(root / below)
+        if files.folders:
+            hint = "there can be no folder in a class's folder; if this is a site's, set `root` to the folder above it"
+            raise wrong(root / below, files, hint)
         site.classes.add(label)
-        site.ignored.extend(posixpath.join(below, each) for each in found.others)
-        files += [File(posixpath.join(below, each), label) for each in found.images]
-    return files
+        site.ignored.extend(posixpath.join(below, name) for name in files.others)
+        site.files.extend(File(posixpath.join(below, name), label, split) for name in files.images)
 
 
-def _read_labels(root: Path, name: str, folder: str) -> Site:
-    """Read a site's list of files."""
+def _read_labels(root: Path, folder: str, site: Site) -> None:
+    """Add what a site's list of files names to it."""
     path = root / folder / LABELS
-    rows = _rows(path)
-    site, seen = Site(name, {}, set(), []), dict[str, int]()
-    for number, row in rows:
-        missing = [column for column in row if not row[column] and column != "group"]
-        if missing:
-            raise ValueError(f"{path}, line {number}: there is no {' and no '.join(missing)}.")
-        split = next((split for split in SPLITS if split == row.get("split", "train").lower()), None)
-        if split is None:
-            raise ValueError(f"{path}, line {number}: the split {row['split']!r} is not one of {', '.join(SPLITS)}.")
-        file = File(posixpath.join(folder, row["file"]), composed(row["label"]), composed(row.get("group", "")))
-        if file.name in seen:
-            raise ValueError(
-                f"{path}, line {number}: the file {row['file']!r} stands in line {seen[file.name]} already."
-                " HINT: list every file once."
-            )
-        seen[file.name] = number
-        site.classes.add(file.label)
-        site.parts.setdefault(split, []).append(file)
-    return site
-
-
-def _rows(path: Path) -> list[tuple[int, Mapping[str, str]]]:
-    """Return number and known columns of every line, without blanks around them."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not encoded in UTF-8. HINT: save it as CSV UTF-8.") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        columns = [column.strip().lower() for column in next(reader, [])]
-        lines = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: this is not CSV ({error}).") from error
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    lines = read_lines(path, max(",;\t", key=header.count))
+    columns = [column.lower() for column in next(lines, (1, []))[1]]
     if not {"file", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise ValueError(
             f"{path} starts with {header.strip()[:80]!r}. Expected the names of the columns: file,label and, if need"
             " be, split and group, each once. HINT: add them as the first line."
         )
-    known = [(column, columns.index(column)) for column in ("file", "label", "split", "group") if column in columns]
-    return [
-        (number, {column: line[at].strip() if at < len(line) else "" for column, at in known}) for number, line in lines
-    ]
+    first_line: dict[str, int] = {}
+    for number, values in lines:
+        row = dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
+        missing = [column for column in ("file", "label", "split") if row.get(column) == ""]
+        split = next((split for split in SPLITS if split == row.get("split", "train").lower()), None)
+        problem = ""
+        if missing:
+            problem = f"there is no {' and no '.join(missing)}"
+        elif split is None:
+            problem = f"the split {row['split']!r} is not one of {', '.join(SPLITS)}"
+        elif first_line.setdefault(row["file"], number) != number:
+            problem = (
+                f"the file {row['file']!r} stands in line {first_line[row['file']]} already. HINT: list every file once"
+            )
+        if problem or split is None:
+            raise ValueError(f"{path}, line {number}: {problem}.")
+        label, group = composed(row["label"]), composed(row.get("group", "")) or None
+        site.files.append(File(posixpath.join(folder, row["file"]), label, split, group))
+        site.classes.add(label)
+        site.splits.add(split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -90,29 +90,25 @@ class TeacherStudent(Source):
         self.samples_per_client, self.test_per_client = samples_per_client, test_per_client
         self.num_features, self.num_shared = num_features, round(shared_share * num_features)
         self.disjoint_labels, self.seed = disjoint_labels, seed
-        self._check()
-
-    def _check(self) -> None:
-        num_own = self.num_features - self.num_shared
-        num_units, num_pixels = self.num_shared + self.num_clients * num_own, self.image_size**2
-        if num_units > num_pixels:
+        num_own = num_features - self.num_shared
+        num_units = self.num_shared + num_clients * num_own
+        if num_units > image_size**2:
             raise ValueError(
-                f"The teachers have {num_units} units ({self.num_shared} shared and {num_own} for each of"
-                f" {self.num_clients} clients), more than the {num_pixels} pixels of `image_size={self.image_size}`."
-                f" HINT: set `image_size` to {int(np.ceil(np.sqrt(num_units)))} or more, or fewer clients or"
-                " `num_features`."
+                f"The teachers have {num_units} units ({self.num_shared} shared and {num_own} for each of {num_clients}"
+                f" clients), more than the {image_size**2} pixels of `image_size={image_size}`. HINT: set `image_size`"
+                f" to {int(np.ceil(np.sqrt(num_units)))} or more, or fewer clients or `num_features`."
             )
-        if not self.num_shared and not self.shift:
+        if not self.num_shared and not shift:
             raise ValueError(
                 "Without shared units `shift=0` leaves the teachers no output. HINT: set `shift` or `shared_share`"
                 " above 0."
             )
-        if self.num_classes < 2:
-            raise ValueError(f"`num_classes={self.num_classes}` leaves nothing to learn. HINT: set it to 2 or more.")
-        if self.disjoint_labels and self.num_classes < self.num_clients:
+        if num_classes < 2:
+            raise ValueError(f"`num_classes={num_classes}` leaves nothing to learn. HINT: set it to 2 or more.")
+        if disjoint_labels and num_classes < num_clients:
             raise ValueError(
-                f"`disjoint_labels` needs a class for each of the {self.num_clients} clients, there are"
-                f" {self.num_classes}. HINT: set `num_classes` to {self.num_clients} or more."
+                f"`disjoint_labels` needs a class for each of the {num_clients} clients, there are {num_classes}."
+                f" HINT: set `num_classes` to {num_clients} or more."
             )
 
     def table(self) -> pd.DataFrame:
@@ -134,11 +130,15 @@ class TeacherStudent(Source):
                 f"The teachers' outputs cannot be cut into {self.num_classes} classes: one value (0, where no unit is"
                 " active) is too frequent. HINT: raise `num_features`, or lower `num_classes`."
             )
-        classes = self._classes([float(each.mean()) for each in outputs])
+        classes = self._classes([float(of_client.mean()) for of_client in outputs])
         images, tables = [], []
         for k, (mean, teacher) in enumerate(zip(means, teachers, strict=True)):
-            for split, num in (("train", self.samples_per_client), ("test", self.test_per_client)):
-                drawn, labels = self._labelled(k, mean, teacher, thresholds, classes[k], split, num)
+
+            def label(images: np.ndarray, teacher: Teacher = teacher) -> np.ndarray:
+                return np.searchsorted(thresholds, answer(teacher, self._inputs(images)), side="right")
+
+            for split in ("train", "test"):
+                drawn, labels = self._labelled(k, mean, label, classes[k], split)
                 images.append(drawn)
                 tables.append(pd.DataFrame({"label": labels, "domain": f"client-{k}", "split": split}))
                 if split == "train":
@@ -167,9 +167,8 @@ class TeacherStudent(Source):
 
     def _means(self) -> np.ndarray:
         """Return mu of every client, ``(num_clients, size**2)``."""
-        means = np.stack(
-            [self.rng(self.seed, "mean", k).standard_normal(self.image_size**2) for k in range(self.num_clients)]
-        )
+        rngs = (self.rng(self.seed, "mean", k) for k in range(self.num_clients))
+        means = np.stack([rng.standard_normal(self.image_size**2) for rng in rngs])
         return self.mean_norm * means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _teachers(self) -> Iterator[Teacher]:
@@ -180,8 +179,8 @@ class TeacherStudent(Source):
         for k in range(self.num_clients):
             first = self.num_shared + k * num_own
             body = np.concatenate([rows[: self.num_shared], rows[first : first + num_own]])
-            own = self.rng(self.seed, "own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
-            yield body, np.concatenate([common, self.shift * own])
+            signs = self.rng(self.seed, "own", k).choice([-1.0, 1.0], size=self.num_features)[:num_own]
+            yield body, np.concatenate([common, self.shift * signs])
 
     def _classes(self, mean_outputs: list[float]) -> list[np.ndarray]:
         """Return every client's classes: all, or disjoint ranges in the order of the clients' mean outputs."""
@@ -192,28 +191,20 @@ class TeacherStudent(Source):
         return [np.array_split(every, self.num_clients)[rank] for rank in ranks]
 
     def _labelled(
-        self,
-        k: int,
-        mean: np.ndarray,
-        teacher: Teacher,
-        thresholds: np.ndarray,
-        classes: np.ndarray,
-        what: str,
-        num: int,
+        self, k: int, mean: np.ndarray, label: Callable[[np.ndarray], np.ndarray], classes: np.ndarray, split: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw images of the given classes, batch by batch until there are `num`."""
-        found_images, found_labels, have = [], [], 0
+        """Draw a client's images of the given classes for a split, batch by batch until there are enough."""
+        num = self.samples_per_client if split == "train" else self.test_per_client
+        pixels, labels = self._images(mean, 0, "none"), np.empty(0, np.int64)
         for batch in range(MAX_BATCHES):
-            images = self._images(mean, num, what, k, batch)
-            labels = np.searchsorted(thresholds, answer(teacher, self._inputs(images)), side="right")
-            keep = np.flatnonzero(np.isin(labels, classes))[: num - have]
-            found_images.append(images[keep])
-            found_labels.append(labels[keep])
-            have += len(keep)
-            if have == num:
-                return np.concatenate(found_images), np.concatenate(found_labels)
+            drawn = self._images(mean, num, split, k, batch)
+            drawn_labels = label(drawn)
+            wanted = np.flatnonzero(np.isin(drawn_labels, classes))[: num - len(labels)]
+            pixels, labels = np.concatenate([pixels, drawn[wanted]]), np.append(labels, drawn_labels[wanted])
+            if len(labels) == num:
+                return pixels, labels
         raise ValueError(
-            f"client-{k} has only {have} of {num} images of the classes {classes.tolist()} after"
+            f"client-{k} has only {len(labels)} of {num} images of the classes {classes.tolist()} after"
             f" {MAX_BATCHES * num} draws. HINT: raise `noise`, lower `mean_norm`, or set fewer clients or classes."
         )
 

@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 from pathlib import Path
@@ -115,11 +114,10 @@ def test_the_same_from_another_place(tmp_path):
         save(tmp_path / name / "a.npz")
         os.utime(tmp_path / name / "a.npz", ns=(0, 10**18))
         data.append(make(tmp_path / name, {"a": ArrayDomain("a.npz")}))
-    assert data[0].content_hash == data[1].content_hash
-    assert data[0].key() == data[1].key()
-    assert json.dumps(data[0].key())
+    assert data[0].arrays.content_hash == data[1].arrays.content_hash
+    assert data[0].arrays.entry.name == data[1].arrays.entry.name
     os.utime(tmp_path / "here" / "a.npz", ns=(0, 2 * 10**18))
-    assert data[0].key() != data[1].key()
+    assert make(tmp_path / "here", {"a": ArrayDomain("a.npz")}).arrays.entry != data[0].arrays.entry
 
 
 def test_seed_and_order_of_sources(tmp_path):
@@ -198,8 +196,7 @@ def test_another_partition_is_another_key(tmp_path):
     save(tmp_path / "a.npz")
     partitions = [Iid(2), Dirichlet(2, 0.1), Dirichlet(2, 0.2)]
     sources = {"a": ArrayDomain("a.npz")}
-    keys = [json.dumps(made(Arrays, sources, root=str(tmp_path), clients=each).key()) for each in partitions]
-    assert len(set(keys)) == 3
+    assert len({make(tmp_path, sources, clients=partition).arrays.entry for partition in partitions}) == 3
 
 
 def test_a_pool_that_is_too_small_is_named(tmp_path):
@@ -232,6 +229,12 @@ def test_missing_files_are_all_named(tmp_path):
         data.prepare_data()
     with pytest.raises(FileNotFoundError, match=r"domains.a"):
         _ = made(Arrays, {"a": ArrayDomain("a.npz")}, root=str(tmp_path)).spec
+
+
+def test_an_error_about_the_content_names_the_domain(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4), np.uint8), y_train=[0])
+    with pytest.raises(ValueError, match=r"`domains.a`: x_train and y_train: there are 2 images and 1 labels"):
+        make(tmp_path, {"a": ArrayDomain("a.npz")})
 
 
 def test_more_classes_than_said(tmp_path):
@@ -267,7 +270,7 @@ def test_partition_and_null_on_the_command_line(tmp_path):
         "--data.source.domains.cifar10.y_test=null",
     )
     domain = data.source.domains["cifar10"]
-    assert data.partition.settings() == Dirichlet(10, 0.1).settings()
+    assert data._partition.settings() == Dirichlet(10, 0.1).settings()
     assert (domain.x_test, domain.y_test) == (None, None)
     data = parse(
         f"--data={CONFIGS / 'digit5_small.yaml'}",
@@ -275,7 +278,7 @@ def test_partition_and_null_on_the_command_line(tmp_path):
         "--data.clients.num_clients={mnist: 5}",
         "--data.clients.classes_per_client=3",
     )
-    assert data.partition.settings() == Pathological({"mnist": 5}, 3).settings()
+    assert data._partition.settings() == Pathological({"mnist": 5}, 3).settings()
 
 
 def test_yaml_and_overrides(tmp_path):

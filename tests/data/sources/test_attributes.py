@@ -70,17 +70,17 @@ def test_clients_follow_their_rho_and_labels_stay_with_images(faces):
     rows = make_rows()
     data = make(faces, rho=(0.8, 0.2, 0.2), split="split")
     assert [client.name for client in data.clients] == ["rho_0.8", "rho_0.2-0", "rho_0.2-1"]
-    assert data.group_names == ("young, women", "young, men", "old, women", "old, men")
+    assert data.arrays.group_names == ("young, women", "young, men", "old, women", "old, men")
     for client, rho in zip(data.clients, (0.8, 0.2, 0.2), strict=True):
         for split in ("train", "test"):
             part = getattr(client, split)
-            count = torch.bincount(data.groups[part], minlength=4)
+            count = torch.bincount(data.arrays.groups[part], minlength=4)
             assert count[0] == count[3] == round(rho * len(part) / 2)
             assert count[1] == count[2] == len(part) // 2 - count[0]
     for client in data.clients:
         for split in ("train", "val", "test"):
             part = getattr(client, split)
-            for row, label, group in zip(rows_of(data, part), data.labels[part], data.groups[part], strict=True):
+            for row, label, group in zip(rows_of(data, part), data.labels[part], data.arrays.groups[part], strict=True):
                 assert label == (int(rows[row]["age"]) >= 40)
                 assert group == 2 * label + (rows[row]["sex"] == "m")
                 assert rows[row]["split"] == ("test" if split == "test" else "train")
@@ -122,11 +122,11 @@ def test_only_known_rows_are_used(faces, caplog):
 def test_the_key_follows_files_and_settings(tmp_path):
     write_set(tmp_path / "set")
     before = make(tmp_path / "set")
-    assert make(tmp_path / "set").key() == before.key()
-    assert make(tmp_path / "set", seed=1).content_hash != before.content_hash
+    assert make(tmp_path / "set").arrays.entry == before.arrays.entry
+    assert make(tmp_path / "set", seed=1).arrays.content_hash != before.arrays.content_hash
     image = make_rows()[rows_of(before, before.clients[0].train)[0]]["file"]
     Image.new("RGB", (10, 12), (1, 2, 250)).save(tmp_path / "set" / image)
-    assert make(tmp_path / "set").content_hash != before.content_hash
+    assert make(tmp_path / "set").arrays.content_hash != before.arrays.content_hash
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_key_follows_files_and_settings(tmp_path):
         ({"test_share": 1.0}, r"`test_share=1.0`.*HINT"),
         (
             {"table": "labels.csv"},
-            r"labels.csv must be in .*, which has .*images/, metadata.csv.*\. HINT.* https://faces",
+            r"labels.csv must be in .*, which has: .*images/, .*metadata.csv.*\. HINT.* https://faces",
         ),
         (
             {"rho": (0.9999,)},
@@ -163,14 +163,14 @@ def test_bad_tables_and_missing_images(tmp_path):
     table = tmp_path / "set" / "metadata.csv"
     for content, said in (
         (b"", "no column 'file', 'age', 'sex'; found nothing"),
-        (b"file,age,sex\n", "a header and no rows"),
-        (b"file,age,sex\na.png,3\n", "line 2 has 2 values, the header has 3"),
+        (b"file,age,sex\n", "has no rows"),
+        (b"file,age,sex\na.png,3\n", r"line 2 \(a.png\) has 2 values, expected 3"),
         (b"file,age,sex\n\xff\xfe,3,m\n", "no table of comma-separated values"),
     ):
         table.write_bytes(content)
         with pytest.raises(ValueError, match=said):
             make(tmp_path / "set")
-    with pytest.raises(FileNotFoundError, match="which is no folder"):
+    with pytest.raises(FileNotFoundError, match="which has: no such folder"):
         make(tmp_path / "elsewhere")
 
 
@@ -209,5 +209,5 @@ def test_real_faces(tmp_path):
 def test_real_table_with_the_columns_of_waterbirds(tmp_path):
     data, _ = load("pacs_spurious", tmp_path)
     assert_no_leaks(data)
-    assert data.group_names == ("no animal, photo", "no animal, cartoon", "animal, photo", "animal, cartoon")
+    assert data.arrays.group_names == ("no animal, photo", "no animal, cartoon", "animal, photo", "animal, cartoon")
     assert [len(client.test) for client in data.clients] == [88, 88]

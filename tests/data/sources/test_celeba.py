@@ -81,18 +81,18 @@ def rows_of(data, positions):
 def test_labels_groups_parts_and_crop(celeba):
     data = make(celeba)
     assert data.spec.num_classes == 2
-    assert data.class_names == ("not Blond_Hair", "Blond_Hair")
+    assert data.source.class_names == ("not Blond_Hair", "Blond_Hair")
     assert data.images.shape[1:] == (3, 16, 16)
     assert (data.images[:, 2] < 130).all(), "nothing of the white above and below is left"
-    assert data.group_names == (
+    assert data.arrays.group_names == (
         "not Blond_Hair, not Male", "not Blond_Hair, Male", "Blond_Hair, not Male", "Blond_Hair, Male",
     )  # fmt: skip
     for client, rho in zip(data.clients, (0.8, 0.2), strict=True):
         for number, split in enumerate(("train", "val", "test")):
             part = getattr(client, split)
-            for row, label, group in zip(rows_of(data, part), data.labels[part], data.groups[part], strict=True):
+            for row, label, group in zip(rows_of(data, part), data.labels[part], data.arrays.groups[part], strict=True):
                 assert (row["Blond_Hair"], row["Male"], row["partition"]) == (label == 1, group % 2 == 1, number)
-            counts = torch.bincount(data.groups[part], minlength=4).tolist()
+            counts = torch.bincount(data.arrays.groups[part], minlength=4).tolist()
             assert counts[0] == counts[3] == round(rho * len(part) / 2)
             assert counts[1] == counts[2] == len(part) // 2 - counts[0]
     assert_no_leaks(data)
@@ -110,13 +110,13 @@ def test_the_csv_form_and_a_folder_within_a_folder_are_the_same(celeba, tmp_path
     write_lists(tmp_path / "celeba", "csv")
     (tmp_path / "celeba" / "img_align_celeba").mkdir()
     (tmp_path / "celeba" / "img_align_celeba" / "img_align_celeba").symlink_to(celeba / "img_align_celeba")
-    assert make(tmp_path / "celeba").content_hash == make(celeba).content_hash
+    assert make(tmp_path / "celeba").arrays.content_hash == make(celeba).arrays.content_hash
 
 
 def test_other_attributes_and_three_clients(celeba):
     data = make(celeba, target="Male", attribute="Young", rho=(0.9, 0.5, 0.1))
     assert [client.name for client in data.clients] == ["rho_0.9", "rho_0.5", "rho_0.1"]
-    assert data.group_names[3] == "Male, Young"
+    assert data.arrays.group_names[3] == "Male, Young"
     part = data.clients[0].train
     assert [row["Male"] for row in rows_of(data, part)] == data.labels[part].bool().tolist()
 
@@ -140,7 +140,7 @@ def test_all_that_is_missing_is_named_with_the_page(tmp_path):
     (tmp_path / "Img").mkdir()
     said = (
         r"img_align_celeba/ and list_attr_celeba\.txt or list_attr_celeba\.csv and list_eval_partition\.txt or"
-        r" list_eval_partition\.csv must be in .*, which has Img/\. HINT: .*mmlab\.ie\.cuhk\.edu\.hk"
+        r" list_eval_partition\.csv must be in .*, which has: Img/\. HINT: .*mmlab\.ie\.cuhk\.edu\.hk"
     )
     with pytest.raises(FileNotFoundError, match=said):
         make(tmp_path)
@@ -154,7 +154,7 @@ def test_all_that_is_missing_is_named_with_the_page(tmp_path):
     [
         ("list_attr_celeba.txt", "220\n", "219\n", "has 220 images, expected 219 as"),
         ("list_attr_celeba.txt", "220\n", "", r"starts with '5_o_Clock_Shadow .*', expected the number of images"),
-        ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", "has 3 values for 000003.jpg, expected 4"),
+        ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", r"line 5 \(000003.jpg\) has 4 values, expected 5"),
         ("list_attr_celeba.txt", "000003.jpg -1  1", "000003.jpg -1  7", "has the values 7, expected -1 and 1"),
         ("list_eval_partition.txt", "000003.jpg 0\n", "", "says nothing of 1 images that have attributes: 000003.jpg"),
         (
@@ -163,7 +163,12 @@ def test_all_that_is_missing_is_named_with_the_page(tmp_path):
             "000003.jpg 5\n",
             "has the values 5, expected train, val and test",
         ),
-        ("list_eval_partition.txt", "000003.jpg 0\n", "000003.jpg\n", "has the line '000003.jpg', expected"),
+        (
+            "list_eval_partition.txt",
+            "000003.jpg 0\n",
+            "000003.jpg\n",
+            r"line 3 \(000003.jpg\) has 1 values, expected 2",
+        ),
     ],
 )
 def test_lists_of_another_form(celeba, tmp_path, file, before, after, said):
@@ -177,7 +182,9 @@ def test_lists_of_another_form(celeba, tmp_path, file, before, after, said):
 
 
 def test_an_attribute_that_is_not_there(celeba):
-    with pytest.raises(ValueError, match=r"no attribute 'Blonde'\. HINT: .* 5_o_Clock_Shadow, Blond_Hair, Male, Young"):
+    with pytest.raises(
+        ValueError, match=r"no column 'Blonde'; found .*5_o_Clock_Shadow, Blond_Hair, Male, Young\. HINT"
+    ):
         make(celeba, target="Blonde")
 
 

@@ -84,17 +84,17 @@ def rows_of(data, positions):
 
 def test_only_frontal_views_with_one_of_the_two_findings(chexpert):
     data = make(chexpert)
-    assert data.group_names == (
+    assert data.arrays.group_names == (
         "No Finding, Female", "No Finding, Male", "Pleural Effusion, Female", "Pleural Effusion, Male",
     )  # fmt: skip
     for client, rho in zip(data.clients, (0.7, 0.3), strict=True):
         for split in ("train", "val", "test"):
             part = getattr(client, split)
-            for row, label, group in zip(rows_of(data, part), data.labels[part], data.groups[part], strict=True):
+            for row, label, group in zip(rows_of(data, part), data.labels[part], data.arrays.groups[part], strict=True):
                 assert row["Frontal/Lateral"] == "Frontal"
                 assert (row["Pleural Effusion"] == "1.0", row["No Finding"] == "1.0") == (label == 1, label == 0)
                 assert row["Sex"] == ("Female", "Male")[group % 2]
-            counts = torch.bincount(data.groups[part], minlength=4).tolist()
+            counts = torch.bincount(data.arrays.groups[part], minlength=4).tolist()
             assert counts[0] == counts[3] == round(rho * len(part) / 2)
             assert counts[1] == counts[2] == len(part) // 2 - counts[0]
     assert data.images.shape[1] == 3
@@ -147,13 +147,13 @@ def test_another_finding(chexpert):
 
 def test_the_folder_may_have_another_name(chexpert, tmp_path):
     (tmp_path / "renamed").symlink_to(chexpert)
-    assert make(tmp_path / "renamed").content_hash == make(chexpert).content_hash
+    assert make(tmp_path / "renamed").arrays.content_hash == make(chexpert).arrays.content_hash
 
 
 def test_all_that_is_missing_is_named_with_the_page(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"^train\.csv and valid\.csv and train and valid must be in .*, which is empty\. HINT: .*stanfordmlgroup",
+        match=r"^train\.csv and valid\.csv and train and valid must be in .*has: nothing\. HINT: .*stanfordmlgroup",
     ):
         make(tmp_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpft.data.sources.cifar_c import CifarC
+from lpft.data.sources.cifar_c import TEN_TYPES, CifarC, open_archive
 from lpft.data.sources.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from lpft.runtime.seeding import stable_seed
 from tests.data import made
@@ -84,18 +84,18 @@ def test_the_seed_decides_about_the_split(archive, tmp_path):
 def test_root_may_be_the_archive_itself_and_images_are_mapped(archive, tmp_path):
     one, other = CifarC(str(archive)), CifarC(str(tmp_path))
     assert (one.settings(), one.stamp()) == (other.settings(), other.stamp())
-    labels, look = one._open()
+    labels, images = open_archive(archive, TEN_TYPES)
     assert labels.tolist() == LABELS.tolist()
-    assert look("snow", 2)(np.array([4]))[0, 0, 0].tolist() == [4, 42, 0]
-    held = [cell.cell_contents for cell in look.__closure__]
-    assert any(isinstance(images, dict) and isinstance(images["fog"], np.memmap) for images in held)
+    assert isinstance(images["fog"], np.memmap)
+    row = one.table().query("corruption == 'snow' and severity == 2").index[0]
+    assert one.images(np.array([row]))[0][0, 0].tolist() == [one.table()["unit"][row], 42, 0]
 
 
 def test_cifar_100(tmp_path):
     save_archive(tmp_path / "CIFAR-100-C", types=["fog"], num_classes=100)
     data = opened(str(tmp_path), cache=tmp_path / "cache", num_classes=100, types=["fog"], severities=[1, 5])
     assert data.labels.max() == 90
-    assert data.mean == (0.507, 0.487, 0.441)
+    assert data.normalize.mean == (0.507, 0.487, 0.441)
     save_batches(tmp_path, 100)
     (tmp_path / "CIFAR-100-C").rename(tmp_path / "away")
     data = opened(str(tmp_path), cache=tmp_path / "cache", num_classes=100, types=["fog"], severities=[1, 5])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from lpft.data.datamodule import Normalization
 from lpft.data.sources.digit5 import Digit5
 from lpft.data.sources.digit_files import DOMAINS
 from tests.data import made
@@ -43,7 +44,7 @@ def test_mat_files_by_fedbns_recipe(tmp_path):
     data = opened(tmp_path, tmp_path / "cache", train_per_client=30)
     assert [client.name for client in data.clients] == list(DOMAINS)
     assert sizes(data) == [(27, 3, 12)] * 5
-    assert (data.images.shape[1:], data.mean, data.std) == ((3, 28, 28), (0.5,) * 3, (0.5,) * 3)
+    assert (data.images.shape[1:], data.normalize) == ((3, 28, 28), Normalization((0.5,) * 3, (0.5,) * 3))
     for position, client in enumerate(data.clients):
         for part in (client.train, client.val, client.test):
             found = marks(data, part)
@@ -142,7 +143,7 @@ def test_all_that_is_missing_is_named_with_what_is_there(tmp_path):
     assert "mnist_m: expected Digit-Five/mnistm_with_label.mat (mat) or MNIST_M/partitions/train_part0.pkl" in said
     assert "synth_digits: expected" in said
     assert "found in" in said
-    assert "MNIST, SVHN, usps.bz2" in said
+    assert "MNIST/, SVHN/, usps.bz2" in said
     assert "svhn: " not in said
     assert "HINT" in said
     assert "non-commercial" in said

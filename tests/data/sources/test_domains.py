@@ -34,7 +34,7 @@ def test_lists_become_clients(tmp_path, place, first):
     made.lists("photo", ["cat", "dog", "t-shirt"], 10, 2, [first, first + 1, first + 2], place)
     made.lists("sketch", ["cat", "t-shirt"], 10, 3, [first, first + 2], place)
     data = make(Domains, tmp_path / "set")
-    assert data.class_names == ("cat", "dog", "t-shirt")
+    assert data.source.class_names == ("cat", "dog", "t-shirt")
     assert sizes(data) == {"photo": (27, 3, 6), "sketch": (18, 2, 6)}
     assert data.spec == DataSpec(3, 4, 3)
     for client in data.clients:
@@ -158,9 +158,9 @@ def test_missing_lists_and_images_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Lists are missing in .*set: photo_test.txt; found photo_train.txt"):
         make(Domains, tmp_path / "set")
     (made.folder / "photo_train.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"DOMAIN_train.txt; found photo\. Expected.*Sites"):
+    with pytest.raises(FileNotFoundError, match=r"DOMAIN_test.txt; found photo/\. Expected.*Sites"):
         make(Domains, tmp_path / "set")
-    with pytest.raises(FileNotFoundError, match=r"clipart_train.txt, .*; found nothing.*http://ai.bu.edu/M3SDA"):
+    with pytest.raises(FileNotFoundError, match=r"clipart_train.txt, .*; found no such folder.*http://ai.bu.edu/M3SDA"):
         make(DomainNet, tmp_path)
     made.lists("photo", ["cat", "dog"], 4, 2)
     (made.folder / "photo" / "cat" / "cat 1.png").unlink()

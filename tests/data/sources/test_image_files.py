@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lpft.data.sources.image_files import ImageFiles, read_image, resize, stamp
+from lpft.data.sources.image_files import decode_files, read_image, resize, stamp
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
 
@@ -54,15 +54,13 @@ def test_bad_files_are_named_and_the_others_read(tmp_path):
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
     (tmp_path / "text.png").write_text("not an image")
     saved(tmp_path, Image.fromarray(RAMP.astype(np.float32)), "float.tif")
-    files = ImageFiles(tmp_path, ["cut.png", "good.png", "text.png", "missing.png", "float.tif"])
-    decoded = files.decode(1, 4)
+    names = ["cut.png", "good.png", "text.png", "missing.png", "float.tif"]
+    decoded = decode_files(tmp_path, names, 1, 4)
     assert decoded.good.tolist() == [False, True, False, False, False]
     assert np.array_equal(decoded.images, RAMP[None, None])
-    assert [name in said for name, said in zip(np.array(files.names)[~decoded.good], decoded.bad, strict=True)] == [
-        True
-    ] * 4
-    assert files.at(np.array([1])).decode(3, 2).images.shape == (1, 3, 2, 2)
-    assert files.at(np.array([0])).decode(3, 2).images.shape == (0, 3, 2, 2)
+    assert [name in said for name, said in zip(np.array(names)[~decoded.good], decoded.bad, strict=True)] == [True] * 4
+    assert decode_files(tmp_path, names[1:2], 3, 2).images.shape == (1, 3, 2, 2)
+    assert decode_files(tmp_path, names[:1], 3, 2).images.shape == (0, 3, 2, 2)
 
 
 def test_a_stamp_tells_when_files_change(tmp_path):

@@ -69,7 +69,10 @@ def test_at_shift_zero_all_teachers_answer_alike(cache_dir):
 
 def test_shift_leaves_inputs_and_common_part_as_they_are(cache_dir):
     """Without own units there is nothing to weigh; with them the images stay, the labels change."""
-    assert make(cache_dir, shared_share=1.0).content_hash == make(cache_dir, shared_share=1.0, shift=4.0).content_hash
+    assert (
+        make(cache_dir, shared_share=1.0).arrays.content_hash
+        == make(cache_dir, shared_share=1.0, shift=4.0).arrays.content_hash
+    )
     test = [[data.images[c.test] for c in data.clients] for data in (make(cache_dir), make(cache_dir, shift=4.0))]
     assert all(torch.equal(one, other) for one, other in zip(*test, strict=True))
     labels = [torch.cat([data.labels[c.test] for c in data.clients]) for data in (make(cache_dir, shift=0.0),
@@ -126,8 +129,8 @@ def test_disjoint_labels(cache_dir, caplog):
 
 
 def test_the_seed_decides_everything(cache_dir, tmp_path):
-    assert make(cache_dir).content_hash == make(str(tmp_path)).content_hash
-    assert make(cache_dir).content_hash != make(cache_dir, seed=1).content_hash
+    assert make(cache_dir).arrays.content_hash == make(str(tmp_path)).arrays.content_hash
+    assert make(cache_dir).arrays.content_hash != make(cache_dir, seed=1).arrays.content_hash
 
 
 @pytest.mark.parametrize(
