@@ -22,7 +22,7 @@ from lpft.personalization.data import StackData
 from lpft.personalization.hooks import MethodHooks
 from lpft.personalization.schedule import PhaseLR, Schedule
 from lpft.personalization.settings import Personalization
-from lpft.runtime.seeding import generator, seed_device
+from lpft.runtime.seeding import generator, seed_global_generator
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Personalizer(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Enter the epoch's phase; at its beginning, with fresh optimizer state."""
         epoch = self.current_epoch
-        seed_device(self.device, self.seed, "personalize", epoch, self.data.samples.names[0])  # for dropout
+        seed_global_generator(self.device, self.seed, "personalize", epoch, self.data.samples.names[0])  # for dropout
         if epoch == 0:
             self.hooks.start()
         if self.schedule.begins(epoch):

@@ -37,22 +37,20 @@ def generator(*key: int | str) -> Generator:
     return Generator().manual_seed(stable_seed(*key))
 
 
+def seed_global_generator(device: torch.device, *key: int | str) -> None:
+    """Seed the generator of a device that layers draw from (dropout).
+
+    `torch.manual_seed` seeds those of all kinds of devices, which takes a millisecond even where there is only one.
+    """
+    seed = stable_seed(*key)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def global_generator(*key: int | str) -> Iterator[None]:
     """Seed torch's global generator for code that knows no other (layer initialisation), and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(*key))
         yield
-
-
-def seed_device(device: torch.device, *key: int | str) -> None:
-    """Seed torch's global generator of a device, which dropout draws from.
-
-    `torch.manual_seed` seeds the generators of all kinds of devices. Where one is absent, it keeps the seed and a
-    traceback for later, which takes a millisecond, and memory, every time.
-    """
-    seed = stable_seed(*key)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
