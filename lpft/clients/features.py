@@ -33,7 +33,7 @@ class GlobalFeatures:
     """
 
     def __init__(self, net: BodyHeadNet, data: FederatedDataModule, device: torch.device) -> None:
-        self.net: BodyHeadNet = net.to(device).to(memory_format=torch.channels_last).eval()
+        self.net = net.to(device).to(memory_format=torch.channels_last).eval()
         self.data = data
         self.device = device
         self.samples = DeviceSamples(data, device)

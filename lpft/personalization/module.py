@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -134,7 +133,7 @@ class Personalizer(LightningModule):
         Args:
             batches: positions ``(steps, K, batch)``, and the uniform numbers of `EpochBatches`.
         """
-        optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
+        optimizer = self._optimizer
         epoch_losses = []
         for positions, uniforms, draws in zip(*batches, strict=True):
             losses = self._losses(positions, uniforms, draws)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 STATUSES = ("ok", "diverged", "no_train", "no_test")
@@ -91,7 +91,7 @@ class ClientResult:
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
-        content = asdict(self)
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
         return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
