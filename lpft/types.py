@@ -32,15 +32,18 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class ClientUpdate:
-    """What a client sends back after local training.
+class StackUpdate:
+    """What the K clients of a stack send back after local training.
 
     Args:
-        client: position of the client in the list of all clients.
-        state: its network after local training.
-        num_examples: number of its training samples, the client's weight in the average.
+        clients: positions of the clients in the list of all clients.
+        state: their networks after local training, each tensor ``(K, ...)``; not copied, so valid until the next stack
+            is trained.
+        num_examples: number of each client's training samples, its weight in the average.
+        losses: each client's mean loss over its samples in the last local epoch, ``(K,)``.
     """
 
-    client: int
+    clients: list[int]
     state: State
-    num_examples: int
+    num_examples: list[int]
+    losses: Tensor

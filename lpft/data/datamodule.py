@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -298,9 +298,13 @@ class FederatedDataModule(LightningDataModule):
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``."""
-        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(-1, 1, 1)
-        return (images.to(dtype) / 255 - mean) / std
+        mean, std = _per_channel(self.mean, dtype, images.device), _per_channel(self.std, dtype, images.device)
+        return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:

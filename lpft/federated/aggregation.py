@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lpft.types import ClientUpdate, State
+from lpft.types import StackUpdate, State
 
-COARSE, FINE = 20, 66
-"""Binary digits after the point that the two integers of a fixed-point number hold."""
-LIMIT = 2.0**36
-"""A summand of this size (7e10) or above comes from a client that has diverged, and could overflow the sum."""
+COARSE, FINE = 30, 66
+"""Binary digits after the point that the two parts of a sum hold."""
+LIMIT = 2.0**21
+"""An entry of this size (2e6) or above comes from a client that has diverged, and could overflow the sum."""
+CHUNK = 2**17
+"""Numbers that are worked on at once: few enough to stay in the processor's cache."""
 
 
 class Aggregator(ABC):
-    """Turns client updates into summands of one flat tensor, and the sum over all clients into the next global state.
+    """Adds client updates up in one tensor, and turns the sum over all ranks into the next global state.
 
-    Every rank adds up its own clients' summands; the round loop sums over the ranks.
+    Every rank adds up its own clients' updates; the round loop sums over the ranks.
     """
 
     @abstractmethod
-    def zeros(self, like: State) -> Tensor:
-        """Return the empty sum for a network of this state."""
+    def zeros(self, like: State, num_examples: Sequence[int]) -> Tensor:
+        """Return the empty sum of a round.
+
+        Args:
+            like: the global state that the clients start from.
+            num_examples: training samples of every client of the round.
+        """
 
     @abstractmethod
-    def contribution(self, update: ClientUpdate) -> Tensor:
-        """Return one client's summand."""
+    def add(self, total: Tensor, update: StackUpdate) -> list[int]:
+        """Add the updates of a stack of clients to the sum, in place.
+
+        Returns:
+            The clients, by position, that have diverged and are therefore left out.
+        """
 
     @abstractmethod
     def finish(self, total: Tensor, like: State) -> State:
@@ -48,9 +59,10 @@ class WeightedMean(Aggregator):
 
     Integer entries (the counter ``num_batches_tracked``) are copied from the previous global state, not averaged.
 
-    The sum is exact. Each summand ``weight * state`` is written as a fixed-point number of two int64 parts with 66
-    binary digits after the point, and integers add up to the same result in any order. The global model is therefore
-    the same, bit for bit, for any number of ranks, where a sum of floats now and then differs in the last bit.
+    The global model is the same, bit for bit, for any number of ranks: the weighted sum of every stack of clients is
+    rounded to two float64 numbers, multiples of 2^-30 and of 2^-66, and sums of such numbers are exact in any order. A
+    sum of plain floats now and then differs in the last bit. Entries from 1e-12 to 2e6 keep the precision of float32;
+    with a larger entry a client counts as diverged.
 
     Args:
         weighting: ``samples`` weighs a client by its number of training samples, ``equal`` all alike.
@@ -61,17 +73,27 @@ class WeightedMean(Aggregator):
 
     def __init__(self, weighting: Weighting = "samples") -> None:
         self.weighting = weighting
+        self._whole = 1.0
+        self._memory: dict[torch.device, Tensor] = {}
 
-    def zeros(self, like: State) -> Tensor:
-        """Return the empty sum, int64, ``(2, P + 1)``: two parts of P floating-point entries and the total weight."""
-        floats = _flat(like)
-        return torch.zeros(2, len(floats) + 1, dtype=torch.int64, device=floats.device)
+    def zeros(self, like: State, num_examples: Sequence[int]) -> Tensor:
+        """Return the empty sum, float64, ``(2, P + 1)``: two parts of P floating-point entries and the total weight."""
+        floats = _floats(like)
+        self._whole = float(sum(num_examples) if self.weighting == "samples" else len(num_examples))
+        return torch.zeros(2, 1 + sum(t.numel() for t in floats), dtype=torch.float64, device=floats[0].device)
 
-    def contribution(self, update: ClientUpdate) -> Tensor:
-        """Return a client's weighted state, and its weight, as fixed-point numbers."""
-        weight = update.num_examples if self.weighting == "samples" else 1
-        values = _flat(update.state)
-        return _to_fixed_point(torch.cat([values, values.new_ones(1)]) * weight)
+    def add(self, total: Tensor, update: StackUpdate) -> list[int]:
+        """Add the weighted states of a stack, and their weights; weights are shares of the round's total."""
+        tensors = [t.detach().reshape(len(update.clients), -1) for t in _floats(update.state)]
+        counts = update.num_examples if self.weighting == "samples" else [1] * len(update.clients)
+        weights = torch.tensor(counts, dtype=torch.float64, device=total.device) / self._whole
+        usable = _usable(tensors)
+        if not usable.all():
+            tensors, weights = [t[usable] for t in tensors], weights[usable]
+        sums = total.split([t.shape[1] for t in tensors] + [1], dim=1)
+        for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
+            self._add_exactly(summed, tensor, weights)
+        return [client for client, good in zip(update.clients, usable.tolist(), strict=True) if not good]
 
     def finish(self, total: Tensor, like: State) -> State:
         """Divide by the total weight.
@@ -79,36 +101,51 @@ class WeightedMean(Aggregator):
         Raises:
             FloatingPointError: if no client's update could be used.
         """
-        summed = _from_fixed_point(total)
-        mean, weight = summed[:-1], summed[-1]
+        summed = total[0] + total[1]
+        weight = summed[-1]
         if weight == 0:
             raise FloatingPointError("every client's update has diverged")
-        return _unflat(mean / weight, like)
+        parts = iter((summed[:-1] / weight).split([t.numel() for t in _floats(like)]))
+        return {
+            name: next(parts).view(t.shape).to(t.dtype) if t.is_floating_point() else t.clone()
+            for name, t in like.items()
+        }
+
+    def _add_exactly(self, total: Tensor, tensor: Tensor, weights: Tensor) -> None:
+        """Add ``weights @ tensor`` to both parts ``(2, n)`` of a sum, piece by piece, in memory that is used again."""
+        num_clients = len(weights)
+        size = max(1, CHUNK // max(num_clients, 1))
+        for (coarse, fine), piece in zip(total.split(size, dim=1), tensor.split(size, dim=1), strict=True):
+            states, (values, rounded) = self._scratch(piece)
+            torch.mv(states.copy_(piece).t(), weights, out=values)
+            torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
+            coarse.add_(rounded)
+            values.sub_(rounded)  # exact: it only drops leading digits
+            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)))
+
+    def _scratch(self, piece: Tensor) -> tuple[Tensor, Tensor]:
+        """Return float64 memory ``(K, n)`` and ``(2, n)``."""
+        device, (num_clients, size) = piece.device, piece.shape
+        if device not in self._memory or len(self._memory[device]) < (num_clients + 2) * size:
+            self._memory[device] = torch.empty(
+                max(3 * CHUNK, (num_clients + 2) * size), dtype=torch.float64, device=device
+            )
+        rows = self._memory[device][: (num_clients + 2) * size].view(-1, size)
+        return rows[:num_clients], rows[num_clients:]
 
 
-def usable(update: ClientUpdate) -> bool:
-    """Tell whether all entries of an update are finite, and not so large that the client must have diverged."""
-    return bool((_flat(update.state).abs() * max(update.num_examples, 1) < LIMIT).all())  # also False for NaN
+def _rounder(digits: int) -> float:
+    """Return what rounds a float64 to so many binary digits after the point when it is added and subtracted."""
+    return 1.5 * 2.0 ** (52 - digits)
 
 
-def _flat(state: State) -> Tensor:
-    return torch.cat([t.reshape(-1).to(torch.float64) for t in state.values() if t.is_floating_point()])
+def _floats(state: State) -> list[Tensor]:
+    return [t for t in state.values() if t.is_floating_point()]
 
 
-def _unflat(flat: Tensor, like: State) -> State:
-    floats = [t for t in like.values() if t.is_floating_point()]
-    parts = iter(flat.split([t.numel() for t in floats]))
-    return {
-        name: next(parts).view(t.shape).to(t.dtype) if t.is_floating_point() else t.clone() for name, t in like.items()
-    }
-
-
-def _to_fixed_point(values: Tensor) -> Tensor:
-    coarse = torch.floor(values * 2.0**COARSE)
-    rest = values - coarse * 2.0**-COARSE  # exact: it only drops leading digits
-    return torch.stack([coarse.to(torch.int64), torch.round(rest * 2.0**FINE).to(torch.int64)])
-
-
-def _from_fixed_point(total: Tensor) -> Tensor:
-    coarse, fine = total.to(torch.float64)
-    return coarse * 2.0**-COARSE + fine * 2.0**-FINE
+def _usable(tensors: list[Tensor]) -> Tensor:
+    """Tell, as bool ``(K,)``, which clients' entries are finite and not so large that they must have diverged."""
+    squares = torch.stack([torch.dot(t.reshape(-1), t.reshape(-1)) for t in tensors])
+    if (squares < LIMIT**2).all():  # the usual case, at the cost of reading all once; False for NaN
+        return torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
+    return torch.stack([(t.abs() < LIMIT).all(dim=1) for t in tensors]).all(dim=0)

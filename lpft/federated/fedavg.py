@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,20 +13,20 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from lpft.clients.accuracy import AccuracyMatrix, percent
 from lpft.clients.batches import stacks
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.features import chunks
 from lpft.data.datamodule import FederatedDataModule
-from lpft.federated.aggregation import Aggregator, usable
+from lpft.federated.aggregation import Aggregator
 from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.cohort import sample_cohort, shard
 from lpft.federated.files import GlobalModelFiles
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
+from lpft.runtime.seeding import generator
 from lpft.runtime.signals import note_progress
-from lpft.types import ClientUpdate, State
+from lpft.types import StackUpdate, State
 
 log = logging.getLogger("lpft")
 
@@ -34,37 +35,38 @@ def fedavg_round(
     fabric: Fabric,
     global_state: State,
     cohort: list[list[int]],
-    cost: Sequence[int],
-    train: Callable[[list[int], State], Iterator[ClientUpdate]],
+    num_samples: Sequence[int],
+    train: Callable[[list[int], State], StackUpdate],
     aggregator: Aggregator,
     describe: Callable[[int], str] = "client {}".format,
-) -> State:
-    """One round: train this rank's clients, sum their contributions over all ranks, average.
+) -> tuple[State, float]:
+    """One round: train this rank's clients, sum their contributions over all ranks by one all-reduce, average.
 
     Args:
         fabric: the ranks.
         global_state: state dict of the global model, the same on every rank.
         cohort: the clients of the round, in stacks.
-        cost: training samples of every client, by position.
+        num_samples: training samples of every client, by position.
         train: trains one stack of clients from the global state.
         aggregator: turns client updates into the next global state.
         describe: names client, round and seed for messages, from the client's position.
 
     Returns:
-        The next global state, the same on every rank and for any number of ranks.
+        The next global state, the same on every rank and for any number of ranks, and the mean of the clients' losses.
 
     References:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
     """
-    total = aggregator.zeros(global_state)
-    for stack in shard(cohort, cost, fabric.global_rank, fabric.world_size):
-        for update in train(stack, global_state):
-            if usable(update):
-                total += aggregator.contribution(update)
-            else:
-                log.warning("%s has diverged and is left out of the round's average", describe(update.client))
-    total = _sum(fabric, total)
-    return aggregator.finish(total, like=global_state)
+    place = {client: number for number, client in enumerate(sorted(itertools.chain(*cohort)))}
+    total = aggregator.zeros(global_state, [num_samples[client] for client in place])
+    losses = torch.zeros(len(place), dtype=torch.float64, device=total.device)
+    for stack in shard(cohort, num_samples, fabric.global_rank, fabric.world_size):
+        update = train(stack, global_state)
+        for client in aggregator.add(total, update):
+            log.warning("%s has diverged and is left out of the round's average", describe(client))
+        losses[[place[client] for client in stack]] = update.losses.double()
+    total, losses = _sum(fabric, total, losses)
+    return aggregator.finish(total, like=global_state), float(losses.nanmean())
 
 
 @dataclass
@@ -91,7 +93,7 @@ class FedAvg:
         """Train from the start, or from the last checkpoint on.
 
         Args:
-            files: keep the state after every round.
+            files: keep the state of training.
 
         Returns:
             Whether all rounds are done; False if training was to stop before.
@@ -102,8 +104,8 @@ class FedAvg:
         """
         num_samples = [len(client.train) for client in self.data.clients]
         trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
+        test = ValidationTest(self.fabric, self.net, trainer.samples, self.seed)
         aggregator = self.settings.aggregator(self.settings.weighting)
-        self.net = self.fabric.to_device(self.net)  # type: ignore[assignment]
         with files:
             now = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
             state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
@@ -113,19 +115,18 @@ class FedAvg:
                 parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
                 train, describe = partial(trainer.train, round_=round_), partial(self._describe, round_)
                 try:
-                    state = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
+                    state, loss = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
                 except FloatingPointError as error:
                     raise FloatingPointError(
                         f"In round {round_} of seed {self.seed} {error}."
                         " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
                     ) from None
-                loss = self._mean_loss(trainer, cohort)
-                accuracy = self.val_accuracy(state, trainer.samples)
+                accuracy, stop = test(state, files.stopping())
                 row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
                 now = Checkpoint(round_, state, [*now.history, row])
-                files.save_round(now)
+                files.save_round(now, last=stop or round_ == self.settings.rounds)
                 note_progress()
-                if any_rank(self.fabric, files.stopping()):
+                if stop:
                     break
             finished = now.round == self.settings.rounds
             if finished:
@@ -135,38 +136,63 @@ class FedAvg:
     def _describe(self, round_: int, client: int) -> str:
         return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
 
-    def _mean_loss(self, trainer: LocalTrainer, cohort: list[int]) -> float:
-        """Return the mean over the cohort of the clients' losses; every rank knows those of its own clients."""
-        losses = torch.zeros(len(cohort), dtype=torch.float64, device=self.fabric.device)
-        for place, client in enumerate(cohort):
-            losses[place] = trainer.losses.pop(client, 0.0)
-        return float(_sum(self.fabric, losses).nanmean())
+
+class ValidationTest:
+    """Tests global states on the clients' validation sets; the ranks share the work.
+
+    Its pieces do not depend on the number of ranks. Of more than a thousand clients, a thousand drawn by the seed are
+    tested on, so that the time of a round does not grow with the federation.
+
+    Args:
+        fabric: the ranks.
+        net: the architecture; its values are overwritten.
+        samples: the data on the device.
+        seed: seed of the run.
+    """
+
+    MAX_CLIENTS = 1000
+
+    def __init__(self, fabric: Fabric, net: BodyHeadNet, samples: DeviceSamples, seed: int) -> None:
+        self.fabric, self.samples = fabric, samples
+        self.net = net.to(fabric.device).to(memory_format=torch.channels_last).eval()
+        sets = [client.val for client in samples.data.clients if len(client.val)]
+        drawn = torch.randperm(len(sets), generator=generator(seed, "tested"))[: self.MAX_CLIENTS].sort().values
+        sets = [sets[number] for number in drawn.tolist()]
+        self.sizes = torch.tensor([len(val) for val in sets], dtype=torch.float64)
+        owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
+        pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []
+        self.pieces = pieces[fabric.global_rank :: fabric.world_size]
 
     @torch.no_grad()
-    def val_accuracy(self, state: State, samples: DeviceSamples) -> float:
-        """Return the mean over clients of a global state's accuracy on their validation sets, percent.
+    def __call__(self, state: State, stop: bool) -> tuple[float, bool]:
+        """Test a global state, and tell all ranks in passing whether one of them is to stop.
 
-        NaN if no client has validation samples. The ranks share the work; its pieces do not depend on their number.
+        Args:
+            state: the global state.
+            stop: whether this rank is to stop: a signal does not reach all ranks in the same round.
+
+        Returns:
+            The mean over clients of the accuracy, percent, NaN if no client has validation samples; whether to stop.
         """
         self.net.load_state_dict(state)
-        self.net.eval()
-        index = torch.cat([client.val for client in self.data.clients])
-        owner = torch.cat([torch.full_like(client.val, i) for i, client in enumerate(self.data.clients)])
-        counts = AccuracyMatrix(1, len(self.data.clients)).to(self.fabric.device)
-        pieces = list(zip(chunks(index), chunks(owner), strict=True)) if len(index) else []
-        for i, o in pieces[self.fabric.global_rank :: self.fabric.world_size]:
-            logits = self.net(samples.images(i, self.net.head.weight.dtype)).unsqueeze(0)
-            counts.update(logits, samples.labels(i), o.to(self.fabric.device))
-        return float(percent(_sum(self.fabric, counts.correct), _sum(self.fabric, counts.total)).nanmean())
+        correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
+        for index, owner in self.pieces:
+            logits = self.net(self.samples.images(index, self.net.head.weight.dtype))
+            hits = logits.argmax(-1) == self.samples.labels(index)
+            correct.index_add_(0, owner.to(self.fabric.device), hits.double())
+        correct, stops = _sum(self.fabric, correct, torch.tensor([float(stop)], device=self.fabric.device))
+        return float((100 * correct.cpu() / self.sizes).mean()), bool(stops)
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:
-    """Tell every rank whether the flag is set on one of them: a signal does not reach all in the same round."""
-    return bool(_sum(fabric, torch.tensor(float(flag), device=fabric.device)))
+    """Tell every rank whether the flag is set on one of them."""
+    return bool(_sum(fabric, torch.tensor(float(flag), device=fabric.device))[0])
 
 
-def _sum(fabric: Fabric, values: Tensor) -> Tensor:
-    """Add up a tensor over all ranks; every rank gets the sum."""
-    summed = fabric.all_reduce(values, reduce_op="sum")
+def _sum(fabric: Fabric, *tensors: Tensor) -> list[Tensor]:
+    """Add up tensors over all ranks by one all-reduce in float64; every rank gets the sums."""
+    flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+    summed = fabric.all_reduce(flat, reduce_op="sum")
     assert isinstance(summed, Tensor)
-    return summed
+    parts = summed.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

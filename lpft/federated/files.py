@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -19,12 +20,15 @@ from lpft.types import State
 
 log = logging.getLogger("lpft")
 
+WRITE_EVERY = 1.0
+"""Seconds between two checkpoints: what a killed process loses at most, besides the round at hand."""
+
 
 class Events(Protocol):
     """Shows training while it runs."""
 
     def round(self, seed: int, history: Sequence[History]) -> None:
-        """Show a finished round, the last one of `history`."""
+        """Show the rounds of `history` that were finished since the last call."""
 
 
 class GlobalModelFiles:
@@ -49,6 +53,7 @@ class GlobalModelFiles:
         self.fingerprint, self.events = fingerprint, events
         self.steps = Steps(f"federate seed {seed}", rounds, "round", fabric.is_global_zero)
         self._problem: str | None = None
+        self._next_write = 0.0
 
     def __enter__(self) -> GlobalModelFiles:
         self.steps.__enter__()
@@ -70,9 +75,21 @@ class GlobalModelFiles:
             self.steps.start_at(start.round)
         return start
 
-    def save_round(self, now: Checkpoint) -> None:
-        """Write checkpoint and history, and show the round."""
-        self._write(lambda: self._save_round(now))
+    def save_round(self, now: Checkpoint, last: bool) -> None:
+        """Show a round, and write checkpoint, history and events.
+
+        Rounds of less than a second share their writing, which would take as long as they do.
+
+        Args:
+            now: the state after the round.
+            last: no round follows at once, so that this one has to be written.
+        """
+        if last or time.monotonic() >= self._next_write:
+            self._write(lambda: self._save_round(now))
+            self._next_write = time.monotonic() + WRITE_EVERY
+        row = now.history[-1]
+        text = f"train loss {row.train_loss:.4f}  val accuracy {row.val_accuracy:.2f}%"
+        self.steps.advance(text, row.num_clients)
 
     def save_model(self, end: Checkpoint) -> None:
         """Write the global model, which means that it is done, and remove the checkpoint."""
@@ -96,9 +113,6 @@ class GlobalModelFiles:
         now.write_history(self.run.global_file(self.seed, "history.csv"))
         if self.events is not None:
             self.events.round(self.seed, now.history)
-        last = now.history[-1]
-        text = f"train loss {last.train_loss:.4f}  val accuracy {last.val_accuracy:.2f}%"
-        self.steps.advance(text, last.num_clients)
 
     def _save_model(self, state: State) -> None:
         save_model(self.run.global_model(self.seed), state, self.fingerprint)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from lightning.fabric import Fabric
 
@@ -13,8 +11,8 @@ from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
-from lpft.runtime.seeding import stable_seed
-from lpft.types import ClientUpdate, State
+from lpft.runtime.seeding import seed_global_generator
+from lpft.types import StackUpdate, State
 
 
 class LocalTrainer:
@@ -37,31 +35,29 @@ class LocalTrainer:
         self.settings = settings
         self.seed = seed
         self.samples = DeviceSamples(data, fabric.device)
-        self.losses: dict[int, float] = {}
         self._stacks: dict[int, ClientStack] = {}
 
-    def train(self, clients: list[int], global_state: State, round_: int) -> Iterator[ClientUpdate]:
+    def train(self, clients: list[int], global_state: State, round_: int) -> StackUpdate:
         """Train one stack of clients, each from the global state on its own data.
 
         Args:
             clients: positions of the clients; they need the same number of steps.
             global_state: state dict every client starts from.
             round_: number of the round; with the seed it determines the batches.
-
-        Yields:
-            One update per client. Its mean loss over its samples in the last local epoch is left in `losses`.
         """
         dtype = self.net.head.weight.dtype
         stack = self._stack(len(clients))
         stack.load(global_state)
         stack.train()
-        torch.manual_seed(stable_seed(self.seed, "federate", round_, clients[0]))  # for dropout
+        seed_global_generator(self.fabric.device, self.seed, "federate", round_, clients[0])  # for dropout
         samples = StackSamples.of(self.data, clients, self.settings.batch_size)
-        optimizer = self.settings.optimizer(stack.parameters())
+        trained = [parameter for parameter in stack.parameters() if parameter.requires_grad]
+        optimizer = self.settings.optimizer(trained)
         check_elementwise(optimizer, len(clients))
         shares = samples.shares().to(self.fabric.device)
+        losses = torch.zeros(len(clients), device=self.fabric.device)
         for epoch in range(self.settings.local_epochs):
-            losses = torch.zeros(len(clients), device=self.fabric.device)
+            losses.zero_()
             order = samples.epoch(self.seed, "federate", round_, epoch)
             draws = samples.draws(self.data.num_draws, self.seed, "augment", "federate", round_, epoch)
             for positions, numbers, share in zip(order, draws, shares, strict=True):
@@ -69,13 +65,16 @@ class LocalTrainer:
                 with self.fabric.autocast():
                     logits = stack(self.samples.images(index, dtype, numbers))
                 sample_loss = sample_losses(logits.to(dtype), self.samples.labels(index))
-                optimizer.zero_grad()
-                sample_loss.mean(1).sum().backward()  # no gradient of one client reaches another
+                loss = sample_loss.mean(1).sum()  # no gradient of one client reaches another
+                for parameter, gradient in zip(
+                    trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True
+                ):
+                    parameter.grad = (
+                        gradient  # as it is: `backward` would copy it into the parameter's layout of memory
+                    )
                 optimizer.step()
                 losses += (share * sample_loss.detach()).sum(1)
-        self.losses.update(zip(clients, losses.tolist(), strict=True))
-        for client, state, count in zip(clients, stack.states(), samples.counts, strict=True):
-            yield ClientUpdate(client, state, num_examples=count)
+        return StackUpdate(clients, stack.stacked_state(), list(samples.counts), losses)
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:

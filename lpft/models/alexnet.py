@@ -37,9 +37,9 @@ class AlexNetBN(BodyHeadNet):
         for number, (out_channels, kernel, stride, padding, pooled) in enumerate(CONVOLUTIONS, start=1):
             features[f"conv{number}"] = nn.Conv2d(channels, out_channels, kernel, stride, padding)
             features[f"bn{number}"] = nn.BatchNorm2d(out_channels)
-            features[f"relu{number}"] = nn.ReLU(inplace=True)
-            if pooled:
+            if pooled:  # before ReLU: the same values for less work
                 features[f"maxpool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2)
+            features[f"relu{number}"] = nn.ReLU(inplace=True)
             channels = out_channels
         classifier: OrderedDict[str, nn.Module] = OrderedDict(
             fc1=nn.Linear(channels * 6 * 6, width),

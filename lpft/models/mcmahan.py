@@ -29,11 +29,11 @@ class McMahanCNN(BodyHeadNet):
         side = spec.image_size // 4
         self.body = nn.Sequential(
             nn.Conv2d(spec.in_channels, 32, kernel_size=5, padding=2),
+            nn.MaxPool2d(2),  # before ReLU: the same values for less work
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(32, 64, kernel_size=5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(64 * side * side, 512),
             nn.ReLU(),

@@ -49,7 +49,7 @@ def test_stacked_training_equals_plain_training_of_each_network(norm: bool, opti
 
 def test_one_client_runs_the_network_itself() -> None:
     x, _ = random_batch()
-    net = toy_net(norm=True).train()
+    net = toy_net(norm=True).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stack = ClientStack(net, 1).train()
     assert torch.equal(stack(x[0, :1])[0], net(x[0, 0]))
     assert same_bits(stack.states()[0], dict(net.state_dict()))

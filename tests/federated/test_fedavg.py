@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run
-from lpft.types import ClientUpdate, State
+from lpft.types import StackUpdate, State
 from tests.damage import flipped
 from tests.toy import ToyNet, largest_difference, same_bits, toy_data, toy_module, toy_net
 
@@ -51,7 +50,7 @@ class Memory(AbstractContextManager["Memory"]):
     def resume(self) -> Checkpoint | None:
         return self.start
 
-    def save_round(self, now: Checkpoint) -> None:
+    def save_round(self, now: Checkpoint, last: bool) -> None:
         self.rounds.append(now)
 
     def save_model(self, end: Checkpoint) -> None:
@@ -95,19 +94,19 @@ def test_a_round_by_hand() -> None:
     """
     targets, samples = {0: 3.0, 1: -1.0}, [1, 3]
 
-    def train(stack: list[int], state: State) -> Iterator[ClientUpdate]:
-        for client in stack:
-            yield ClientUpdate(client, {"w": state["w"] - 0.5 * (state["w"] - targets[client])}, samples[client])
+    def train(stack: list[int], state: State) -> StackUpdate:
+        trained = torch.stack([state["w"] - 0.5 * (state["w"] - targets[client]) for client in stack])
+        return StackUpdate(stack, {"w": trained}, [samples[client] for client in stack], torch.tensor([1.0 + stack[0]]))
 
-    state = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], samples, train, WeightedMean())
-    assert state["w"].item() == 0.5
+    state, loss = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], samples, train, WeightedMean())
+    assert (state["w"].item(), loss) == (0.5, 1.5)
 
 
 def test_a_diverged_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    def train(stack: list[int], state: State) -> Iterator[ClientUpdate]:
-        yield ClientUpdate(stack[0], {"w": torch.tensor([float("nan") if stack[0] else 2.0])}, 1)
+    def train(stack: list[int], state: State) -> StackUpdate:
+        return StackUpdate(stack, {"w": torch.tensor([[float("nan") if stack[0] else 2.0]])}, [1], torch.zeros(1))
 
-    state = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], [1, 1], train, WeightedMean())
+    state, _ = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], [1, 1], train, WeightedMean())
     assert state["w"].item() == 2.0
     assert "client 1 has diverged" in caplog.text
 
@@ -252,13 +251,12 @@ def _without_seconds(path: Path) -> list[str]:
 class LastOf(WeightedMean):
     """Takes the client with the most samples instead of a mean."""
 
-    def contribution(self, update: ClientUpdate) -> torch.Tensor:
-        contribution = super().contribution(update)
-        return contribution if update.num_examples == 40 else torch.zeros_like(contribution)
+    def add(self, total: torch.Tensor, update: StackUpdate) -> list[int]:
+        return super().add(total, update) if update.num_examples == [40] else []
 
 
 def test_the_aggregator_is_chosen_by_the_settings() -> None:
     data = toy_data(counts=(20, 40, 24))
     alone = fit(data, settings(aggregator=LastOf, rounds=1))
-    (update,) = LocalTrainer(fabric(), toy_net(), data, settings(), 0).train([1], toy_net().state_dict(), 1)
-    assert largest_difference(alone.state, update.state) < 1e-12
+    update = LocalTrainer(fabric(), toy_net(), data, settings(), 0).train([1], toy_net().state_dict(), 1)
+    assert largest_difference(alone.state, {name: t[0] for name, t in update.state.items()}) < 1e-12
