@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from lpft.clients.device_data import DeviceSamples
 from lpft.data.datamodule import FederatedDataModule
 from lpft.models.base import BodyHeadNet
 
-CHUNK = 256
+CHUNK = 128
 """Images in one forward pass without gradients. Fixed, since the size of a batch changes rounding."""
 
 
@@ -79,8 +79,3 @@ class GlobalFeatures:
     def stacked(self, clients: list[int]) -> Tensor:
         """Return the training features of several clients, ``(K, n_max, k)``, padded with zeros."""
         return torch.nn.utils.rnn.pad_sequence([self.train(client) for client in clients], batch_first=True)
-
-    @torch.inference_mode()
-    def padded(self, sets: Sequence[Tensor]) -> Tensor:
-        """Return the features of several sets of samples, ``(K, n_max, k)``, padded with zeros."""
-        return torch.nn.utils.rnn.pad_sequence([self.of(samples) for samples in sets], batch_first=True)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-class ClientMeans:
-    """Mean of a figure over each client's samples, for K models, fed in batches.
+def client_means(values: Tensor, clients: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the mean of a figure over each client's samples, float64, ``(K, C)``; NaN for clients without samples.
 
     Args:
-        num_models: K.
-        num_clients: C.
-        device: where the figures come from.
+        values: figures of K models, ``(K, n)``.
+        clients: whose sample each one is, int64, ``(n,)``.
+        sizes: number of samples of each of the C clients.
+
+    >>> client_means(torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([0, 1, 1]), [1, 2])
+    tensor([[1., 4.]], dtype=torch.float64)
     """
-
-    def __init__(self, num_models: int, num_clients: int, device: torch.device) -> None:
-        self.sums = torch.zeros(num_models, num_clients, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(num_clients, dtype=torch.float64, device=device)
-
-    def update(self, values: Tensor, clients: Tensor) -> None:
-        """Add a batch: figures ``(K, batch)`` of samples that belong to `clients`, int64 ``(batch,)``."""
-        self.sums.index_add_(1, clients, values.double())
-        self.counts.index_add_(0, clients, torch.ones_like(clients, dtype=torch.float64))
-
-    def compute(self) -> Tensor:
-        """Return the means on the CPU, float64, ``(K, C)``; NaN for clients without samples."""
-        return (self.sums / self.counts).cpu()
+    sums = torch.zeros(len(values), len(sizes), dtype=torch.float64)
+    sums.scatter_add_(1, clients.expand(len(values), -1), values.double())
+    return sums / torch.tensor(sizes, dtype=torch.float64)
 
 
 @torch.no_grad()

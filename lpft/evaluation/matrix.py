@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lpft.clients.accuracy import AccuracyMatrix, percent
+from lpft.clients.accuracy import percent
 from lpft.clients.features import CHUNK, GlobalFeatures, chunks
 from lpft.clients.stack import ClientStack
-from lpft.evaluation.distortion import ClientMeans
+from lpft.evaluation.distortion import client_means
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Evaluator:
         self.clients = features.data.clients
         sets = [getattr(client, split) for client in self.clients]
         self.index = torch.cat(sets)
-        self.owner = torch.cat([torch.full_like(samples, i) for i, samples in enumerate(sets)])
+        self.sizes = [len(samples) for samples in sets]
+        self.owner = torch.arange(len(sets)).repeat_interleave(torch.tensor(self.sizes))
+        self.labels = features.samples.labels(self.index)
         self.num_groups = len(features.data.arrays.group_names)
         # one bin for every client and group, the first of a client's bins for samples of no group
         self.bin = self.owner * (1 + self.num_groups) + features.data.arrays.groups[self.index] + 1
@@ -56,9 +58,15 @@ class Evaluator:
         return Evaluator(self.global_features, "val")
 
     @cached_property
+    def bin_sizes(self) -> Tensor:
+        """Number of samples tested on in every bin, int64, ``(C, 1 + G)``."""
+        num_bins = len(self.clients) * (1 + self.num_groups)
+        return self.bin.bincount(minlength=num_bins).unflatten(0, (len(self.clients), -1))
+
+    @property
     def group_sizes(self) -> Tensor:
         """Number of every client's samples tested on in each group, int64, ``(C, G)``."""
-        return self.bin.bincount(minlength=self._num_bins).unflatten(0, (len(self.clients), -1))[:, 1:]
+        return self.bin_sizes[:, 1:]
 
     @cached_property
     def test_features(self) -> Tensor:
@@ -66,10 +74,15 @@ class Evaluator:
         return self.global_features.of(self.index)
 
     @cached_property
+    def global_hits(self) -> Tensor:
+        """Whether the global model is right about each sample tested on, on the CPU, bool, ``(num_test,)``."""
+        net = self.global_features.net
+        return self._hits_of_heads(lambda features: net.head(features).unsqueeze(0), 1)[0]
+
+    @cached_property
     def global_evaluation(self) -> StackEvaluation:
         """How the global model itself does, as a stack of one."""
-        net = self.global_features.net
-        return self._heads(lambda features: net.head(features).unsqueeze(0), 1)
+        return self._evaluation(self.global_hits.unsqueeze(0))
 
     @property
     def global_accuracy(self) -> Tensor:
@@ -79,30 +92,27 @@ class Evaluator:
     @cached_property
     def global_norms(self) -> Tensor:
         """Mean l2 norm of the global model's features over each client's test samples, ``(C,)``."""
-        means = ClientMeans(1, len(self.clients), self.global_features.device)
-        means.update(self.test_features.norm(dim=-1).unsqueeze(0), self.owner.to(self.global_features.device))
-        return means.compute().squeeze(0)
+        return client_means(self.test_features.norm(dim=-1).unsqueeze(0).cpu(), self.owner, self.sizes)[0]
 
-    @torch.inference_mode()
     def test(self, stack: ClientStack) -> StackEvaluation:
         """Test the K models of a stack, which keep the mode that they are in, on the test sets of all clients.
 
         Where only heads differ from the global model, its stored features serve, and the distortion is 0.
         """
-        if self.shares_body(stack):
-            return self._heads(lambda features: stack.classify(features, shared=True), stack.num_clients)
-        counts = AccuracyMatrix(stack.num_clients, self._num_bins).to(self.global_features.device)
-        moved = ClientMeans(stack.num_clients, len(self.clients), self.global_features.device)
-        size = max(16, CHUNK // stack.num_clients)
-        with _inference(stack):
-            for index, owner, bins, before in zip(
-                *(chunks(tensor, size) for tensor in (self.index, self.owner, self.bin, self.test_features)),
-                strict=True,
-            ):
-                after = stack.features(self.global_features.images(index), shared=True)
-                counts.update(stack.classify(after), self._labels(index), bins.to(self.global_features.device))
-                moved.update((after - before).norm(dim=-1), owner.to(self.global_features.device))
-        return self._evaluation(counts, moved.compute())
+        return self._evaluation(*self._outcomes(stack))
+
+    def hits_of_all(self, stack: ClientStack) -> Tensor:
+        """Return whether each of the K models is right about each sample, on the CPU, bool, ``(K, num_test)``."""
+        return self._outcomes(stack)[0]
+
+    def accuracy(self, hits: Tensor) -> Tensor:
+        """Return the accuracy on each client's samples in percent, float64, ``(K, C)``, of hits ``(K, num_test)``."""
+        return percent(self._count(hits).sum(-1), self.bin_sizes.sum(-1))
+
+    def of_client(self, tensor: Tensor, client: int) -> Tensor:
+        """Return the entries of a tensor ``(num_test, ...)`` that belong to a client's samples."""
+        start = sum(self.sizes[:client])
+        return tensor[start : start + self.sizes[client]]
 
     def shares_body(self, stack: ClientStack) -> bool:
         """Tell whether all bodies of a stack, their buffers included, are the global model's, bit for bit."""
@@ -125,16 +135,17 @@ class Evaluator:
             K tensors on the CPU, bool, ``(n,)``.
         """
         index = torch.nn.utils.rnn.pad_sequence(list(sets), batch_first=True)
-        size = max(16, CHUNK // len(sets))
-        hits = [torch.zeros(len(sets), 0, dtype=torch.bool)]
+        size = _batch_size(len(sets))
+        hits = [torch.zeros(len(sets), 0, dtype=torch.bool, device=self.global_features.device)]
         with _inference(stack):
             for number, part in enumerate(index.split(size, dim=1) if index.numel() else ()):
                 if features is not None:
                     own = features[:, number * size : (number + 1) * size]
                 else:
                     own = stack.features(self.global_features.images(part))
-                hits.append((stack.classify(own).argmax(-1) == self._labels(part)).cpu())
-        correct = torch.cat(hits, dim=1)
+                labels = self.global_features.samples.labels(part)
+                hits.append(stack.classify(own).argmax(-1) == labels)
+        correct = torch.cat(hits, dim=1).cpu()
         return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
 
     def val(self, stack: ClientStack, clients: Sequence[int]) -> Tensor:
@@ -142,26 +153,49 @@ class Evaluator:
         return share(self.hits(stack, [self.clients[client].val for client in clients]))
 
     @torch.inference_mode()
-    def _heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> StackEvaluation:
-        counts = AccuracyMatrix(num_models, self._num_bins).to(self.global_features.device)
-        for features, index, bins in zip(chunks(self.test_features), chunks(self.index), chunks(self.bin), strict=True):
-            counts.update(classify(features), self._labels(index), bins.to(self.global_features.device))
-        return self._evaluation(counts)
+    def _outcomes(self, stack: ClientStack) -> tuple[Tensor, Tensor | None]:
+        """Return hits and, if the bodies differ from the global model's, distances of features, ``(K, num_test)``."""
+        if self.shares_body(stack):
+            return self._hits_of_heads(lambda features: stack.classify(features, shared=True), stack.num_clients), None
+        size = _batch_size(stack.num_clients)
+        device = self.global_features.device
+        hits = [torch.zeros(stack.num_clients, 0, dtype=torch.bool, device=device)]
+        moved = [torch.zeros(stack.num_clients, 0, device=device)]
+        with _inference(stack):
+            for index, labels, before in zip(
+                *(chunks(tensor, size) for tensor in (self.index, self.labels, self.test_features)), strict=True
+            ):
+                after = stack.features(self.global_features.images(index), shared=True)
+                hits.append(stack.classify(after).argmax(-1) == labels)
+                moved.append((after - before).norm(dim=-1))
+        return torch.cat(hits, dim=1).cpu(), torch.cat(moved, dim=1).cpu()
 
-    @property
-    def _num_bins(self) -> int:
-        return len(self.clients) * (1 + self.num_groups)
+    @torch.inference_mode()
+    def _hits_of_heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> Tensor:
+        hits = [torch.zeros(num_models, 0, dtype=torch.bool, device=self.global_features.device)]
+        for features, labels in zip(chunks(self.test_features), chunks(self.labels), strict=True):
+            hits.append(classify(features).argmax(-1) == labels)
+        return torch.cat(hits, dim=1).cpu()
 
-    def _evaluation(self, counts: AccuracyMatrix, distortion: Tensor | None = None) -> StackEvaluation:
-        """Sum up the bins; without a distortion it is 0."""
-        hits, sizes = (count.cpu().unflatten(-1, (len(self.clients), -1)) for count in (counts.correct, counts.total))
-        accuracy = percent(hits.sum(-1), sizes.sum(-1))
-        if distortion is None:
+    def _count(self, hits: Tensor) -> Tensor:
+        """Count the hits ``(K, num_test)`` in every bin, int64, ``(K, C, 1 + G)``."""
+        counts = torch.zeros(len(hits), self.bin_sizes.numel(), dtype=torch.int64)
+        counts.scatter_add_(1, self.bin.expand(len(hits), -1), hits.long())
+        return counts.unflatten(1, (len(self.clients), -1))
+
+    def _evaluation(self, hits: Tensor, moved: Tensor | None = None) -> StackEvaluation:
+        """Sum up by client; without distances the distortion is 0."""
+        accuracy = self.accuracy(hits)
+        if moved is None:
             distortion = torch.zeros_like(accuracy).masked_fill(accuracy.isnan(), torch.nan)
-        return StackEvaluation(accuracy, distortion, hits[..., 1:])
+        else:
+            distortion = client_means(moved, self.owner, self.sizes)
+        return StackEvaluation(accuracy, distortion, self._count(hits)[..., 1:])
 
-    def _labels(self, index: Tensor) -> Tensor:
-        return self.global_features.samples.labels(index)
+
+def _batch_size(num_models: int) -> int:
+    """Return the images in one forward pass of so many models."""
+    return max(32, min(CHUNK, 1024 // num_models))
 
 
 def share(hits: Sequence[Tensor]) -> Tensor:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
+
+KEPT_PIXELS = 2**24
+"""Numbers in a stack's training images up to which these are normalized once, and not in every step."""
 
 
 class StackData:
@@ -34,7 +38,9 @@ class StackData:
 
     def images(self, positions: Tensor, draws: Tensor | None = None) -> Tensor:
         """Return normalized images ``(K, n, channels, size, size)``, augmented by uniform numbers if there are any."""
-        return self.global_features.images(self.index.gather(1, positions), draws)
+        if self._images is None or (draws is not None and self.augments):
+            return self.global_features.images(self.index.gather(1, positions), draws)
+        return self._chosen(self._images, positions)
 
     def labels(self, positions: Tensor) -> Tensor:
         """Return the labels, int64, ``(K, n)``."""
@@ -44,12 +50,28 @@ class StackData:
         """Return the global model's features, ``(K, n, k)``: stored ones, unless the images are augmented."""
         if self.augments:
             return self.global_features.embed(self.images(positions, draws))
-        stored = self._features
-        return stored.gather(1, positions.unsqueeze(-1).expand(-1, -1, stored.shape[-1]))
+        return self._chosen(self._features, positions)
+
+    def _chosen(self, stored: Tensor, positions: Tensor) -> Tensor:
+        """Take entries ``(K, n, ...)`` of what is stored of each client's own samples, ``(K, n_max, ...)``."""
+        chosen = stored.flatten(0, 1).index_select(0, (positions + self._first).flatten())
+        return chosen.unflatten(0, positions.shape)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """Positions of the clients' first samples among those of the stack, ``(K, 1)``."""
+        num_clients, num_samples = self.index.shape
+        return num_samples * torch.arange(num_clients, device=self.index.device).unsqueeze(1)
 
     @cached_property
     def _labels(self) -> Tensor:
         return self.global_features.samples.labels(self.index)
+
+    @cached_property
+    def _images(self) -> Tensor | None:
+        """All normalized images, ``(K, n_max, ...)``, where they are small; None where a batch is made when needed."""
+        pixels = self.index.numel() * self.global_features.data.images[0].numel()
+        return self.global_features.images(self.index) if pixels <= KEPT_PIXELS else None
 
     @cached_property
     def _features(self) -> Tensor:

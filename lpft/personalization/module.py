@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,7 +22,7 @@ from lpft.personalization.data import StackData
 from lpft.personalization.hooks import MethodHooks
 from lpft.personalization.schedule import PhaseLR, Schedule
 from lpft.personalization.settings import Personalization
-from lpft.runtime.seeding import generator, stable_seed
+from lpft.runtime.seeding import generator, seed_global_generator
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Personalizer(LightningModule):
         self, evaluator: Evaluator, clients: list[int], method: Method, settings: Personalization, seed: int
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         features = evaluator.global_features
         start = method.extend(features.net, generator(seed, "extend"))
         self.stack = ClientStack(start, len(clients))
@@ -99,7 +100,7 @@ class Personalizer(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Enter the epoch's phase; at its beginning, with fresh optimizer state."""
         epoch = self.current_epoch
-        torch.manual_seed(stable_seed(self.seed, "personalize", epoch, self.data.samples.names[0]))  # dropout
+        seed_global_generator(self.device, self.seed, "personalize", epoch, self.data.samples.names[0])  # for dropout
         if epoch == 0:
             self.hooks.start()
         if self.schedule.begins(epoch):
@@ -107,13 +108,9 @@ class Personalizer(LightningModule):
             if self.schedule.phase(epoch).restart:
                 self.stack.load(self.hooks.start_net.state_dict())
             self.hooks.begin(self.schedule.number(epoch))
+            self._enter_phase()
         if epoch == 0:
             self.hooks.keep_best()
-        self._enter_phase()
-        self._rates: list[float] = [
-            group["lr"] for group in self._optimizer.param_groups
-        ]  # PhaseLR steps before the epoch's end
-        self._loss = torch.zeros(self.stack.num_clients, device=self.device)
 
     def _enter_phase(self) -> None:
         phase = self.schedule.phase(self.current_epoch)
@@ -128,35 +125,38 @@ class Personalizer(LightningModule):
     # The steps
 
     def train_dataloader(self) -> EpochBatches:
-        """Return the batches of the current epoch."""
+        """Return the batches of the current epoch, all of them as one."""
         return EpochBatches(self)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> STEP_OUTPUT:
-        """Return the sum of the clients' objectives; no gradient of one client reaches another."""
-        positions, uniforms, draws = batch
+    def training_step(self, batches: tuple[Tensor, Tensor, Tensor], _: int) -> None:
+        """Train for an epoch. A step of Lightning's has a whole epoch, since its loops cost more than small networks.
+
+        Args:
+            batches: positions ``(steps, K, batch)``, and the uniform numbers of `EpochBatches`.
+        """
+        optimizer = self._optimizer
+        epoch_losses = []
+        for positions, uniforms, draws in zip(*batches, strict=True):
+            losses = self._losses(positions, uniforms, draws)
+            optimizer.zero_grad()
+            self.hooks.objective(losses.mean(1)).sum().backward()  # no gradient of one client reaches another
+            self.hooks.gradient()
+            if self.settings.clip_norm is not None:
+                self.stack.clip_gradients(self.settings.clip_norm)
+            optimizer.step()
+            self.hooks.project()
+            epoch_losses.append(losses.detach())
+        of_steps = (torch.stack(epoch_losses) * self._shares).sum(2)
+        self._loss = sum(of_steps, torch.zeros_like(of_steps[0]))
+
+    def _losses(self, positions: Tensor, uniforms: Tensor, draws: Tensor) -> Tensor:
+        """Return the cross-entropies of a step's samples, ``(K, batch)``."""
         params = self.hooks.mix(uniforms)
         if self.schedule.phase(self.current_epoch).trains == "head":
             logits = self.stack.classify(self.data.features(positions, draws), params=params)
         else:
             logits = self.stack(self.data.images(positions, draws), params)
-        losses = sample_losses(logits, self.data.labels(positions))
-        self._loss += (losses.detach() * self._shares[step]).sum(1)
-        return self.hooks.objective(losses.mean(1)).sum()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Let the method change the gradients, and clip every client's by its own norm."""
-        self.hooks.gradient()
-        if self.settings.clip_norm is not None:
-            self.stack.clip_gradients(self.settings.clip_norm)
-
-    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
-        """Put back what the method restricts."""
-        self.hooks.project()
+        return sample_losses(logits, self.data.labels(positions))
 
     def on_train_epoch_end(self) -> None:
         """End the phase, and with the last one the method; record the epoch, and test where that is due."""
@@ -167,11 +167,12 @@ class Personalizer(LightningModule):
         done = last + 1
         if done == self.schedule.num_epochs:
             self.hooks.finish()
-        lr_head, lr_body = self._rates
+        lr_head, lr_body = (group["lr"] for group in self._optimizer.param_groups)
         self.records.append(EpochRecord(done, self.schedule.phase(last).name, lr_head, lr_body, self._loss.tolist()))
         every = self.settings.eval_every
         if every and done % every == 0 and done < self.schedule.num_epochs:
             self.records[-1].evaluation = self.evaluator.test(self.stack)
+        self.lr_schedulers().step()  # type: ignore[union-attr]
 
     # Checkpoints
 
@@ -199,10 +200,10 @@ class Personalizer(LightningModule):
 
 @dataclass
 class EpochBatches:
-    """The batches of the module's current epoch.
+    """The batches of the module's current epoch, as a single item.
 
-    Each is positions ``(K, batch)``, uniform numbers for the method's `mix`, and those for augmentation
-    ``(K, batch, num_draws)``.
+    It consists of positions ``(steps, K, batch)``, uniform numbers for the method's `mix` ``(steps, K, count)``, and
+    those for augmentation ``(steps, K, batch, num_draws)``.
 
     Args:
         module: whose current epoch it is.
@@ -211,17 +212,15 @@ class EpochBatches:
     module: Personalizer = field(repr=False)
 
     def __len__(self) -> int:
-        return self.module.data.samples.num_steps
+        return 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         seed, epoch, data = self.module.seed, self.module.current_epoch, self.module.data
-        positions = data.samples.epoch(seed, "personalize", epoch)
-        uniforms = torch.stack(
-            [
-                torch.rand(len(self), self.module.hooks.method.uniforms_per_step, generator=drawn)
-                for drawn in (generator(seed, "mix", epoch, name) for name in data.samples.names)
-            ]
-        )
+        shape = data.samples.num_steps, self.module.hooks.method.uniforms_per_step
+        uniforms = [torch.rand(shape, generator=generator(seed, "mix", epoch, name)) for name in data.samples.names]
         augment = data.global_features.data.augment
-        draws = data.samples.draws(num_draws(augment), seed, "augment", "personalize", epoch)
-        yield from zip(positions, uniforms.transpose(0, 1), draws, strict=True)
+        yield (
+            data.samples.epoch(seed, "personalize", epoch),
+            torch.stack(uniforms, dim=1),
+            data.samples.draws(num_draws(augment), seed, "augment", "personalize", epoch),
+        )

@@ -77,23 +77,23 @@ def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequenc
     """
     stack, features = trained.stack, evaluator.global_features
     finite = stack.finite()
-    start = trained.start.state_dict()
-    for name, tensor in {**stack.params(), **stack.net_buffers()}.items():
-        keep = finite.view(-1, *[1] * start[name].dim())
-        stack.write({name: torch.where(keep, tensor.detach(), start[name])})
+    if not finite.all():
+        start = trained.start.state_dict()
+        for name, tensor in {**stack.params(), **stack.net_buffers()}.items():
+            keep = finite.view(-1, *[1] * start[name].dim())
+            stack.write({name: torch.where(keep, tensor.detach(), start[name])})
     shares_body = evaluator.shares_body(stack)
     train = [evaluator.clients[client].train for client in clients]
-    val = [evaluator.clients[client].val for client in clients]
-    val_features = features.padded(val)
-    global_stack = ClientStack(features.net, len(clients)).to(features.device)
+    on_val = evaluator.on_val
+    val_hits = on_val.hits_of_all(stack)
     return EvaluatedStack(
         states=stack.states(),
         finite=finite.tolist(),
         shares_body=shares_body,
         test=evaluator.test(stack),
-        val_global=evaluator.on_val.test(stack).accuracy.nanmean(dim=1),
-        val_before=evaluator.hits(global_stack, val, val_features),
-        val_after=evaluator.hits(stack, val, val_features if shares_body else None),
+        val_global=on_val.accuracy(val_hits).nanmean(dim=1),
+        val_before=[on_val.of_client(on_val.global_hits, client) for client in clients],
+        val_after=[on_val.of_client(hits, client) for hits, client in zip(val_hits, clients, strict=True)],
         train=evaluator.hits(stack, train, features.stacked(list(clients)) if shares_body else None),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
@@ -97,7 +97,7 @@ class ClientResult:
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
-        content = asdict(self)
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
         return json.dumps({**content, "checksum": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod

@@ -22,6 +22,8 @@ from lpft.methods.soup import SoupFT
 from lpft.methods.sparse import SparseFT
 from lpft.personalization.cost import train_passes
 from lpft.personalization.settings import Personalization
+from lpft.personalization.trainer import fit as fit_on
+from lpft.runtime.devices import Devices
 from lpft.types import State
 from tests.methods.fitting import (
     ADAM,
@@ -34,13 +36,11 @@ from tests.methods.fitting import (
     personalizer,
     settings,
 )
-from tests.toy import largest_difference, same_bits, toy_features
+from tests.toy import largest_difference, same_bits, toy_features, toy_net
 
 
 def plain_lpft(features: GlobalFeatures, client: int, lp_epochs: int, chosen: Personalization, norm: bool) -> State:
     """LP-FT of one client as one would write it by hand: the real network, images in both phases."""
-    from tests.toy import toy_net
-
     net, data = toy_net(norm), features.data
     samples = StackSamples.of(data, [client], chosen.batch_size)
     for epoch in range(chosen.epochs):
@@ -89,6 +89,26 @@ def test_one_step_in_float32_hardly_depends_on_the_size_of_the_stack(norm: bool,
         (alone,) = personalize(features, [client], method, chosen)
         assert largest_difference(alone, dict(features.net.state_dict())) > 0
         assert largest_difference(stacked[client], alone) < 1e-5
+
+
+def test_steps_in_mixed_precision_see_the_parameters_of_the_step_before(tmp_path: Path) -> None:
+    """Autocast keeps copies of parameters; within an epoch of three steps they must not be taken again."""
+    features, chosen = toy_features(dtype=torch.float32), settings(epochs=2)
+    net = toy_net(dtype=torch.float32).train()
+    optimizer, data = chosen.optimizer(net.parameters()), features.data
+    samples = StackSamples.of(data, [1], chosen.batch_size)
+    for epoch in range(chosen.epochs):
+        for positions in samples.epoch(0, "personalize", epoch):
+            index = samples.in_dataset(positions)[0]
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(net(data.normalize(data.images[index])), data.labels[index])
+            loss.backward()
+            optimizer.step()
+    module = personalizer(features, [1], FT(), chosen)
+    devices = Devices(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fit_on(module, devices, torch.device("cpu"), tmp_path)
+    assert largest_difference(module.stack.states()[0], dict(net.state_dict())) < 1e-6
 
 
 @pytest.mark.parametrize("norm", [False, True])
