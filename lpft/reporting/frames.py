@@ -217,12 +217,10 @@ def _entry_shown(cell: ClientResult, epoch: int) -> Mapping[str, Any]:
     return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
 
 
-def complete_rows(frames: Frames, frame: DataFrame, method: str | None = None) -> DataFrame:
-    """Return the rows of a frame that belong to complete results, of all methods or of one."""
-    complete = frames.results[frames.results["complete"]]
-    if method is not None:
-        complete = complete[complete["method"] == method]
-    return frame.merge(complete[["seed", "method"]], on=["seed", "method"])
+def complete_rows(frames: Frames, frame: DataFrame, method: str) -> DataFrame:
+    """Return the rows of a frame that belong to the complete results of a method."""
+    complete = frames.results["complete"] & (frames.results["method"] == method)
+    return frame[(frame["method"] == method) & frame["seed"].isin(frames.results.loc[complete, "seed"])]
 
 
 def client_values(frames: Frames, method: str, column: str) -> DataFrame:

@@ -104,7 +104,7 @@ def inline_svg(svg: str, title: str) -> str:
     opening, rest = body[: body.index(">") + 1], body[body.index(">") + 1 :]
     width = re.search(r'viewBox="0 0 ([\d.]+)', opening)
     natural = float(width[1]) * 4 / 3 if width else 720
-    size = f"max-width: {1.25 * natural:.0f}px" if natural < 560 else f"max-width: {natural:.0f}px; min-width: 544px"
+    size = f"max-width: {1.15 * natural:.0f}px" if natural < 560 else f"max-width: {natural:.0f}px; min-width: 544px"
     opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
     opening = opening.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}" style="{size}"', 1)
     for color, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "card")):
@@ -197,18 +197,18 @@ def clients_compared(analysis: Analysis, method: str, baseline: str) -> tuple[in
 
 def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
     """Return for both kinds of test sets a title, columns, and mean and standard deviation over seeds by method."""
-    frame = complete_rows(analysis.frames, analysis.frames.groups)
+    groups, methods = analysis.frames.groups, analysis.experiment.complete_methods
     tables = []
-    for (test_set, title), own in ((item, frame[frame["test_set"] == item[0]]) for item in TEST_SETS.items()):
-        if own.empty:
-            continue
-        means = own.groupby(["method", "group", "seed"])["accuracy"].mean().dropna()
-        spreads = means.groupby(["method", "group"]).agg(Spread.of)
+    for test_set, title in TEST_SETS.items() if len(groups) else ():
+        own = groups[groups["test_set"] == test_set]
         names = list(own["group"].unique())
         rows = {}
-        for method in analysis.experiment.complete_methods:
-            worst = Spread.of(analysis.by_seed(method, f"worst_group_{test_set}"))
-            rows[method] = [f"{spread:.1f}" for spread in (worst, *(spreads.get((method, n), "-") for n in names))]
+        for method in methods:
+            complete = complete_rows(analysis.frames, own, method)
+            means = complete.groupby(["group", "seed"])["accuracy"].mean().dropna()
+            spreads = [Spread.of(analysis.by_seed(method, f"worst_group_{test_set}"))]
+            spreads += [Spread.of(means[means.index.get_level_values("group") == name]) for name in names]
+            rows[method] = [f"{spread:.1f}" for spread in spreads]
         tables.append((title, ["method", "worst group", *names], _grouped(analysis.experiment, rows)))
     return tables
 

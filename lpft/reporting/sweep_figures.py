@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,34 +36,9 @@ MANY = 6
 """So many panels stand beside each other."""
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One mark of a line: a method at swept values.
-
-    Args:
-        line: the method.
-        values: the swept values by short key.
-        rows: of results.csv, one per seed.
-    """
-
-    line: str
-    values: Values
-    rows: pd.DataFrame
-
-    def mean(self, metric: str) -> float:
-        """Return the mean over the seeds; NaN without values."""
-        return float(self.rows[metric].mean()) if metric in self.rows else math.nan
-
-    def std(self, metric: str) -> float:
-        """Return the standard deviation over the seeds (ddof 0)."""
-        return float(self.rows[metric].std(ddof=0))
-
-    def level(self, key: str) -> str:
-        """Return what identifies the value of a key."""
-        return json.dumps(self.values[key])
-
-
-Observations = Sequence[Observation]
+Swept = pd.DataFrame
+"""Rows of results.csv with ``line``, the method, and a column of JSON for every swept key, named by `KEY`."""
+KEY = "swept {}".format
 
 
 @dataclass(frozen=True)
@@ -72,33 +46,34 @@ class Scale:
     """The values of a swept key on an axis.
 
     Args:
-        key: the key.
-        values: each once, by what identifies it; from left to right.
+        levels: its values as JSON, from left to right.
+        values: the same as values.
         x: their places: numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest. Other
             values are evenly spaced.
         log: whether the axis is logarithmic.
     """
 
-    key: str
-    values: Mapping[str, Any]
-    x: Sequence[float]
+    levels: list[str]
+    values: list[Any]
+    x: list[float]
     log: bool
 
     @classmethod
-    def of(cls, observations: Observations, key: str) -> Scale:
-        """Return the scale that fits the values of a key in some observations."""
-        values = _levels(observations, key)
+    def of(cls, column: pd.Series) -> Scale:
+        """Return the scale that fits a column of JSON."""
+        values = {level: json.loads(level) for level in column.unique()}
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values.values()):
-            return cls(key, values, [float(place) for place in range(len(values))], log=False)
-        values = dict(sorted(values.items(), key=lambda item: item[1]))
-        positive = [value for value in values.values() if value > 0]
-        log = min(values.values()) >= 0 and len(positive) > 2 and positive[-1] / positive[0] >= DECADES
+            return cls(list(values), list(values.values()), [float(place) for place in range(len(values))], log=False)
+        levels = sorted(values, key=lambda level: values[level])
+        numbers = [values[level] for level in levels]
+        positive = [value for value in numbers if value > 0]
+        log = numbers[0] >= 0 and len(positive) > 2 and positive[-1] / positive[0] >= DECADES
         zero = positive[0] / (positive[-1] / positive[0]) ** (1 / (len(positive) - 1)) if log else 0.0
-        return cls(key, values, [float(value) or zero for value in values.values()], log)
+        return cls(levels, numbers, [float(value) or zero for value in numbers], log)
 
     def texts(self, length: int) -> list[str]:
         """Return the values in short; at full length where two would look the same."""
-        texts = [word(value) for value in self.values.values()]
+        texts = [word(value) for value in self.values]
         cut = [short(text, length) for text in texts]
         return cut if len(set(cut)) == len(cut) else texts
 
@@ -124,31 +99,27 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
     """
     experiment = analysis.experiment
     look = looks(experiment.methods, experiment.config)
-    by_family: dict[str, list[Observation]] = {}
-    controls = []
-    for method in experiment.methods:
-        variant, rows = experiment.variants.get(method), _rows(analysis, method)
-        if len(rows) and variant:
-            by_family.setdefault(variant.family, []).append(Observation(variant.family, variant.values, rows))
-        elif len(rows):
-            controls.append(Observation(method, {}, rows))
-    by_keys: dict[tuple[str, ...], list[Observation]] = {}
+    by_family: dict[str, list[Swept]] = {}
+    controls = [_swept(analysis, method, {}) for method in experiment.methods if method not in experiment.variants]
+    for method, variant in experiment.variants.items():
+        rows = _swept(analysis, method, variant.values).assign(line=variant.family)
+        by_family.setdefault(variant.family, []).append(rows)
+    by_keys: dict[tuple[str, ...], list[Swept]] = {}
     drawings: dict[str, Drawing] = {}
-    for family, observations in by_family.items():
-        keys = _varied(observations)
+    for family, parts in by_family.items():
+        rows = pd.concat(parts)
+        keys = _varied(rows)
         if len(keys) == 2:
             name = f"heat-{_safe(family)}"
-            drawings[name] = described(
-                name, "heat", partial(_heat, observations, keys, False), family=family, keys=keys
-            )
+            drawings[name] = described(name, "heat", partial(_heat, rows, keys, False), family=family, keys=keys)
         elif keys:
-            by_keys.setdefault(keys, []).extend(observations)
-    base = {look[method].family: look[method].plain for method in experiment.methods}
-    for keys, observations in by_keys.items():
-        name = f"sweep-{'-'.join(map(_safe, keys))}"
-        draw = partial(_lines, observations, keys, controls, base)
-        names = list(dict.fromkeys(observation.line for observation in observations))
-        drawings[name] = described(name, "variants", draw, names=names, keys=keys, **_left_out(observations, keys))
+            by_keys.setdefault(keys, []).append(rows)
+    plain = {look[method].family: look[method].plain for method in experiment.methods}
+    for keys, parts in by_keys.items():
+        rows, name = pd.concat(parts), f"sweep-{'-'.join(map(_safe, keys))}"
+        draw = partial(_lines, rows, keys, plain, pd.concat(controls) if controls else rows[:0])
+        names = list(rows["line"].unique())
+        drawings[name] = described(name, "variants", draw, names=names, keys=keys, **_left_out(rows, keys))
     return drawings
 
 
@@ -156,60 +127,45 @@ def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
     names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
     named = [{names[key]: value for key, value in point.experiment.values.items()} for point in points]
-    observations = [
-        Observation(method, values, rows)
-        for point, values in zip(points, named, strict=True)
-        for method in point.experiment.methods
-        if len(rows := _rows(point, method))
-    ]
-    keys = _varied(observations)
+    in_points = list(zip(points, named, strict=True))
+    rows = pd.concat([_swept(point, m, values) for point, values in in_points for m in point.experiment.methods])
+    keys = _varied(rows)
     if not keys:
         return {}
-    methods = list(dict.fromkeys(observation.line for observation in observations))
     settings = {m: s for point in points for m, s in section(point.experiment.config, "methods").items()}
-    draw = partial(_lines, observations, keys, (), looks(methods, {"methods": settings}))
-    drawings = {"sweep": described("sweep", "points", draw, keys=keys, **_left_out(observations, keys))}
+    look = looks(list(rows["line"].unique()), {"methods": settings})
+    draw = partial(_lines, rows, keys, look, rows[:0])
+    drawings = {"sweep": described("sweep", "points", draw, keys=keys, **_left_out(rows, keys))}
     pairs = points[0].experiment.pairs
     if pairs and len(keys) == 2:
-        gaps = [Observation("", v, _difference(point, *pairs[0])) for point, v in zip(points, named, strict=True)]
-        gaps = [gap for gap in gaps if len(gap.rows)]
-        if gaps:
+        gaps = pd.concat([_difference(point, values, *pairs[0]) for point, values in in_points])
+        if len(gaps):
             draw = partial(_heat, gaps, keys, True)
             drawings["difference"] = described("difference", "difference", draw, pair=pairs[0])
     return drawings
 
 
-def _rows(analysis: Analysis, method: str) -> pd.DataFrame:
-    return complete_rows(analysis.frames, analysis.frames.results, method)
+def _swept(analysis: Analysis, method: str, values: Values) -> Swept:
+    rows = complete_rows(analysis.frames, analysis.frames.results, method)
+    return rows.assign(line=method, **{KEY(key): json.dumps(value) for key, value in values.items()})
 
 
-def _difference(point: Analysis, method: str, baseline: str) -> pd.DataFrame:
+def _difference(point: Analysis, values: Values, method: str, baseline: str) -> Swept:
     """Return one row per seed that has both methods."""
-    mine, theirs = (_rows(point, name).set_index("seed")[list(DRAWN)] for name in (method, baseline))
-    return (mine - theirs).loc[mine.index.intersection(theirs.index)]
+    mine, theirs = (_swept(point, name, {}).set_index("seed")[list(DRAWN)] for name in (method, baseline))
+    gaps = (mine - theirs).loc[mine.index.intersection(theirs.index)]
+    return gaps.assign(**{KEY(key): json.dumps(value) for key, value in values.items()})
 
 
-def _varied(observations: Observations) -> tuple[str, ...]:
+def _varied(rows: Swept) -> tuple[str, ...]:
     """Return the keys with more than one value."""
-    keys = dict.fromkeys(key for observation in observations for key in observation.values)
-    return tuple(key for key in keys if len(_levels(observations, key)) > 1)
-
-
-def _levels(observations: Observations, key: str) -> dict[str, Any]:
-    """Return the values of a key by what identifies them, each once, as they come."""
-    return {
-        observation.level(key): observation.values[key] for observation in observations if key in observation.values
-    }
+    keys = {name.removeprefix(KEY("")): name for name in rows.columns if name.startswith(KEY(""))}
+    return tuple(key for key, name in keys.items() if rows[name].nunique() > 1)
 
 
 def _safe(name: str) -> str:
     """Return a name that may be part of a file name and of an id."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-
-
-def _known(metrics: Sequence[str], observations: Observations) -> list[str]:
-    """Return the metrics that are defined anywhere."""
-    return [m for m in metrics if any(not math.isnan(observation.mean(m)) for observation in observations)]
 
 
 def _title(metric: str, signed: bool = False) -> str:
@@ -221,13 +177,11 @@ def _title(metric: str, signed: bool = False) -> str:
 # Lines
 
 
-def _lines(
-    observations: Observations, keys: Sequence[str], controls: Observations, look: Mapping[str, Look]
-) -> Figure | None:
+def _lines(rows: Swept, keys: Sequence[str], look: Mapping[str, Look], controls: Swept) -> Figure | None:
     """Draw one line per method against the key with the most values; other keys make columns of panels."""
-    across, rest, columns = _columns(observations, keys)
+    across, rest, columns = _columns(rows, keys)
     columns = columns[:MANY]
-    metrics = _known(IN_GRID if rest else DRAWN, observations)
+    metrics = [metric for metric in (IN_GRID if rest else DRAWN) if rows[metric].notna().any()]
     if not metrics:
         return None
     if rest:
@@ -235,18 +189,22 @@ def _lines(
         figure, axes = panels(len(metrics) * len(columns), len(columns), size, sharey="row", sharex=True)
     else:
         figure, axes = panels(len(metrics), 3, (2.75, 2.3), (0.2, 0.5))
-    scale = Scale.of(observations, across)
+    scale = Scale.of(rows[KEY(across)])
     for number, (ax, (metric, column)) in enumerate(zip(axes, product(metrics, columns), strict=True)):
-        here = [o for o in observations if all(o.level(key) == level for key, level in column.items())]
-        for control in controls:
-            _control(ax, control, metric, look[control.line])
-        for line in dict.fromkeys(observation.line for observation in here):
-            _line(ax, [observation for observation in here if observation.line == line], scale, metric, look[line])
+        levels = controls.groupby("line", sort=False)[metric].mean().dropna()
+        for method in map(str, levels.index):
+            dashes = (0, (1, 1.5)) if look[method].reference else (0, (5, 2))
+            ax.axhline(
+                levels[method], color=look[method].color, linestyle=dashes, linewidth=1.3, label=short(method, 24)
+            )
+        here = rows[(rows[list(map(KEY, rest))] == list(column)).all(axis=1)]
+        for method, of_method in here.groupby("line", sort=False):
+            _line(ax, short(method, 24), of_method.groupby(KEY(across))[metric], scale, look[method])
         scale.set_axis(ax)
         if not rest:
             ax.set_title(_title(metric))
         elif number < len(columns):
-            values = (f"{key}={word(json.loads(level))}" for key, level in column.items())
+            values = (f"{key}={word(json.loads(level))}" for key, level in zip(rest, column, strict=True))
             ax.set_title(", ".join(values), fontsize=9)
         if rest and number % len(columns) == 0:
             ax.set_ylabel(_title(metric))
@@ -258,44 +216,27 @@ def _lines(
     return figure
 
 
-def _columns(observations: Observations, keys: Sequence[str]) -> tuple[str, list[str], list[dict[str, str]]]:
+def _columns(rows: Swept, keys: Sequence[str]) -> tuple[str, list[str], list[tuple[str, ...]]]:
     """Return the key with the most values, the other keys, and all combinations of their values."""
-    levels = {key: _levels(observations, key) for key in keys}
-    across = max(levels, key=lambda key: len(levels[key]))
+    across = max(keys, key=lambda key: rows[KEY(key)].nunique())
     rest = [key for key in keys if key != across]
-    return across, rest, [dict(zip(rest, column, strict=True)) for column in product(*(levels[key] for key in rest))]
+    return across, rest, list(product(*(rows[KEY(key)].dropna().unique() for key in rest)))
 
 
-def _left_out(observations: Observations, keys: Sequence[str]) -> dict[str, Any]:
+def _left_out(rows: Swept, keys: Sequence[str]) -> dict[str, Any]:
     """Return what a caption needs to name what is not drawn."""
-    _, rest, columns = _columns(observations, keys)
+    _, rest, columns = _columns(rows, keys)
     return {"rest": rest, "combinations": len(columns), "most": MANY}
 
 
-def _line(axes: Axes, observations: Observations, scale: Scale, metric: str, look: Look) -> None:
-    by_level = {observation.level(scale.key): observation for observation in observations}
-    marks = [(x, by_level[level]) for level, x in zip(scale.values, scale.x, strict=True) if level in by_level]
-    marks = [(x, observation) for x, observation in marks if not math.isnan(observation.mean(metric))]
-    if not marks:
-        return
-    several = any(len(observation.rows) > 1 for observation in observations)
-    axes.errorbar(
-        [x for x, _ in marks],
-        [observation.mean(metric) for _, observation in marks],
-        [observation.std(metric) for _, observation in marks] if several else None,
-        color=look.color,
-        marker=look.marker,
-        markersize=7 if look.marker == "*" else 4.5,
-        linewidth=1.5,
-        elinewidth=1,
-        label=short(observations[0].line, 24),
-    )
-
-
-def _control(axes: Axes, control: Observation, metric: str, look: Look) -> None:
-    if not math.isnan(mean := control.mean(metric)):
-        style = (0, (1, 1.5)) if look.reference else (0, (5, 2))
-        axes.axhline(mean, color=look.color, linestyle=style, linewidth=1.3, label=short(control.line, 24))
+def _line(axes: Axes, name: str, by_level: Any, scale: Scale, look: Look) -> None:
+    marks = pd.DataFrame({"mean": by_level.mean(), "std": by_level.std(ddof=0)}).reindex(scale.levels)
+    marks = marks.assign(x=scale.x).dropna(subset="mean")
+    if len(marks):
+        size = 7 if look.marker == "*" else 4.5
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": size, "elinewidth": 1}
+        several = by_level.size().max() > 1
+        axes.errorbar(marks["x"], marks["mean"], marks["std"] if several else None, linewidth=1.5, label=name, **style)
 
 
 def _apart(places: Sequence[float], texts: Sequence[str]) -> list[int]:
@@ -314,24 +255,20 @@ def _apart(places: Sequence[float], texts: Sequence[str]) -> list[int]:
 # Heat maps
 
 
-def _heat(observations: Observations, keys: Sequence[str], signed: bool) -> Figure | None:
+def _heat(rows: Swept, keys: Sequence[str], signed: bool) -> Figure | None:
     """Draw the means over two keys: the first downwards, the second across."""
-    down, across = (Scale.of(observations, key) for key in keys)
-    rows, columns = list(down.values), list(across.values)
-    metrics = _known(IN_HEAT, observations)
+    down, across = (Scale.of(rows[KEY(key)]) for key in keys)
+    metrics = [metric for metric in IN_HEAT if rows[metric].notna().any()]
     if not metrics:
         return None
-    size = (max(3.3, 0.62 * len(columns) + 0.9), max(1.9, 0.42 * len(rows) + 0.9))
+    size = (max(3.3, 0.62 * len(across.x) + 0.9), max(1.9, 0.42 * len(down.x) + 0.9))
     figure, axes = panels(len(metrics), 2, size, (0.3, 0.3))
     for ax, metric in zip(axes, metrics, strict=True):
-        values = np.full((len(rows), len(columns)), np.nan)
-        for observation in observations:
-            place = (rows.index(observation.level(keys[0])), columns.index(observation.level(keys[1])))
-            values[place] = observation.mean(metric)
-        _heat_panel(ax, values, metric, signed)
+        means = rows.groupby(list(map(KEY, keys)))[metric].mean().unstack()
+        _heat_panel(ax, means.reindex(index=down.levels, columns=across.levels).to_numpy(), metric, signed)
         ax.set_title(_title(metric, signed))
-        ax.set_xticks(range(len(columns)), across.texts(12))
-        ax.set_yticks(range(len(rows)), down.texts(12))
+        ax.set_xticks(range(len(across.x)), across.texts(12))
+        ax.set_yticks(range(len(down.x)), down.texts(12))
         ax.set_xlabel(keys[1])
         ax.set_ylabel(keys[0])
     return figure
