@@ -108,7 +108,7 @@ def legend_below(drawn: Figure) -> None:
     handles, names = drawn.axes[0].get_legend_handles_labels()
     columns = 2 if max(map(len, names)) > 16 else 3
     drawn.set_figheight(drawn.get_figheight() + 0.21 * -(-len(names) // columns))
-    drawn.legend(handles, names, loc="outside lower center", ncols=columns)
+    drawn.legend(handles, names, loc="outside lower center", ncols=columns, handletextpad=0.4)
 
 
 def panels(
