@@ -19,7 +19,7 @@ from lpft.evaluation.convergence import Convergence, judge_convergence
 from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
-from lpft.reporting.experiment import Experiment, family_of, section
+from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.results import (
     History,
@@ -30,6 +30,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
+from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
 log = logging.getLogger("lpft")
@@ -59,15 +60,17 @@ class Analysis:
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:
         """The failure signatures that were found."""
-        cells = [cell for result in self.method_results for cell in result.cells]
-        return diagnose(cells, _val_accuracies(self), self.experiment.pairs)
+        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:
         """What each client should use, in the order of clients; among equals the first method of the experiment."""
-        cells = [cell for result in self.method_results for cell in result.cells]
-        by_client = {each.client: each for each in recommend(cells, self.experiment.methods)}
+        by_client = {each.client: each for each in recommend(self._cells, self.experiment.methods)}
         return [by_client[client] for client in self.experiment.client_names if client in by_client]
+
+    @property
+    def _cells(self) -> list[ClientResult]:
+        return [cell for result in self.method_results for cell in result.cells]
 
     def matrix(self, method: str, seed: int) -> DataFrame:
         """Return the accuracy matrix ``(C, C)`` in percent: row = whose model, column = whose test set.
@@ -208,7 +211,7 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
 def family_rows(analysis: Analysis, family: str) -> list[str]:
     """Return the complete rows of a method: itself and its variants."""
     experiment = analysis.experiment
-    return [method for method in experiment.complete_methods if family_of(method, experiment.variants) == family]
+    return families(experiment.complete_methods, experiment.variants).get(family, [])
 
 
 def convergences(analysis: Analysis) -> list[Convergence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def print_comparison(
     console = _wide(console)
     dispensable = sorted((metric for metric in shown_metrics() if metric.rank < 9), key=lambda metric: metric.rank)
     left_out = ([metric.name for metric in dispensable[:number]] for number in range(len(dispensable) + 1))
-    console.print(_first_that_fits(console, [comparison_table(analysis, names) for names in left_out]))
+    console.print(_first_that_fits(console, (comparison_table(analysis, names) for names in left_out)))
     _warn(console, [*incomplete(analysis), *english.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
     if line := english.recommendation_line(analysis.recommendations):
         console.print(f"Recommended by validation data: {line}.", highlight=False)
@@ -74,7 +74,7 @@ def print_sweep(
     shown = (
         [method for method in methods if method in order[:number]] for number in range(max(1, len(methods)), 0, -1)
     )
-    console.print(_first_that_fits(console, [sweep_table(points, names, len(methods)) for names in shown]))
+    console.print(_first_that_fits(console, (sweep_table(points, names, len(methods)) for names in shown)))
     _warn(console, [f"without results: {', '.join(missing)}"] if missing else [])
     _print_end(console, judged, page)
 
@@ -202,12 +202,12 @@ def _wide(console: Console | None) -> Console:
     return console if console.is_terminal else Console(file=console.file, width=max(console.width, WIDTH))
 
 
-def _first_that_fits(console: Console, tables: Sequence[Table]) -> Table:
+def _first_that_fits(console: Console, tables: Iterable[Table]) -> Table:
     """Return the first table that fits the width, or the last one; captions wrap."""
     for table in tables:
         table.caption, caption = None, table.caption
         width = console.measure(table, options=console.options.update(width=1000)).maximum
         table.caption = caption
         if width <= console.width:
-            return table
-    return tables[-1]
+            break
+    return table

@@ -16,7 +16,7 @@ from pandas import DataFrame
 from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metrics import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
-from lpft.reporting.experiment import class_name, flat, section
+from lpft.reporting.experiment import class_name, flat, group_by, section
 
 SHOWN_NAMES = 5
 """So many clients are named in one line."""
@@ -101,22 +101,15 @@ def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
 
 def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
     """Group diagnostics by name."""
-    groups: dict[str, list[Diagnostic]] = {}
-    for diagnostic in diagnostics:
-        groups.setdefault(diagnostic.name, []).append(diagnostic)
-    return groups
+    return group_by(diagnostics, lambda diagnostic: diagnostic.name)
 
 
 def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
     """Describe diagnostics with their place: once for the methods that differ in nothing else."""
-    places: dict[tuple[str | None, int | None, str], list[str]] = {}
-    for diagnostic in diagnostics:
-        key = (diagnostic.client, diagnostic.seed, message(diagnostic))
-        places.setdefault(key, []).append(diagnostic.place)
     lines = []
-    for (*_, text), where in places.items():
-        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
-        lines.append(": ".join(part for part in (where[0] + more, text) if part))
+    for (*_, text), same in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
+        place = same[0].place + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        lines.append(": ".join(part for part in (place, text) if part))
     return lines
 
 

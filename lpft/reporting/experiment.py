@@ -6,15 +6,18 @@ each a run in a folder of its own. A run that is not part of a sweep is one poin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
 """Settings of linear probing, which a method without it does not have."""
 
 Values = Mapping[str, Any]
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,18 @@ class Experiment:
     def label(self) -> str:
         """The swept values in short; empty if it is not part of a sweep."""
         return label(self.values)
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items by what a function returns of them, in the order in which they come.
+
+    >>> group_by(["ft", "lp", "ft_short"], lambda name: name[0])
+    {'f': ['ft', 'ft_short'], 'l': ['lp']}
+    """
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 # Sections of the configuration
@@ -189,6 +204,11 @@ def family_of(method: str, variants: Mapping[str, Variant]) -> str:
     return variants[method].family if method in variants else method
 
 
+def families(methods: Iterable[str], variants: Mapping[str, Variant]) -> dict[str, list[str]]:
+    """Group the variants of one method under its name; every other method is a group by itself."""
+    return group_by(methods, lambda method: family_of(method, variants))
+
+
 def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tuple[str, list[str]]]:
     """Group the rows of a table: variants of one method under its name, runs of all others under none.
 
@@ -196,13 +216,8 @@ def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tup
     >>> grouped(["none", "lp", "ft+lr=1", "ft+lr=2", "lpft"], variants)
     [('', ['none', 'lp']), ('ft', ['ft+lr=1', 'ft+lr=2']), ('', ['lpft'])]
     """
-    groups: list[tuple[str, list[str]]] = []
-    for method in methods:
-        family = variants[method].family if method in variants else ""
-        if not groups or groups[-1][0] != family:
-            groups.append((family, []))
-        groups[-1][1].append(method)
-    return groups
+    runs = groupby(methods, key=lambda method: variants[method].family if method in variants else "")
+    return [(family, list(members)) for family, members in runs]
 
 
 def label(values: Values) -> str:

@@ -7,7 +7,7 @@ import this module.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,9 +22,10 @@ from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
+from lpft.reporting.experiment import families
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, color_scale, draw_matrix
-from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, families, looks, short
+from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, looks, short
 
 FEW_VARIANTS = 3
 """With more variants of one method, the trade-off shows neither seeds nor error bars."""
@@ -88,6 +89,10 @@ def _looks(analysis: Analysis) -> dict[str, Look]:
     return looks(analysis.experiment.methods, analysis.experiment.config)
 
 
+def _families(analysis: Analysis, methods: Iterable[str]) -> dict[str, list[str]]:
+    return families(methods, analysis.experiment.variants)
+
+
 def _mean(table: pd.DataFrame) -> pd.Series:
     """Return the mean over seeds; NaN where one of them has no value."""
     return table.mean(axis=1, skipna=False)
@@ -104,7 +109,7 @@ def tradeoff(analysis: Analysis) -> Figure | None:
         return None
     drawn, axes = one_plot(4.4)
     places = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
-    for members in families(methods, look).values():
+    for members in _families(analysis, methods).values():
         path = pd.DataFrame([places[method].mean(skipna=False) for method in members])
         axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
         for method in members:
@@ -137,7 +142,7 @@ def curves(analysis: Analysis) -> Figure | None:
     rows = {method: own for method, own in rows.items() if len(_evaluated(own, "local")) > 1}
     if not rows:
         return None
-    groups = families(rows, look)
+    groups = _families(analysis, rows)
     drawn, axes = panels(len(groups), 2 if len(groups) in (2, 4) else 3, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
         for method in members:
@@ -194,7 +199,7 @@ def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
 def clients(analysis: Analysis) -> Figure | None:
     """Draw the change of every client's local accuracy, in percentage points."""
     look, names = _looks(analysis), analysis.experiment.client_names
-    groups = families(_trained(analysis), look)
+    groups = _families(analysis, _trained(analysis))
     if not groups:
         return None
     values = partial(client_values, analysis.frames)
@@ -254,7 +259,7 @@ def distortion(analysis: Analysis) -> Figure | None:
         for _, path in _mean_points(analysis, method, ends=False).groupby("client"):
             width = 0.7 if joined else 0
             axes.plot(path["distortion"], path["loss"], color=look[method].color, linewidth=width, **style)
-    for family, members in families(methods, look).items():
+    for family, members in _families(analysis, methods).items():
         for method in members:
             marker = look[method].points(family if method == members[-1] else "", 6.5)
             points = ends[method]
@@ -287,7 +292,7 @@ def depth(analysis: Analysis) -> Figure | None:
     tables = {method: table for method, table in tables.items() if list(table.index) == names}
     drawn, axes = one_plot(3.7)
     places = np.arange(1, len(names) + 1)
-    for family, members in families(tables, look).items():
+    for family, members in _families(analysis, tables).items():
         for method in members:
             mean, std = tables[method].mean(axis=1), tables[method].std(axis=1, ddof=0)
             if len(members) == 1:
@@ -312,7 +317,7 @@ def matrices(analysis: Analysis) -> Figure | None:
         return None
     results = analysis.frames.results[analysis.frames.results["complete"]]
     average = results.groupby("method")["average2"].mean().fillna(-math.inf)
-    shown = [max(members, key=lambda m: average[m]) for members in families(methods, _looks(analysis)).values()]
+    shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
     seeds = {method: results.loc[results["method"] == method, "seed"] for method in shown}
     means = {m: np.mean([analysis.matrix(m, seed).to_numpy() for seed in seeds[m]], axis=0) for m in shown}
     columns = 2 if len(means) in (2, 4) else 3

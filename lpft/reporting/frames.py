@@ -25,6 +25,7 @@ from lpft.evaluation.metrics import (
     compute_metrics,
     mean,
 )
+from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
 from lpft.storage.client_result import ClientResult
 
@@ -164,12 +165,9 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            entries: dict[int, list[Mapping[str, Any]]] = {}
-            for cell in result.cells:
-                for entry in cell.epochs:
-                    entries.setdefault(int(entry["epoch"]), []).append(entry)
-            for epoch in sorted(entries):
-                row = _mean_epoch(epoch, entries[epoch], result.cells)
+            entries = [entry for cell in result.cells for entry in cell.epochs]
+            for epoch, own in sorted(group_by(entries, lambda entry: int(entry["epoch"])).items()):
+                row = _mean_epoch(epoch, own, result.cells)
                 rows.append({"seed": result.seed, "method": result.method, **row})
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
 
@@ -199,7 +197,7 @@ class Frames:
         return ((result, cell) for result in self.method_results for cell in result.cells)
 
 
-def _mean_epoch(epoch: int, entries: list[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:
+def _mean_epoch(epoch: int, entries: Sequence[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:
     evaluated = any(entry.get("global_all") is not None for entry in entries)
     states = [_entry_shown(cell, epoch) for cell in cells] if evaluated else []
     phases = Counter(str(entry.get("phase") or "") for entry in entries)

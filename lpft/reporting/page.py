@@ -24,7 +24,7 @@ from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences
 from lpft.reporting.console import comparison_rows, exceptions, incomplete
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.experiment import Experiment, family_of, flat, grouped, label, section, short_keys, word
+from lpft.reporting.experiment import Experiment, families, flat, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.judging import Judged, Spread
@@ -157,14 +157,11 @@ def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:
 
 def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     variants, config = experiment.variants, experiment.config
-    families: dict[str, list[str]] = {}
-    for method in experiment.methods:
-        families.setdefault(family_of(method, variants), []).append(method)
     return [
         (name, english.describe_family([variants[m].values for m in members], members, config))
         if members[0] in variants
         else (name, english.describe_method(name, config))
-        for name, members in families.items()
+        for name, members in families(experiment.methods, variants).items()
     ]
 
 
@@ -178,8 +175,10 @@ def _differences(analysis: Analysis, baseline: str) -> dict[str, list[str]]:
     """Return mean and standard deviation of every method's differences to a baseline, and how many clients gained."""
     rows = {}
     for method in analysis.experiment.complete_methods:
+        if method == baseline:
+            continue
         *gaps, n = _spreads(partial(analysis.differences, method, baseline), COMPARED, "+.1f")
-        if method != baseline and n != "0":
+        if n != "0":
             rows[method] = [*gaps, " / ".join(map(str, clients_compared(analysis, method, baseline))), n]
     return rows
 

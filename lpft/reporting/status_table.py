@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lpft.reporting.job_errors import JobError
+from lpft.reporting.experiment import group_by
 from lpft.reporting.status import Eta, MethodStatus, RunStatus
 from lpft.runtime.progress import duration
 
@@ -95,9 +95,7 @@ def _colored(text: str, good: bool) -> str:
 
 def _with_lines(status: RunStatus, lines: list[str], *tables: Table) -> Group:
     """Add the errors, how long the rest takes, and where the report is."""
-    same: dict[str, list[JobError]] = {}
-    for error in status.errors:
-        same.setdefault(error.error, []).append(error)
+    same = group_by(status.errors, lambda error: error.error)
     for text, errors in list(same.items())[:MANY_ERRORS]:
         others = f" (and {len(errors) - 1} more)" if errors[1:] else ""
         lines += [f"error    {errors[0].where}{others}: {text}", f"         {errors[0].path}"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 
-from lpft.reporting.experiment import family_of, is_reference, section, variants_of
+from lpft.reporting.experiment import families, is_reference, section, variants_of
 
 RC: Any = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
 INK, MUTED, GRID, PAPER = (RC[key] for key in ("text.color", "axes.edgecolor", "grid.color", "axes.facecolor"))
@@ -73,12 +73,9 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
     variants = variants_of(config)
     bases = {name: name.removesuffix("_tuned") for name in section(config, "provenance", "tuned")}
     tuned = {name: base for name, base in bases.items() if name in methods and base in methods}
-    members_of: dict[str, list[str]] = {}
-    for method in methods:
-        if not is_reference(method, config) and method not in tuned:
-            members_of.setdefault(family_of(method, variants), []).append(method)
+    others = [method for method in methods if not is_reference(method, config) and method not in tuned]
     found = {m: Look(REFERENCE_COLOR, "*", m, m, REFERENCE_COLOR, reference=True) for m in methods}
-    for number, (family, members) in enumerate(members_of.items()):
+    for number, (family, members) in enumerate(families(others, variants).items()):
         color = COLORS[number % len(COLORS)]
         marker = MARKERS[(number + number // len(COLORS)) % len(MARKERS)]  # another one in the second round of colours
         for place, method in enumerate(members):
@@ -89,14 +86,6 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
         dark = shade(found[base].color, TUNED)
         found[method] = Look(dark, found[base].marker, method, method, dark)
     return found
-
-
-def families(methods: Iterable[str], look: Mapping[str, Look]) -> dict[str, list[str]]:
-    """Group the variants of one method under its name; every other method is a group by itself."""
-    groups: dict[str, list[str]] = {}
-    for method in methods:
-        groups.setdefault(look[method].family, []).append(method)
-    return groups
 
 
 def shade(color: str, depth: float) -> str:

@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import Drawing, described, panels
-from lpft.reporting.experiment import Values, section, short_keys, word
+from lpft.reporting.experiment import Values, families, section, short_keys, word
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.heatmap import draw_fields, write_numbers
 from lpft.reporting.style import INK, Look, looks, short
@@ -99,15 +99,12 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
     """
     experiment = analysis.experiment
     look = looks(experiment.methods, experiment.config)
-    by_family: dict[str, list[Swept]] = {}
     controls = [_swept(analysis, method, {}) for method in experiment.methods if method not in experiment.variants]
-    for method, variant in experiment.variants.items():
-        rows = _swept(analysis, method, variant.values).assign(line=variant.family)
-        by_family.setdefault(variant.family, []).append(rows)
     by_keys: dict[tuple[str, ...], list[Swept]] = {}
     drawings: dict[str, Drawing] = {}
-    for family, parts in by_family.items():
-        rows = pd.concat(parts)
+    for family, members in families(experiment.variants, experiment.variants).items():
+        rows = pd.concat([_swept(analysis, method, experiment.variants[method].values) for method in members])
+        rows["line"] = family
         keys = _varied(rows)
         if len(keys) == 2:
             name = f"heat-{_safe(family)}"
