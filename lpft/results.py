@@ -46,17 +46,17 @@ class Results:
     @property
     def results(self) -> DataFrame:
         """One row per seed and method; the columns of results.csv."""
-        return self.analysis.results
+        return self.analysis.frames.results
 
     @property
     def clients(self) -> DataFrame:
         """One row per seed, method and client; the columns of clients.csv and more."""
-        return self.analysis.clients
+        return self.analysis.frames.clients
 
     @property
     def curves(self) -> DataFrame:
         """One row per seed, method, client and epoch: rates, training loss and, where evaluated, accuracies."""
-        return self.analysis.curves
+        return self.analysis.frames.curves
 
     @property
     def points(self) -> list[Results]:

@@ -8,34 +8,38 @@ from typing import Any
 
 from pandas import DataFrame, Series, concat
 
-from lpft.reporting.analysis import Analysis
-from lpft.reporting.figure_data import distortion_points
+from lpft.reporting.analysis import Analysis, family_rows
+from lpft.reporting.experiment import label, section
+from lpft.reporting.frames import complete_rows, distortion_points
 from lpft.reporting.judging import Spread
-from lpft.reporting.sweeps import label
 
 OVERFIT, RETAINED = 1.0, 1.0
 """Points of Global lost since its best epoch, and of Local that may be lost since the first."""
 FEW_LAYERS = 6
 """With fewer layers, a rank correlation with depth says little."""
 
-
 Row = dict[str, Any]
 
 
 def trained(point: Analysis) -> list[str]:
     """Return the complete methods without the global model itself."""
-    return [method for method in point.complete_methods if method != point.reference]
+    return [method for method in point.experiment.complete_methods if method != point.experiment.reference]
 
 
 def first_pair(point: Analysis) -> tuple[str, str]:
     """Return the method and the baseline that a claim about LP-FT and FT is judged by; empty names without a pair."""
-    return next(iter(point.pairs), ("", ""))
+    return next(iter(point.experiment.pairs), ("", ""))
 
 
-def complete(point: Analysis, frame: DataFrame, method: str) -> DataFrame:
-    """Return the rows of a method of the seeds with which it is complete."""
-    seeds = point.by_seed(method, "seconds").index
-    return frame[(frame["method"] == method) & frame["seed"].isin(seeds)]
+def mean_by_method(point: Analysis, methods: Iterable[str], metric: str) -> dict[str, float]:
+    """Return the mean of a metric over the seeds, of every method where it is defined."""
+    values = {method: point.by_seed(method, metric) for method in methods}
+    return {method: float(of_method.mean()) for method, of_method in values.items() if len(of_method)}
+
+
+def gap_of(point: Analysis, method: str, baseline: str, metric: str) -> Spread:
+    """Return the differences of two methods in a metric, seed by seed."""
+    return Spread.of(point.differences(method, baseline, metric))
 
 
 def change(frame: DataFrame, point: Analysis, method: str, seed: Any = None) -> Row | None:
@@ -57,13 +61,13 @@ def change(frame: DataFrame, point: Analysis, method: str, seed: Any = None) -> 
 
 def by_duration(point: Analysis) -> dict[str, dict[int, Series]]:
     """Return Average by seed for every duration of linear probing, by family and other settings."""
-    budget = (point.config.get("personalization") or {}).get("epochs")
-    durations: dict[str, dict[int, Series]] = {}
-    for method in point.complete_methods:
-        variant = point.variants.get(method)
+    experiment, durations = point.experiment, dict[str, dict[int, Series]]()
+    budget = section(experiment.config, "personalization").get("epochs")
+    for method in experiment.complete_methods:
+        variant = experiment.variants.get(method)
         if variant and "lp_epochs" in variant.values:
-            rest = {key: value for key, value in variant.values.items() if key != "lp_epochs"}
-            duration = variant.values["lp_epochs"]
+            rest = dict(variant.values)
+            duration = rest.pop("lp_epochs")
             if duration is None:
                 duration = argument(point, method, "epochs") or budget
             averages = point.by_seed(method, average_of(point))
@@ -75,28 +79,29 @@ def by_duration(point: Analysis) -> dict[str, dict[int, Series]]:
 
 def argument(point: Analysis, method: str, name: str) -> Any:
     """Return an argument of a method's class in the configuration; None by default."""
-    return (((point.config.get("methods") or {}).get(method) or {}).get("init_args") or {}).get(name)
+    return section(point.experiment.config, "methods", method, "init_args").get(name)
 
 
 def distortion_and_loss(point: Analysis, family: str) -> list[tuple[float, float]]:
     """Return distortion and loss of Global for every client, seed and evaluated epoch of a method."""
-    frames = [distortion_points(point, method) for method in point.family(family)]
+    frames = [distortion_points(point.frames, method) for method in family_rows(point, family)]
     return [pair for frame in frames for pair in zip(frame["distortion"], frame["loss"], strict=True)]
 
 
 def distortion_of(point: Analysis, family: str) -> Spread:
     """Return the distortion at the end, by seed the mean over the variants of a method."""
-    columns = [point.by_seed(method, "distortion_own") for method in point.family(family)]
+    columns = [point.by_seed(method, "distortion_own") for method in family_rows(point, family)]
     return Spread.of(DataFrame(columns).mean() if columns else [])
 
 
 def by_depth(point: Analysis, methods: Iterable[str]) -> DataFrame:
     """Return relative distortion, one row per layer and one column per seed, mean over methods."""
-    frames = [complete(point, point.depth, method) for method in methods]
-    frame = concat([point.depth.iloc[:0], *frames]).astype({"distortion_relative": float})
+    depth = point.frames.depth
+    frames = [complete_rows(point.frames, depth, method) for method in methods]
+    frame = concat([depth.iloc[:0], *frames]).astype({"distortion_relative": float})
     frame = frame.dropna(subset=["distortion_relative"])
     table = frame.pivot_table(index="layer", columns="seed", values="distortion_relative", aggfunc="mean")
-    return table.reindex(list(dict.fromkeys(frame["layer"])))
+    return table.reindex(frame["layer"].unique())
 
 
 def profile_of(table: DataFrame) -> Row:
@@ -110,30 +115,27 @@ def profile_of(table: DataFrame) -> Row:
 
 def flood_levels(point: Analysis, family: str) -> dict[float, str]:
     """Return the rows of a method by their flood level."""
-    levels = {method: argument(point, method, "flood") for method in point.family(family)}
+    levels = {method: argument(point, method, "flood") for method in family_rows(point, family)}
     return {float(level): method for method, level in levels.items() if level is not None}
 
 
 def last_loss(point: Analysis, method: str) -> float:
     """Return the training loss of the last epoch, mean over clients and seeds."""
-    return float(complete(point, point.mean_curves, method).groupby("seed")["train_loss"].last().astype(float).mean())
+    rows = complete_rows(point.frames, point.frames.mean_curves, method)
+    return float(rows.groupby("seed")["train_loss"].last().astype(float).mean())
 
 
 def accuracy_before(point: Analysis) -> Series:
     """Return the global model's accuracy by seed, mean over the clients' test sets."""
-    frame = point.clients[point.clients["method"].isin(point.complete_methods)]
-    frame = frame.assign(local_before=frame["local_before"].astype(float)).dropna(subset=["local_before"])
+    clients = point.frames.clients
+    frame = clients[clients["method"].isin(point.experiment.complete_methods)]
+    frame = frame.astype({"local_before": float}).dropna(subset=["local_before"])
     return frame.drop_duplicates(["seed", "client"]).groupby("seed")["local_before"].mean()
 
 
 def average_of(point: Analysis) -> str:
     """Return the metric that is called Average; with a single client, which has no worst other, the one without it."""
-    return "average3" if point.results["average3"].notna().any() else "average2"
-
-
-def gap_of(point: Analysis, method: str, baseline: str, metric: str) -> Spread:
-    """Return the differences of two methods in a metric, seed by seed."""
-    return Spread.of(point.differences(method, baseline, metric))
+    return "average3" if point.frames.results["average3"].notna().any() else "average2"
 
 
 def correlate(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

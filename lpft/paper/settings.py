@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.english import flat
+from lpft.reporting.experiment import flat
 from lpft.reporting.judging import Verdict
 
 EPOCHS, NUM_SEEDS = 15, 3
@@ -22,7 +22,7 @@ OURS = ("eval_every", "save_models", "clients_per_stack")
 
 def settings(points: Sequence[Analysis]) -> Verdict:
     """Which settings are not from the paper? Those of the first point."""
-    rows = settings_not_from_the_paper(points[0].config, len(points[0].seeds))
+    rows = settings_not_from_the_paper(points[0].experiment.config, len(points[0].experiment.seeds))
     differing = sum(bool(row["remark"]) for row in rows)
     return Verdict("", {"differing": differing}, rows, Path(__file__).parent / "templates" / "settings.txt")
 

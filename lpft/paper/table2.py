@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lpft.paper.evidence import first_pair
+from lpft.paper.evidence import first_pair, gap_of, mean_by_method
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import Outcome, Spread, Verdict
-from lpft.reporting.pairs import class_name, probes_first
+from lpft.reporting.experiment import class_name, probes_first, section
+from lpft.reporting.judging import Outcome, Verdict
 
 METHODS = {
     "FT": "FT",
@@ -50,30 +50,33 @@ def table2(points: Sequence[Analysis]) -> Verdict:
 
 
 def _compare(point: Analysis) -> dict[str, Any]:
-    name = str(point.config.get("name") or "")
-    dataset = dataset_of(name)
-    row: dict[str, Any] = {"point": point.label, "dataset": dataset, "problem": "", "gains": [], "methods": {}}
+    name = str(point.experiment.config.get("name") or "")
+    dataset, methods = dataset_of(name), paper_methods(point)
+    row: dict[str, Any] = {
+        "point": point.experiment.label,
+        "dataset": dataset,
+        "problem": "",
+        "gains": [],
+        "methods": {},
+    }
     if dataset is None:
         datasets = ", ".join(dict.fromkeys(key[0] for key in published()))
-        problem = f"the experiment's name `{name}` does not begin with one of its datasets ({datasets})"
-        return row | {"problem": problem}
-    methods = paper_methods(point)
+        return row | {"problem": f"the experiment's name `{name}` does not begin with one of its datasets ({datasets})"}
     if not methods:
         return row | {"problem": "none of the table's methods has results"}
     for method, title in methods.items():
-        here = {metric: point.by_seed(method, metric) for metric in METRICS}
         row["methods"][method] = {
-            METRICS[metric]: (float(values.mean()), published()[dataset, title, METRICS[metric]])
-            for metric, values in here.items()
-            if len(values)
+            METRICS[metric]: (mean, published()[dataset, title, METRICS[metric]])
+            for metric in METRICS
+            for mean in mean_by_method(point, [method], metric).values()
         }
     method, baseline = first_pair(point)
     if methods.get(method) == "LP-FT" and methods.get(baseline) == "FT":
         row |= {"method": method, "baseline": baseline}
         for metric in ("global_all", "average3"):
-            paper = [published()[dataset, title, METRICS[metric]] for title in ("LP-FT", "FT")]
-            gain = Spread.of(point.differences(method, baseline, metric))
-            row["gains"].append({"metric": METRICS[metric], "here": gain, "paper": paper[0] - paper[1]})
+            paper, of_ft = (published()[dataset, title, METRICS[metric]] for title in ("LP-FT", "FT"))
+            gain = gap_of(point, method, baseline, metric)
+            row["gains"].append({"metric": METRICS[metric], "here": gain, "paper": paper - of_ft})
     return row
 
 
@@ -82,12 +85,13 @@ def paper_methods(point: Analysis) -> dict[str, str]:
 
     A method needs the whole budget of epochs; an `LPFT` that only probes is not LP-FT.
     """
-    budget = (point.config.get("personalization") or {}).get("epochs")
+    config = point.experiment.config
+    budget = section(config, "personalization").get("epochs")
     methods: dict[str, str] = {}
-    for method in point.complete_methods:
-        settings = (point.config.get("methods") or {}).get(method) or {}
+    for method in point.experiment.complete_methods:
+        settings = section(config, "methods", method)
         title = METHODS.get(class_name(settings))
-        whole = (settings.get("init_args") or {}).get("epochs") in (None, budget)
+        whole = section(settings, "init_args").get("epochs") in (None, budget)
         if title and whole and title not in methods.values() and (title != "LP-FT" or probes_first(settings)):
             methods[method] = title
     return methods

@@ -1,18 +1,35 @@
-"""The registry of figures."""
+"""Drawing: the registry of figures, what their layouts share, and deterministic SVG."""
 
 from __future__ import annotations
 
+import io
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.style import to_svg
+from lpft.reporting.english import say
+from lpft.reporting.style import RC
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
+
+FONTS = "-apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+SWEEP_FIGURES = ("sweep", "difference", "heat-")
+"""How the names of the figures of sweeps begin."""
+WIDTH = 5.6
+"""Inches of a figure with one plot: a phone shows all of it, and can be read."""
+
+RunFigure = Callable[[Analysis], Figure | None]
+FIGURES: dict[str, RunFigure] = {}
+"""The figures of every run, in the order of the report."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +49,18 @@ class Drawing:
     draw: Callable[[], Figure | None]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A registered figure; see `figure`."""
-
-    title: str
-    caption: str
-    swept: str
-    draw: Callable[[Analysis], Figure | None]
-
-
-FIGURES: dict[str, Entry] = {}
-"""The figures of every run, in the order of the report."""
-
-
-SWEEP_FIGURES = ("sweep", "difference", "heat-")
-"""How the names of the figures of sweeps begin."""
-
-
-def figure(name: str, title: str, caption: str, swept: str = "") -> Callable[..., Any]:
+def figure(draw: RunFigure) -> RunFigure:
     """Register a function of the analysis that returns a matplotlib figure, or None if there is nothing to show.
 
-    Args:
-        name: of its file.
-        title: heading in the report.
-        caption: what to see in it.
-        swept: what to add to the caption if settings of methods were swept.
+    english.yaml has its title and caption under its name.
     """
+    FIGURES[draw.__name__] = draw
+    return draw
 
-    def register(draw: Callable[[Analysis], Figure | None]) -> Callable[[Analysis], Figure | None]:
-        FIGURES[name] = Entry(title, caption, swept, draw)
-        return draw
 
-    return register
+def described(name: str, kind: str, draw: Callable[[], Figure | None], **values: Any) -> Drawing:
+    """Return a drawing with the title and caption that english.yaml has for its kind."""
+    return Drawing(name, say("figures", kind, "title", **values), say("figures", kind, "caption", **values), draw)
 
 
 def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:
@@ -82,3 +78,62 @@ def write_figures(run: Run, drawn: Mapping[str, str]) -> list[Path]:
         if (path.stem in FIGURES or path.stem.startswith(SWEEP_FIGURES)) and path.stem not in drawn:
             path.unlink(missing_ok=True)
     return [folder / f"{name}.svg" for name in drawn]
+
+
+def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
+    """Draw a figure and return it as SVG with text as text: the same bytes for the same data. None if it is None."""
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": name}
+    text = io.StringIO()
+    with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the viewer's fonts will have it
+        drawn = draw()
+        if drawn is None:
+            return None
+        FigureCanvasSVG(drawn).print_svg(text, metadata=metadata)  # `savefig` would draw it twice
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*?)?, sans-serif|'DejaVu Sans'", FONTS, text.getvalue())
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+# Layouts
+
+
+def one_plot(height: float) -> tuple[Figure, Axes]:
+    """Make a figure with one plot of a height in inches; `legend_below` makes room for the legend."""
+    drawn = Figure(figsize=(WIDTH, height))
+    return drawn, drawn.subplots()
+
+
+def legend_below(drawn: Figure) -> None:
+    """Put the legend of a figure with one plot below it, in as many columns as the names allow."""
+    handles, names = drawn.axes[0].get_legend_handles_labels()
+    columns = 2 if max(map(len, names)) > 16 else 3
+    drawn.set_figheight(drawn.get_figheight() + 0.21 * -(-len(names) // columns))
+    drawn.legend(handles, names, loc="outside lower center", ncols=columns, handletextpad=0.4)
+
+
+def panels(
+    number: int, columns: int, size: tuple[float, float], margin: tuple[float, float] = (0.4, 0.4), **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of equal panels, row by row; panels left over are taken away.
+
+    Args:
+        number: how many panels.
+        columns: how many of them beside each other, at most.
+        size: width and height of a panel in inches.
+        margin: what to add to the width and height of the figure.
+        options: for `Figure.subplots`.
+    """
+    columns = max(1, min(columns, number))
+    rows = -(-number // columns)
+    drawn = Figure(figsize=(columns * size[0] + margin[0], rows * size[1] + margin[1]))
+    axes = list(drawn.subplots(rows, columns, squeeze=False, **options).flat)
+    for unused in axes[number:]:
+        unused.remove()
+    return drawn, axes[:number]
+
+
+def widen(axes: Axes, span: float = 3.0) -> None:
+    """Leave room around the points, and do not blow up differences of a fraction of a percentage point."""
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
+        set_limits(middle - half, middle + half)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pandas import DataFrame
 from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metrics import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
-from lpft.reporting.pairs import class_name
+from lpft.reporting.experiment import class_name, flat, group_by, section
 
 SHOWN_NAMES = 5
 """So many clients are named in one line."""
@@ -23,7 +25,7 @@ DESCRIBED = ("epochs", "lp_epochs")
 
 
 def say(*keys: str, **values: Any) -> str:
-    """Fill in a template.
+    """Fill in a template of english.yaml.
 
     >>> say("methods", "FT", epochs=1)
     'Full fine-tuning: all layers, 1 epoch.'
@@ -31,12 +33,47 @@ def say(*keys: str, **values: Any) -> str:
     return " ".join(_template(keys).render(values).split())
 
 
-def has(*keys: str) -> bool:
-    """Tell whether there is a template."""
-    section: Any = _texts()
-    for key in keys:
-        section = section.get(key) if isinstance(section, Mapping) else None
-    return section is not None
+@cache
+def environment(folder: Path) -> jinja2.Environment:
+    """Return what fills in the templates of a folder: HTML is escaped, and numbers are formatted by filters.
+
+    ``{{ x | f('.1f') }}`` formats, ``{{ x | n('seed') }}`` counts, ``{{ x | plain }}`` escapes for Markdown.
+    """
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=jinja2.select_autoescape(["html"], default_for_string=False),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters |= {"f": format, "spread": format, "n": _count, "count": _count, "plain": plain}
+    return found
+
+
+def plain(text: object) -> str:
+    """Escape a text for Markdown and HTML: names come from outside."""
+    escaped = " ".join(html.escape(str(text), quote=False).split())
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@cache
+def texts(*keys: str) -> Any:
+    """Return a part of english.yaml."""
+    if keys:
+        return texts(*keys[:-1])[keys[-1]]
+    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _template(keys: tuple[str, ...]) -> jinja2.Template:
+    return environment(Path(__file__).parent).from_string(texts(*keys))
+
+
+# Diagnostics and recommendations
 
 
 def message(diagnostic: Diagnostic) -> str:
@@ -53,7 +90,7 @@ def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
     """Describe diagnostics: once for methods that differ in nothing else, and once for all clients that share one."""
     lines = []
     for name, same in by_name(diagnostics).items():
-        lines += [f"{name}: {line}" for line in located([d for d in same if d.client is None])]
+        lines += [f"{name}: {line}" for line in located(d for d in same if d.client is None)]
         of_clients = [d for d in same if d.client is not None]
         clients = list(dict.fromkeys(str(d.client) for d in of_clients))
         if clients:
@@ -64,22 +101,15 @@ def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
 
 def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
     """Group diagnostics by name."""
-    groups: dict[str, list[Diagnostic]] = {}
-    for diagnostic in diagnostics:
-        groups.setdefault(diagnostic.name, []).append(diagnostic)
-    return groups
+    return group_by(diagnostics, lambda diagnostic: diagnostic.name)
 
 
 def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
     """Describe diagnostics with their place: once for the methods that differ in nothing else."""
-    places: dict[tuple[str | None, int | None, str], list[str]] = {}
-    for diagnostic in diagnostics:
-        key = (diagnostic.client, diagnostic.seed, message(diagnostic))
-        places.setdefault(key, []).append(diagnostic.place)
     lines = []
-    for (*_, text), where in places.items():
-        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
-        lines.append(": ".join(part for part in (where[0] + more, text) if part))
+    for (*_, text), same in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
+        place = same[0].place + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        lines.append(": ".join(part for part in (place, text) if part))
     return lines
 
 
@@ -104,6 +134,9 @@ def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
     )
 
 
+# The experiment and its result
+
+
 def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> str:
     """Describe the experiment in a few sentences, as far as the configuration tells."""
     federation = section(config, "federation")
@@ -122,7 +155,7 @@ def headline(summary: DataFrame, reference: str | None) -> str:
     """State the result in one sentence: the range of local and global accuracy, from the lowest to the highest method.
 
     Args:
-        summary: the analysis' summary.
+        summary: the frame of that name.
         reference: the method that is the global model itself; None if there is none.
     """
     ranges = {}
@@ -139,7 +172,7 @@ def headline(summary: DataFrame, reference: str | None) -> str:
 
 def describe_method(method: str, config: Mapping[str, Any]) -> str:
     """Describe in one line what a method does, from its class and its settings."""
-    description = _describe(section(config, "methods").get(method), config)
+    description = _describe(section(config, "methods", method), config)
     return " ".join(part for part in (description, _difference(method, config)) if part)
 
 
@@ -151,46 +184,27 @@ def describe_family(values: Sequence[Mapping[str, Any]], methods: Sequence[str],
         methods: the variants.
         config: the resolved experiment.
     """
-    settings = dict(section(config, "methods").get(methods[0]) or {})
+    settings = section(config, "methods", methods[0])
     swept = {key: list(dict.fromkeys(str(v[key]) for v in values if key in v)) for key in values[0]}
     init_args = {key: value for key, value in section(settings, "init_args").items() if key not in swept}
     description = _describe({**settings, "init_args": init_args}, config, swept_lp_epochs="lp_epochs" in swept)
-    listed_values = "; ".join(f"{key} = {', '.join(v)}" for key, v in swept.items())
+    listed_values = "; ".join(f"{key} = {', '.join(words)}" for key, words in swept.items())
     return f"{description} Swept: {listed_values}."
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings with dotted keys; those that are None or empty are left out.
-
-    >>> dict(flat({"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}}, "init": None}))
-    {'optimizer.class_path': 'SGD', 'optimizer.init_args.lr': 0.1}
-    """
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value
-
-
-def section(config: Any, name: str) -> Mapping[str, Any]:
-    """Return a section of a configuration; empty if it is not there."""
-    value = config.get(name) if isinstance(config, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def _describe(settings: Any, config: Mapping[str, Any], swept_lp_epochs: bool = False) -> str:
+def _describe(settings: Mapping[str, Any], config: Mapping[str, Any], swept_lp_epochs: bool = False) -> str:
     kind, init_args = class_name(settings), section(settings, "init_args")
     if not kind:
         return ""
-    listed_settings = ", ".join(f"{key} = {value}" for key, value in flat(init_args))
+    settings_shown = ", ".join(f"{key} = {value}" for key, value in flat(init_args))
     return say(
-        *("methods", kind if has("methods", kind) else "other"),
+        *("methods", kind if kind in texts("methods") else "other"),
         class_name=kind,
         epochs=init_args.get("epochs") or section(config, "personalization").get("epochs"),
         lp_epochs=init_args.get("lp_epochs", 5),
         solved=init_args.get("lp_solver") == "logreg",
         swept_lp_epochs=swept_lp_epochs,
-        settings=f" ({listed_settings})" if listed_settings else "",
+        settings=f" ({settings_shown})" if settings_shown else "",
     )
 
 
@@ -201,23 +215,6 @@ def _difference(method: str, config: Mapping[str, Any]) -> str:
     base = max((name for name in same if method.startswith(f"{name}_")), key=len, default=None)
     if base is None or not isinstance(methods.get(method), Mapping):
         return ""
-    own, other = (dict(flat(section(methods[name], "init_args"))) for name in (method, base))
+    own, other = (dict(flat(section(methods, name, "init_args"))) for name in (method, base))
     keys = [key for key in own | other if own.get(key) != other.get(key) and key not in DESCRIBED]
     return f"Unlike {base}: {', '.join(f'{key} = {own.get(key)}' for key in keys)}." if keys else ""
-
-
-@cache
-def _texts() -> dict[str, Any]:
-    texts: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return texts
-
-
-@cache
-def _template(keys: tuple[str, ...]) -> jinja2.Template:
-    text: Any = _texts()
-    for key in keys:
-        text = text[key]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    environment.filters["f"] = lambda value, spec: format(value, spec)
-    environment.filters["n"] = lambda number, noun: f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-    return environment.from_string(text)

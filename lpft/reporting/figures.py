@@ -1,15 +1,18 @@
-"""The figures of a run. To add one, write a function of the analysis and decorate it with `@figure`.
+"""The figures of a run. To add one, write a function of the analysis, decorate it with `@figure`, and describe it.
 
-This is the only module that `lpft.reporting` draws with; tables, status and the console never import it.
+Titles and captions are in english.yaml, by the names of the functions. Tables, status and the console never
+import this module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,29 +21,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.drawing import FIGURES, Drawing, Entry, figure, svgs
-from lpft.reporting.figure_data import client_values, complete, distortion_points, trained
-from lpft.reporting.heatmap import color_scale, draw_matrix
-from lpft.reporting.style import (
-    GRID,
-    INK,
-    MUTED,
-    NAMED_CLIENTS,
-    PAPER,
-    Look,
-    families,
-    legend_beside,
-    looks,
-    marker_style,
-    panels,
-    render,
-    room_for_legend,
-    short,
-    to_svg,
-    widen,
-)
-
-Values = np.ndarray[Any, np.dtype[np.float64]]
+from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
+from lpft.reporting.experiment import families
+from lpft.reporting.frames import client_values, complete_rows, distortion_points
+from lpft.reporting.heatmap import NAMED_CLIENTS, color_scale, draw_matrix
+from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, looks, short
 
 FEW_VARIANTS = 3
 """With more variants of one method, the trade-off shows neither seeds nor error bars."""
@@ -53,6 +38,7 @@ MANY_PATHS = 120
 
 REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
 """How the level of the global model is drawn."""
+ZERO: Mapping[str, Any] = {"color": MUTED, "linewidth": 1.2}
 LOCAL_LINE: Any = (0, (4, 2))
 GLOBAL_LINE: Any = "-"
 
@@ -61,11 +47,9 @@ def drawings(analysis: Analysis) -> dict[str, Drawing]:
     """Return the figures of a run by name: those of swept settings, then `FIGURES`."""
     from lpft.reporting.sweep_figures import variant_drawings
 
-    def drawing(name: str, entry: Entry) -> Drawing:
-        caption = entry.caption + (f" {entry.swept}" if entry.swept and analysis.variants else "")
-        return Drawing(name, entry.title, caption, lambda: entry.draw(analysis))
-
-    return variant_drawings(analysis) | {name: drawing(name, entry) for name, entry in FIGURES.items()}
+    swept = bool(analysis.experiment.variants)
+    always = {name: described(name, name, partial(draw, analysis), swept=swept) for name, draw in FIGURES.items()}
+    return variant_drawings(analysis) | always
 
 
 def make_figure(analysis: Analysis, name: str) -> Figure:
@@ -77,7 +61,8 @@ def make_figure(analysis: Analysis, name: str) -> Figure:
     available = drawings(analysis)
     if name not in available:
         raise ValueError(f"There is no figure `{name}`. HINT: the figures of this run are {', '.join(available)}.")
-    drawn = render(available[name].draw)
+    with mpl.rc_context(RC):
+        drawn = available[name].draw()
     if drawn is None:
         raise ValueError(
             f"The figure `{name}` has nothing to show: no method is complete, or what it needs was not recorded."
@@ -86,94 +71,82 @@ def make_figure(analysis: Analysis, name: str) -> Figure:
     return drawn
 
 
-def draw(analysis: Analysis, name: str) -> str | None:
-    """Return one figure as SVG; None if there is nothing to show."""
-    return to_svg(name, drawings(analysis)[name].draw)
-
-
 def draw_all(analysis: Analysis) -> dict[str, str]:
     """Return all figures that have something to show as SVG by name: the same bytes for the same results."""
     return svgs(drawings(analysis))
 
 
-def _mean(table: pd.DataFrame) -> Values:
+def _complete(analysis: Analysis) -> list[str]:
+    experiment = analysis.experiment
+    return [method for method in experiment.methods if method in experiment.complete_methods]
+
+
+def _trained(analysis: Analysis) -> list[str]:
+    return [method for method in _complete(analysis) if method != analysis.experiment.reference]
+
+
+def _looks(analysis: Analysis) -> dict[str, Look]:
+    return looks(analysis.experiment.methods, analysis.experiment.config)
+
+
+def _families(analysis: Analysis, methods: Iterable[str]) -> dict[str, list[str]]:
+    return families(methods, analysis.experiment.variants)
+
+
+def _mean(table: pd.DataFrame) -> pd.Series:
     """Return the mean over seeds; NaN where one of them has no value."""
-    return table.to_numpy().mean(axis=1)
-
-
-def _places(analysis: Analysis, method: str) -> Values:
-    """Return global and local accuracy of every seed, ``(n, 2)``."""
-    rows = analysis.results[(analysis.results["method"] == method) & analysis.results["complete"]]
-    return rows[["global_all", "local"]].to_numpy(dtype=float)
+    return table.mean(axis=1, skipna=False)
 
 
 # The figures
 
 
-@figure(
-    "tradeoff",
-    "Local against global accuracy",
-    "One large marker per method, one small marker per seed; bars show one standard deviation. Dotted: the global"
-    " model, which has the same accuracy at home as everywhere. Up is better at home; right forgets less of the other"
-    " clients. A method up and to the left pays for its local gain by forgetting.",
-    swept="A line joins the settings of a sweep from the first (light) to the last (dark).",
-)
+@figure
 def tradeoff(analysis: Analysis) -> Figure | None:
     """Draw local against global accuracy."""
-    methods, look = complete(analysis), looks(analysis.methods, analysis.config)
+    methods, look = _complete(analysis), _looks(analysis)
     if not methods:
         return None
-    groups = families(methods, look)
-    figure = Figure(figsize=(7.4, room_for_legend(4.5, len(groups))), layout="constrained")
-    axes = figure.subplots()
-    for members in groups.values():
-        path = np.array([_places(analysis, method).mean(axis=0) for method in members])
-        axes.plot(*path.T, color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
+    drawn, axes = one_plot(4.4)
+    places = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
+    for members in _families(analysis, methods).values():
+        path = pd.DataFrame([places[method].mean(skipna=False) for method in members])
+        axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
         for method in members:
             named = method in (members[0], members[-1])
-            _tradeoff_point(axes, method if named else "", _places(analysis, method), look[method], len(members))
-    levels = [_mean(client_values(analysis, method, "local_before")) for method in methods]
-    level = float(np.nanmean(np.concatenate(levels))) if not np.isnan(np.concatenate(levels)).all() else math.nan
+            _tradeoff_point(axes, method if named else "", places[method], look[method], len(members) <= FEW_VARIANTS)
+    level = pd.concat([_mean(client_values(analysis.frames, method, "local_before")) for method in methods]).mean()
     axes.axhline(level, **REFERENCE)
     axes.axvline(level, **REFERENCE)
     widen(axes)
     axes.set_xlabel("Global: accuracy on all clients' test sets (%) · forgets less →")
     axes.set_ylabel("Local: accuracy on the own test set (%) · better at home →")
     axes.plot([], [], **REFERENCE, label="global model")
-    legend_beside(axes)
-    return figure
+    legend_below(drawn)
+    return drawn
 
 
-def _tradeoff_point(axes: Axes, name: str, places: Values, look: Look, num_variants: int) -> None:
-    x, y = places.T
-    if len(places) > 1 and num_variants <= FEW_VARIANTS:
+def _tradeoff_point(axes: Axes, name: str, places: pd.DataFrame, look: Look, with_seeds: bool) -> None:
+    x, y = places.to_numpy(dtype=float).T
+    if len(places) > 1 and with_seeds:
         axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
         axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
-    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **marker_style(look, name, 9))
+    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(name, 9))
 
 
-@figure(
-    "curves",
-    "Learning curves",
-    "Test accuracy over the epochs of fine-tuning, mean over clients: dashed on the client's own test set, solid on all"
-    " test sets. Where the solid line falls while the dashed one rises or stays, clients overfit to their own data. A"
-    " vertical line marks a change of phase. The curves are never used to choose an epoch.",
-)
+@figure
 def curves(analysis: Analysis) -> Figure | None:
     """Draw local (dashed) and global (solid) accuracy over the epochs, one panel per method and its variants."""
-    look, frame = looks(analysis.methods, analysis.config), analysis.mean_curves
-    drawn = {
-        method: frame[(frame["method"] == method) & frame["seed"].isin(seeds)]
-        for method, seeds in complete(analysis).items()
-    }
-    drawn = {method: rows for method, rows in drawn.items() if len(_evaluated(rows, "local").dropna()) > 1}
-    if not drawn:
+    look = _looks(analysis)
+    rows = {m: complete_rows(analysis.frames, analysis.frames.mean_curves, m) for m in _complete(analysis)}
+    rows = {method: own for method, own in rows.items() if len(_evaluated(own, "local")) > 1}
+    if not rows:
         return None
-    groups = families(drawn, look)
-    figure, axes = panels(len(groups), 2 if len(groups) in (2, 4) else 3, (2.9, 2.2), sharex=True, sharey=True)
+    groups = _families(analysis, rows)
+    drawn, axes = panels(len(groups), 2 if len(groups) in (2, 4) else 3, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
         for method in members:
-            _curve_panel(ax, drawn[method], look[method], len(members) == 1)
+            _curve(ax, rows[method], look[method], alone=len(members) == 1)
         ax.set_title(short(members[0] if len(members) == 1 else family, 24))
         ax.tick_params(labelbottom=True)
         if len(members) > 1:
@@ -183,18 +156,15 @@ def curves(analysis: Analysis) -> Figure | None:
             box = {"frameon": True, "facecolor": PAPER, "edgecolor": "none", "framealpha": 0.75, "borderpad": 0.2}
             ax.legend(handles=lines, fontsize=7, handlelength=1.1, labelspacing=0.25, loc="best", **box)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    figure.supxlabel("epoch of fine-tuning", fontsize=9.5, color=INK)
-    figure.supylabel("accuracy (%)", fontsize=9.5, color=INK)
+    drawn.supxlabel("epoch of fine-tuning", color=INK)
+    drawn.supylabel("accuracy (%)", color=INK)
     lines = [
-        Line2D([], [], color=color, linestyle=style, linewidth=1.6, label=name)
-        for name, color, style in (
-            ("Local (own test set)", INK, LOCAL_LINE),
-            ("Global (all test sets)", INK, GLOBAL_LINE),
-            ("global model", MUTED, REFERENCE["linestyle"]),
-        )
+        Line2D([], [], color=INK, linestyle=LOCAL_LINE, linewidth=1.6, label="Local (own test set)"),
+        Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
+        Line2D([], [], color=MUTED, linestyle=REFERENCE["linestyle"], linewidth=1.6, label="global model"),
     ]
-    figure.legend(handles=lines, loc="outside upper left", ncols=3, handlelength=2.6)
-    return figure
+    drawn.legend(handles=lines, loc="outside upper left", ncols=3, handlelength=2.6)
+    return drawn
 
 
 def _evaluated(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -202,17 +172,16 @@ def _evaluated(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return rows.pivot(index="epoch", columns="seed", values=name).astype(float).dropna()
 
 
-def _curve_panel(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool) -> None:
     """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel."""
     for name, style in (("local", LOCAL_LINE), ("global_all", GLOBAL_LINE)):
         values = _evaluated(rows, name)
-        mean, std = values.mean(axis=1).to_numpy(), values.std(axis=1, ddof=0).to_numpy()
-        epochs = values.index.to_numpy()
-        if len(epochs) and epochs[0] == 0:
-            axes.axhline(mean[0], **REFERENCE)
+        mean, std = values.mean(axis=1), values.std(axis=1, ddof=0)
+        if len(mean) and mean.index[0] == 0:
+            axes.axhline(mean.iloc[0], **REFERENCE)
         if alone:
-            axes.fill_between(epochs, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
-        axes.plot(epochs, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)
+            axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
+        axes.plot(mean.index, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)
     for epoch, names in _phase_changes(rows) if alone else ():
         axes.axvline(epoch, color=MUTED, linewidth=0.9)
         place = ("data", "axes fraction")
@@ -226,45 +195,39 @@ def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
     return [(epoch, f"{phase} → {following}") for (epoch, phase), (_, following) in steps if phase != following]
 
 
-@figure(
-    "clients",
-    "Who gains, who loses",
-    "Local accuracy of every client's personalized model minus the global model's, mean over seeds. Where it is"
-    " negative, the client should have kept the global model.",
-    swept="A bar spans the settings of a sweep; its marker is their median.",
-)
+@figure
 def clients(analysis: Analysis) -> Figure | None:
     """Draw the change of every client's local accuracy, in percentage points."""
-    look, names = looks(analysis.methods, analysis.config), analysis.client_names
-    groups = families(trained(analysis), look)
+    look, names = _looks(analysis), analysis.experiment.client_names
+    groups = _families(analysis, _trained(analysis))
     if not groups:
         return None
+    values = partial(client_values, analysis.frames)
     change = {
-        family: np.array(
-            [_mean(client_values(analysis, m, "local") - client_values(analysis, m, "local_before")) for m in members]
-        )
+        family: pd.DataFrame([_mean(values(m, "local") - values(m, "local_before")) for m in members])
         for family, members in groups.items()
     }
     plain = {family: look[members[0]].plain for family, members in groups.items()}
     named = len(names) <= NAMED_CLIENTS
-    height = max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2
-    figure = Figure(figsize=(7.4, room_for_legend(height, len(groups))), layout="constrained")
-    axes = figure.subplots()
+    drawn, axes = one_plot(max(2.2, 1.1 + 0.3 * len(names)) if named else 4.2)
     (_change_by_name if named else _change_by_rank)(axes, change, names, plain)
-    legend_beside(axes)
-    return figure
+    legend_below(drawn)
+    return drawn
 
 
-def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
+Changes = Mapping[str, pd.DataFrame]
+"""By method: one row per variant, one column per client."""
+
+
+def _change_by_name(axes: Axes, change: Changes, names: Sequence[str], look: Mapping[str, Look]) -> None:
     rows = np.arange(len(names))
     for number, (method, variants) in enumerate(change.items()):
         nudge = 0.56 * (number / (len(change) - 1) - 0.5) if len(change) > 1 else 0.0
         if len(variants) > 1:
             style: dict[str, Any] = {"color": look[method].color, "linewidth": 3, "alpha": 0.55}
-            axes.hlines(rows + nudge, variants.min(axis=0), variants.max(axis=0), **style)
-        middle = np.median(variants, axis=0)
-        axes.plot(middle, rows + nudge, linestyle="none", **marker_style(look[method], method, 6.5))
-    axes.axvline(0, color=MUTED, linewidth=1.2)
+            axes.hlines(rows + nudge, variants.min(), variants.max(), **style)
+        axes.plot(variants.median(), rows + nudge, linestyle="none", **look[method].points(method, 6.5))
+    axes.axvline(0, **ZERO)
     axes.set_yticks(rows, [short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -273,87 +236,68 @@ def _change_by_name(axes: Axes, change: Mapping[str, Values], names: Sequence[st
     axes.set_xlabel("← worse · change of Local against the global model (points) · better →")
 
 
-def _change_by_rank(axes: Axes, change: Mapping[str, Values], names: Sequence[str], look: Mapping[str, Look]) -> None:
+def _change_by_rank(axes: Axes, change: Changes, names: Sequence[str], look: Mapping[str, Look]) -> None:
     for method, variants in change.items():
-        values = np.median(variants, axis=0)
-        ranked = np.sort(values[~np.isnan(values)])
+        ranked = variants.median().dropna().sort_values()
         axes.plot(np.arange(1, len(ranked) + 1), ranked, color=look[method].color, label=short(method, 24))
-    axes.axhline(0, color=MUTED, linewidth=1.2)
+    axes.axhline(0, **ZERO)
     axes.set_xlabel(f"the {len(names)} clients, from the largest loss to the largest gain")
     axes.set_ylabel("change of Local (points)")
 
 
-@figure(
-    "distortion",
-    "Feature distortion and forgetting",
-    "One large marker per client and method, mean over seeds: how far its features moved from the global model's, and"
-    " how much global accuracy it lost. Small markers are evaluated epochs on the way there.",
-)
+@figure
 def distortion(analysis: Analysis) -> Figure | None:
     """Draw feature distortion against the loss of global accuracy, for every client."""
-    look = looks(analysis.methods, analysis.config)
-    methods = trained(analysis)
-    ends = {m: _mean_points(analysis, m, ends=True) for m in methods}
+    look, methods = _looks(analysis), _trained(analysis)
+    ends = {method: _mean_points(analysis, method, ends=True) for method in methods}
     if not any(len(points) for points in ends.values()):
         return None
-    groups = families(methods, look)
-    figure = Figure(figsize=(7.4, room_for_legend(4.4, len(groups))), layout="constrained")
-    axes = figure.subplots()
-    joined = len(analysis.client_names) * len(methods) <= MANY_PATHS
+    drawn, axes = one_plot(4.2)
+    joined = len(analysis.experiment.client_names) * len(methods) <= MANY_PATHS
+    style: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markeredgewidth": 0, "alpha": 0.4}
     for method in methods:
-        style: dict[str, Any] = {"color": look[method].color, "marker": ".", "markersize": 4.5}
-        style |= {"markeredgewidth": 0, "alpha": 0.4, "linewidth": 0.7 if joined else 0}
         for _, path in _mean_points(analysis, method, ends=False).groupby("client"):
-            axes.plot(path["distortion"], path["loss"], **style)
-    for family, members in groups.items():
+            width = 0.7 if joined else 0
+            axes.plot(path["distortion"], path["loss"], color=look[method].color, linewidth=width, **style)
+    for family, members in _families(analysis, methods).items():
         for method in members:
-            style = marker_style(look[method], family if method == members[-1] else "", 6.5)
+            marker = look[method].points(family if method == members[-1] else "", 6.5)
             points = ends[method]
-            axes.plot(points["distortion"], points["loss"], linestyle="none", alpha=0.8, clip_on=False, **style)
-    axes.axhline(0, color=MUTED, linewidth=1.2)
+            axes.plot(points["distortion"], points["loss"], linestyle="none", alpha=0.8, clip_on=False, **marker)
+    axes.axhline(0, **ZERO)
     axes.set_xlabel("feature distortion (l2 distance from the global model's features)")
     axes.set_ylabel("loss of Global (points)")
-    legend_beside(axes)
-    return figure
+    legend_below(drawn)
+    return drawn
 
 
 def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:
     """Return distortion and loss of Global by client (and epoch), mean over seeds; see `distortion_points`."""
-    points = distortion_points(analysis, method, ends=ends).dropna()
+    points = distortion_points(analysis.frames, method, ends=ends)
     return points.groupby(["client", "epoch"], as_index=False)[["distortion", "loss"]].mean()
 
 
-@figure(
-    "depth",
-    "Distortion by layer",
-    "How far the output of each layer moved from the global model's on the client's own test images, divided by the"
-    " norm of the global model's output; mean over clients and seeds, shaded: one standard deviation over seeds."
-    " Methods that train only the head are not shown: no layer moved.",
-)
+@figure
 def depth(analysis: Analysis) -> Figure | None:
     """Draw the distortion of every layer; a method without variants with its spread over seeds."""
-    look, drawn = looks(analysis.methods, analysis.config), {}
-    for method, seeds in complete(analysis).items():
-        rows = analysis.depth[(analysis.depth["method"] == method) & analysis.depth["seed"].isin(seeds)]
+    look, tables = _looks(analysis), {}
+    for method in _complete(analysis):
+        rows = complete_rows(analysis.frames, analysis.frames.depth, method)
         table = rows.pivot(index="layer", columns="seed", values="distortion_relative").astype(float)
-        table = table.reindex(list(dict.fromkeys(rows["layer"])))
-        if len(table) and not table.isna().to_numpy().any():
-            drawn[method] = table
-    if not drawn:
+        if len(table) and table.notna().all(axis=None):
+            tables[method] = table.reindex(rows["layer"].unique())
+    if not tables:
         return None
-    names = list(next(iter(drawn.values())).index)
-    drawn = {method: table for method, table in drawn.items() if list(table.index) == names}
-    groups = families(drawn, look)
-    figure = Figure(figsize=(7.4, room_for_legend(3.9, len(groups))), layout="constrained")
-    axes = figure.subplots()
+    names = list(next(iter(tables.values())).index)
+    tables = {method: table for method, table in tables.items() if list(table.index) == names}
+    drawn, axes = one_plot(3.7)
     places = np.arange(1, len(names) + 1)
-    for family, members in groups.items():
+    for family, members in _families(analysis, tables).items():
         for method in members:
-            mean, std = _mean(drawn[method]), drawn[method].to_numpy().std(axis=1)
+            mean, std = tables[method].mean(axis=1), tables[method].std(axis=1, ddof=0)
             if len(members) == 1:
                 axes.fill_between(places, mean - std, mean + std, color=look[method].color, alpha=0.15, linewidth=0)
-            style = marker_style(look[method], family if method == members[-1] else "", 5)
-            axes.plot(places, mean, linewidth=1.4, **style)
+            axes.plot(places, mean, linewidth=1.4, **look[method].points(family if method == members[-1] else "", 5))
     tilted = sum(map(len, names)) > LONG_NAMES
     ticks: dict[str, Any] = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
     size = 9 if len(names) <= MANY_LAYERS else 6.5
@@ -361,35 +305,30 @@ def depth(analysis: Analysis) -> Figure | None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer, from the input (left) to the features that the head sees (right)")
     axes.set_ylabel("relative distortion of its output")
-    legend_beside(axes)
-    return figure
+    legend_below(drawn)
+    return drawn
 
 
-@figure(
-    "matrices",
-    "Accuracy matrices",
-    "Row: whose model. Column: whose test set. Framed: the client's own test set. Mean over seeds, one colour scale."
-    " All accuracies in this report are means over parts of these matrices; see seed_*/METHOD/accuracy.csv.",
-    swept="For a method with swept settings, the one with the highest mean of Local and Global is shown.",
-)
+@figure
 def matrices(analysis: Analysis) -> Figure | None:
     """Draw the mean accuracy matrix of every method; for a swept method, of its best variant."""
-    methods, names = complete(analysis), analysis.client_names
+    methods, names = _complete(analysis), analysis.experiment.client_names
     if not methods:
         return None
-    look = looks(analysis.methods, analysis.config)
-    average = analysis.results[analysis.results["complete"]].groupby("method")["average2"].mean().fillna(-math.inf)
-    shown = [max(members, key=lambda method: average[method]) for members in families(methods, look).values()]
-    means = {m: np.mean([analysis.matrix(m, seed).to_numpy() for seed in methods[m]], axis=0) for m in shown}
+    results = analysis.frames.results[analysis.frames.results["complete"]]
+    average = results.groupby("method")["average2"].mean().fillna(-math.inf)
+    shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
+    seeds = {method: results.loc[results["method"] == method, "seed"] for method in shown}
+    means = {m: np.mean([analysis.matrix(m, seed).to_numpy() for seed in seeds[m]], axis=0) for m in shown}
     columns = 2 if len(means) in (2, 4) else 3
     side = max(1.9, min(3.0, 0.28 * len(names)))
-    figure, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))
+    drawn, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))
     scale = color_scale(list(means.values()))
     for number, (ax, (method, matrix)) in enumerate(zip(axes, means.items(), strict=True)):
         draw_matrix(ax, matrix, names, scale)
         ax.set_title(short(method, 24))
         ax.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(axes))
-    bar = figure.colorbar(axes[0].images[0], ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.03)
+    bar = drawn.colorbar(axes[0].images[0], ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label("accuracy (%)")
-    return figure
+    return drawn

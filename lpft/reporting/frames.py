@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 from pandas import DataFrame
 
 from lpft.evaluation.groups import Where
@@ -24,7 +25,8 @@ from lpft.evaluation.metrics import (
     compute_metrics,
     mean,
 )
-from lpft.reporting.results import MethodResult
+from lpft.reporting.experiment import group_by
+from lpft.reporting.results import History, MethodResult
 from lpft.storage.client_result import ClientResult
 
 COUNTS = ("num_train", "num_val", "num_test")
@@ -33,6 +35,7 @@ FIELDS = (
     *("num_classes", "num_train_classes", "train_passes", "clients_per_stack", "device"),
 )
 """Fields of a client result that are in the frame of clients but not in clients.csv."""
+INTEGERS = (*COUNTS, "val_gained", "val_lost", "num_classes", "num_train_classes", "clients_per_stack")
 RATES = ("lr_head", "lr_body", "train_loss")
 ACCURACIES = ("local", "global_all", "distortion", "worst")
 CURVE_COLUMNS = ("epoch", "phase", *RATES, *ACCURACIES)
@@ -59,91 +62,142 @@ def evaluation_of(result: MethodResult) -> Evaluation:
     return Evaluation(accuracy_matrix(result), [by_client.get(client) for client in result.clients])
 
 
-def results_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed and method: every metric, ``complete`` and ``problem``.
+@dataclass(frozen=True)
+class Frames:
+    """The results of a run as data frames, each made when it is first used.
 
-    The metrics of a method without the results of all clients are NaN: a mean over some clients cannot be compared with
-    a mean over all.
+    Args:
+        method_results: for every seed and method.
+        histories: rows of history.csv by seed.
     """
-    rows = []
-    for result in results:
-        row: Row = {"seed": result.seed, "method": result.method}
-        row |= compute_metrics(evaluation_of(result)) if result.complete else {m.name: math.nan for m in METRICS}
-        rows.append(row | {"complete": result.complete, "problem": result.problem})
-    frame = DataFrame(rows, columns=["seed", "method", *(metric.name for metric in METRICS), "complete", "problem"])
-    return _without_empty(frame, [metric.name for metric in METRICS if metric.optional])
+
+    method_results: Sequence[MethodResult]
+    histories: Mapping[int, History] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> DataFrame:
+        """One row per seed and method: every metric, ``complete`` and ``problem``.
+
+        The metrics of a method without the results of all clients are NaN: a mean over some clients cannot be compared
+        with a mean over all.
+        """
+        names = [metric.name for metric in METRICS]
+        rows = []
+        for result in self.method_results:
+            row: Row = {"seed": result.seed, "method": result.method}
+            row |= compute_metrics(evaluation_of(result)) if result.complete else dict.fromkeys(names, math.nan)
+            rows.append(row | {"complete": result.complete, "problem": result.problem})
+        frame = DataFrame(rows, columns=["seed", "method", *names, "complete", "problem"])
+        return _without_empty(frame, [metric.name for metric in METRICS if metric.optional])
+
+    @cached_property
+    def summary(self) -> DataFrame:
+        """Mean and standard deviation (ddof 0) over the complete seeds, one row per method and metric, ``n`` seeds."""
+        complete = self.results[self.results["complete"]]
+        order = dict.fromkeys(result.method for result in self.method_results)
+        rows = []
+        for method in (method for method in order if method in set(complete["method"])):
+            for name in metric_columns(complete):
+                values = complete.loc[complete["method"] == method, name].dropna().tolist()
+                center = mean(values)
+                std = math.sqrt(mean((value - center) ** 2 for value in values)) if values else math.nan
+                rows.append((method, name, center, std, len(values)))
+        return DataFrame(rows, columns=["method", "metric", "mean", "std", "n"])
+
+    @cached_property
+    def clients(self) -> DataFrame:
+        """One row per seed, method and client: the columns of clients.csv and all other scalars of the result.
+
+        The status is ``missing`` or ``damaged`` where there is no result.
+        """
+        names = [metric.name for metric in CLIENT_METRICS]
+        columns = ["seed", "method", "client", "status", *COUNTS, *names, *FIELDS]
+        frame = DataFrame(self._client_rows(), columns=columns).astype(dict.fromkeys(INTEGERS, "Int64"))
+        return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
+
+    def _client_rows(self) -> Iterator[Row]:
+        for result in self.method_results:
+            if not result.clients:
+                continue
+            evaluation = evaluation_of(result)
+            metrics = compute_client_metrics(evaluation)
+            for index, (client, cell) in enumerate(zip(result.clients, evaluation.results, strict=True)):
+                row: Row = {"seed": result.seed, "method": result.method, "client": client}
+                if cell is None:
+                    row["status"] = "missing" if client in result.missing else "damaged"
+                else:
+                    row |= {name: getattr(cell, name) for name in ("status", *COUNTS, *FIELDS)}
+                    row |= {name: float(values[index]) for name, values in metrics.items()}
+                yield row
+
+    @cached_property
+    def groups(self) -> DataFrame:
+        """One row per seed, method, client, test set (``local`` or ``all``) and group of samples.
+
+        ``accuracy`` in percent, NaN for a group without samples, and ``num_samples``. Empty if the data have no groups.
+        """
+        rows = [
+            (r.seed, r.method, cell.client, where, group, figures[where], figures[f"num_{where}"])
+            for r, cell in self._cells()
+            for where in get_args(Where)
+            for group, figures in (cell.groups or {}).items()
+        ]
+        columns = ["seed", "method", "client", "test_set", "group", "accuracy", "num_samples"]
+        return DataFrame(rows, columns=columns).astype({"accuracy": float})
+
+    @cached_property
+    def curves(self) -> DataFrame:
+        """One row per seed, method, client and epoch; epoch 0 is the global model."""
+        rows = [
+            {"seed": r.seed, "method": r.method, "client": cell.client, **entry}
+            for r, cell in self._cells()
+            for entry in cell.epochs
+        ]
+        frame = DataFrame(rows, columns=["seed", "method", "client", *CURVE_COLUMNS])
+        return frame.astype(dict.fromkeys((*RATES, *ACCURACIES), float))
+
+    @cached_property
+    def mean_curves(self) -> DataFrame:
+        """One row per seed, method and epoch: means over the clients, the columns of curves.csv.
+
+        A client that diverged or has no training samples stays at the global model in every epoch, as it does in the
+        matrix; hence the last epoch agrees with results.csv.
+        """
+        rows = []
+        for result in self.method_results:
+            entries = [entry for cell in result.cells for entry in cell.epochs]
+            for epoch, own in sorted(group_by(entries, lambda entry: int(entry["epoch"])).items()):
+                row = _mean_epoch(epoch, own, result.cells)
+                rows.append({"seed": result.seed, "method": result.method, **row})
+        return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
+
+    @cached_property
+    def depth(self) -> DataFrame:
+        """One row per seed, method and layer: its distortion, mean over the clients with status ok.
+
+        A method is left out if it is not recorded for all of them.
+        """
+        rows = []
+        for result in self.method_results:
+            recorded = [cell.depth for cell in result.cells if cell.status == "ok"]
+            moved = [depth for depth in recorded if depth] if all(recorded) else []
+            shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
+            for place, layer in enumerate(shared, 1):
+                rows.append((result.seed, result.method, place, layer, mean(depth[layer] for depth in moved)))
+        return DataFrame(rows, columns=["seed", "method", "depth", "layer", "distortion_relative"])
+
+    @cached_property
+    def rounds(self) -> DataFrame:
+        """One row per seed and round of federated training."""
+        columns = ["round", "train_loss", "val_accuracy", "num_clients", "seconds"]
+        rows = [{"seed": seed, **row} for seed, history in self.histories.items() for row in history]
+        return DataFrame(rows, columns=["seed", *columns]).astype(dict.fromkeys(columns, float))
+
+    def _cells(self) -> Iterator[tuple[MethodResult, ClientResult]]:
+        return ((result, cell) for result in self.method_results for cell in result.cells)
 
 
-def clients_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed, method and client, with status ``missing`` or ``damaged`` where there is no result."""
-    rows = []
-    for result in results:
-        if not result.clients:
-            continue
-        evaluation = evaluation_of(result)
-        metrics = compute_client_metrics(evaluation)
-        for index, (client, cell) in enumerate(zip(result.clients, evaluation.results, strict=True)):
-            row: Row = {"seed": result.seed, "method": result.method, "client": client}
-            if cell is None:
-                row["status"] = "missing" if client in result.missing else "damaged"
-            else:
-                row |= {name: getattr(cell, name) for name in ("status", *COUNTS, *FIELDS)}
-                row |= {name: float(values[index]) for name, values in metrics.items()}
-            rows.append(row)
-    names = [metric.name for metric in CLIENT_METRICS]
-    frame = DataFrame(rows, columns=["seed", "method", "client", "status", *COUNTS, *names, *FIELDS])
-    integers = [*COUNTS, "val_gained", "val_lost", "num_classes", "num_train_classes", "clients_per_stack"]
-    frame = frame.astype(dict.fromkeys(integers, "Int64"))
-    return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
-
-
-def groups_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed, method, client, test set (``local`` or ``all``) and group of samples.
-
-    ``accuracy`` in percent, NaN for a group without samples, and ``num_samples``. Empty if the data have no groups.
-    """
-    rows = [
-        (r.seed, r.method, cell.client, where, group, figures[where], figures[f"num_{where}"])
-        for r in results
-        for cell in r.cells
-        for where in get_args(Where)
-        for group, figures in (cell.groups or {}).items()
-    ]
-    columns = ["seed", "method", "client", "test_set", "group", "accuracy", "num_samples"]
-    return DataFrame(rows, columns=columns).astype({"accuracy": float})
-
-
-def curves_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed, method, client and epoch; epoch 0 is the global model."""
-    rows = [
-        {"seed": r.seed, "method": r.method, "client": cell.client, **entry}
-        for r in results
-        for cell in r.cells
-        for entry in cell.epochs
-    ]
-    frame = DataFrame(rows, columns=["seed", "method", "client", *CURVE_COLUMNS])
-    return frame.astype(dict.fromkeys((*RATES, *ACCURACIES), float))
-
-
-def mean_curves_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed, method and epoch: means over the clients.
-
-    A client that diverged or has no training samples stays at the global model in every epoch, as it does in the
-    matrix; hence the last epoch agrees with results.csv.
-    """
-    rows = []
-    for result in results:
-        entries: dict[int, list[Mapping[str, Any]]] = {}
-        for cell in result.cells:
-            for entry in cell.epochs:
-                entries.setdefault(int(entry["epoch"]), []).append(entry)
-        for epoch in sorted(entries):
-            row = _mean_epoch(epoch, entries[epoch], result.cells)
-            rows.append({"seed": result.seed, "method": result.method, **row})
-    return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
-
-
-def _mean_epoch(epoch: int, entries: list[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:
+def _mean_epoch(epoch: int, entries: Sequence[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:
     evaluated = any(entry.get("global_all") is not None for entry in entries)
     states = [_entry_shown(cell, epoch) for cell in cells] if evaluated else []
     phases = Counter(str(entry.get("phase") or "") for entry in entries)
@@ -161,45 +215,36 @@ def _entry_shown(cell: ClientResult, epoch: int) -> Mapping[str, Any]:
     return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
 
 
-def depth_frame(results: Iterable[MethodResult]) -> DataFrame:
-    """Return one row per seed, method and layer: its distortion, mean over the clients with status ok.
+def complete_rows(frames: Frames, frame: DataFrame, method: str) -> DataFrame:
+    """Return the rows of a frame that belong to the complete results of a method."""
+    complete = frames.results["complete"] & (frames.results["method"] == method)
+    return frame[(frame["method"] == method) & frame["seed"].isin(frames.results.loc[complete, "seed"])]
 
-    A method is left out if it is not recorded for all of them.
+
+def client_values(frames: Frames, method: str, column: str) -> DataFrame:
+    """Return a column of the clients of complete results: one row per client, one column per seed."""
+    rows = complete_rows(frames, frames.clients, method)
+    return rows.pivot(index="client", columns="seed", values=column).reindex(rows["client"].unique()).astype(float)
+
+
+def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFrame:
+    """Return seed, client, epoch, distortion, and loss of Global in percentage points of a method's complete results.
+
+    Args:
+        frames: of the run.
+        method: its name.
+        ends: return the personalized models (epoch -1) instead of the evaluated epochs. The epochs leave out epoch 0,
+            where nothing has moved; without evaluated epochs, the ends are returned.
     """
-    rows = []
-    for result in results:
-        recorded = [cell.depth for cell in result.cells if cell.status == "ok"]
-        moved = [depth for depth in recorded if depth] if all(recorded) else []
-        shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
-        rows += [
-            (result.seed, result.method, place, layer, mean(depth[layer] for depth in moved))
-            for place, layer in enumerate(shared, 1)
-        ]
-    return DataFrame(rows, columns=["seed", "method", "depth", "layer", "distortion_relative"])
-
-
-def rounds_frame(histories: Mapping[int, Sequence[Mapping[str, float | None]]]) -> DataFrame:
-    """Return one row per seed and round of federated training."""
-    columns = ["round", "train_loss", "val_accuracy", "num_clients", "seconds"]
-    rows = [{"seed": seed, **row} for seed, history in histories.items() for row in history]
-    return DataFrame(rows, columns=["seed", *columns]).astype(dict.fromkeys(columns, float))
-
-
-def summary_frame(frame: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """Return mean and standard deviation (ddof 0) over seeds of some columns, one row per method and metric.
-
-    >>> frame = DataFrame({"seed": [0, 1], "method": "ft", "local": [80.0, 90.0]})
-    >>> summary_frame(frame, ["local"]).to_dict("records")
-    [{'method': 'ft', 'metric': 'local', 'mean': 85.0, 'std': 5.0, 'n': 2}]
-    """
-    rows = []
-    for method, of_method in frame.groupby("method", sort=False):
-        for column in columns:
-            values = of_method[column].dropna().tolist()
-            center = mean(values)
-            std = math.sqrt(mean((value - center) ** 2 for value in values)) if values else math.nan
-            rows.append((method, column, center, std, len(values)))
-    return DataFrame(rows, columns=["method", "metric", "mean", "std", "n"])
+    rows = complete_rows(frames, frames.clients, method)
+    before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
+    epochs = complete_rows(frames, frames.curves, method)
+    epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
+    if ends or epochs.empty:
+        epochs = rows.assign(epoch=-1, distortion=rows["distortion_own"])
+    loss = epochs["seed"].map(before) - epochs["global_all"].astype(float)
+    found = epochs[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
+    return found.astype({"distortion": float, "loss": float}).dropna()
 
 
 def metric_columns(frame: DataFrame) -> list[str]:
@@ -208,5 +253,4 @@ def metric_columns(frame: DataFrame) -> list[str]:
 
 
 def _without_empty(frame: DataFrame, columns: Sequence[str]) -> DataFrame:
-    empty = [name for name in columns if bool(pd.isna(frame[name]).all())]
-    return frame.drop(columns=empty)
+    return frame.drop(columns=[name for name in columns if frame[name].isna().all()])

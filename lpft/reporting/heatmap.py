@@ -12,35 +12,48 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lpft.reporting.style import INK, NAMED_CLIENTS, NUMBERED_CLIENTS, short, text_color
+from lpft.evaluation.metrics import Matrix
+from lpft.reporting.style import INK, short, text_color
 
-Matrix = NDArray[np.float64]
-
+NAMED_CLIENTS = 30
+"""Up to so many clients are named in a figure."""
+NUMBERED_CLIENTS = 12
+"""Up to so many clients a matrix shows its numbers."""
 FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-def heatmap_png(matrix: Matrix, names: Sequence[str]) -> tuple[bytes, int, int]:
+def color_scale(matrices: Sequence[Matrix]) -> Normalize:
+    """Return the range of colours that fits all values of these matrices."""
+    values = np.concatenate([matrix.ravel() for matrix in matrices])
+    finite = values[~np.isnan(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 100.0)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def heatmap_png(matrix: Matrix, names: Sequence[str], scale: Normalize) -> tuple[bytes, int, int]:
     """Draw an accuracy matrix: row = whose model, column = whose test set, own test sets framed; unknown is white.
 
     Args:
         matrix: percent, ``(C, C)``.
         names: of the clients.
+        scale: of the colours, see `color_scale`.
 
     Returns:
         PNG data, width and height in pixels.
     """
     size = max(4, min(34, 600 // max(1, len(names))))
     font = ImageFont.truetype(str(FONT), 11)
-    labels = [short(name) for name in names] if len(names) <= NAMED_CLIENTS else ["" for _ in names]
+    labels = [short(name) for name in names] if len(names) <= NAMED_CLIENTS else [""] * len(names)
     margin = 12 + max((math.ceil(font.getlength(label)) for label in labels), default=0)
     side = margin + size * len(names) + 6
     image = Image.new("RGB", (side, side), "white")
-    colors = _colors(matrix)
-    image.paste(_enlarged(colors, size), (margin, margin))
+    palette = mpl.colormaps["viridis"].with_extremes(bad="white")
+    colors = palette(scale(np.ma.masked_invalid(matrix)), bytes=True)[..., :3]
+    image.paste(Image.fromarray(colors.repeat(size, axis=0).repeat(size, axis=1)), (margin, margin))
     draw = ImageDraw.Draw(image)
     for place, label in enumerate(labels):
         start = margin + size * place
@@ -58,19 +71,6 @@ def heatmap_png(matrix: Matrix, names: Sequence[str]) -> tuple[bytes, int, int]:
     return data.getvalue(), side, side
 
 
-def _colors(matrix: Matrix) -> np.ndarray:
-    known = matrix[~np.isnan(matrix)]
-    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
-    share = (matrix - low) / (high - low or 1.0)
-    return np.asarray(mpl.colormaps["viridis"].with_extremes(bad="white")(np.ma.masked_invalid(share), bytes=True))[
-        ..., :3
-    ]
-
-
-def _enlarged(colors: np.ndarray, size: int) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(colors.repeat(size, axis=0).repeat(size, axis=1)))
-
-
 def _upright(label: str, font: ImageFont.FreeTypeFont, width: int, height: int) -> Image.Image:
     """Return a label that reads upwards."""
     image = Image.new("RGB", (height, width), "white")
@@ -80,39 +80,32 @@ def _upright(label: str, font: ImageFont.FreeTypeFont, width: int, height: int) 
 
 def draw_matrix(axes: Axes, matrix: Matrix, names: Sequence[str], scale: Normalize) -> None:
     """Draw an accuracy matrix into a plot: framed diagonal, and numbers if there is room for them."""
-    image = axes.imshow(matrix, norm=scale, interpolation="none")
-    bare(axes)
+    image = draw_fields(axes, matrix, scale)
     ticks = range(len(names)) if len(names) <= NAMED_CLIENTS else []
     size = 8.5 if len(names) <= NUMBERED_CLIENTS else 5.5
     labels = [short(name, 12) for name in names] if ticks else []
     axes.set_xticks(ticks, labels, rotation=90, fontsize=size)
     axes.set_yticks(ticks, labels, fontsize=size)
     if len(names) <= NUMBERED_CLIENTS:
-        for (row, column), value in np.ndenumerate(matrix):
-            if not math.isnan(value):
-                write_number(axes, row, column, f"{value:.0f}", image.cmap(float(scale(value))), fontsize=7)
-    if len(names) <= NAMED_CLIENTS:
-        for place in range(len(names)):
-            axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
+        write_numbers(image, ".0f", fontsize=7)
+    for place in ticks:
+        axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
 
 
-def bare(axes: Axes) -> None:
-    """Remove grid, spines and tick marks."""
+def draw_fields(axes: Axes, values: Matrix, scale: Normalize, **style: Any) -> AxesImage:
+    """Draw coloured fields, without grid, spines and tick marks."""
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    return axes.imshow(values, norm=scale, **style)
 
 
-def write_number(axes: Axes, row: int, column: int, text: str, ground: Any, **style: Any) -> str:
-    """Write into a field of a heat map, black or white, whichever reads better; return that colour."""
-    ink = text_color(*ground[:3])
-    axes.text(column, row, text, ha="center", va="center", color=ink, **style)
-    return ink
-
-
-def color_scale(matrices: Sequence[Matrix]) -> Normalize:
-    """Return the range of colours that fits all values of these matrices."""
-    values = np.concatenate([matrix.ravel() for matrix in matrices])
-    finite = values[~np.isnan(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 100.0)
-    return Normalize(low, high if high > low else low + 1)
+def write_numbers(image: AxesImage, form: str, **style: Any) -> None:
+    """Write the values into their fields, black or white, whichever reads better."""
+    values: np.ma.MaskedArray = np.ma.asarray(image.get_array())
+    colors = image.to_rgba(values)
+    for (row, column), value in np.ndenumerate(values):
+        if not math.isnan(value):
+            ink = text_color(*colors[row, column, :3])
+            text = format(value, form)
+            image.axes.text(column, row, text, ha="center", va="center", color=ink, in_layout=False, **style)

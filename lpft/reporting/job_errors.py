@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ HARMLESS = re.compile(
     r"^error    |DUE TO JOB REQUEUE|Exited with exit code|continues later|stopped by a signal|is finished is kept"
     r"|^lpft \w+: reading "
 )
-
 LIFE = re.compile(r"lpft: life \d+ of job")
 """The first line that the batch scripts write: a requeued job continues in the same log."""
 
@@ -54,17 +53,18 @@ def job_errors(run: Run, reported: Iterable[str] = ()) -> list[JobError]:
         found = re.fullmatch(r"lpft-(\w+)-(\d+)(_\d+)?", path.stem)
         if found and found[1] in jobs:
             jobs[found[1]].setdefault(int(found[2]), []).append(path)
-    reported, before, logs = list(reported), 0, []
+    reported, before, errors = list(reported), 0, []
     for stage in STAGES:
         last = max(jobs[stage], default=0)
-        if last > before:
-            logs += jobs[stage][last]
-            before = last
-    return [JobError(path.stem, line, str(path)) for path in logs for line in _error_lines(path, reported)]
+        for path in jobs[stage][last] if last > before else ():
+            line = _error_line(path, reported)
+            errors += [JobError(path.stem, line, str(path))] if line else []
+        before = max(before, last)
+    return errors
 
 
-def _error_lines(path: Path, reported: list[str]) -> Iterator[str]:
-    """Yield the line at the end of a job's last life that names the error, if there is one.
+def _error_line(path: Path, reported: list[str]) -> str | None:
+    """Return the line at the end of a job's last life that names the error, if there is one.
 
     It is the last exception; otherwise the first bad line, since others follow from it: after Slurm's log says that a
     task was killed, it says that the others were ended.
@@ -79,4 +79,4 @@ def _error_lines(path: Path, reported: list[str]) -> Iterator[str]:
         if BAD.search(line) and not HARMLESS.search(line) and not any(error in line for error in reported)
     ]
     exceptions = [line for line in bad if EXCEPTION.match(line)]
-    yield from exceptions[-1:] or bad[:1]
+    return next(iter(exceptions[-1:] or bad), None)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
 if TYPE_CHECKING:
@@ -149,21 +148,11 @@ def judge(verdicts: Mapping[str, VerdictFunction], points: Sequence[Analysis]) -
 def to_lines(verdict: Verdict) -> list[str]:
     """Turn a verdict into lines of English by its template."""
     if verdict.template is None:
-        rows = [verdict.numbers, *verdict.rows]
-        return [f"{verdict.outcome}."] + [
-            ", ".join(f"{key} {value}" for key, value in row.items()) for row in rows if row
-        ]
-    import jinja2  # loading verdicts takes no time: every command checks the names
+        rows = [row for row in (verdict.numbers, *verdict.rows) if row]
+        return [f"{verdict.outcome}.", *(", ".join(f"{key} {value}" for key, value in row.items()) for row in rows)]
+    from lpft.reporting.english import environment  # loading verdicts takes no time: every command checks the names
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(verdict.template.parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["spread"] = lambda value, form: format(value, form)
-    environment.filters["count"] = lambda number, noun: f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-    template = environment.get_template(verdict.template.name)
+    template = environment(verdict.template.parent).get_template(verdict.template.name)
     text = template.render(outcome=verdict.outcome, numbers=verdict.numbers, rows=verdict.rows)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
@@ -174,7 +163,9 @@ def write_verdicts(run: Run, judged: Sequence[Judged]) -> None:
     if judged:
         from pandas import DataFrame
 
+        from lpft.reporting.tables import write_csv
+
         rows = [(verdict.name, line) for verdict in judged for line in verdict.lines]
-        write_atomically(path, DataFrame(rows, columns=["verdict", "line"]).to_csv(index=False, lineterminator="\n"))
+        write_csv(path, DataFrame(rows, columns=["verdict", "line"]))
     else:
         path.unlink(missing_ok=True)

@@ -9,29 +9,27 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import yaml
-from pandas import DataFrame
+from pandas import DataFrame, Series, read_csv
 
-from lpft.evaluation.convergence import judge_convergence
-from lpft.evaluation.metrics import Metric, metric_named, shown_metrics
+from lpft.evaluation.metrics import Metric, mean, metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
-from lpft.reporting.analysis import Analysis, Sweep
+from lpft.reporting.analysis import Analysis, Sweep, convergences
 from lpft.reporting.console import comparison_rows, exceptions, incomplete
 from lpft.reporting.drawing import Drawing
+from lpft.reporting.experiment import Experiment, families, flat, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
+from lpft.reporting.frames import complete_rows
 from lpft.reporting.judging import Judged, Spread
-from lpft.reporting.results import provenance
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
-from lpft.reporting.sweeps import family_of, grouped, label, short_keys, swept, word
 from lpft.storage.atomic import write_atomically
 
 COMPARED = ("local", "global_all", "worst_row", "average3")
@@ -40,8 +38,8 @@ OF_POINTS = ("local", "global_all", "worst_row", "average3", "distortion_own")
 """The metrics that have a table in the report of a sweep."""
 OF_TUNING = ("local", "global_all", "average3")
 TEST_SETS = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
-MANY_LINES = 8
-"""So many lines of one diagnostic are listed."""
+SETTINGS = ("data", "augment", "network", "federation", "personalization", "methods")
+"""The sections of the configuration that decide the results."""
 
 Rows = list[tuple[str, list[str]]]
 """Method (or client) and entries."""
@@ -60,151 +58,157 @@ def write_page(analysis: Analysis, svgs: Mapping[str, str], judged: Sequence[Jud
     Returns:
         The path of report.html.
     """
-    return _write(analysis.run.root, "page", run_page(analysis, svgs, judged))
+    shared = _shared(analysis.experiment.config, analysis.run.root.name, judged, svgs, drawings(analysis))
+    return _write(analysis.run.root, "page", {**shared, **_run_page(analysis)})
 
 
 def write_sweep_page(sweep: Sweep, svgs: Mapping[str, str], judged: Sequence[Judged] = ()) -> Path:
     """Write report.html and report.md of a sweep; see `write_page`."""
-    return _write(sweep.run.root, "sweep", sweep_page(sweep, svgs, judged))
+    shared = _shared(sweep.config, sweep.run.root.name, judged, svgs, point_drawings(sweep.points))
+    return _write(sweep.run.root, "sweep", {**shared, **_sweep_page(sweep)})
 
 
-def run_page(analysis: Analysis, svgs: Mapping[str, str], judged: Sequence[Judged] = ()) -> dict[str, Any]:
-    """Return what the templates ``page.html`` and ``page.md`` show."""
-    config, methods, variants = analysis.config, analysis.methods, analysis.variants
-    look = looks(methods, config)
-    baselines = dict.fromkeys(name for name in (analysis.reference, *(b for _, b in analysis.pairs)) if name)
-    diagnostics = english.by_name(analysis.diagnostics)
-    return {
-        **_common(config, analysis.run.root.name, judged, svgs, drawings(analysis)),
-        "lead": english.lead(config, len(analysis.client_names), analysis.seeds),
-        "headline": english.headline(analysis.summary, analysis.reference),
-        "recommendation": english.recommendation_line(analysis.client_recommendations),
-        "recommendation_rule": english.say("recommendation", "rule"),
-        "recommendations": [_recommendation_row(entry) for entry in analysis.client_recommendations],
-        "table_header": ["method", *(metric.title for metric in shown_metrics()), "n"],
-        "groups": _grouped(analysis, comparison_rows(analysis)),
-        "colors": {method: look[method].color for method in methods},
-        "method_colors": {look[method].family: look[method].family_color for method in methods},
-        "methods": _descriptions(analysis),
-        "metrics": shown_metrics(),
-        "tuning": _tuning(analysis),
-        "remarks": [*incomplete(analysis), *exceptions(analysis)],
-        "num_seeds": len(analysis.seeds),
-        "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
-        "max_lines": MANY_LINES,
-        "compared": [metric_named(name) for name in COMPARED],
-        "differences": [
-            (name, _grouped(analysis, rows)) for name in baselines if (rows := _differences(analysis, name))
-        ],
-        "by_group": _by_group(analysis),
-        "group_sizes": _group_sizes(analysis.groups),
-        "clients_header": ["client", "train", "val", "test", "global model", *methods],
-        "clients": _client_rows(analysis),
-        "swept": bool(variants),
-    }
+def _write(folder: Path, template: str, page: Mapping[str, Any]) -> Path:
+    environment = english.environment(Path(__file__).parent / "templates")
+    text = environment.get_template(f"{template}.html").render(page)
+    write_atomically(folder / "report.html", text + "\n")
+    text = environment.get_template(f"{template}.md").render(page)
+    write_atomically(folder / "report.md", re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+    return folder / "report.html"
 
 
-def sweep_page(sweep: Sweep, svgs: Mapping[str, str], judged: Sequence[Judged] = ()) -> dict[str, Any]:
-    """Return what the templates ``sweep.html`` and ``sweep.md`` show."""
-    points, keys = sweep.points, swept(sweep.config)
-    methods = list(dict.fromkeys(method for point in points for method in point.complete_methods))
-    first_with = {method: next(p for p in points if method in p.complete_methods) for method in methods}
-    seeds = sorted({seed for point in points for seed in point.seeds})
-    names = short_keys(list(keys))
-    return {
-        **_common(sweep.config, sweep.run.root.name, judged, svgs, point_drawings(points)),
-        "keys": [(names[key], [word(value) for value in values]) for key, values in keys.items()],
-        "num_points": len(points),
-        "num_planned": sweep.num_planned,
-        "seeds": seeds,
-        "num_seeds": len(seeds),
-        "only_point": english.lead(points[0].config, len(points[0].client_names), seeds) if len(points) == 1 else "",
-        "table_header": ["point", *methods, "n"],
-        "tables": [(metric_named(name), _point_rows(sweep, methods, metric_named(name))) for name in OF_POINTS],
-        "missing": sweep.missing,
-        "incomplete": [(point.label, line) for point in points for line in incomplete(point)],
-        "not_converged": [point.label for point in points if not _converged(point)],
-        "methods": [(method, english.describe_method(method, point.config)) for method, point in first_with.items()],
-        "metrics": [metric_named(name) for name in OF_POINTS],
-    }
-
-
-def _common(
+def _shared(
     config: Mapping[str, Any],
     name: str,
     judged: Sequence[Judged],
     svgs: Mapping[str, str],
     available: Mapping[str, Drawing],
 ) -> dict[str, Any]:
-    record = provenance(config)
-    versions = {key: record[key] for key in ("torch", "lightning", "python", "git", "device") if record.get(key)}
+    settings = flat({name: section(config, name) for name in SETTINGS})
     return {
         "title": str(config.get("name") or name),
         "judged": judged,
         "figures": [(available[name], inline_svg(svg, available[name].title)) for name, svg in svgs.items()],
-        "settings": [(key.replace(".init_args.", "."), str(value)) for key, value in english.flat(_settings(config))],
+        "settings": [(key.replace(".init_args.", "."), str(value)) for key, value in settings],
         "config": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else "",
-        "made_by": ", ".join([f"lpft {record.get('version', '')}".strip(), *(f"{k} {v}" for k, v in versions.items())]),
+        "record": section(config, "provenance"),
     }
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections that decide the results."""
-    sections = ("data", "augment", "network", "federation", "personalization", "methods")
-    return {name: config[name] for name in sections if isinstance(config.get(name), Mapping)}
+def inline_svg(svg: str, title: str) -> str:
+    """Make an SVG file part of a page: no prolog, no fixed size, and the page's own colours for light and dark.
+
+    A figure of one plot is as wide as the page lets it be; one of several panels is scrolled if it would be too small.
+    """
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    opening, rest = body[: body.index(">") + 1], body[body.index(">") + 1 :]
+    width = re.search(r'viewBox="0 0 ([\d.]+)', opening)
+    natural = float(width[1]) * 4 / 3 if width else 720
+    size = f"max-width: {1.15 * natural:.0f}px" if natural < 560 else f"max-width: {natural:.0f}px; min-width: 544px"
+    opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
+    opening = opening.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}" style="{size}"', 1)
+    for color, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "card")):
+        rest = rest.replace(color, f"var(--{name})")
+    return opening + rest
 
 
-# Rows
+# A run
 
 
-def _grouped(analysis: Analysis, rows: Mapping[str, list[str]]) -> Groups:
+def _run_page(analysis: Analysis) -> dict[str, Any]:
+    """Return what the templates ``page.html`` and ``page.md`` show."""
+    experiment, frames = analysis.experiment, analysis.frames
+    look = looks(experiment.methods, experiment.config)
+    names = (experiment.reference, *(baseline for _, baseline in experiment.pairs))
+    differences = {name: _differences(analysis, name) for name in dict.fromkeys(names) if name}
+    diagnostics = english.by_name(analysis.diagnostics)
+    return {
+        "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
+        "headline": english.headline(frames.summary, experiment.reference),
+        "recommendation": english.recommendation_line(analysis.recommendations),
+        "recommendation_rule": english.say("recommendation", "rule"),
+        "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
+        "table_header": ["method", *(metric.title for metric in shown_metrics()), "n"],
+        "groups": _grouped(experiment, comparison_rows(analysis)),
+        "colors": {method: look[method].color for method in experiment.methods},
+        "method_colors": {look[method].family: look[method].family_color for method in experiment.methods},
+        "methods": _descriptions(experiment),
+        "metrics": shown_metrics(),
+        "tuning": _tuning(analysis),
+        "remarks": [*incomplete(analysis), *exceptions(analysis)],
+        "num_seeds": len(experiment.seeds),
+        "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
+        "compared": [metric_named(name) for name in COMPARED],
+        "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
+        "by_group": _by_group(analysis),
+        "group_sizes": _group_sizes(frames.groups),
+        "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],
+        "clients": _client_rows(analysis),
+    }
+
+
+def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:
     """Group the rows of variants under their method."""
     return [
-        (family, [(m, analysis.variants[m].label if family else m, rows[m]) for m in members])
-        for family, members in grouped(list(rows), analysis.variants)
+        (family, [(m, experiment.variants[m].label if family else m, rows[m]) for m in members])
+        for family, members in grouped(list(rows), experiment.variants)
     ]
 
 
-def _descriptions(analysis: Analysis) -> list[tuple[str, str]]:
-    families: dict[str, list[str]] = {}
-    for method in analysis.methods:
-        families.setdefault(family_of(method, analysis.variants), []).append(method)
+def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
+    variants, config = experiment.variants, experiment.config
     return [
-        (name, english.describe_family([analysis.variants[m].values for m in members], members, analysis.config))
-        if members[0] in analysis.variants
-        else (name, english.describe_method(name, analysis.config))
-        for name, members in families.items()
+        (name, english.describe_family([variants[m].values for m in members], members, config))
+        if members[0] in variants
+        else (name, english.describe_method(name, config))
+        for name, members in families(experiment.methods, variants).items()
     ]
+
+
+def _spreads(values: Callable[[str], Series], metrics: Sequence[str], form: str) -> list[str]:
+    """Return mean and standard deviation of some metrics, then the number of seeds."""
+    spreads = [Spread.of(values(metric)) for metric in metrics]
+    return [*(format(spread, form) for spread in spreads), str(spreads[0].n)]
 
 
 def _differences(analysis: Analysis, baseline: str) -> dict[str, list[str]]:
     """Return mean and standard deviation of every method's differences to a baseline, and how many clients gained."""
     rows = {}
-    for method in analysis.complete_methods:
-        gaps = [Spread.of(analysis.differences(method, baseline, name)) for name in COMPARED]
-        if method != baseline and gaps[0].n:
-            clients = " / ".join(map(str, analysis.clients_compared(method, baseline)))
-            rows[method] = [*(f"{gap:+.1f}" for gap in gaps), clients, str(gaps[0].n)]
+    for method in analysis.experiment.complete_methods:
+        if method == baseline:
+            continue
+        *gaps, n = _spreads(partial(analysis.differences, method, baseline), COMPARED, "+.1f")
+        if n != "0":
+            rows[method] = [*gaps, " / ".join(map(str, clients_compared(analysis, method, baseline))), n]
     return rows
+
+
+def clients_compared(analysis: Analysis, method: str, baseline: str) -> tuple[int, int, int]:
+    """Count the clients whose Local, mean over the seeds that have both methods, is higher, equal and lower."""
+    seeds = analysis.differences(method, baseline, "local").index
+    if not len(seeds):
+        return 0, 0, 0
+    clients = analysis.frames.clients
+    local = clients[clients["seed"].isin(seeds)].pivot(index=["seed", "client"], columns="method", values="local")
+    change = (local[method] - local[baseline]).groupby("client").mean().round(9)
+    return int((change > 0).sum()), int((change == 0).sum()), int((change < 0).sum())
 
 
 def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
     """Return for both kinds of test sets a title, columns, and mean and standard deviation over seeds by method."""
+    groups, methods = analysis.frames.groups, analysis.experiment.complete_methods
     tables = []
-    complete = analysis.results[analysis.results["complete"]]
-    frame = analysis.groups.merge(complete[["seed", "method"]], on=["seed", "method"])
-    for test_set, title in TEST_SETS.items() if len(frame) else ():
-        own = frame[frame["test_set"] == test_set]
-        means = own.groupby(["method", "group", "seed"], sort=False)["accuracy"].mean()
-        names = list(dict.fromkeys(own["group"]))
-        rows = {
-            method: [
-                f"{Spread.of(analysis.by_seed(method, f'worst_group_{test_set}')):.1f}",
-                *(f"{Spread.of(means[method, name].dropna()):.1f}" for name in names),
-            ]
-            for method in analysis.complete_methods
-        }
-        tables.append((title, ["method", "worst group", *names], _grouped(analysis, rows)))
+    for test_set, title in TEST_SETS.items() if len(groups) else ():
+        own = groups[groups["test_set"] == test_set]
+        names = list(own["group"].unique())
+        rows = {}
+        for method in methods:
+            complete = complete_rows(analysis.frames, own, method)
+            means = complete.groupby(["group", "seed"])["accuracy"].mean().dropna()
+            spreads = [Spread.of(analysis.by_seed(method, f"worst_group_{test_set}"))]
+            spreads += [Spread.of(means[means.index.get_level_values("group") == name]) for name in names]
+            rows[method] = [f"{spread:.1f}" for spread in spreads]
+        tables.append((title, ["method", "worst group", *names], _grouped(analysis.experiment, rows)))
     return tables
 
 
@@ -217,25 +221,23 @@ def _group_sizes(groups: DataFrame) -> list[tuple[str, int, str]]:
 def _recommendation_row(entry: Recommendation) -> tuple[str, list[str]]:
     gain = "-" if entry.gain is None else f"{entry.gain:+.1f} ± {entry.standard_error:.1f}"
     values = (entry.val_before, entry.val_after, entry.test_before, entry.test_recommended)
-    val_before, val_after, test_before, test_recommended = (_text([value]) for value in values)
+    val_before, val_after, test_before, test_recommended = (_mean([value]) for value in values)
     row = [str(entry.num_val), val_before, entry.best_method, val_after, gain, entry.recommendation]
     return entry.client, [*row, test_before, test_recommended]
 
 
 def _tuning(analysis: Analysis) -> dict[str, Any] | None:
     """Return the rule of tuning, tuned and untuned methods side by side, and all trials; None without tuning."""
-    trials = analysis.trials
+    path = analysis.run.root / "tuning.csv"
+    trials = read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else DataFrame()
     if trials.empty:
         return None
-    counts = sorted(trials.groupby("method").size().unique())
-    number = f"{counts[0]} trials" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials"
-    criterion = str(trials["criterion"].iloc[0])
-    criterion = (
-        english.say("tuning", "criteria", criterion) if english.has("tuning", "criteria", criterion) else criterion
-    )
+    number, criterion = f"{_span(trials['method'].value_counts())} trials", str(trials["criterion"].iloc[0])
+    criterion = english.texts("tuning", "criteria").get(criterion, criterion)
+    tuned = section(analysis.experiment.config, "provenance", "tuned")
     return {
         "rule": english.say("tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion),
-        "compared": [row for name, chosen in analysis.tuned.items() for row in _tuned_rows(analysis, name, chosen)],
+        "compared": [row for name, chosen in tuned.items() for row in _tuned_rows(analysis, str(name), chosen or {})],
         "trials": [_trial_row(trial) for trial in trials.to_dict("records")],
     }
 
@@ -243,46 +245,91 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
 def _tuned_rows(analysis: Analysis, name: str, chosen: Mapping[str, Any]) -> Rows:
     """Return a tuned method, untuned and tuned, and their difference seed by seed."""
     base = name.removesuffix("_tuned")
-    rows: Rows = []
-    for method, settings in ((base, "untuned"), (name, label(chosen) or "as untuned: nothing was better")):
-        if method in analysis.complete_methods:
-            spreads = [Spread.of(analysis.by_seed(method, metric)) for metric in OF_TUNING]
-            rows.append((method, [settings, *(f"{spread:.1f}" for spread in spreads), str(spreads[0].n)]))
+    settings = {base: "untuned", name: label(chosen) or "as untuned: nothing was better"}
+    rows = [
+        (method, [text, *_spreads(partial(analysis.by_seed, method), OF_TUNING, ".1f")])
+        for method, text in settings.items()
+        if method in analysis.experiment.complete_methods
+    ]
     if len(rows) == 2:
-        gaps = [Spread.of(analysis.differences(name, base, metric)) for metric in OF_TUNING]
-        rows.append(("", ["difference", *(f"{gap:+.1f}" for gap in gaps), str(gaps[0].n)]))
+        gaps = _spreads(partial(analysis.differences, name, base), OF_TUNING, "+.1f")
+        rows.append(("", ["difference", *gaps]))
     return rows
 
 
-def _trial_row(trial: Mapping[Any, Any]) -> tuple[str, list[str]]:
+def _trial_row(trial: Mapping[Any, str]) -> tuple[str, list[str]]:
     try:
         settings = label(json.loads(trial["settings"])) or "untuned"
     except (ValueError, AttributeError):
-        settings = str(trial["settings"])
-    numbers = []
-    for name in ("val_local", "val_global", "score"):
-        try:
-            numbers.append(f"{float(trial[name]):.2f}")
-        except ValueError:
-            numbers.append(str(trial[name]))
-    diverged = str(trial.get("diverged") or "0") not in ("0", "nan")
+        settings = trial["settings"]
+    numbers = [_rounded(trial[name]) for name in ("val_local", "val_global", "score")]
+    diverged = trial.get("diverged", "0") not in ("", "0", "nan")
     notes = [note for note, holds in (("chosen", trial["chosen"] == "1"), ("diverged", diverged)) if holds]
-    return str(trial["method"]), [str(trial["trial"]), settings, *numbers, ", ".join(notes)]
+    return trial["method"], [trial["trial"], settings, *numbers, ", ".join(notes)]
+
+
+def _rounded(text: str) -> str:
+    try:
+        return f"{float(text):.2f}"
+    except ValueError:
+        return text
 
 
 def _client_rows(analysis: Analysis) -> Rows:
     """Return sample counts, the global model's accuracy, and each method's with every status that is not ok."""
     rows = []
-    for client, frame in analysis.clients.groupby("client", sort=False):
-        counts = [_span(frame[name].dropna()) for name in ("num_train", "num_val", "num_test")]
-        before = _text(frame.drop_duplicates("seed")["local_before"])
-        entries = []
-        for method in analysis.methods:
+    for client, frame in analysis.frames.clients.groupby("client", sort=False):
+        entries = [_span(frame[name].dropna()) for name in ("num_train", "num_val", "num_test")]
+        entries.append(_mean(frame.drop_duplicates("seed")["local_before"]))
+        for method in analysis.experiment.methods:
             own = frame[frame["method"] == method]
             statuses = sorted({*own["status"]} - {"ok", "missing", "damaged"})
-            entries.append(" ".join([_text(own["local"]), *(f"({status})" for status in statuses)]))
-        rows.append((str(client), [*counts, before, *entries]))
+            entries.append(" ".join([_mean(own["local"]), *(f"({status})" for status in statuses)]))
+        rows.append((str(client), entries))
     return rows
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    value = mean(values)
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def _span(values: Series) -> str:
+    if values.empty:
+        return "-"
+    return str(values.min()) if values.min() == values.max() else f"{values.min()} to {values.max()}"
+
+
+# A sweep
+
+
+def _sweep_page(sweep: Sweep) -> dict[str, Any]:
+    """Return what the templates ``sweep.html`` and ``sweep.md`` show."""
+    points, keys = sweep.points, section(sweep.config, "sweep")
+    first_with: dict[str, Experiment] = {}
+    for point in points:
+        for method in point.experiment.complete_methods:
+            first_with.setdefault(method, point.experiment)
+    seeds = sorted({seed for point in points for seed in point.experiment.seeds})
+    names = short_keys(list(keys))
+    first = points[0].experiment
+    return {
+        "keys": [(names[key], [word(value) for value in values]) for key, values in keys.items()],
+        "num_points": len(points),
+        "num_planned": sweep.num_planned,
+        "seeds": seeds,
+        "num_seeds": len(seeds),
+        "only_point": english.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
+        "table_header": ["point", *first_with, "n"],
+        "tables": [
+            (metric_named(name), _point_rows(sweep, list(first_with), metric_named(name))) for name in OF_POINTS
+        ],
+        "missing": sweep.missing,
+        "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
+        "not_converged": [p.experiment.label for p in points if not all(c.converged for c in convergences(p))],
+        "methods": [(method, english.describe_method(method, own.config)) for method, own in first_with.items()],
+        "metrics": [metric_named(name) for name in OF_POINTS],
+    }
 
 
 def _point_rows(sweep: Sweep, methods: Sequence[str], metric: Metric) -> list[tuple[str, str, list[str]]]:
@@ -291,73 +338,8 @@ def _point_rows(sweep: Sweep, methods: Sequence[str], metric: Metric) -> list[tu
     for point in sweep.points:
         spreads = [Spread.of(point.by_seed(method, metric.name)) for method in methods]
         entries = [metric.text(spread.mean, spread.std, spread.n) for spread in spreads]
-        seeds = point.results.loc[point.results["complete"], "seed"].nunique()
+        results = point.frames.results
         link = quote(str((point.run.root / "report.html").relative_to(sweep.run.root)))
-        rows.append((point.label, link, [*entries, str(seeds)]))
+        seeds = results.loc[results["complete"], "seed"].nunique()
+        rows.append((point.experiment.label, link, [*entries, str(seeds)]))
     return rows
-
-
-def _converged(point: Analysis) -> bool:
-    curves = [[row.get("val_accuracy") for row in rounds] for rounds in point.histories.values() if rounds]
-    return all(judge_convergence(curve).converged for curve in curves)
-
-
-def _text(values: Iterable[Any]) -> str:
-    numbers = [float(value) for value in values if value is not None and not math.isnan(float(value))]
-    return f"{math.fsum(numbers) / len(numbers):.1f}" if numbers else "-"
-
-
-def _span(values: Iterable[Any]) -> str:
-    numbers = [int(value) for value in values]
-    if not numbers:
-        return "-"
-    return str(numbers[0]) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
-
-
-# Templates
-
-
-def _write(folder: Path, template: str, page: Mapping[str, Any]) -> Path:
-    for suffix in ("html", "md"):
-        write_atomically(folder / f"report.{suffix}", render(f"{template}.{suffix}", page))
-    return folder / "report.html"
-
-
-def render(template: str, page: Mapping[str, Any]) -> str:
-    """Fill in one of the templates beside this module; HTML is escaped."""
-    text = _environment().get_template(template).render(page)
-    return text + "\n" if template.endswith(".html") else re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=jinja2.select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"plain": plain, "n": lambda number, noun: f"{number} {noun}{'' if number == 1 else 's'}"}
-    return environment
-
-
-def inline_svg(svg: str, title: str) -> str:
-    """Make an SVG file part of a page: no prolog, no fixed size, and the page's own colours for light and dark."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    opening, rest = body[: body.index(">") + 1], body[body.index(">") + 1 :]
-    width = re.search(r'viewBox="0 0 ([\d.]+)', opening)
-    natural = float(width[1]) * 4 / 3 if width else 720
-    size = f' style="max-width: {natural:.0f}px; min-width: {min(natural, 544):.0f}px"'
-    opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
-    opening = opening.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"{size}', 1)
-    for color, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "card")):
-        rest = rest.replace(color, f"var(--{name})")
-    return opening + rest
-
-
-def plain(text: object) -> str:
-    """Escape a text for Markdown and HTML: names come from outside."""
-    escaped = " ".join(html.escape(str(text), quote=False).split())
-    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)

@@ -30,6 +30,16 @@ class Report:
     judged: list[Any]
 
 
+def write_any_report(folder: Run | str | Path, show: bool = False) -> None:
+    """Write the report of a run or of a sweep; see `write_report` and `write_sweep_report`."""
+    run = folder if isinstance(folder, Run) else Run(folder)
+    run.remove_leftovers()
+    if run.points():
+        write_sweep_report(run, show=show)
+    else:
+        write_report(run, show=show)
+
+
 def write_tables(run: Run) -> Analysis:
     """Rewrite the tables of a run from its results: a fraction of a second, nothing heavy is imported.
 
@@ -55,7 +65,7 @@ def write_report(run: Run, show: bool = False) -> Report:
         ValueError: if the experiment names a verdict that cannot be imported.
     """
     verdicts = load_verdicts(read_config(run))
-    report = _write_report(write_tables(run), verdicts)
+    report = _report(write_tables(run), verdicts)
     if show:
         from lpft.reporting.console import print_comparison
 
@@ -63,18 +73,17 @@ def write_report(run: Run, show: bool = False) -> Report:
     return report
 
 
-def _write_report(analysis: Analysis, verdicts: Any) -> Report:
-    from lpft.reporting.drawing import write_figures
-    from lpft.reporting.figures import draw_all  # matplotlib takes half a second
+def _report(analysis: Analysis, verdicts: Any) -> Report:
+    from lpft.reporting.drawing import write_figures  # matplotlib takes half a second
+    from lpft.reporting.figures import draw_all
     from lpft.reporting.page import write_page
     from lpft.reporting.tensorboard import write_events
 
-    run = analysis.run
     svgs = draw_all(analysis)
-    figures = write_figures(run, svgs)
+    figures = write_figures(analysis.run, svgs)
     write_events(analysis)
     judged = judge(verdicts, [analysis])
-    write_verdicts(run, judged)
+    write_verdicts(analysis.run, judged)
     return Report(analysis, write_page(analysis, svgs, judged), figures, judged)
 
 
@@ -89,18 +98,18 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
         FileNotFoundError: if no point has results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    verdicts = load_verdicts(read_config(run))
-    sweep = analyze_sweep(run)
-    for point in sweep.points:
-        write_all_tables(point)
-        _write_report(point, load_verdicts(point.config))
-    write_sweep_table(run, sweep.points)
-    judged = judge(verdicts, sweep.points)
-    write_verdicts(run, judged)
     from lpft.reporting.drawing import svgs, write_figures  # matplotlib takes half a second
     from lpft.reporting.page import write_sweep_page
     from lpft.reporting.sweep_figures import point_drawings
 
+    verdicts = load_verdicts(read_config(run))
+    sweep = analyze_sweep(run)
+    for point in sweep.points:
+        write_all_tables(point)
+        _report(point, load_verdicts(point.experiment.config))
+    write_sweep_table(run, sweep.points)
+    judged = judge(verdicts, sweep.points)
+    write_verdicts(run, judged)
     drawn = svgs(point_drawings(sweep.points))
     write_figures(run, drawn)
     page = write_sweep_page(sweep, drawn, judged)
@@ -109,13 +118,3 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
 
         print_sweep(sweep.points, sweep.missing, judged, page=page)
     return sweep
-
-
-def write_any_report(folder: Run | str | Path, show: bool = False) -> None:
-    """Write the report of a run or of a sweep; see `write_report` and `write_sweep_report`."""
-    run = folder if isinstance(folder, Run) else Run(folder)
-    run.remove_leftovers()
-    if run.points():
-        write_sweep_report(run, show=show)
-    else:
-        write_report(run, show=show)

@@ -9,20 +9,22 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+from lpft.reporting.experiment import Experiment, section
 from lpft.storage import config_file
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import Run, file_name
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 log = logging.getLogger("lpft")
+
+History = list[dict[str, float | None]]
+"""The rows of a global model's history.csv."""
 
 
 @dataclass(frozen=True)
@@ -101,40 +103,27 @@ def read_results(run: Run) -> list[MethodResult]:
         One result per seed and method, sorted by seed, then in the order of `method_order`.
     """
     config = read_config(run)
-    seeds = sorted({*run.seeds(), *_planned_seeds(config)})
-    on_disk = {seed: run.methods(seed) for seed in seeds}
+    planned_seeds, planned_methods = _planned(config)
+    on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
     order = method_order(config, {method for methods in on_disk.values() for method in methods})
     found = {
-        (seed, method): list(run.cells(seed, method)) if method in on_disk[seed] else []
-        for seed in seeds
+        (seed, method): list(run.cells(seed, method)) if method in methods else []
+        for seed, methods in on_disk.items()
         for method in order
     }
-    clients = _clients(
-        config, (cell for cells in found.values() for _, cell in cells if isinstance(cell, ClientResult))
-    )
-    planned = {
-        (seed, method) for seed in _planned_seeds(config) or seeds for method in _planned_methods(config) or order
-    }
-    results = [_sorted_out(*key, clients, cells) for key, cells in found.items() if cells or key in planned]
-    outdated = set(_outdated(run, config))
-    return [replace(result, outdated=(result.seed, result.method) in outdated) for result in results]
+    clients = _clients(config, [cell for cells in found.values() for _, cell in cells])
+    outdated = _outdated(run, config)
+    return [
+        replace(_sorted_out(seed, method, clients, cells), outdated=(seed, method) in outdated)
+        for (seed, method), cells in found.items()
+        if cells or (seed in (planned_seeds or on_disk) and method in (planned_methods or order))
+    ]
 
 
 def read_method(run: Run, seed: int, method: str) -> MethodResult:
     """Read the results of one method with one seed; whether they are outdated is not checked."""
-    config, cells = read_config(run), list(run.cells(seed, method))
-    clients = _clients(config, (cell for _, cell in cells if isinstance(cell, ClientResult)))
-    return _sorted_out(seed, method, clients, cells)
-
-
-def _outdated(run: Run, config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """Yield seeds and methods that were made with other settings than those in config.yaml."""
-    shared = provenance(config).get("settings")
-    for seed, part, settings in run.settings():
-        rest = {key: value for key, value in settings.items() if key != "method"}
-        method = (config.get("methods") or {}).get(part, settings.get("method"))
-        if part != "global" and shared is not None and (fingerprint(rest), settings.get("method")) != (shared, method):
-            yield seed, part
+    cells = list(run.cells(seed, method))
+    return _sorted_out(seed, method, _clients(read_config(run), [cell for _, cell in cells]), cells)
 
 
 def read_config(run: Run) -> dict[str, Any]:
@@ -146,10 +135,16 @@ def read_config(run: Run) -> dict[str, Any]:
         return {}
 
 
-def provenance(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what config.yaml records beside the settings; see `lpft.storage.provenance`."""
-    record = config.get("provenance")
-    return record if isinstance(record, Mapping) else {}
+def read_history(path: Path) -> History:
+    """Read a global model's history.csv, one dictionary per round; empty if there is none.
+
+    A value that is blank, NaN, or no number since the file was cut off, is None.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
 
 
 def check_is_run(run: Run) -> None:
@@ -167,32 +162,43 @@ def method_order(config: Mapping[str, Any], methods: Iterable[str]) -> list[str]
     >>> method_order({"methods": {"none": {}, "ft": {}}}, {"ft", "zebra", "ape"})
     ['none', 'ft', 'ape', 'zebra']
     """
-    planned = _planned_methods(config)
+    _, planned = _planned(config)
     return [*planned, *sorted(set(methods) - set(planned))]
 
 
-def methods_of(results: Iterable[MethodResult]) -> list[str]:
-    """Return the methods of some results in their order, each once."""
-    return list(dict.fromkeys(result.method for result in results))
+def experiment_of(config: Mapping[str, Any], results: Sequence[MethodResult]) -> Experiment:
+    """Return what a run consists of, as its results tell."""
+    return Experiment(
+        config=config,
+        seeds=sorted({result.seed for result in results}),
+        methods=list(dict.fromkeys(result.method for result in results)),
+        complete_methods=list(dict.fromkeys(result.method for result in results if result.complete)),
+        client_names=results[0].clients if results else [],
+    )
 
 
-def is_reference(method: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a method is the global model itself."""
-    settings = (config.get("methods") or {}).get(method)
-    path = settings.get("class_path", "") if isinstance(settings, Mapping) else ""
-    return str(path).endswith(".NoFineTuning") or (not path and method == "none")
+def _planned(config: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+    seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+    return seeds, [str(name) for name in section(config, "methods")]
 
 
-def read_history(path: Path) -> list[dict[str, float | None]]:
-    """Read a global model's history.csv, one dictionary per round; empty if there is none.
+def _clients(config: Mapping[str, Any], cells: Iterable[ClientResult | DamagedFileError]) -> list[str]:
+    if names := section(config, "provenance").get("clients"):
+        return [str(name) for name in names]
+    return next((cell.clients for cell in cells if isinstance(cell, ClientResult)), [])
 
-    A value that is blank, NaN, or no number since the file was cut off, is None.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+
+def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
+    """Return seeds and methods that were made with other settings than those in config.yaml."""
+    shared = section(config, "provenance").get("settings")
+    outdated = set()
+    for seed, part, settings in run.settings():
+        own = settings.get("method")
+        rest = {key: value for key, value in settings.items() if key != "method"}
+        expected = (shared, section(config, "methods").get(part, own))
+        if part != "global" and shared is not None and (fingerprint(rest), own) != expected:
+            outdated.add((seed, part))
+    return outdated
 
 
 def _sorted_out(
@@ -202,39 +208,16 @@ def _sorted_out(
     cells: dict[str, ClientResult] = {}
     damaged = []
     for path, cell in found:
-        reason = str(cell) if isinstance(cell, DamagedFileError) else _of_others(cell, clients)
-        if reason:
+        if isinstance(cell, DamagedFileError):
+            damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), str(cell)))
+        elif sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
+            reason = "it was computed for other clients"
             damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
-        elif isinstance(cell, ClientResult):
+        else:
             cells[cell.client] = cell
     absent = set(clients) - cells.keys() - {damage.client for damage in damaged}
-    return MethodResult(
-        seed=seed,
-        method=method,
-        clients=clients,
-        cells=[cells[client] for client in clients if client in cells],
-        missing=[client for client in clients if client in absent],
-        damaged=damaged,
-    )
-
-
-def _of_others(cell: ClientResult, clients: list[str]) -> str:
-    if sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
-        return "it was computed for other clients"
-    return ""
-
-
-def _clients(config: Mapping[str, Any], cells: Iterator[ClientResult]) -> list[str]:
-    named = provenance(config).get("clients")
-    return [str(name) for name in named] if named else next((cell.clients for cell in cells), [])
-
-
-def _planned_seeds(config: Mapping[str, Any]) -> list[int]:
-    return [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
-
-
-def _planned_methods(config: Mapping[str, Any]) -> list[str]:
-    return [str(name) for name in config.get("methods") or {}]
+    usable = [cells[client] for client in clients if client in cells]
+    return MethodResult(seed, method, clients, usable, [c for c in clients if c in absent], damaged)
 
 
 def _number(text: str | None) -> float | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from lpft.reporting.eta import Eta, Pace
+from lpft.reporting.experiment import is_reference, section
 from lpft.reporting.job_errors import JobError, job_errors
-from lpft.reporting.results import MethodResult, check_is_run, is_reference, read_config, read_history, read_results
+from lpft.reporting.results import MethodResult, check_is_run, read_config, read_history, read_results
 from lpft.runtime.heartbeat import at_work
 from lpft.storage.run import Run
 
@@ -86,28 +87,101 @@ class MethodStatus:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How many steps of one kind are left, and how long finished ones took.
+
+    Args:
+        kind: steps of the same kind take about the same time: a method's client results, say.
+        left: number of steps that are left.
+        seconds: of the finished steps.
+        typical: whether steps of other kinds, none of which is finished, may take as long.
+    """
+
+    kind: str
+    left: int
+    seconds: Sequence[float]
+    typical: bool = True
+
+
+@dataclass(frozen=True)
+class Eta:
+    """How long the rest takes, estimated from what is finished.
+
+    Args:
+        rounds: of federated training.
+        cells: client results of personalization and tuning; their times are those of one process.
+        at_work: number of stacks in progress, by as many processes.
+    """
+
+    rounds: tuple[Pace, ...] = ()
+    cells: tuple[Pace, ...] = ()
+    at_work: int = 0
+
+    def __add__(self, other: Eta) -> Eta:
+        """Return the estimate for both together."""
+        return Eta(self.rounds + other.rounds, self.cells + other.cells, self.at_work + other.at_work)
+
+    @property
+    def seconds_of_rounds(self) -> float | None:
+        """Seconds that the remaining rounds take; None if no round is finished."""
+        return _rest(self.rounds)
+
+    @property
+    def seconds_of_cells(self) -> float | None:
+        """Seconds that the remaining client results take one process; None if unknown."""
+        return _rest(self.cells)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the end, with as many processes as work on stacks now, or one."""
+        rounds, cells = self.seconds_of_rounds, self.seconds_of_cells
+        return None if rounds is None or cells is None else rounds + cells / max(1, self.at_work)
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return the numbers."""
+        names = ("seconds_left", "seconds_of_rounds", "seconds_of_cells", "at_work")
+        return {name: getattr(self, name) for name in names}
+
+
+def _rest(paces: Sequence[Pace]) -> float | None:
+    """Return the seconds for all that is left; a kind without finished steps takes as long as the slowest other."""
+    finished: dict[str, list[float]] = {}
+    for pace in paces:
+        finished.setdefault(pace.kind, []).extend(pace.seconds)
+    means = {kind: fmean(seconds) for kind, seconds in finished.items() if seconds}
+    slowest = max((means[pace.kind] for pace in paces if pace.kind in means and pace.typical), default=None)
+    total = 0.0
+    for pace in paces:
+        mean = means.get(pace.kind, slowest)
+        if pace.left and mean is None:
+            return None
+        total += pace.left * (mean or 0.0)
+    return total
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """What of a run is done.
 
     Args:
         root: folder of the run.
         name: of the experiment.
+        report: the page, if it was written.
         models: the global model of every seed.
         methods: every seed and method, in order.
-        report: the page, if it was written.
         trials: the trials of tuning, every seed and trial.
         tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
         points: of a sweep, which has no models and methods of its own.
         planned: how many points a sweep has.
-        errors: what went wrong and was not made good yet.
+        errors: what went wrong and is not fixed yet.
         eta: how long the rest takes.
     """
 
     root: Path
     name: str
-    models: list[GlobalStatus]
-    methods: list[MethodStatus]
-    report: Path | None
+    report: Path | None = None
+    models: list[GlobalStatus] = field(default_factory=list)
+    methods: list[MethodStatus] = field(default_factory=list)
     trials: list[MethodStatus] = field(default_factory=list)
     tuned: bool = True
     points: list[RunStatus] = field(default_factory=list)
@@ -141,6 +215,16 @@ class RunStatus:
         }
 
 
+def print_status(status: RunStatus, as_json: bool = False) -> None:
+    """Print the status, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(status.to_json(), indent=1))
+    else:
+        from lpft.reporting.status_table import print_table
+
+        print_table(status)
+
+
 def read_status(run: Run) -> RunStatus:
     """Look at what a run has on disk.
 
@@ -148,7 +232,7 @@ def read_status(run: Run) -> RunStatus:
         FileNotFoundError: if the folder is no run.
     """
     if run.logs.is_dir() and not run.config.is_file() and not run.seeds():
-        return RunStatus(run.root, run.root.name, [], [], None, errors=job_errors(run))  # its first job waits
+        return RunStatus(run.root, run.root.name, errors=job_errors(run))  # its first job waits
     status = _read_status(run)
     if status.complete:
         return status
@@ -159,44 +243,44 @@ def read_status(run: Run) -> RunStatus:
 def _read_status(run: Run) -> RunStatus:
     """Look at all but the logs of jobs."""
     check_is_run(run)
-    config = read_config(run)
-    sweep = config.get("sweep")
-    page = run.root / "report.html"
-    if run.points() or (isinstance(sweep, Mapping) and sweep):
+    config, page = read_config(run), run.root / "report.html"
+    status = RunStatus(run.root, str(config.get("name") or run.root.name), page if page.is_file() else None)
+    swept = section(config, "sweep")
+    if run.points() or swept:
         points = [_read_status(point) for point in run.points()]
-        planned = math.prod(len(values) for values in sweep.values()) if isinstance(sweep, Mapping) else len(points)
-        return RunStatus(
-            root=run.root,
-            name=str(config.get("name") or run.root.name),
-            models=[],
-            methods=[],
-            report=page if page.is_file() else None,
+        return replace(
+            status,
             points=points,
-            planned=planned,
+            planned=math.prod(map(len, swept.values())) if swept else len(points),
             errors=[error for point in points for error in point.errors],
             eta=sum((point.eta for point in points), Eta()),
         )
-    planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
-    grids = (config.get("tune") or {}).get("grids")
     here, tuning = _Now(run), _Now(run.tuning)
     results, trials = read_results(run), read_results(run.tuning)
-    models = [_global_status(here, seed, config) for seed in sorted({*run.seeds(), *planned_seeds})]
-    methods = [_method_status(here, result) for result in results]
-    of_trials = [_method_status(tuning, result) for result in trials]
-    return RunStatus(
-        root=run.root,
-        name=str(config.get("name") or run.root.name),
+    planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+    federation = section(config, "federation")
+    rounds = None if federation.get("init") else federation.get("rounds")
+    planned = rounds if isinstance(rounds, int) else None
+    models = [here.model(seed, planned) for seed in sorted({*run.seeds(), *planned_seeds})]
+    methods, of_trials = [here.method(result) for result in results], [tuning.method(result) for result in trials]
+    cells = [
+        Pace(
+            result.method,
+            left=len(result.clients) - len(result.cells),
+            seconds=[cell.seconds for cell in result.cells],
+            typical=not is_reference(result.method, config),
+        )
+        for result in [*results, *trials]
+    ]
+    stacks = sum(work.part != "global" for work in [*here.work, *tuning.work])
+    return replace(
+        status,
         models=models,
         methods=methods,
-        report=page if page.is_file() else None,
         trials=of_trials,
-        tuned=(run.root / "tuning.csv").is_file() or not grids,
-        errors=[*here.errors_of(models, methods), *tuning.errors_of([], of_trials)],
-        eta=Eta(
-            tuple(_pace_of_rounds(run, model) for model in models),
-            tuple(_pace_of_cells(result, config) for result in [*results, *trials]),
-            sum(work.part != "global" for work in [*here.work, *tuning.work]),
-        ),
+        tuned=(run.root / "tuning.csv").is_file() or not section(config, "tune", "grids"),
+        errors=[*here.errors(models, methods), *tuning.errors([], of_trials)],
+        eta=Eta(tuple(_pace_of_rounds(run, model) for model in models), tuple(cells), stacks),
     )
 
 
@@ -217,71 +301,38 @@ class _Now:
         mine = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
         return {client: failure.error for failure in mine for client in failure.clients or [""]}
 
-    def errors_of(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[JobError]:
+    def model(self, seed: int, planned: int | None) -> GlobalStatus:
+        done, running = self.run.global_model(seed).is_file(), bool(self.running(seed, "global"))
+        failed = "" if done or running else self.failed(seed, "global").get("", "")
+        rounds = len(read_history(self.run.global_file(seed, "history.csv")))
+        return GlobalStatus(seed, done, rounds, planned, running and not done, failed)
+
+    def method(self, result: MethodResult) -> MethodStatus:
+        running, failed = self.running(result.seed, result.method), self.failed(result.seed, result.method)
+        return MethodStatus(
+            seed=result.seed,
+            method=result.method,
+            expected=len(result.clients),
+            done=len(result.cells),
+            running=[client for client in result.missing if client in running],
+            failed={c: failed[c] for c in result.missing if c in failed and c not in running},
+            missing=[client for client in result.missing if client not in running and client not in failed],
+            damaged={str(damage.path): damage.reason for damage in result.damaged},
+            diverged=result.count("diverged"),
+            no_train=result.count("no_train"),
+            no_test=result.count("no_test"),
+            mixed=result.mixed,
+        )
+
+    def errors(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[JobError]:
         """Return the failures that still count."""
         failed = {(model.seed, "global") for model in models if model.failed}
         failed |= {(part.seed, part.method) for part in methods if part.failed}
-        return [
-            JobError(str(failure), failure.error, str(failure.path))
-            for failure in self.failures
-            if (failure.seed, failure.part) in failed
-        ]
-
-
-def print_status(status: RunStatus, as_json: bool = False) -> None:
-    """Print the status, as a table or as JSON."""
-    if as_json:
-        print(json.dumps(status.to_json(), indent=1))
-    else:
-        from lpft.reporting.status_table import print_table
-
-        print_table(status)
-
-
-def _global_status(now: _Now, seed: int, config: Mapping[str, Any]) -> GlobalStatus:
-    run = now.run
-    federation = config.get("federation")
-    federation = federation if isinstance(federation, Mapping) else {}
-    rounds = federation.get("rounds") if not federation.get("init") else None
-    history = read_history(run.global_file(seed, "history.csv"))
-    done, running = run.global_model(seed).is_file(), bool(now.running(seed, "global"))
-    return GlobalStatus(
-        seed=seed,
-        done=done,
-        rounds=len(history),
-        planned=rounds if isinstance(rounds, int) else None,
-        running=running and not done,
-        failed="" if done or running else now.failed(seed, "global").get("", ""),
-    )
+        still = [failure for failure in self.failures if (failure.seed, failure.part) in failed]
+        return [JobError(str(failure), failure.error, str(failure.path)) for failure in still]
 
 
 def _pace_of_rounds(run: Run, model: GlobalStatus) -> Pace:
     history = read_history(run.global_file(model.seed, "history.csv"))
-    seconds = [row["seconds"] for row in history if row.get("seconds") is not None]
     left = 0 if model.done or model.planned is None else max(0, model.planned - model.rounds)
-    return Pace("round", left, [second for second in seconds if second is not None])
-
-
-def _pace_of_cells(result: MethodResult, config: Mapping[str, Any]) -> Pace:
-    left = len(result.clients) - len(result.cells)
-    seconds = [cell.seconds for cell in result.cells]
-    return Pace(result.method, left, seconds, typical=not is_reference(result.method, config))
-
-
-def _method_status(now: _Now, result: MethodResult) -> MethodStatus:
-    running = now.running(result.seed, result.method)
-    failed = now.failed(result.seed, result.method)
-    return MethodStatus(
-        seed=result.seed,
-        method=result.method,
-        expected=len(result.clients),
-        done=len(result.cells),
-        running=[client for client in result.missing if client in running],
-        failed={c: failed[c] for c in result.missing if c in failed and c not in running},
-        missing=[client for client in result.missing if client not in running and client not in failed],
-        damaged={str(damage.path): damage.reason for damage in result.damaged},
-        diverged=result.count("diverged"),
-        no_train=result.count("no_train"),
-        no_test=result.count("no_test"),
-        mixed=result.mixed,
-    )
+    return Pace("round", left, [seconds for row in history if (seconds := row.get("seconds")) is not None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,11 @@ from matplotlib.ticker import NullLocator
 
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.drawing import Drawing
-from lpft.reporting.figure_data import complete
-from lpft.reporting.heatmap import bare, write_number
-from lpft.reporting.style import INK, Look, looks, panels, short
-from lpft.reporting.sweeps import Values, short_keys, word
+from lpft.reporting.drawing import Drawing, described, panels
+from lpft.reporting.experiment import Values, families, section, short_keys, word
+from lpft.reporting.frames import complete_rows
+from lpft.reporting.heatmap import draw_fields, write_numbers
+from lpft.reporting.style import INK, Look, looks, short
 
 DRAWN = ("local", "global_all", "worst_row", "average3", "distortion_own")
 """The metrics that are drawn against a swept value."""
@@ -37,24 +36,60 @@ MANY = 6
 """So many panels stand beside each other."""
 
 
+Swept = pd.DataFrame
+"""Rows of results.csv with ``line``, the method, and a column of JSON for every swept key, named by `KEY`."""
+KEY = "swept {}".format
+
+
 @dataclass(frozen=True)
-class Observation:
-    """One mark of a line: a method at swept values.
+class Scale:
+    """The values of a swept key on an axis.
 
     Args:
-        line: the method.
-        values: the swept values by short key.
-        rows: of results.csv, one per seed.
+        levels: its values as JSON, from left to right.
+        values: the same as values.
+        x: their places: numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest. Other
+            values are evenly spaced.
+        log: whether the axis is logarithmic.
     """
 
-    line: str
-    values: Values
-    rows: pd.DataFrame
+    levels: list[str]
+    values: list[Any]
+    x: list[float]
+    log: bool
 
-    def mean_and_std(self, metric: str) -> tuple[float, float]:
-        """Return mean and standard deviation over the seeds; NaN without values."""
-        values = self.rows[metric].dropna().to_numpy(dtype=float) if metric in self.rows else np.array([])
-        return (float(values.mean()), float(values.std())) if len(values) else (math.nan, math.nan)
+    @classmethod
+    def of(cls, column: pd.Series) -> Scale:
+        """Return the scale that fits a column of JSON."""
+        values = {level: json.loads(level) for level in column.unique()}
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values.values()):
+            return cls(list(values), list(values.values()), [float(place) for place in range(len(values))], log=False)
+        levels = sorted(values, key=lambda level: values[level])
+        numbers = [values[level] for level in levels]
+        positive = [value for value in numbers if value > 0]
+        log = numbers[0] >= 0 and len(positive) > 2 and positive[-1] / positive[0] >= DECADES
+        zero = positive[0] / (positive[-1] / positive[0]) ** (1 / (len(positive) - 1)) if log else 0.0
+        return cls(levels, numbers, [float(value) or zero for value in numbers], log)
+
+    def texts(self, length: int) -> list[str]:
+        """Return the values in short; at full length where two would look the same."""
+        texts = [word(value) for value in self.values]
+        cut = [short(text, length) for text in texts]
+        return cut if len(set(cut)) == len(cut) else texts
+
+    def set_axis(self, axes: Axes) -> None:
+        """Set scale, limits and ticks of the horizontal axis."""
+        if self.log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        transform = axes.xaxis.get_transform()
+        places = transform.transform(np.array(self.x))
+        margin = 0.06 * (places[-1] - places[0]) or 0.5
+        axes.set_xlim(*transform.inverted().transform(np.array([places[0] - margin, places[-1] + margin])))
+        texts = self.texts(14)
+        shown = _apart(places.tolist(), texts)
+        axes.set_xticks([self.x[number] for number in shown], [texts[number] for number in shown])
+        axes.tick_params(axis="x", labelsize=8)
 
 
 def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
@@ -62,86 +97,72 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
 
     Methods that were swept over the same key share a figure; the others are horizontal lines in it.
     """
-    look = looks(analysis.methods, analysis.config)
-    families: dict[str, list[Observation]] = {}
-    controls = []
-    for method in complete(analysis):
-        variant = analysis.variants.get(method)
-        if variant:
-            observation = Observation(variant.family, variant.values, _rows(analysis, method))
-            families.setdefault(variant.family, []).append(observation)
-        else:
-            controls.append(Observation(method, {}, _rows(analysis, method)))
-    base = {look[method].family: look[method].plain for method in analysis.methods}
-    by_keys: dict[tuple[str, ...], list[Observation]] = {}
+    experiment = analysis.experiment
+    look = looks(experiment.methods, experiment.config)
+    controls = [_swept(analysis, method, {}) for method in experiment.methods if method not in experiment.variants]
+    by_keys: dict[tuple[str, ...], list[Swept]] = {}
     drawings: dict[str, Drawing] = {}
-    for family, observations in families.items():
-        keys = tuple(_varied(observations))
+    for family, members in families(experiment.variants, experiment.variants).items():
+        rows = pd.concat([_swept(analysis, method, experiment.variants[method].values) for method in members])
+        rows["line"] = family
+        keys = _varied(rows)
         if len(keys) == 2:
             name = f"heat-{_safe(family)}"
-            title = f"{family} by {' and '.join(keys)}"
-            caption = "Mean over seeds; every panel has its own scale. Framed: highest accuracy, least distortion."
-            drawings[name] = Drawing(name, title, caption, partial(_heat, observations, keys, False))
+            drawings[name] = described(name, "heat", partial(_heat, rows, keys, False), family=family, keys=keys)
         elif keys:
-            by_keys.setdefault(keys, []).extend(observations)
-    for keys, observations in by_keys.items():
-        name = f"sweep-{'-'.join(_safe(key) for key in keys)}"
-        names = dict.fromkeys(observation.line for observation in observations)
-        caption = (
-            "Mean over seeds; bars show one standard deviation. Horizontal lines are methods that were not swept."
-            f" Distortion is how far the features moved.{_left_out(observations, keys)}"
-        )
-        title = f"{' and '.join(names)} by {', '.join(keys)}"
-        drawings[name] = Drawing(name, title, caption, partial(_lines, observations, keys, controls, base))
+            by_keys.setdefault(keys, []).append(rows)
+    plain = {look[method].family: look[method].plain for method in experiment.methods}
+    for keys, parts in by_keys.items():
+        rows, name = pd.concat(parts), f"sweep-{'-'.join(map(_safe, keys))}"
+        draw = partial(_lines, rows, keys, plain, pd.concat(controls) if controls else rows[:0])
+        names = list(rows["line"].unique())
+        drawings[name] = described(name, "variants", draw, names=names, keys=keys, **_left_out(rows, keys))
     return drawings
 
 
 def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
-    names = short_keys(list(dict.fromkeys(key for point in points for key in point.values)))
-    observations = [
-        Observation(method, _named(point, names), _rows(point, method))
-        for point in points
-        for method in complete(point)
-    ]
-    keys = tuple(_varied(observations))
+    names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
+    named = [{names[key]: value for key, value in point.experiment.values.items()} for point in points]
+    in_points = list(zip(points, named, strict=True))
+    rows = pd.concat([_swept(point, m, values) for point, values in in_points for m in point.experiment.methods])
+    keys = _varied(rows)
     if not keys:
         return {}
-    methods = list(dict.fromkeys(observation.line for observation in observations))
-    settings = {m: s for point in points for m, s in (point.config.get("methods") or {}).items()}
-    caption = "Mean over seeds; bars show one standard deviation. Accuracies are on test data."
-    caption += _left_out(observations, keys)
-    lines = partial(_lines, observations, keys, (), looks(methods, {"methods": settings}))
-    drawings = {"sweep": Drawing("sweep", f"By {', '.join(keys)}", caption, lines)}
-    pair = next(iter(points[0].pairs), None)
-    differences = _differences(points, names, *pair) if pair else []
-    if pair and differences and len(keys) == 2:
-        caption = (
-            f"Mean over seeds of the differences seed by seed. Blue: {pair[0]} has the higher accuracy, or the smaller"
-            f" distortion; red: {pair[1]} does."
-        )
-        heat = partial(_heat, differences, keys, True)
-        drawings["difference"] = Drawing("difference", f"{pair[0]} minus {pair[1]}", caption, heat)
+    settings = {m: s for point in points for m, s in section(point.experiment.config, "methods").items()}
+    look = looks(list(rows["line"].unique()), {"methods": settings})
+    draw = partial(_lines, rows, keys, look, rows[:0])
+    drawings = {"sweep": described("sweep", "points", draw, keys=keys, **_left_out(rows, keys))}
+    pairs = points[0].experiment.pairs
+    if pairs and len(keys) == 2:
+        gaps = pd.concat([_difference(point, values, *pairs[0]) for point, values in in_points])
+        if len(gaps):
+            draw = partial(_heat, gaps, keys, True)
+            drawings["difference"] = described("difference", "difference", draw, pair=pairs[0])
     return drawings
 
 
-def _rows(analysis: Analysis, method: str) -> pd.DataFrame:
-    return analysis.results[(analysis.results["method"] == method) & analysis.results["complete"]]
+def _swept(analysis: Analysis, method: str, values: Values) -> Swept:
+    rows = complete_rows(analysis.frames, analysis.frames.results, method)
+    return rows.assign(line=method, **{KEY(key): json.dumps(value) for key, value in values.items()})
 
 
-def _named(point: Analysis, names: Mapping[str, str]) -> dict[str, Any]:
-    return {names[key]: value for key, value in point.values.items()}
+def _difference(point: Analysis, values: Values, method: str, baseline: str) -> Swept:
+    """Return one row per seed that has both methods."""
+    mine, theirs = (_swept(point, name, {}).set_index("seed")[list(DRAWN)] for name in (method, baseline))
+    gaps = (mine - theirs).loc[mine.index.intersection(theirs.index)]
+    return gaps.assign(**{KEY(key): json.dumps(value) for key, value in values.items()})
 
 
-def _differences(points: Sequence[Analysis], names: Mapping[str, str], method: str, baseline: str) -> list[Observation]:
-    """Return one observation per point whose rows are differences, one per seed that has both."""
-    observations = []
-    for point in points:
-        mine, theirs = (_rows(point, name).set_index("seed")[list(DRAWN)] for name in (method, baseline))
-        gaps = (mine - theirs).loc[mine.index.intersection(theirs.index)]
-        if len(gaps):
-            observations.append(Observation("", _named(point, names), gaps))
-    return observations
+def _varied(rows: Swept) -> tuple[str, ...]:
+    """Return the keys with more than one value."""
+    keys = {name.removeprefix(KEY("")): name for name in rows.columns if name.startswith(KEY(""))}
+    return tuple(key for key, name in keys.items() if rows[name].nunique() > 1)
+
+
+def _safe(name: str) -> str:
+    """Return a name that may be part of a file name and of an id."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
 
 
 def _title(metric: str, signed: bool = False) -> str:
@@ -153,15 +174,11 @@ def _title(metric: str, signed: bool = False) -> str:
 # Lines
 
 
-def _lines(
-    observations: Sequence[Observation], keys: Sequence[str], controls: Sequence[Observation], look: Mapping[str, Look]
-) -> Figure | None:
+def _lines(rows: Swept, keys: Sequence[str], look: Mapping[str, Look], controls: Swept) -> Figure | None:
     """Draw one line per method against the key with the most values; other keys make columns of panels."""
-    across, rest, columns = _columns(observations, keys)
+    across, rest, columns = _columns(rows, keys)
     columns = columns[:MANY]
-    metrics = [
-        m for m in (IN_GRID if rest else DRAWN) if any(not math.isnan(o.mean_and_std(m)[0]) for o in observations)
-    ]
+    metrics = [metric for metric in (IN_GRID if rest else DRAWN) if rows[metric].notna().any()]
     if not metrics:
         return None
     if rest:
@@ -169,212 +186,104 @@ def _lines(
         figure, axes = panels(len(metrics) * len(columns), len(columns), size, sharey="row", sharex=True)
     else:
         figure, axes = panels(len(metrics), 3, (2.75, 2.3), (0.2, 0.5))
-    places = _places(_levels(observations, across))
-    for number, (metric, column) in enumerate(product(metrics, columns)):
-        ax = axes[number]
-        here = [o for o in observations if all(_same(o.values[k], v) for k, v in zip(rest, column, strict=True))]
-        for control in controls:
-            _control(ax, control, metric, look)
-        for line in dict.fromkeys(o.line for o in here):
-            _line(ax, [o for o in here if o.line == line], across, metric, places, look[line])
-        _label_axis(ax, places)
-        first, last = number % len(columns) == 0, not rest or number >= len(axes) - len(columns)
-        if rest and number < len(columns):
-            ax.set_title(", ".join(f"{k}={word(v)}" for k, v in zip(rest, column, strict=True)), fontsize=9)
-        if rest and first:
-            ax.set_ylabel(_title(metric))
+    scale = Scale.of(rows[KEY(across)])
+    for number, (ax, (metric, column)) in enumerate(zip(axes, product(metrics, columns), strict=True)):
+        levels = controls.groupby("line", sort=False)[metric].mean().dropna()
+        for method in map(str, levels.index):
+            dashes = (0, (1, 1.5)) if look[method].reference else (0, (5, 2))
+            ax.axhline(
+                levels[method], color=look[method].color, linestyle=dashes, linewidth=1.3, label=short(method, 24)
+            )
+        here = rows[(rows[list(map(KEY, rest))] == list(column)).all(axis=1)]
+        for method, of_method in here.groupby("line", sort=False):
+            _line(ax, short(method, 24), of_method.groupby(KEY(across))[metric], scale, look[method])
+        scale.set_axis(ax)
         if not rest:
             ax.set_title(_title(metric))
-        ax.tick_params(labelbottom=last)
-    figure.supxlabel(across, fontsize=9.5, color=INK)
+        elif number < len(columns):
+            values = (f"{key}={word(json.loads(level))}" for key, level in zip(rest, column, strict=True))
+            ax.set_title(", ".join(values), fontsize=9)
+        if rest and number % len(columns) == 0:
+            ax.set_ylabel(_title(metric))
+        ax.tick_params(labelbottom=not rest or number >= len(axes) - len(columns))
+    figure.supxlabel(across, color=INK)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper left", ncols=min(6, len(names)), handlelength=1.8, columnspacing=1.3
-    )
+    style: dict[str, Any] = {"ncols": min(6, len(names)), "handlelength": 1.8, "columnspacing": 1.3}
+    figure.legend(handles, names, loc="outside upper left", **style)
     return figure
 
 
-def _columns(observations: Sequence[Observation], keys: Sequence[str]) -> tuple[str, list[str], list[tuple[Any, ...]]]:
+def _columns(rows: Swept, keys: Sequence[str]) -> tuple[str, list[str], list[tuple[str, ...]]]:
     """Return the key with the most values, the other keys, and all combinations of their values."""
-    counts = {key: len(_levels(observations, key)) for key in keys}
-    across = max(counts, key=lambda key: counts[key])
+    across = max(keys, key=lambda key: rows[KEY(key)].nunique())
     rest = [key for key in keys if key != across]
-    return across, rest, list(product(*(_levels(observations, key) for key in rest)))
+    return across, rest, list(product(*(rows[KEY(key)].dropna().unique() for key in rest)))
 
 
-def _left_out(observations: Sequence[Observation], keys: Sequence[str]) -> str:
-    """Name what is not drawn; empty if everything is."""
-    _, rest, columns = _columns(observations, keys)
-    if len(columns) <= MANY:
-        return ""
-    return f" Of {len(columns)} combinations of {' and '.join(rest)} the first {MANY} are drawn; sweep.csv has all."
+def _left_out(rows: Swept, keys: Sequence[str]) -> dict[str, Any]:
+    """Return what a caption needs to name what is not drawn."""
+    _, rest, columns = _columns(rows, keys)
+    return {"rest": rest, "combinations": len(columns), "most": MANY}
 
 
-def _line(
-    axes: Axes,
-    observations: Sequence[Observation],
-    across: str,
-    metric: str,
-    places: Sequence[tuple[Any, float, str]],
-    look: Look,
-) -> None:
-    marks = [
-        (x, *o.mean_and_std(metric)) for value, x, _ in places for o in observations if _same(o.values[across], value)
-    ]
-    marks = [mark for mark in marks if not math.isnan(mark[1])]
-    if not marks:
-        return
-    x, mean, std = zip(*marks, strict=True)
-    style: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 7 if look.marker == "*" else 4.5}
-    several = any(len(o.rows) > 1 for o in observations)
-    axes.errorbar(
-        x, mean, std if several else None, **style, linewidth=1.5, elinewidth=1, label=short(observations[0].line, 24)
-    )
+def _line(axes: Axes, name: str, by_level: Any, scale: Scale, look: Look) -> None:
+    marks = pd.DataFrame({"mean": by_level.mean(), "std": by_level.std(ddof=0)}).reindex(scale.levels)
+    marks = marks.assign(x=scale.x).dropna(subset="mean")
+    if len(marks):
+        size = 7 if look.marker == "*" else 4.5
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": size, "elinewidth": 1}
+        several = by_level.size().max() > 1
+        axes.errorbar(marks["x"], marks["mean"], marks["std"] if several else None, linewidth=1.5, label=name, **style)
 
 
-def _control(axes: Axes, control: Observation, metric: str, look: Mapping[str, Look]) -> None:
-    mean, _ = control.mean_and_std(metric)
-    line = look[control.line]
-    if not math.isnan(mean):
-        style = (0, (1, 1.5)) if line.reference else (0, (5, 2))
-        axes.axhline(mean, color=line.color, linestyle=style, linewidth=1.3, label=short(control.line, 24))
-
-
-def _label_axis(axes: Axes, places: Sequence[tuple[Any, float, str]]) -> None:
-    x = [place for _, place, _ in places]
-    if _is_log([value for value, *_ in places]):
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-    ticks = _apart(places, _is_log([value for value, *_ in places]))
-    axes.set_xticks([place for _, place, _ in ticks], [text for *_, text in ticks])
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlim(*_limits(x, _is_log([value for value, *_ in places])))
-
-
-def _limits(x: Sequence[float], log: bool) -> tuple[float, float]:
-    if log:
-        margin = (max(x) / min(x)) ** 0.06
-        return min(x) / margin, max(x) * margin
-    margin = 0.06 * (max(x) - min(x)) or 0.5
-    return min(x) - margin, max(x) + margin
-
-
-def _apart(places: Sequence[tuple[Any, float, str]], log: bool) -> list[tuple[Any, float, str]]:
+def _apart(places: Sequence[float], texts: Sequence[str]) -> list[int]:
     """Leave out ticks whose labels would touch those before; the first and the last stay."""
-    scale = [math.log10(x) if log else x for _, x, _ in places]
-    width = (scale[-1] - scale[0]) or 1.0
-    gap = width * max(0.08, 0.035 * max(len(text) for *_, text in places))
+    last = len(places) - 1
+    gap = ((places[last] - places[0]) or 1.0) * max(0.08, 0.035 * max(map(len, texts)))
     kept = [0]
     for number in range(1, len(places)):
-        if scale[number] - scale[kept[-1]] >= gap:
+        if places[number] - places[kept[-1]] >= gap:
             kept.append(number)
-    last = len(places) - 1
     if kept[-1] != last:
-        kept = [number for number in kept if not number or scale[last] - scale[number] >= gap] + [last]
-    return [places[number] for number in kept]
-
-
-def _places(levels: Sequence[Any]) -> list[tuple[Any, float, str]]:
-    """Return position on the axis and label of every swept value, from left to right.
-
-    Numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest. Other values are
-    evenly spaced.
-    """
-    if not all(_is_number(level) for level in levels):
-        return [(level, float(number), text) for number, (level, text) in enumerate(_texts(levels, 14))]
-    ordered = sorted(levels)
-    if not _is_log(ordered):
-        return [(level, float(level), word(level)) for level in ordered]
-    positive = [level for level in ordered if level > 0]
-    step = (positive[-1] / positive[0]) ** (1 / (len(positive) - 1))
-    return [(level, float(level) if level > 0 else positive[0] / step, word(level)) for level in ordered]
-
-
-def _texts(levels: Sequence[Any], length: int) -> list[tuple[Any, str]]:
-    """Write values in short; at full length where two would look the same."""
-    texts = [short(word(level), length) for level in levels]
-    return list(zip(levels, texts if len(set(texts)) == len(texts) else map(word, levels), strict=True))
-
-
-def _is_log(levels: Sequence[Any]) -> bool:
-    if not all(_is_number(level) and level >= 0 for level in levels):
-        return False
-    positive = [level for level in levels if level > 0]
-    return len(positive) > 2 and max(positive) / min(positive) >= DECADES
+        kept = [number for number in kept if not number or places[last] - places[number] >= gap] + [last]
+    return kept
 
 
 # Heat maps
 
 
-def _heat(observations: Sequence[Observation], keys: Sequence[str], signed: bool) -> Figure | None:
+def _heat(rows: Swept, keys: Sequence[str], signed: bool) -> Figure | None:
     """Draw the means over two keys: the first downwards, the second across."""
-    down, across = ([value for value, *_ in _places(_levels(observations, key))] for key in keys)
-    metrics = [m for m in IN_HEAT if any(not math.isnan(o.mean_and_std(m)[0]) for o in observations)]
+    down, across = (Scale.of(rows[KEY(key)]) for key in keys)
+    metrics = [metric for metric in IN_HEAT if rows[metric].notna().any()]
     if not metrics:
         return None
-    size = (max(3.3, 0.62 * len(across) + 0.9), max(1.9, 0.42 * len(down) + 0.9))
+    size = (max(3.3, 0.62 * len(across.x) + 0.9), max(1.9, 0.42 * len(down.x) + 0.9))
     figure, axes = panels(len(metrics), 2, size, (0.3, 0.3))
     for ax, metric in zip(axes, metrics, strict=True):
-        values = np.full((len(down), len(across)), np.nan)
-        for observation in observations:
-            row = next(i for i, value in enumerate(down) if _same(value, observation.values[keys[0]]))
-            column = next(i for i, value in enumerate(across) if _same(value, observation.values[keys[1]]))
-            values[row, column] = observation.mean_and_std(metric)[0]
-        _heat_panel(ax, values, metric, signed)
+        means = rows.groupby(list(map(KEY, keys)))[metric].mean().unstack()
+        _heat_panel(ax, means.reindex(index=down.levels, columns=across.levels).to_numpy(), metric, signed)
         ax.set_title(_title(metric, signed))
-        ax.set_xticks(range(len(across)), [text for _, text in _texts(across, 12)])
-        ax.set_yticks(range(len(down)), [text for _, text in _texts(down, 12)])
+        ax.set_xticks(range(len(across.x)), across.texts(12))
+        ax.set_yticks(range(len(down.x)), down.texts(12))
         ax.set_xlabel(keys[1])
         ax.set_ylabel(keys[0])
     return figure
 
 
 def _heat_panel(axes: Axes, values: np.ndarray, metric: str, signed: bool) -> None:
-    finite = values[~np.isnan(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    """Draw one metric; without signs, the best values are framed."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     reach = max(abs(low), abs(high)) or 1.0
     entry = metric_named(metric)
     better = -1 if entry.better == "lower" else 1
     scale = TwoSlopeNorm(0, -reach, reach) if signed else Normalize(low, high if high > low else low + 1)
     colors = ("RdBu" if signed else "viridis") + ("_r" if better < 0 else "")
-    image = axes.imshow(values, norm=scale, cmap=colors, aspect="auto", interpolation="none")
-    bare(axes)
-    form = f"{{:{'+' if signed else ''}.{1 if entry.unit == '%' and reach >= 1 else 2}f}}"
-    best = float(np.nanmax(better * values)) if finite.size else math.nan
-    for (row, column), value in np.ndenumerate(values):
-        if not math.isnan(value):
-            framed = not signed and better * value == best
-            weight = "bold" if framed else "normal"
-            ground = image.cmap(float(scale(value)))
-            ink = write_number(axes, row, column, form.format(value), ground, fontsize=8, fontweight=weight)
-            if framed:
-                frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ink, linewidth=1.2)
-                axes.add_patch(frame)
-
-
-# Swept values
-
-
-def _varied(observations: Sequence[Observation]) -> list[str]:
-    """Return the keys with more than one value."""
-    keys = dict.fromkeys(key for o in observations for key in o.values)
-    return [key for key in keys if len(_levels(observations, key)) > 1]
-
-
-def _levels(observations: Sequence[Observation], key: str) -> list[Any]:
-    """Return the values of a key, each once, as they come."""
-    levels = {json.dumps(o.values[key]): o.values[key] for o in observations if key in o.values}
-    return list(levels.values())
-
-
-def _same(one: object, other: object) -> bool:
-    return json.dumps(one) == json.dumps(other)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _safe(name: str) -> str:
-    """Return a name that may be part of a file name and of an id."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+    image = draw_fields(axes, values, scale, cmap=colors, aspect="auto")
+    decimals = 1 if entry.unit == "%" and reach >= 1 else 2
+    write_numbers(image, f"{'+' if signed else ''}.{decimals}f", fontsize=8)
+    for row, column in np.argwhere(better * values == np.nanmax(better * values)) if not signed else ():
+        number = next(text for text in axes.texts if text.get_position() == (column, row))
+        number.set_fontweight("bold")
+        edge = number.get_color()
+        axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=edge, linewidth=1.2))

@@ -8,6 +8,7 @@ cannot be compared with a mean over all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from pandas import DataFrame
 
 from lpft.evaluation.groups import Where
 from lpft.evaluation.metrics import CLIENT_METRICS
+from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
@@ -30,40 +32,44 @@ def write_all_tables(analysis: Analysis) -> None:
     for result in analysis.method_results:
         if result.cells or result.damaged:
             write_method_tables(analysis, result)
-    root = analysis.run.root
-    complete = analysis.results[analysis.results["complete"]]
-    write_csv(root / "results.csv", complete[["seed", "method", *metric_columns(complete)]])
-    write_csv(root / "summary.csv", analysis.summary)
-    write_csv(root / "recommendations.csv", analysis.recommendations)
+    root, results = analysis.run.root, analysis.frames.results
+    write_csv(root / "results.csv", results.loc[results["complete"], ["seed", "method", *metric_columns(results)]])
+    write_csv(root / "summary.csv", analysis.frames.summary)
+    write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
     write_sweep_table(analysis.run, [analysis])
 
 
 def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
     """Write accuracy.csv, clients.csv, depth.csv and, if an epoch was evaluated, curves.csv of a method and seed."""
+    frames = analysis.frames
 
     def rows_of(frame: DataFrame) -> DataFrame:
         return frame[(frame["seed"] == result.seed) & (frame["method"] == result.method)]
 
-    def write(name: str, frame: DataFrame) -> None:
+    matrix = DataFrame(accuracy_matrix(result), result.clients, result.clients)
+    matrix.insert(0, "", result.clients, allow_duplicates=True)
+    names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
+    clients = rows_of(frames.clients)[["client", "status", *COUNTS, *names]]
+    curves = rows_of(frames.mean_curves)[list(CURVE_COLUMNS)]
+    tables = {
+        "accuracy.csv": matrix,
+        "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),
+        "curves.csv": curves if curves["local"].notna().any() else curves[:0],
+        "depth.csv": rows_of(frames.depth)[["depth", "layer", "distortion_relative"]],
+    }
+    for name, frame in tables.items():
         path = analysis.run.method_file(result.seed, result.method, name)
         if len(frame):
             write_csv(path, frame)
         else:
             path.unlink(missing_ok=True)
 
-    matrix = DataFrame(accuracy_matrix(result), result.clients, result.clients)
-    matrix.insert(0, "", result.clients, allow_duplicates=True)
-    write("accuracy.csv", matrix)
-    clients = rows_of(analysis.clients)
-    names = [metric.name for metric in CLIENT_METRICS if metric.name in clients.columns]
-    clients = clients[["client", "status", *COUNTS, *names]].merge(
-        _groups_by_client(rows_of(analysis.groups)), on="client", how="left"
-    )
-    write("clients.csv", clients)
-    curves = rows_of(analysis.mean_curves)[list(CURVE_COLUMNS)]
-    write("curves.csv", curves if curves["local"].notna().any() else curves[:0])
-    write("depth.csv", rows_of(analysis.depth)[["depth", "layer", "distortion_relative"]])
+
+def recommendations_frame(analysis: Analysis) -> DataFrame:
+    """Return the columns of recommendations.csv: one row per client."""
+    columns = [field.name for field in fields(Recommendation)]
+    return DataFrame(map(asdict, analysis.recommendations), columns=columns)
 
 
 def diagnostics_frame(analysis: Analysis) -> DataFrame:
@@ -77,7 +83,7 @@ def diagnostics_frame(analysis: Analysis) -> DataFrame:
 
 def write_sweep_table(run: Run, points: Sequence[Analysis]) -> None:
     """Write sweep.csv of a run that sweeps over anything; remove it from one that does not."""
-    if any(point.values or point.variants for point in points):
+    if any(point.experiment.values or point.experiment.variants for point in points):
         write_csv(run.root / "sweep.csv", sweep_frame(points))
     else:
         (run.root / "sweep.csv").unlink(missing_ok=True)

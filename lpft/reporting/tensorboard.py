@@ -3,6 +3,8 @@
 One folder of events per seed and method, with the same tags on the same epoch axis for every method, and one per global
 model. An open TensorBoard follows a folder's files in the order of their names, and a START record makes it forget the
 points before it: so live files are named by time, and the final file, which replaces them, by a higher number.
+
+Events are written as TensorBoard's protocol buffers: `SummaryWriter` would import torch, which takes two seconds.
 """
 
 from __future__ import annotations
@@ -10,27 +12,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pandas import DataFrame
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lpft.evaluation.metrics import compute_metrics, shown_metrics
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.english import flat, section
-from lpft.reporting.frames import accuracy_matrix, evaluation_of, mean_curves_frame
-from lpft.reporting.pairs import class_name
+from lpft.reporting.experiment import class_name, flat, section
+from lpft.reporting.frames import Frames, accuracy_matrix, evaluation_of
 from lpft.reporting.results import MethodResult, read_method
 from lpft.storage.atomic import replacing
 from lpft.storage.run import Run
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 TAGS = {
     "train/loss": "train_loss",
@@ -52,20 +57,20 @@ GLOBAL_TAGS = {
 
 LAYOUT = {
     "Accuracy": {
-        "local and global": ["Multiline", ["^local/accuracy$", "^global/accuracy$"]],
-        "worst": ["Multiline", ["^worst/accuracy$"]],
+        "local and global": ["^local/accuracy$", "^global/accuracy$"],
+        "worst": ["^worst/accuracy$"],
     },
     "Training": {
-        "loss": ["Multiline", ["^train/loss$"]],
-        "learning rates": ["Multiline", ["^lr/head$", "^lr/body$"]],
-        "drift": ["Multiline", ["^distortion$"]],
+        "loss": ["^train/loss$"],
+        "learning rates": ["^lr/head$", "^lr/body$"],
+        "drift": ["^distortion$"],
     },
     "Global model, by round": {
-        "loss": ["Multiline", ["^federated/loss$"]],
-        "accuracy": ["Multiline", ["^federated/val_accuracy$"]],
+        "loss": ["^federated/loss$"],
+        "accuracy": ["^federated/val_accuracy$"],
     },
 }
-"""The charts of the CUSTOM SCALARS tab."""
+"""The charts of the CUSTOM SCALARS tab, with the tags of their lines."""
 
 END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst_row", "distortion": "distortion_own"}
 """Column of curves.csv: the metric that it ends with."""
@@ -74,22 +79,28 @@ PREFIX = "events.out.tfevents."
 INTERVAL, SHARE = 5.0, 0.05
 """Live events of methods are renewed at most once in so many seconds, and take at most this share of the time."""
 
-Scalars = Iterator[tuple[int, dict[str, float]]]
-"""Step and value by tag; NaN and None are left out."""
+Summaries = Iterable[tuple[int, Summary]]
+"""Step and summary."""
 
 
 def write_events(analysis: Analysis) -> None:
     """Write the final events of every seed and method that has results, and of every global model with a history."""
-    settings = {method: method_settings(method, analysis.config) for method in analysis.methods}
+    from lpft.reporting.heatmap import color_scale, heatmap_png
+
+    config = analysis.experiment.config
+    settings = {method: method_settings(method, config) for method in analysis.experiment.methods}
+    scale = color_scale([accuracy_matrix(result) for result in analysis.method_results])
     for result in analysis.method_results:
         if result.cells:
             cells = analysis.run.method_file(result.seed, result.method, "cells")
-            summaries = list(method_summaries(result, settings))
+            image = heatmap_png(accuracy_matrix(result), result.clients, scale)
+            summaries = [*_settings(result, settings), *method_scalars(result)]
+            summaries.append((summaries[-1][0], _image("accuracy matrix", *image)))
             replace_events(cells.parent, summaries, _newest(cells.glob("*.json")))
     for seed, history in analysis.histories.items():
         if history:
             path = analysis.run.global_file(seed, "history.csv")
-            replace_events(path.parent, [(step, _proto(v)) for step, v in global_scalars(history)], _newest([path]))
+            replace_events(path.parent, list(global_scalars(history)), _newest([path]))
 
 
 class LiveEvents:
@@ -103,7 +114,7 @@ class LiveEvents:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._writers: dict[Path, SummaryWriter] = {}
+        self._writers: dict[Path, EventFileWriter] = {}
         self._num_rounds: dict[int, int] = {}
         self._waiting: dict[tuple[int, str], None] = {}
         self._next = 0.0
@@ -117,9 +128,9 @@ class LiveEvents:
         rows = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in history]
         folder = self.run.global_file(seed, "history.csv").parent
         with contextlib.suppress(OSError):  # training itself reports a full disk
-            writer, is_new = self._writer(folder)
+            is_new = self._open(folder)
             start = 0 if is_new else self._num_rounds.get(seed, 0)
-            _add_scalars(writer, global_scalars(rows[start:]))
+            self._add(folder, global_scalars(rows[start:]))
             self._num_rounds[seed] = len(rows)
 
     def stack(self, seed: int, method: str) -> None:
@@ -140,75 +151,46 @@ class LiveEvents:
         for seed, method in self._waiting:
             with contextlib.suppress(OSError):
                 result = read_method(self.run, seed, method)
+                folder = self.run.method_file(seed, method, "cells").parent
                 if result.cells:
-                    folder = self.run.method_file(seed, method, "cells").parent
-                    writer, is_new = self._writer(folder)
-                    if not is_new:
-                        _forget(writer)
-                    _add_scalars(writer, method_scalars(result))
+                    if not self._open(folder):
+                        self._writers[folder].add_event(_forget(time.time()))
+                    self._add(folder, method_scalars(result))
         self._waiting.clear()
         end = time.monotonic()
         self._next = end + max(INTERVAL, (end - start) / SHARE)
 
-    def _writer(self, folder: Path) -> tuple[SummaryWriter, bool]:
-        """Return the writer of a folder, and whether its file is new; a report may have removed the last one."""
+    def _open(self, folder: Path) -> bool:
+        """Open a file in a folder; return whether it is new: a report may have removed the last one."""
         writer = self._writers.get(folder)
-        if writer is not None and Path(_file(writer).event_writer._file_name).exists():
-            return writer, False
-        from torch.utils.tensorboard import SummaryWriter
-
+        if writer is not None and Path(writer._file_name).exists():
+            return False
         if writer is not None:
             writer.close()
-        self._writers[folder] = SummaryWriter(str(folder))
-        _forget(self._writers[folder])
-        return self._writers[folder], True
+        self._writers[folder] = EventFileWriter(str(folder))
+        self._writers[folder].add_event(_forget(time.time()))
+        return True
+
+    def _add(self, folder: Path, summaries: Summaries) -> None:
+        for step, summary in summaries:
+            self._writers[folder].add_event(_event(step, summary, time.time()))
+        self._writers[folder].flush()
 
 
-def method_summaries(result: MethodResult, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield step and summary of everything that TensorBoard shows of one method with one seed.
-
-    Args:
-        result: of the method.
-        settings: of every method of the run, see `method_settings`.
-    """
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from torch.utils.tensorboard.summary import custom_scalars, hparams
-
-    from lpft.reporting.heatmap import heatmap_png
-
-    metrics = {f"final/{metric.name}": 0.0 for metric in shown_metrics()}
-    examples: dict[str, list[Any]] = {}
-    for of_method in (*settings.values(), {"seed": result.seed}):
-        for name, value in of_method.items():
-            examples.setdefault(name, []).append(value)
-    experiment, *_ = hparams({name: _example(values) for name, values in examples.items()}, metrics)
-    _, start, end = hparams({**settings[result.method], "seed": result.seed}, metrics)
-    yield from ((0, _in_order(summary)) for summary in (experiment, start, *([end] if result.complete else [])))
-    yield 0, custom_scalars(LAYOUT)
-    step = 0
-    for step, values in method_scalars(result):
-        yield step, _proto(values)
-    png, width, height = heatmap_png(accuracy_matrix(result), result.clients)
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-    yield step, Summary(value=[Summary.Value(tag="accuracy matrix", image=image)])
-
-
-def method_scalars(result: MethodResult) -> Scalars:
-    """Yield the curves of a method, and at their end its metrics if it is complete."""
-    curves = mean_curves_frame([result])
+def method_scalars(result: MethodResult) -> Summaries:
+    """Yield the curves of a method, and at their end its metrics if it is complete; at least one summary."""
+    curves = Frames([result]).mean_curves.to_dict("records") or [{"epoch": 0}]
     metrics = compute_metrics(evaluation_of(result)) if result.complete else {}
-    last = int(curves["epoch"].max()) if len(curves) else 0
-    rows = curves.to_dict("records") or DataFrame([{"epoch": 0}]).to_dict("records")
-    for row in rows:
-        if row["epoch"] == last:  # the matrix, if the last epoch was not evaluated while training
-            for column, name in END_OF_TRAINING.items():
-                if not _is_number(row.get(column)):
-                    row[column] = metrics.get(name)
+    for column, name in END_OF_TRAINING.items():
+        if not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
+            curves[-1][column] = metrics.get(name)
+    for row in curves:
         yield from _scalars(int(row["epoch"]), {tag: row.get(column) for tag, column in TAGS.items()})
-    yield from _scalars(last, {f"final/{metric.name}": metrics.get(metric.name) for metric in shown_metrics()})
+    final = {f"final/{metric.name}": metrics.get(metric.name) for metric in shown_metrics()}
+    yield from _scalars(int(curves[-1]["epoch"]), final)
 
 
-def global_scalars(history: Sequence[Mapping[str, float | None]]) -> Scalars:
+def global_scalars(history: Sequence[Mapping[str, float | None]]) -> Summaries:
     """Yield loss, validation accuracy and number of clients of every round of federated training."""
     for row in history:
         if (number := row.get("round")) is not None:
@@ -221,14 +203,14 @@ def method_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     >>> method_settings("lpft", {"methods": {"lpft": {"class_path": "a.LPFT", "init_args": {"lp_epochs": 5}}}})
     {'method': 'lpft', 'class': 'LPFT', 'lp_epochs': 5}
     """
-    settings = section(section(config, "methods"), method)
+    settings = section(config, "methods", method)
     named = {"class": class_name(settings)} if "class_path" in settings else {}
     values = dict(flat(section(settings, "init_args")))
     plain = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()}
     return {"method": method, **named, **plain}
 
 
-def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime: float) -> None:
+def replace_events(folder: Path, summaries: Sequence[tuple[int, Summary]], walltime: float) -> None:
     """Replace the event files of a folder by one, unless that holds the same events already.
 
     Args:
@@ -236,8 +218,6 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
         summaries: step and summary of every event.
         walltime: of the results, in seconds since 1970; all events get it.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     content = b"".join(
         str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries
     )
@@ -246,67 +226,14 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Any]], walltime:
     if [path.name.rpartition(".")[2] for path in old] == [digest]:
         return
     number = 1 + max((_number(path) for path in old), default=0)
-    with tempfile.TemporaryDirectory() as temporary_folder, SummaryWriter(temporary_folder) as writer:
-        _forget(writer, walltime)
-        for step, summary in summaries:
-            _file(writer).add_summary(summary, step, walltime)
-        writer.flush()
-        with replacing(folder / f"{PREFIX}{number:010d}.{digest}") as temporary:
-            shutil.copyfile(next(Path(temporary_folder).iterdir()), temporary)
+    events = [Event(wall_time=walltime, file_version="brain.Event:2"), _forget(walltime)]
+    events += [_event(step, summary, walltime) for step, summary in summaries]
+    with replacing(folder / f"{PREFIX}{number:010d}.{digest}") as temporary, temporary.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
     for path in old:
         path.unlink(missing_ok=True)
-
-
-def _forget(writer: SummaryWriter, walltime: float | None = None) -> None:
-    """Make a reader forget the points of this folder that it has read."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    _file(writer).add_event(Event(session_log=SessionLog(status=SessionLog.START)), 0, walltime)
-
-
-def _add_scalars(writer: SummaryWriter, scalars: Scalars) -> None:
-    for step, values in scalars:
-        _file(writer).add_summary(_proto(values), step)
-    writer.flush()
-
-
-def _file(writer: SummaryWriter) -> Any:
-    """Return the file of a writer, which takes events as they are."""
-    return writer._get_file_writer()
-
-
-def _proto(values: Mapping[str, float]) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-
-
-def _scalars(step: int, values: Mapping[str, Any]) -> Scalars:
-    numbers = {tag: float(value) for tag, value in values.items() if _is_number(value)}
-    if numbers:
-        yield step, numbers
-
-
-def _is_number(value: Any) -> bool:
-    return value is not None and not math.isnan(value)
-
-
-def _in_order(summary: Any) -> Any:
-    """Sort the settings in a record of the HPARAMS tab, which are in random order, so that equal records are equal."""
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    for value in summary.value:
-        data = value.metadata.plugin_data
-        data.content = HParamsPluginData.FromString(data.content).SerializeToString(deterministic=True)
-    return summary
-
-
-def _example(values: Sequence[Any]) -> Any:
-    """Return a value of the type that all values have; text if they differ."""
-    if all(isinstance(value, bool) for value in values):
-        return values[0]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return values[0] if numbers else str(values[0])
 
 
 def _number(path: Path) -> int:
@@ -314,5 +241,82 @@ def _number(path: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _newest(files: Any) -> float:
+def _newest(files: Iterable[Path]) -> float:
     return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+# Protocol buffers
+
+
+def _event(step: int, summary: Summary, walltime: float) -> Event:
+
+    return Event(step=step, summary=summary, wall_time=walltime)
+
+
+def _forget(walltime: float) -> Event:
+    """Return what makes a reader forget the points of this folder that it has read."""
+    return Event(session_log=SessionLog(status=SessionLog.START), wall_time=walltime)
+
+
+def _scalars(step: int, values: Mapping[str, Any]) -> Iterator[tuple[int, Summary]]:
+    """Yield a summary of the values that are numbers, if there are any."""
+    numbers = {tag: float(value) for tag, value in values.items() if _is_number(value)}
+    if numbers:
+        yield step, Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()])
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+def _image(tag: str, png: bytes, width: int, height: int) -> Summary:
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def _settings(result: MethodResult, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[int, Summary]]:
+    """Yield what the HPARAMS tab needs, and the layout of the CUSTOM SCALARS tab."""
+    examples: dict[str, list[Any]] = {}
+    for of_method in (*settings.values(), {"seed": result.seed}):
+        for name, value in of_method.items():
+            examples.setdefault(name, []).append(value)
+    infos = [api_pb2.HParamInfo(name=name, type=_data_type(values)) for name, values in examples.items()]
+    metrics = [api_pb2.MetricInfo(name={"tag": f"final/{metric.name}"}) for metric in shown_metrics()]
+    start = SessionStartInfo()
+    for name, value in {**settings[result.method], "seed": result.seed}.items():
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
+    yield 0, _plugin(hparams.EXPERIMENT_TAG, experiment=experiment)
+    yield 0, _plugin(hparams.SESSION_START_INFO_TAG, session_start_info=start)
+    if result.complete:
+        end = SessionEndInfo(status=api_pb2.Status.Value("STATUS_SUCCESS"))
+        yield 0, _plugin(hparams.SESSION_END_INFO_TAG, session_end_info=end)
+    categories = [
+        {"title": title, "chart": [{"title": name, "multiline": {"tag": tags}} for name, tags in charts.items()]}
+        for title, charts in LAYOUT.items()
+    ]
+    layout = layout_pb2.Layout(category=categories).SerializeToString()
+    tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape={})
+    yield 0, _tagged(custom_scalars.CONFIG_SUMMARY_TAG, custom_scalars.PLUGIN_NAME, tensor=tensor)
+
+
+def _data_type(values: Sequence[Any]) -> Any:
+    """Return the type that all values of a setting have; text if they differ."""
+    booleans = [isinstance(value, bool) for value in values]
+    alike = all(booleans) or not any(booleans)
+    numbers = alike and all(isinstance(value, int | float) for value in values)
+    return api_pb2.DATA_TYPE_FLOAT64 if numbers else api_pb2.DATA_TYPE_STRING
+
+
+def _plugin(tag: str, **data: Any) -> Summary:
+    """Return a record of the HPARAMS tab; settings are sorted, so that equal records are equal."""
+    content = HParamsPluginData(version=hparams.PLUGIN_DATA_VERSION, **data).SerializeToString(deterministic=True)
+    return _tagged(tag, hparams.PLUGIN_NAME, content)
+
+
+def _tagged(tag: str, plugin: str, content: bytes = b"", **value: Any) -> Summary:
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, **value)])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from lpft.paper.settings import settings_not_from_the_paper
 from lpft.paper.table2 import METHODS, METRICS, dataset_of, published, table2
+from lpft.reporting.analysis import Analysis
 from lpft.reporting.judging import to_lines
 from tests.reporting.fabricate import make_point
 
@@ -47,10 +49,15 @@ def test_datasets_are_known_by_name(name: str, dataset: str | None) -> None:
     assert dataset_of(name) == dataset
 
 
+def with_config(point: Analysis, **sections: Any) -> Analysis:
+    experiment = replace(point.experiment, config={**point.experiment.config, **sections})
+    return replace(point, experiment=experiment)
+
+
 def test_differences_to_the_paper_by_hand() -> None:
     """Global 60 and 62 with LP-FT against 50 in both seeds with FT; the paper has 55.35 against 44.16."""
     point = make_point({"ft": [(50.0, 50.0)] * 2, "lpft": [(60.0, 60.0), (62.0, 62.0)], "mine": [(1.0, 1.0)] * 2})
-    verdict = table2([replace(point, config={**point.config, "name": "cifar10_c"})])
+    verdict = table2([with_config(point, name="cifar10_c")])
     (row,) = verdict.rows
     assert (verdict.outcome, row["dataset"], row["methods"].keys()) == ("held", "CIFAR10-C", {"ft", "lpft"})
     of_global, of_average = row["gains"]
@@ -67,15 +74,19 @@ def test_methods_are_recognized_by_their_class_and_need_the_whole_budget() -> No
     """`lp` and `ft_short` are of the same classes as LP-FT and FT."""
     point = make_point({name: [(50.0, 50.0)] for name in ("lp", "ft_short", "mine", "ft", "lpft")})
     renamed = {"mine": {"class_path": "lpft.methods.prox.ProximalFT"}}
-    config = {**point.config, "name": "celeba", "methods": {**point.config["methods"], **renamed}}
-    assert table2([replace(point, config=config)]).rows[0]["methods"].keys() == {"mine", "ft", "lpft"}
+    methods = {**point.experiment.config["methods"], **renamed}
+    assert table2([with_config(point, name="celeba", methods=methods)]).rows[0]["methods"].keys() == {
+        "mine",
+        "ft",
+        "lpft",
+    }
 
 
 def test_what_is_not_in_the_table_is_not_compared() -> None:
-    verdict = table2([replace(make_point({"ft": [(50.0, 50.0)]}), config={"name": "digits"})])
+    verdict = table2([with_config(make_point({"ft": [(50.0, 50.0)]}), name="digits")])
     assert (verdict.outcome, verdict.rows[0]["dataset"]) == ("not judged", None)
     assert "`digits`" in to_lines(verdict)[0]
-    verdict = table2([replace(make_point({"mine": [(50.0, 50.0)]}), config={"name": "celeba"})])
+    verdict = table2([with_config(make_point({"mine": [(50.0, 50.0)]}), name="celeba")])
     assert (verdict.outcome, verdict.rows[0]["methods"]) == ("not judged", {})
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.results import MethodResult, read_history
+from lpft.reporting.results import MethodResult, experiment_of, read_history
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -259,5 +259,5 @@ def make_point(
     provenance = {"variants": dict(variants or {}), "point": dict(values or {})}
     config = {"methods": settings, "personalization": {"epochs": 15}, "provenance": provenance}
     run = Run(folder)
-    seeds = {result.seed for result in results}
-    return Analysis(run, config, results, {seed: read_history(run.global_file(seed, "history.csv")) for seed in seeds})
+    histories = {result.seed: read_history(run.global_file(result.seed, "history.csv")) for result in results}
+    return Analysis(run, experiment_of(config, results), results, histories)

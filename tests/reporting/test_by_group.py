@@ -9,9 +9,9 @@ from fabricate import make_cell, make_run, two_groups
 
 from lpft.evaluation.metrics import compute_metrics
 from lpft.reporting.analysis import Analysis, sweep_frame
-from lpft.reporting.frames import clients_frame, evaluation_of, groups_frame
+from lpft.reporting.frames import Frames, evaluation_of
 from lpft.reporting.report import write_report, write_tables
-from lpft.reporting.results import MethodResult
+from lpft.reporting.results import MethodResult, experiment_of
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -40,9 +40,9 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_client_by_hand() -> None:
-    frame = clients_frame([result()])
-    assert frame[["worst_group_local", "worst_group_all"]].to_numpy().tolist() == [[60.0, 70.0], [50.0, 20.0]]
-    groups = groups_frame([result()]).set_index(["client", "test_set", "group"])["accuracy"]
+    frames = Frames([result()])
+    assert frames.clients[["worst_group_local", "worst_group_all"]].to_numpy().tolist() == [[60.0, 70.0], [50.0, 20.0]]
+    groups = frames.groups.set_index(["client", "test_set", "group"])["accuracy"]
     assert groups["a", "local", "women, old"] == 60.0
     assert math.isnan(groups["b", "local", "women, old"])
     assert groups["b", "all", "women, old"] == 20.0
@@ -84,7 +84,7 @@ def test_no_groups_no_columns(tmp_path: Path) -> None:
 
 
 def test_a_sweep_has_them_too() -> None:
-    (row,) = sweep_frame([Analysis(Run("nowhere"), {}, [result()], {})]).to_dict("records")
+    (row,) = sweep_frame([Analysis(Run("nowhere"), experiment_of({}, [result()]), [result()], {})]).to_dict("records")
     assert (row["worst_group_local"], row["worst_group_all_std"]) == (55.0, 0.0)
 
 
@@ -116,7 +116,7 @@ def test_incomplete_methods_are_left_out(tmp_path: Path) -> None:
         tmp_path, seeds=(0,), methods=("none", "ft"), clients=CLIENTS,
         edit=lambda cell: None if (cell.method, cell.client) == ("ft", "b") else grouped(cell),
     )  # fmt: skip
-    results = write_tables(run).results
+    results = write_tables(run).frames.results
     assert results.dropna(subset="worst_group_all")["method"].tolist() == ["none"]
     assert read(run.method_file(0, "ft", "clients.csv"))[1]["worst_group_local"] == ""
 

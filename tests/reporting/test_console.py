@@ -23,7 +23,7 @@ def test_table_has_one_row_per_method_and_fits(tmp_path: Path) -> None:
     text = printed(run, page=tmp_path / "report.html")
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert max(len(line) for line in text.splitlines() if "report.html" not in line) <= 118
-    summary = write_tables(run).summary.set_index(["metric", "method"]).loc["local"]
+    summary = write_tables(run).frames.summary.set_index(["metric", "method"]).loc["local"]
     for method in ("none", "ft", "ft_short", "lp", "lpft"):
         assert f"{summary['mean'][method]:.1f} ± {summary['std'][method]:.1f}" in rows[method]
     assert f"Report: {tmp_path / 'report.html'}" in text

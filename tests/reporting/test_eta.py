@@ -1,4 +1,4 @@
-from lpft.reporting.eta import Eta, Pace
+from lpft.reporting.status import Eta, Pace
 
 
 def test_the_rest_by_hand() -> None:

@@ -28,9 +28,8 @@ def test_every_figure_is_drawn_the_same_each_time(analysis: Analysis) -> None:
 def test_a_figure_can_be_had_by_name(analysis: Analysis) -> None:
     figure = make_figure(analysis, "tradeoff")
     assert isinstance(figure, Figure)
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    assert {text.get_text() for text in legend.get_texts()} == {*analysis.methods, "global model"}
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {*analysis.experiment.methods, "global model"}
     with pytest.raises(ValueError, match=r"`nothing`.*tradeoff, curves, clients"):
         make_figure(analysis, "nothing")
 
@@ -44,10 +43,10 @@ def test_a_figure_without_content_is_refused(tmp_path: Path) -> None:
 
 def test_points_of_the_tradeoff_are_the_means(analysis: Analysis) -> None:
     axes = make_figure(analysis, "tradeoff").axes[0]
-    means = analysis.results.groupby("method")[["global_all", "local"]].mean()
+    means = analysis.frames.results.groupby("method")[["global_all", "local"]].mean()
     drawn = {line.get_label(): line.get_xydata()[0] for line in axes.lines if line.get_label() in means.index}
     assert {name: tuple(place) for name, place in drawn.items()} == {
-        name: pytest.approx(tuple(means.loc[name])) for name in analysis.methods
+        name: pytest.approx(tuple(means.loc[name])) for name in analysis.experiment.methods
     }
 
 

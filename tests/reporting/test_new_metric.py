@@ -36,12 +36,12 @@ def test_a_new_metric_shows_up_everywhere(tmp_path: Path) -> None:
     with (tmp_path / "results.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if (row["seed"], row["method"]) == ("1", "ft"))
     assert float(row["median"]) == expected
-    assert {"median"} <= set(report.analysis.summary["metric"])
+    assert {"median"} <= set(report.analysis.frames.summary["metric"])
     assert "spread" in run.method_file(0, "ft", "clients.csv").read_text().splitlines()[0]
     console = Console(file=io.StringIO(), width=140)
     print_comparison(report.analysis, console=console)
     assert "Median" in console.file.getvalue()  # type: ignore[attr-defined]
-    mean = report.analysis.summary.query("metric == 'median' and method == 'ft'")["mean"].item()
+    mean = report.analysis.frames.summary.query("metric == 'median' and method == 'ft'")["mean"].item()
     for page in (report.page, tmp_path / "report.md"):
         text = page.read_text(encoding="utf-8")
         assert "Median of the spread." in text

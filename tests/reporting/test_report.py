@@ -14,6 +14,7 @@ from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
 from lpft.evaluation.diagnostics import LITTLE_DATA, Diagnostic
 from lpft.reporting.english import diagnostic_lines
+from lpft.reporting.page import clients_compared
 from lpft.reporting.report import write_report, write_tables
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -106,7 +107,7 @@ def test_differences_and_recommendations_are_in_both_pages(run: Run) -> None:
     analysis = write_tables(run)
     differences = analysis.differences("lpft", "ft", "local")
     expected = f"{differences.mean():+.1f} ± {differences.std(ddof=0):.1f}"
-    better, same, worse = analysis.clients_compared("lpft", "ft")
+    better, same, worse = clients_compared(analysis, "lpft", "ft")
     for text in ((run.root / "report.md").read_text(encoding="utf-8"), read(run.root / "report.html").text):
         assert expected in text
         assert f"{better} / {same} / {worse}" in text
@@ -257,7 +258,7 @@ def test_report_imports_no_lightning_and_tables_no_torch(tmp_path: Path) -> None
         f"write_tables(Run({str(run.root)!r}));"
         "print([name for name in ('torch', 'matplotlib', 'tensorboard') if name in sys.modules]);"
         f"write_report(Run({str(run.root)!r}));"
-        "print([name for name in ('lightning', 'pytorch_lightning', 'torchvision') if name in sys.modules])"
+        "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'torchvision') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "[]"]

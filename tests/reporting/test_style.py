@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import matplotlib as mpl
 import pytest
-from matplotlib.figure import Figure
 
-from lpft.reporting.style import COLORS, looks, room_for_legend
+from lpft.reporting.drawing import legend_below, one_plot
+from lpft.reporting.style import COLORS, RC, looks
 
 BASES = ("lp", "ft_short", "ft_early", "ft", "prox", "sparse", "soup", "lss", "lpft")
 
@@ -33,18 +34,20 @@ def test_a_tuned_method_without_the_untuned_one_is_a_method_like_others() -> Non
     assert [own.color for own in look.values()] == list(COLORS[:2])
 
 
-@pytest.mark.parametrize(("entries", "height"), [(3, 2.2), (18, 18 * 0.21 + 0.3)])
-def test_a_figure_is_as_high_as_its_legend(entries: int, height: float) -> None:
-    assert room_for_legend(2.2, entries) == pytest.approx(height)
-    figure = Figure(figsize=(7.4, room_for_legend(2.2, entries)), layout="constrained", dpi=72)
-    axes = figure.subplots()
-    for number in range(entries):
-        axes.plot([0], [number], label=f"method {number}")
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5, frameon=False)
-    figure.canvas.draw()
-    box = legend.get_window_extent()
-    assert box.y0 >= 0
-    assert box.y1 <= 72 * room_for_legend(2.2, entries)
+@pytest.mark.parametrize("entries", [3, 18])
+@pytest.mark.parametrize("name", ["ft", "a method with a long name"])
+def test_a_legend_has_room_below_its_plot(entries: int, name: str) -> None:
+    with mpl.rc_context(RC):
+        figure, axes = one_plot(2.5)
+        for number in range(entries):
+            axes.plot([0], [number], label=f"{name} {number}"[:24])
+        axes.set_xlabel("x")
+        legend_below(figure)
+        figure.draw_without_rendering()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 < box.y1 <= axes.get_tightbbox().y0
+    assert axes.bbox.height > 0.6 * 2.5 * figure.dpi
 
 
 def test_more_methods_than_colours_are_told_apart_by_their_markers() -> None:

@@ -39,7 +39,7 @@ def test_swept_settings_of_methods_are_columns_too() -> None:
 def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
     classes = [{"class_path": "a.Dirichlet", "init_args": {"alpha": x, "min_samples": 9}} for x in (0.1, 1.0)]
     points = [make_point({"ft": [(1.0, 1.0)]}, values={"data.partition": value}) for value in classes]
-    assert [point.label for point in points] == [
+    assert [point.experiment.label for point in points] == [
         "partition=Dirichlet(alpha=0.1, min_samples=9)",
         "partition=Dirichlet(alpha=1, min_samples=9)",
     ]
@@ -65,7 +65,7 @@ def test_points_come_in_the_order_of_their_values(tmp_path) -> None:
         config["provenance"]["point"] = dict(zip(sweep, values, strict=True))
         write_atomically(point.config, yaml.safe_dump(config, sort_keys=False))
     points = [analyze(run) for run in points_in_order(Run(tmp_path))]
-    assert [point.label for point in points] == [
+    assert [point.experiment.label for point in points] == [
         "rounds=100, shift=null",
         "rounds=9, shift=0.5",
         "rounds=9, shift=null",

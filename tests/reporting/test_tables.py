@@ -11,9 +11,10 @@ from fabricate import CLIENTS, METHODS, WEIRD, make_cell, make_config, make_run
 
 from lpft.evaluation.metrics import Evaluation, compute_metrics
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.frames import depth_frame, evaluation_of, mean_curves_frame
+from lpft.reporting.frames import Frames, evaluation_of
+from lpft.reporting.page import clients_compared
 from lpft.reporting.report import write_tables
-from lpft.reporting.results import MethodResult, method_order, read_results
+from lpft.reporting.results import MethodResult, experiment_of, method_order, read_results
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -137,14 +138,14 @@ def test_diverged_client_stands_at_the_global_model_in_the_curve() -> None:
     }
     cells = [replace(cell, epochs=entries[cell.client]) for cell in two_clients()]
     cells[1].status = "diverged"
-    rows = mean_curves_frame([result_of(cells)]).to_dict("records")
+    rows = Frames([result_of(cells)]).mean_curves.to_dict("records")
     assert [row["local"] for row in rows] == [45.0, 50.0]
     assert [row["global_all"] for row in rows] == [50.0, 40.0]
     assert rows[1]["train_loss"] == 0.5
 
 
 def analysis_of(results: list[MethodResult]) -> Analysis:
-    return Analysis(Run("nowhere"), {}, results, {})
+    return Analysis(Run("nowhere"), experiment_of({}, results), results, {})
 
 
 def with_local(seed: int, method: str, a: float) -> MethodResult:
@@ -167,8 +168,8 @@ def test_clients_are_compared_over_the_seeds_that_both_have() -> None:
     """Client a gains 10 and loses 4, b stays; seed 2 has no baseline."""
     results = [with_local(0, "none", 80.0), with_local(1, "none", 80.0), with_local(0, "ft", 90.0)]
     analysis = analysis_of([*results, with_local(1, "ft", 76.0), with_local(2, "ft", 0.0)])
-    assert analysis.clients_compared("ft", "none") == (1, 1, 0)
-    assert analysis.clients_compared("lp", "none") == (0, 0, 0)
+    assert clients_compared(analysis, "ft", "none") == (1, 1, 0)
+    assert clients_compared(analysis, "lp", "none") == (0, 0, 0)
 
 
 def test_matrix_of_a_method() -> None:
@@ -215,10 +216,10 @@ def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Pa
 def test_depth_is_not_the_mean_of_some_clients(tmp_path: Path) -> None:
     """One cell is from before it was recorded; a client that has diverged is no such case."""
     old = make_run(tmp_path / "old", methods=["ft"], edit=lambda c: replace(c, depth=None) if "b" in c.client else c)
-    assert write_tables(old).depth.empty
+    assert write_tables(old).frames.depth.empty
     lost = replace(make_cell(0, "ft", CLIENTS[0], CLIENTS), status="diverged", depth=None)
     run = make_run(tmp_path / "new", seeds=[0], methods=["ft"], edit=lambda c: lost if c.client == CLIENTS[0] else c)
-    assert depth_frame(write_tables(run).method_results)["layer"].tolist() == ["conv", "features"]
+    assert write_tables(run).frames.depth["layer"].tolist() == ["conv", "features"]
 
 
 def test_no_curves_without_evaluation_and_an_old_file_goes(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_without_config_the_cells_tell(tmp_path: Path) -> None:
 def test_unreadable_config_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run(tmp_path, seeds=(1,))
     run.config.write_text("a: [")
-    assert len(write_tables(run).methods) == len(METHODS)
+    assert len(write_tables(run).experiment.methods) == len(METHODS)
     assert "config.yaml cannot be read" in caplog.text
 
 

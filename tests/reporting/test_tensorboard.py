@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fabricate import make_run
 from PIL import Image
@@ -16,6 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
 from lpft.evaluation.metrics import shown_metrics
+from lpft.reporting.heatmap import color_scale, heatmap_png
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import read_history
 from lpft.reporting.tensorboard import TAGS, LiveEvents, replace_events, write_events
@@ -52,7 +54,7 @@ def test_scalars_are_the_curves(run: Run, method: str) -> None:
     final = [metric.name for metric in shown_metrics()]
     events = load(run.method_file(1, method, ""))
     assert set(events.Tags()["scalars"]) == {*TAGS, *(f"final/{name}" for name in final)}
-    curves = analysis.mean_curves.query("seed == 1 and method == @method").set_index("epoch")
+    curves = analysis.frames.mean_curves.query("seed == 1 and method == @method").set_index("epoch")
     for tag, column in TAGS.items():
         expected = curves[column].dropna()
         points = events.Scalars(tag)
@@ -184,3 +186,13 @@ def test_an_open_reader_sees_new_rounds(tmp_path: Path) -> None:
 
 def last_step(reader: DirectoryWatcher) -> int:
     return max(event.step for event in reader.Load())
+
+
+def test_matrices_of_a_run_share_one_colour_scale() -> None:
+    low, high = np.array([[50.0, 60.0], [55.0, 60.0]]), np.array([[90.0, 80.0], [60.0, 100.0]])
+    scale = color_scale([low, high])
+    first, second = (Image.open(io.BytesIO(heatmap_png(m, ("a", "b"), scale)[0])).convert("RGB") for m in (low, high))
+    side = first.size[0] - 6 - 2 * 34
+    above, below = (side + 34 + 3, side + 3), (side + 3, side + 34 + 3)
+    assert first.getpixel(above) == second.getpixel(below), "60 percent has one colour"
+    assert first.getpixel(above) != second.getpixel(above)

@@ -1,0 +1,254 @@
+"""What config.yaml tells of a run: its methods, which of them are compared, and what was swept or tuned.
+
+A swept key of a method makes *variants* of it, a *family* of rows in one table. Any other swept key makes *points*,
+each a run in a folder of its own. A run that is not part of a sweep is one point without values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, TypeVar
+
+PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
+"""Settings of linear probing, which a method without it does not have."""
+
+Values = Mapping[str, Any]
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the comparison that a sweep over a method's settings made.
+
+    Args:
+        family: the method that was swept.
+        values: its swept settings, by their name within the method.
+    """
+
+    family: str
+    values: Values
+
+    @property
+    def label(self) -> str:
+        """The swept settings, as in ``lp_epochs=3``."""
+        return label(self.values)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run consists of.
+
+    Args:
+        config: the resolved experiment; empty if it cannot be read.
+        seeds: that are planned or have results, sorted.
+        methods: all, in the order of the configuration.
+        complete_methods: those that are complete for at least one seed; only these have a row in the comparison.
+        client_names: all clients: the order of rows and columns everywhere.
+    """
+
+    config: Mapping[str, Any]
+    seeds: Sequence[int]
+    methods: Sequence[str]
+    complete_methods: Sequence[str]
+    client_names: Sequence[str]
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The method that is the global model itself; None if there is none."""
+        return next((method for method in self.methods if is_reference(method, self.config)), None)
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The rows that a sweep over a method's settings made, by name."""
+        return variants_of(self.config)
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs (method, baseline) to compare; see `compared_pairs`."""
+        return compared_pairs(self.config)
+
+    @cached_property
+    def values(self) -> Values:
+        """The swept values of this run, by dotted key; empty if it is not part of a sweep."""
+        return section(self.config, "provenance", "point")
+
+    @property
+    def label(self) -> str:
+        """The swept values in short; empty if it is not part of a sweep."""
+        return label(self.values)
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items by what a function returns of them, in the order in which they come.
+
+    >>> group_by(["ft", "lp", "ft_short"], lambda name: name[0])
+    {'f': ['ft', 'ft_short'], 'l': ['lp']}
+    """
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+# Sections of the configuration
+
+
+def section(config: Any, *names: str) -> Mapping[str, Any]:
+    """Return a section of a configuration, or one within it; empty if it is not there.
+
+    >>> section({"methods": {"ft": {"init_args": {"epochs": 3}}, "lp": None}}, "methods", "ft", "init_args")
+    {'epochs': 3}
+    """
+    for name in names:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings with dotted keys; those that are None or empty are left out.
+
+    >>> dict(flat({"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}}, "init": None}))
+    {'optimizer.class_path': 'SGD', 'optimizer.init_args.lr': 0.1}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value
+
+
+def class_name(settings: Any) -> str:
+    """Return the class of a method's settings without its module; empty if there is none."""
+    path = settings.get("class_path") if isinstance(settings, Mapping) else None
+    return str(path or "").rpartition(".")[2]
+
+
+def is_reference(method: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether a method is the global model itself."""
+    path = str(section(config, "methods", method).get("class_path") or "")
+    return path.endswith(".NoFineTuning") or (not path and method == "none")
+
+
+# Pairs
+
+
+def compared_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the pairs of method and baseline that an experiment compares, by name.
+
+    They are the configuration's ``compare``, a list of ``[method, baseline]``. Without it, every method that trains the
+    head first is compared with the first one that differs in nothing but that: `LPFT` with `FT`, others with their own
+    class.
+
+    >>> lpft, ft = {"class_path": "m.LPFT", "init_args": {"lp_epochs": 5}}, {"class_path": "m.FT", "init_args": {}}
+    >>> compared_pairs({"methods": {"ft": ft, "short": {**ft, "init_args": {"epochs": 9}}, "lpft": lpft}})
+    [('lpft', 'ft')]
+    >>> compared_pairs({"compare": [["prox", "ft"]]})
+    [('prox', 'ft')]
+    """
+    if config.get("compare"):
+        return [(str(method), str(baseline)) for method, baseline in config["compare"]]
+    variants = variants_of(config)
+    swept_keys = {variant.family: set(variant.values) for variant in variants.values()}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for row, method in section(config, "methods").items():
+        if isinstance(method, Mapping):
+            settings.setdefault(family_of(row, variants), method)
+    pairs: dict[str, str] = {}
+    for method, own in settings.items():
+        ignored = {*PROBING, *swept_keys.get(method, ())}
+        for baseline, other in settings.items():
+            same_class = class_name(own).replace("LPFT", "FT") == class_name(other)
+            same = same_class and _same(own, other, {*ignored, *swept_keys.get(baseline, ())})
+            if same and probes_first(own) and not probes_first(other):
+                pairs.setdefault(baseline, method)
+                break
+    return [(method, baseline) for baseline, method in pairs.items()]
+
+
+def probes_first(settings: Mapping[str, Any]) -> bool:
+    """Tell whether a method trains the head alone first, and then everything.
+
+    >>> probes_first({"class_path": "m.LPFT", "init_args": {"lp_epochs": None}})  # linear probing only
+    False
+    """
+    arguments = section(settings, "init_args")
+    lp_epochs = arguments.get("lp_epochs", 5 if class_name(settings) == "LPFT" else None)
+    return lp_epochs is not None and (lp_epochs > 0 or arguments.get("lp_solver") == "logreg")
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], ignored: set[str]) -> bool:
+    """Tell whether two methods have the same settings but for some; None is the default."""
+    mine, theirs = section(one, "init_args"), section(other, "init_args")
+    return all(mine.get(key) == theirs.get(key) for key in {*mine, *theirs} - ignored)
+
+
+# Sweeps
+
+
+def variants_of(config: Mapping[str, Any]) -> dict[str, Variant]:
+    """Return the variants of a run's methods, as its configuration has them."""
+    variants: dict[str, Variant] = {}
+    for name, variant in section(config, "provenance", "variants").items():
+        family = str(variant["method"])
+        values = {key.removeprefix(f"methods.{family}."): value for key, value in variant["values"].items()}
+        variants[str(name)] = Variant(family, values)
+    return variants
+
+
+def family_of(method: str, variants: Mapping[str, Variant]) -> str:
+    """Return the method that a row belongs to."""
+    return variants[method].family if method in variants else method
+
+
+def families(methods: Iterable[str], variants: Mapping[str, Variant]) -> dict[str, list[str]]:
+    """Group the variants of one method under its name; every other method is a group by itself."""
+    return group_by(methods, lambda method: family_of(method, variants))
+
+
+def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tuple[str, list[str]]]:
+    """Group the rows of a table: variants of one method under its name, runs of all others under none.
+
+    >>> variants = {"ft+lr=1": Variant("ft", {"lr": 1}), "ft+lr=2": Variant("ft", {"lr": 2})}
+    >>> grouped(["none", "lp", "ft+lr=1", "ft+lr=2", "lpft"], variants)
+    [('', ['none', 'lp']), ('ft', ['ft+lr=1', 'ft+lr=2']), ('', ['lpft'])]
+    """
+    runs = groupby(methods, key=lambda method: variants[method].family if method in variants else "")
+    return [(family, list(members)) for family, members in runs]
+
+
+def label(values: Values) -> str:
+    """Write swept values in short.
+
+    >>> label({"data.shift": 0.5, "federation.rounds": 100})
+    'shift=0.5, rounds=100'
+    """
+    names = short_keys(list(values))
+    return ", ".join(f"{names[key]}={word(value)}" for key, value in values.items())
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Cut dotted keys to the last word that tells them apart.
+
+    >>> short_keys(["data.shift", "a.lr", "b.lr"])
+    {'data.shift': 'shift', 'a.lr': 'a.lr', 'b.lr': 'b.lr'}
+    """
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
+
+
+def word(value: object) -> str:
+    """Write a swept value in short.
+
+    >>> word(0.0001), word(None), word({"class_path": "my.data.Shifted", "init_args": {"by": 0.5, "n": 3}})
+    ('0.0001', 'null', 'Shifted(by=0.5, n=3)')
+    """
+    if isinstance(value, Mapping) and "class_path" in value:
+        settings = ", ".join(f"{key}={word(item)}" for key, item in section(value, "init_args").items())
+        return class_name(value) + (f"({settings})" if settings else "")
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(value)
