@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -68,12 +68,15 @@ class ClientStack(StackedTensors):
             features: Tensor = functional_call(body, own, (x,)) if own else body(x)
             return features.unsqueeze(0)
 
+        own = _of_body(self.params() if params is None else params)
+        if _is_plain(body):
+            return _run_plain(body, own, x.expand(self.num_clients, *x.shape) if shared else x)
+
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
             return functional_call(body, (params, buffers), (x,))
 
         in_dims = (0, 0, None if shared else 0)
-        stacked = _of_body(self.params() if params is None else params), _of_body(self.net_buffers())
-        return vmap(run, in_dims=in_dims, randomness="different")(*stacked, x)
+        return vmap(run, in_dims=in_dims, randomness="different")(own, _of_body(self.net_buffers()), x)
 
     def classify(self, features: Tensor, shared: bool = False, params: State | None = None) -> Tensor:
         """Return the logits ``(K, batch, num_classes)`` of features ``(K, batch, k)``, or ``(batch, k)`` if shared."""
@@ -132,18 +135,38 @@ class ClientStack(StackedTensors):
                     parameter.grad = None
 
 
-def linear(features: Tensor, params: State, shared: bool = False) -> Tensor:
-    """Apply K heads, named ``head.weight`` ``(K, c, k)`` and ``head.bias`` ``(K, c)``, to features.
+def _is_plain(body: nn.Module) -> bool:
+    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time."""
+    kinds = (nn.Flatten, nn.Linear, nn.ReLU)
+    return isinstance(body, nn.Sequential) and all(
+        type(layer) in kinds and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1) for layer in body
+    )
+
+
+def _run_plain(body: nn.Module, params: State, x: Tensor) -> Tensor:
+    for name, layer in body.named_children():
+        if isinstance(layer, nn.Flatten):
+            x = x.flatten(2)
+        elif isinstance(layer, nn.Linear):
+            x = linear(x, params, name=name)
+        else:
+            x = layer(x)
+    return x
+
+
+def linear(features: Tensor, params: State, shared: bool = False, name: str = "head") -> Tensor:
+    """Apply K linear layers, heads say, with ``NAME.weight`` ``(K, c, k)`` and ``NAME.bias`` ``(K, c)``, to features.
 
     Args:
         features: ``(K, batch, k)``, or ``(batch, k)`` if shared.
-        params: holds the heads.
-        shared: all heads see the same features.
+        params: holds the layers.
+        shared: all layers see the same features.
+        name: of the layers in `params`.
 
     Returns:
         Logits ``(K, batch, c)``.
     """
-    weight, bias = params["head.weight"], params.get("head.bias")
+    weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
     if shared:
         features = features.expand(len(weight), *features.shape)
     if bias is None:

@@ -84,15 +84,16 @@ class WeightedMean(Aggregator):
 
     def add(self, total: Tensor, update: StackUpdate) -> list[int]:
         """Add the weighted states of a stack, and their weights; weights are shares of the round's total."""
-        tensors = [t.detach().reshape(len(update.clients), -1) for t in _floats(update.state)]
+        tensors = [t.detach().view(len(t), -1) if t.dim() == 1 else t.detach() for t in _floats(update.state)]
         counts = update.num_examples if self.weighting == "samples" else [1] * len(update.clients)
         weights = torch.tensor(counts, dtype=torch.float64, device=total.device) / self._whole
         usable = _usable(tensors)
         if not usable.all():
             tensors, weights = [t[usable] for t in tensors], weights[usable]
-        sums = total.split([t.shape[1] for t in tensors] + [1], dim=1)
-        for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
-            self._add_exactly(summed, tensor, weights)
+        if len(weights):
+            sums = total.split([t[0].numel() for t in tensors] + [1], dim=1)
+            for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
+                self._add_exactly(summed, tensor, weights)
         return [client for client, good in zip(update.clients, usable.tolist(), strict=True) if not good]
 
     def finish(self, total: Tensor, like: State) -> State:
@@ -112,25 +113,30 @@ class WeightedMean(Aggregator):
         }
 
     def _add_exactly(self, total: Tensor, tensor: Tensor, weights: Tensor) -> None:
-        """Add ``weights @ tensor`` to both parts ``(2, n)`` of a sum, piece by piece, in memory that is used again."""
-        num_clients = len(weights)
-        size = max(1, CHUNK // max(num_clients, 1))
-        for (coarse, fine), piece in zip(total.split(size, dim=1), tensor.split(size, dim=1), strict=True):
+        """Add the weighted sum over clients of ``(K, ...)`` to both parts ``(2, n)`` of a sum.
+
+        This is done piece by piece, in memory that is used again.
+        """
+        order = [0, *sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)]  # as it lies in memory
+        rows, sums = tensor.permute(order), total.view(2, *tensor.shape[1:]).permute(order)
+        size = max(1, CHUNK // max(1, len(weights) * rows[0, 0].numel()))
+        for piece, (coarse, fine) in zip(rows.split(size, dim=1), sums.split(size, dim=1), strict=True):
             states, (values, rounded) = self._scratch(piece)
-            torch.mv(states.copy_(piece).t(), weights, out=values)
+            states.view(piece.shape).copy_(piece)
+            torch.mv(states.t(), weights, out=values)
             torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
-            coarse.add_(rounded)
+            coarse.add_(rounded.view(coarse.shape))
             values.sub_(rounded)  # exact: it only drops leading digits
-            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)))
+            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)).view(fine.shape))
 
     def _scratch(self, piece: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float64 memory ``(K, n)`` and ``(2, n)``."""
-        device, (num_clients, size) = piece.device, piece.shape
-        needed = (num_clients + 2) * size
+        """Return float64 memory for the K clients' entries, ``(K, n)``, and for two sums of them, ``(2, n)``."""
+        size, device = piece[0].numel(), piece.device
+        needed = (len(piece) + 2) * size
         if device not in self._memory or len(self._memory[device]) < needed:
             self._memory[device] = torch.empty(max(3 * CHUNK, needed), dtype=torch.float64, device=device)
         rows = self._memory[device][:needed].view(-1, size)
-        return rows[:num_clients], rows[num_clients:]
+        return rows[: len(piece)], rows[len(piece) :]
 
 
 def _rounder(digits: int) -> float:
@@ -144,7 +150,7 @@ def _floats(state: State) -> list[Tensor]:
 
 def _usable(tensors: list[Tensor]) -> Tensor:
     """Tell, as bool ``(K,)``, which clients' entries are finite and not so large that they must have diverged."""
-    squares = torch.stack([torch.dot(t.reshape(-1), t.reshape(-1)) for t in tensors])
-    if (squares < LIMIT**2).all():  # the usual case, at the cost of reading all once; False for NaN
+    squares = torch.stack([torch.linalg.vecdot(t, t, dim=-1).sum() for t in tensors])
+    if (squares < LIMIT**2).all():  # the usual case, at the cost of reading all once; also False for NaN
         return torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
-    return torch.stack([(t.abs() < LIMIT).all(dim=1) for t in tensors]).all(dim=0)
+    return torch.stack([(t.flatten(1).abs() < LIMIT).all(dim=1) for t in tensors]).all(dim=0)

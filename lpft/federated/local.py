@@ -52,8 +52,7 @@ class LocalTrainer:
         stack.train()
         seed_global_generator(self.fabric.device, self.seed, "federate", round_, clients[0])  # for dropout
         samples = StackSamples.of(self.data, clients, self.settings.batch_size)
-        trained = [parameter for parameter in stack.parameters() if parameter.requires_grad]
-        optimizer = self.settings.optimizer(trained)
+        optimizer = self.settings.optimizer(stack.parameters())
         check_elementwise(optimizer, len(clients))
         shares = samples.shares().to(self.fabric.device)
         losses = torch.zeros(len(clients), device=self.fabric.device)
@@ -66,10 +65,8 @@ class LocalTrainer:
                 with self.fabric.autocast():
                     logits = stack(self.samples.images(index, dtype, numbers))
                 sample_loss = sample_losses(logits.to(dtype), labels)
-                loss = sample_loss.mean(1).sum()  # no gradient of one client reaches another
-                gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-                for parameter, gradient in zip(trained, gradients, strict=True):
-                    parameter.grad = gradient  # as it is: `backward` would copy it into the parameter's own layout
+                optimizer.zero_grad()
+                sample_loss.mean(1).sum().backward()  # no gradient of one client reaches another
                 optimizer.step()
                 losses += (share * sample_loss.detach()).sum(1)
         return StackUpdate(clients, stack.stacked_state(), list(samples.counts), losses)
