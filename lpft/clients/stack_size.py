@@ -55,9 +55,24 @@ def clients_per_stack(
     """
     if setting != "auto":
         return setting
+    flops = forward_flops(net, spec, batch_size)
+    return _best_size(flops, has_convolutions(net), net, num_clients, device_type)
+
+
+def heads_per_stack(
+    setting: ClientsPerStack, net: BodyHeadNet, batch_size: int, num_clients: int, device_type: str
+) -> int:
+    """Resolve ``clients_per_stack`` for methods that train heads alone, on stored features; see `clients_per_stack`."""
+    if setting != "auto":
+        return setting
+    flops = 2 * batch_size * net.head.in_features * net.head.out_features
+    return _best_size(flops, False, net, num_clients, device_type)
+
+
+def _best_size(flops: int, convolutions: bool, net: BodyHeadNet, num_clients: int, device_type: str) -> int:
     kind = "cuda" if device_type == "cuda" else "cpu"
-    sizes = _best_sizes()[kind, has_convolutions(net)]
-    work = math.log(max(forward_flops(net, spec, batch_size), 1))
+    sizes = _best_sizes()[kind, convolutions]
+    work = math.log(max(flops, 1))
     by_work = sizes[min(sizes, key=lambda flops: abs(math.log(flops) - work))]
     by_memory = STACK_BYTES[kind] / max(16 * sum(p.numel() for p in net.parameters()), 1)
     size = int(min(by_work, by_memory, num_clients // MIN_STACKS))

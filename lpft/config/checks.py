@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpft.clients.stack import check_elementwise
-from lpft.clients.stack_size import clients_per_stack
+from lpft.clients.stack_size import clients_per_stack, heads_per_stack
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.federated.cohort import cohort_size
@@ -45,14 +45,15 @@ def resolve_stacks(experiment: Experiment) -> None:
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
     num_clients = sum(len(client.train) > 0 for client in experiment.data.clients)
     cohort = cohort_size(num_clients, experiment.federation.participation)
+    net, spec, kind = experiment.net, experiment.data.spec, experiment.devices.kind
     for section, size in {"federation": cohort, "personalization": num_clients}.items():
         settings = experiment.config[section] = dict(experiment.config[section])
-        setting = settings["clients_per_stack"]
-        if setting == "auto":
-            setting = before.get(section, {}).get("clients_per_stack", "auto")
-        settings["clients_per_stack"] = clients_per_stack(
-            setting, experiment.net, experiment.data.spec, settings["batch_size"], size, experiment.devices.kind
-        )
+        given = settings["clients_per_stack"]
+        setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
+        settings["clients_per_stack"] = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
+        if settings.get("heads_per_stack") == "auto":
+            heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
+            settings["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:
@@ -111,7 +112,8 @@ def _check_optimizers(experiment: Experiment) -> None:
     ):
         try:
             optimizer = make(params)
-            check_elementwise(optimizer, experiment.config[section]["clients_per_stack"])
+            settings = experiment.config[section]
+            check_elementwise(optimizer, max(settings["clients_per_stack"], settings.get("heads_per_stack", 1)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{section}.optimizer` cannot be used: {error}") from error
         if not optimizer.param_groups[0]["lr"] > 0:

@@ -147,6 +147,7 @@ class Experiment:
             self.methods,
             self.devices,
             self.config["personalization"]["clients_per_stack"],
+            self.config["personalization"]["heads_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
         )
 

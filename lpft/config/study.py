@@ -212,8 +212,8 @@ def num_stacks(experiment: Experiment) -> int:
     num_tuned = len(experiment.tuned_methods)
     if experiment.command == "tune":
         return len(tuning_experiment(experiment).personal_task().jobs()) if num_tuned else 0
-    num_jobs = len(experiment.personal_task().jobs())
-    return num_jobs + num_tuned * num_jobs // len(experiment.methods)
+    task = experiment.personal_task()
+    return len(task.jobs()) + num_tuned * len(task.seeds) * len(task.stacks(task.clients_per_stack))
 
 
 def _check_against_disk(experiment: Experiment) -> None:

@@ -225,6 +225,11 @@ class Method(ABC):
         """Return the parameters to test and save: those of the plain network, if `extend` added what can be merged."""
         return params
 
+    def leaves_body(self, budget: int) -> bool:
+        """Tell whether the body of the global model stays as it is, so that only heads are trained, or nothing."""
+        changes = self.refresh_norm or any(map(self.overrides, ("extend", "begin", "project", "finish")))
+        return not changes and all(phase.trains == "head" for phase in self.phases(budget))
+
     def overrides(self, hook: str) -> bool:
         """Tell whether the method does anything in a hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)

@@ -28,11 +28,9 @@ class FedBNDigitCNN(BodyHeadNet):
         check_image_size(self, spec, smallest=4)
         side = spec.image_size // 4
         self.body = nn.Sequential(
-            *_conv_block(spec.in_channels, 64),
-            nn.MaxPool2d(2),
-            *_conv_block(64, 64),
-            nn.MaxPool2d(2),
-            *_conv_block(64, 128),
+            *_conv_block(spec.in_channels, 64, pooled=True),
+            *_conv_block(64, 64, pooled=True),
+            *_conv_block(64, 128, pooled=False),
             nn.Flatten(),
             *_linear_block(128 * side * side, 2048),
             *_linear_block(2048, 512),
@@ -40,9 +38,10 @@ class FedBNDigitCNN(BodyHeadNet):
         self.head = nn.Linear(512, spec.num_classes)
 
 
-def _conv_block(in_channels: int, out_channels: int) -> list[nn.Module]:
+def _conv_block(in_channels: int, out_channels: int, pooled: bool) -> list[nn.Module]:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=5, padding=2)
-    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    pools = [nn.MaxPool2d(2)] if pooled else []  # before ReLU: the same values for less work
+    return [conv, nn.BatchNorm2d(out_channels), *pools, nn.ReLU()]
 
 
 def _linear_block(in_features: int, out_features: int) -> list[nn.Module]:

@@ -58,6 +58,7 @@ class PersonalTask:
         methods: the methods, by name.
         devices: the section `trainer`.
         clients_per_stack: the most clients trained as one.
+        heads_per_stack: the same for methods that leave the body as it is.
         fingerprints: hash of all that a method's results depend on, by name of the method.
     """
 
@@ -69,6 +70,7 @@ class PersonalTask:
     methods: dict[str, Method]
     devices: Devices
     clients_per_stack: int
+    heads_per_stack: int
     fingerprints: dict[str, str]
 
     def jobs(self, shard: tuple[int, int] = (0, 1)) -> list[Job]:
@@ -77,12 +79,25 @@ class PersonalTask:
         Args:
             shard: ``(i, n)``: only the entries i, i + n, i + 2n, ...
         """
-        num_samples = [len(client.train) for client in self.data.clients]
-        everyone = range(len(num_samples))
-        parts = stacks(everyone, num_samples, self.settings.batch_size, self.clients_per_stack)
-        named = [(tuple(part), tuple(self.data.clients[client].name for client in part)) for part in parts]
-        jobs = [Job(seed, method, *part) for seed in self.seeds for method in self.methods for part in named]
+        names = [client.name for client in self.data.clients]
+        parts = {method: self.stacks(self.stack_size(method)) for method in self.methods}
+        jobs = [
+            Job(seed, method, tuple(part), tuple(names[client] for client in part))
+            for seed in self.seeds
+            for method in self.methods
+            for part in parts[method]
+        ]
         return jobs[shard[0] :: shard[1]]
+
+    def stacks(self, size: int) -> list[list[int]]:
+        """Return the positions of all clients in stacks of at most `size`."""
+        num_samples = [len(client.train) for client in self.data.clients]
+        return stacks(range(len(num_samples)), num_samples, self.settings.batch_size, size)
+
+    def stack_size(self, method: str) -> int:
+        """Return the most clients that a method trains as one."""
+        leaves_body = self.methods[method].leaves_body(self.settings.epochs)
+        return self.heads_per_stack if leaves_body else self.clients_per_stack
 
     def missing(self, job: Job) -> list[int]:
         """Return those clients of a job whose results are missing or damaged."""

@@ -147,7 +147,7 @@ class ResultMaker:
             num_test=num_test,
             train_passes=self.trained.train_passes[k] * num_train,
             seconds=seconds,
-            clients_per_stack=self.task.clients_per_stack,
+            clients_per_stack=self.task.stack_size(self.job.method),
             device=self.evaluator.global_features.device.type,
             epochs=self._epochs(k),
             train_accuracy=_percent(self.evaluated.train[k]),

@@ -22,6 +22,8 @@ class Personalization:
         eval_every: test the models every so many epochs, for the curves; 0 tests at the end only.
         clip_norm: largest l2 norm of a client's gradient; null does not clip.
         clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
+        heads_per_stack: the same for methods that train heads alone, or nothing; `auto` is the number in
+            `clients_per_stack`, or more where that is `auto`, too.
         save_models: write every personalized model.
     """
 
@@ -33,6 +35,7 @@ class Personalization:
         eval_every: NonNegativeInt = 0,
         clip_norm: PositiveFloat | None = None,
         clients_per_stack: PositiveInt | Literal["auto"] = "auto",
+        heads_per_stack: PositiveInt | Literal["auto"] = "auto",
         save_models: bool = True,
     ) -> None:
         self.epochs = epochs
@@ -41,4 +44,5 @@ class Personalization:
         self.eval_every = eval_every
         self.clip_norm = clip_norm
         self.clients_per_stack = clients_per_stack
+        self.heads_per_stack = heads_per_stack
         self.save_models = save_models

@@ -10,6 +10,7 @@ import torch
 from lpft.methods.adabn import AdaBN
 from lpft.methods.ft import FT, NoFineTuning
 from lpft.methods.peft import PEFT
+from lpft.models.base import BodyHeadNet
 from lpft.models.lora import load_personalized
 from lpft.models.weights import load_model, save_model
 from lpft.personalization.jobs import PersonalTask
@@ -33,6 +34,7 @@ def task_of(folder: Path, devices: int = 1) -> PersonalTask:
         methods=dict(METHODS),
         devices=Devices("cpu", devices),
         clients_per_stack=2,
+        heads_per_stack=2,
         fingerprints=dict.fromkeys([*METHODS, "broken"], "f"),
     )
     net = toy_net(norm=True, dtype=torch.float32)
@@ -52,7 +54,7 @@ def test_a_task_can_be_pickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_stacks_are_announced_when_their_results_are_there(tmp_path: Path, devices: int) -> None:
     class Broken(FT):
-        def phases(self, budget: int) -> list:  # type: ignore[type-arg]
+        def extend(self, net: BodyHeadNet, generator: torch.Generator) -> BodyHeadNet:
             raise FloatingPointError("by a test")
 
     task = task_of(tmp_path, devices)
@@ -68,7 +70,7 @@ def test_stacks_are_announced_when_their_results_are_there(tmp_path: Path, devic
     assert all("FloatingPointError: by a test" in text for text in failures)
     done = [(job.seed, job.method) for job in task.jobs() if job.method != "broken" or not task.missing(job)]
     assert sorted(announced) == sorted(done)
-    assert announced.count((0, "broken")) == 1  # clients without training data need no phases
+    assert announced.count((0, "broken")) == 1  # clients without training data are not trained
 
 
 def test_saved_models_are_those_that_were_tested(tmp_path: Path) -> None:
