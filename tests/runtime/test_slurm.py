@@ -108,8 +108,12 @@ def test_the_plan_is_made_for_devices_that_are_elsewhere(
 ) -> None:
     """A GPU takes larger stacks than a CPU: with stacks for the CPU there would be too many tasks."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("lpft.clients.stack_size.STEP_FLOPS", {"cpu": 1.0, "cuda": 1e15})
+    sizes = {
+        (kind, convolutions): {1e6: 1 if kind == "cpu" else 64} for kind in ("cpu", "cuda") for convolutions in (0, 1)
+    }
+    monkeypatch.setattr("lpft.clients.stack_size._best_sizes", lambda: sizes)
     monkeypatch.setattr("lpft.clients.stack_size.MIN_STACKS", 1)
+    monkeypatch.setattr("lpft.clients.stack_size.MIN_SIZE", 1)
     words = ("--out", out, "--seeds", "[0]", "--personalization.clients_per_stack", "auto", "--trainer.num_nodes", 2)
     counts = []
     for accelerator in ("cpu", "gpu"):
