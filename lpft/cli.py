@@ -201,11 +201,11 @@ def theory(args: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     console = Console()
-    found = lab.print_comparison(clients, options.eta, console)
+    comparisons = lab.print_comparison(clients, options.eta, console)
     if options.samples:
         lab.print_samples(clients, options.samples, options.label_noise, options.seed, console)
     if options.out:
-        lab.write_comparison(options.out / "theory.csv", found)
+        lab.write_comparison(options.out / "theory.csv", comparisons)
         lab.draw_comparison(options.out / "theory.svg", clients, options.eta)
         console.print(f"{options.out / 'theory.csv'}, {options.out / 'theory.svg'}", highlight=False, soft_wrap=True)
     return 0

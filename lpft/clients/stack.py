@@ -64,19 +64,19 @@ class ClientStack(StackedTensors):
         body = self.module.body
         if self.num_clients == 1:
             x = x if shared else x.squeeze(0)
-            own = {} if params is None else {name: t.squeeze(0) for name, t in _of_body(params).items()}
-            features: Tensor = functional_call(body, own, (x,)) if own else body(x)
+            body_params = {} if params is None else {name: t.squeeze(0) for name, t in _of_body(params).items()}
+            features: Tensor = functional_call(body, body_params, (x,)) if body_params else body(x)
             return features.unsqueeze(0)
 
-        own = _of_body(self.params() if params is None else params)
+        body_params = _of_body(self.params() if params is None else params)
         if _is_plain(body):
-            return _run_plain(body, own, x.expand(self.num_clients, *x.shape) if shared else x)
+            return _run_plain(body, body_params, x.expand(self.num_clients, *x.shape) if shared else x)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
             return functional_call(body, (params, buffers), (x,))
 
         in_dims = (0, 0, None if shared else 0)
-        return vmap(run, in_dims=in_dims, randomness="different")(own, _of_body(self.net_buffers()), x)
+        return vmap(run, in_dims=in_dims, randomness="different")(body_params, _of_body(self.net_buffers()), x)
 
     def classify(self, features: Tensor, shared: bool = False, params: State | None = None) -> Tensor:
         """Return the logits ``(K, batch, num_classes)`` of features ``(K, batch, k)``, or ``(batch, k)`` if shared."""

@@ -80,19 +80,19 @@ def _doubled(output: Tensor) -> torch.Size | None:
 
 def _outputs(body: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the outputs of the layers in a forward pass by name, the features last."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             if isinstance(output, Tensor):
-                times = sum(key == name or key.startswith(f"{name} (") for key in found)
-                found[f"{name} ({times + 1})" if times else name] = output.clone()  # an activation may work in place
+                times = sum(key == name or key.startswith(f"{name} (") for key in outputs)
+                outputs[f"{name} ({times + 1})" if times else name] = output.clone()  # an activation may work in place
 
         return hook
 
     hooks = [part.register_forward_hook(keep(_title(name, part))) for name, part in _layers(body)]
     try:
-        return found | {FEATURES: body(images)}
+        return outputs | {FEATURES: body(images)}
     finally:
         for handle in hooks:
             handle.remove()

@@ -45,7 +45,7 @@ def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -
     >>> summarize(torch.tensor([1.0, 4.0]), own=0, num_test=torch.tensor([1, 2]), norm_own=2.0)
     (1.0, 3.0, 0.5)
     """
-    known = num_test > 0
-    weights = num_test[known].to(distortion.dtype)
-    pooled = float((distortion[known] * weights).sum() / weights.sum())
+    tested = num_test > 0
+    weights = num_test[tested].to(distortion.dtype)
+    pooled = float((distortion[tested] * weights).sum() / weights.sum())
     return float(distortion[own]), pooled, float(distortion[own]) / norm_own

@@ -140,11 +140,11 @@ class Evaluator:
         with _inference(stack):
             for number, part in enumerate(index.split(size, dim=1) if index.numel() else ()):
                 if features is not None:
-                    own = features[:, number * size : (number + 1) * size]
+                    features_of_set = features[:, number * size : (number + 1) * size]
                 else:
-                    own = stack.features(self.global_features.images(part))
+                    features_of_set = stack.features(self.global_features.images(part))
                 labels = self.global_features.samples.labels(part)
-                hits.append(stack.classify(own).argmax(-1) == labels)
+                hits.append(stack.classify(features_of_set).argmax(-1) == labels)
         correct = torch.cat(hits, dim=1).cpu()
         return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
 

@@ -112,20 +112,20 @@ def choose(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> dict[t
 
 def _compare(client: str, method: str, cells: Sequence[ClientResult]) -> Recommendation:
     """Compare a method with the global model on one client's validation samples."""
-    known = [cell for cell in cells if cell.num_val and cell.val_before is not None and cell.val_after is not None]
+    validated = [cell for cell in cells if cell.num_val and cell.val_before is not None and cell.val_after is not None]
     gain = error = None
     convincing = False
-    if known:
-        gained, lost = (fmean(counts) for counts in zip(*map(_discordant, known), strict=True))
-        size = fmean(cell.num_val for cell in known)
+    if validated:
+        gained, lost = (fmean(counts) for counts in zip(*map(_discordant, validated), strict=True))
+        size = fmean(cell.num_val for cell in validated)
         gain, error = 100 * (gained - lost) / size, 100 * standard_error(gained, lost, size)
         convincing = gain > error + 1e-9
     return Recommendation(
         client=client,
         num_val=cells[0].num_val,
-        val_before=_mean(cell.val_before for cell in known),
+        val_before=_mean(cell.val_before for cell in validated),
         best_method=method,
-        val_after=_mean(cell.val_after for cell in known),
+        val_after=_mean(cell.val_after for cell in validated),
         gain=gain,
         standard_error=error,
         recommendation=PERSONALIZE if convincing else KEEP,

@@ -56,9 +56,9 @@ class SplitNet(BodyHeadNet, ABC):
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        settings, label, known = settings or {}, f"{self.library}'s {name}", self.names()
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
+        settings, label, names = settings or {}, f"{self.library}'s {name}", self.names()
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3)
             hint = f"perhaps {' or '.join(close)} is meant; " if close else ""
             raise ValueError(
                 f"{self.library} has no classification network `{name}`. HINT: {hint}`{self.listing}` lists all."

@@ -106,8 +106,8 @@ def distortion(points: Sequence[Analysis]) -> Verdict:
         row["positive"] = min(correlate(pooled)) > 0
         row["less"] = moved[method].mean < moved[baseline].mean
         row |= {"moved": moved[method], "moved_baseline": moved[baseline], "judged": True}
-    found = [row["positive"] and row["less"] for row in rows if row["judged"]]
-    return _verdict("distortion", _all_or_none(found), {}, rows)
+    outcomes = [row["positive"] and row["less"] for row in rows if row["judged"]]
+    return _verdict("distortion", _all_or_none(outcomes), {}, rows)
 
 
 def depth(points: Sequence[Analysis]) -> Verdict:
@@ -277,10 +277,10 @@ def _place(point: Analysis, pair: tuple[str, str] | None = None) -> Row:
     return {"point": point.experiment.label, "method": method, "baseline": baseline}
 
 
-def _all_or_none(found: Sequence[bool]) -> Outcome:
-    if not found:
+def _all_or_none(outcomes: Sequence[bool]) -> Outcome:
+    if not outcomes:
         return "not judged"
-    return "held" if all(found) else "not held" if not any(found) else "unclear"
+    return "held" if all(outcomes) else "not held" if not any(outcomes) else "unclear"
 
 
 def _verdict(name: str, outcome: Outcome, numbers: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:

@@ -126,5 +126,5 @@ def write_trials(run: Run, trials: Iterable[Trial], chosen: Iterable[Trial], cri
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else math.nan

@@ -83,13 +83,13 @@ class Heartbeat:
 
 def at_work(run: Run) -> list[Work]:
     """Return the work in progress, on any machine."""
-    found = []
+    at_work = []
     for path in sorted(run.working.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it has ended meanwhile
             content = json.loads(path.read_text(encoding="utf-8"))
             if _is_alive(path, content["host"], content["pid"]):
-                found += [Work(**work) for work in content["work"]]
-    return found
+                at_work += [Work(**work) for work in content["work"]]
+    return at_work
 
 
 def _is_alive(path: Path, host: str, pid: int) -> bool:

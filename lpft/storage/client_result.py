@@ -110,8 +110,8 @@ class ClientResult:
         try:
             content = json.loads(text)
             checksum = content.pop("checksum")
-            known = needed <= content.keys() <= {f.name for f in fields(cls)}
-            if checksum != digest(content) or not known:
+            complete = needed <= content.keys() <= {f.name for f in fields(cls)}
+            if checksum != digest(content) or not complete:
                 raise DamagedFileError("its checksum does not fit its content")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error

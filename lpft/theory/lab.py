@@ -80,12 +80,12 @@ def print_samples(clients: LinearClients, num: int, label_noise: float, seed: in
     console.print(table)
 
 
-def write_comparison(path: Path, found: list[Comparison]) -> None:
+def write_comparison(path: Path, comparisons: list[Comparison]) -> None:
     """Write the comparison as CSV, with full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(each, column) for column in COLUMNS] for each in found)
+    writer.writerows([getattr(comparison, column) for column in COLUMNS] for comparison in comparisons)
     write_atomically(path, text.getvalue())
 
 
@@ -97,8 +97,8 @@ def draw_comparison(path: Path, clients: LinearClients, etas: list[float]) -> No
     left, right = figure.subplots(1, 2)
     grid = np.geomspace(min(etas), max(etas), 80)
     curves = [compare(clients, eta) for eta in grid]
-    left.loglog(grid, [each.global_ft for each in curves], label="FT")
-    left.loglog(grid, [each.global_lpft for each in curves], label="LP-FT")
+    left.loglog(grid, [point.global_ft for point in curves], label="FT")
+    left.loglog(grid, [point.global_lpft for point in curves], label="LP-FT")
     eta = critical_eta(clients)
     if eta is not None and grid[0] <= eta <= grid[-1]:
         left.axvline(eta, color="gray", linestyle=":", label=f"eta = {eta:.3g}")
@@ -108,8 +108,8 @@ def draw_comparison(path: Path, clients: LinearClients, etas: list[float]) -> No
     for eta in etas:
         differences = []
         for shift in shifts:
-            each = compare(LinearClients(clients.body, clients.common, clients.means, shift, clients.noise), eta)
-            differences.append((each.global_ft - each.global_lpft) / shift**2)
+            comparison = compare(LinearClients(clients.body, clients.common, clients.means, shift, clients.noise), eta)
+            differences.append((comparison.global_ft - comparison.global_lpft) / shift**2)
         right.semilogx(shifts, differences, label=f"eta = {eta:g}")
     right.axhline(0, color="gray", linewidth=0.8)
     right.set_yscale("symlog", linthresh=0.1)
