@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lpft.data.splits import (
     SplitSettings,
     assign_splits,
-    split_client,
+    split_clients,
     split_stratified,
     stratified_order,
 )
@@ -23,8 +23,12 @@ def table(labels, domain="a", split=""):
     return pd.DataFrame({"label": labels, "domain": domain, "split": split})
 
 
-def split(labels, test_share, val_share, given=None, **settings):
-    return split_client(table(labels), given or {}, SplitSettings(test_share, val_share, **settings), rng())
+def split(samples, test_share, val_share, given=None, **settings):
+    """Split the samples of one client, given as a table or as labels."""
+    samples = samples if isinstance(samples, pd.DataFrame) else table(samples)
+    samples = samples.astype({"domain": "category"}).assign(client=pd.Categorical(["me"] * len(samples), ["me"]))
+    settings = SplitSettings(test_share, val_share, **settings)
+    return split_clients(samples, given or {}, settings, lambda name, number: rng())["me"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -67,7 +71,7 @@ def test_what_a_domain_comes_with_is_kept_and_the_rest_is_cut():
         [table(np.arange(40) % 4, "a", "train"), table(np.arange(8) % 4, "a", "test"), table(np.arange(40) % 4, "b")],
         ignore_index=True,
     )
-    parts = split_client(samples, {"a": {"train", "test"}}, SplitSettings(0.25, 0.1), rng())
+    parts = split(samples, 0.25, 0.1, {"a": {"train", "test"}})
     assert samples.loc[parts.test, "domain"].value_counts().to_dict() == {"a": 8, "b": 10}
     assert samples.loc[parts.val, "domain"].value_counts().to_dict() == {"a": 4, "b": 3}
     assert sorted(np.concatenate(parts)) == list(range(88))
