@@ -22,7 +22,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from lpft.data.duplicates import DIGEST_SIZE, without_duplicates
+from lpft.data.duplicates import DIGEST_SIZE, digests, without_duplicates
 from lpft.data.sources.image_files import Decoded
 from lpft.data.splits import SPLITS, SplitPositions
 from lpft.storage.atomic import write_atomically
@@ -215,10 +215,9 @@ class _Build:
                 self._open("w+")
 
     def _open(self, mode: Literal["r+", "w+"]) -> None:
-        digests_shape = (self.shape[0], DIGEST_SIZE)
-        self.images: np.ndarray = open_memmap(self.folder / "images.npy", mode, np.uint8, self.shape)
-        self.digests: np.ndarray = open_memmap(self.folder / "digests.npy", mode, np.uint8, digests_shape)
-        if (self.images.shape, self.digests.shape) != (self.shape, digests_shape):
+        images = open_memmap(self.folder / "images.npy", mode, np.uint8, self.shape)
+        self.digests: np.memmap = open_memmap(self.folder / "digests.npy", mode, np.uint8, (self.shape[0], DIGEST_SIZE))
+        if images.shape != self.shape or self.digests.shape != (self.shape[0], DIGEST_SIZE):
             raise ValueError("its files are of another shape")
 
     def _read_journal(self) -> list[dict[str, Any]]:
@@ -231,23 +230,25 @@ class _Build:
     def run(self, decode: Decode, on_bad_image: Literal["error", "skip"], key: Mapping[str, Any]) -> None:
         """Decode what is missing and write everything else."""
         first = self.batches[-1]["stop"] if self.batches else 0
-        with self.journal.open("a", encoding="utf-8") as file:
+        with self.journal.open("a", encoding="utf-8") as journal, (self.folder / "images.npy").open("r+b") as images:
+            images.seek(-(self.shape[0] - first) * int(np.prod(self.shape[1:])), os.SEEK_END)
             for decoded in decode(self.samples, first):
                 if on_bad_image == "error":
                     _refuse_bad_images(decoded.bad)
                 rows = first + np.arange(len(decoded.good))
-                hashes = [hashlib.blake2b(image.tobytes(), digest_size=DIGEST_SIZE) for image in decoded.images]
-                digests = np.frombuffer(b"".join(image_hash.digest() for image_hash in hashes), np.uint8)
                 first += len(rows)
                 batch = {"stop": first, "bad_rows": rows[~decoded.good].tolist(), "bad": decoded.bad}
+                written = np.zeros((len(rows), *self.shape[1:]), np.uint8)
+                written[decoded.good] = decoded.images
                 with _clear_errors(self.folder.parent):
-                    self.images[rows[decoded.good]] = decoded.images
-                    self.digests[rows[decoded.good]] = digests.reshape(-1, DIGEST_SIZE)
-                    file.write(json.dumps(batch) + "\n")
-                    file.flush()
+                    images.write(written.data)
+                    images.flush()
+                    self.digests[rows[decoded.good]] = digests(decoded.images)
+                    print(json.dumps(batch), file=journal, flush=True)
                 self.batches.append(batch)
-        with _clear_errors(self.folder.parent):
-            self._finish(key)
+            with _clear_errors(self.folder.parent):
+                os.fsync(images.fileno())
+                self._finish(key)
 
     def _finish(self, key: Mapping[str, Any]) -> None:
         bad_rows = np.array([row for batch in self.batches for row in batch["bad_rows"]], np.int64)
@@ -261,8 +262,7 @@ class _Build:
         content = hashlib.sha256(json.dumps([sizes, self.samples.group_names]).encode())
         for array in (self.digests, self.samples.labels, self.samples.groups):
             content.update(np.ascontiguousarray(array[index]).tobytes())
-        for array in (self.images, self.digests):
-            array.flush()  # type: ignore[attr-defined]
+        self.digests.flush()
         meta = {
             "key": dict(key),
             "content_hash": content.hexdigest(),

@@ -23,7 +23,7 @@ from lpft.data.messages import shortened
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
-from lpft.data.splits import SPLITS, SplitPositions, SplitSettings, assign_splits, split_client
+from lpft.data.splits import SPLITS, SplitPositions, SplitSettings, assign_splits, split_clients
 from lpft.data.transforms import Augment
 from lpft.types import DataSpec
 
@@ -216,7 +216,7 @@ class FederatedDataModule(LightningDataModule):
             "num_classes": self._num_classes,
             "seed": self._seed,
         }
-        return open_or_build(
+        arrays = open_or_build(
             self._cache_dir,
             type(self.source).__name__,
             key,
@@ -225,6 +225,8 @@ class FederatedDataModule(LightningDataModule):
             self.spec,
             self._on_bad_image,
         )
+        self.source.release()
+        return arrays
 
     def _samples(self) -> Samples:
         """Assign samples to clients and split them; no image is decoded."""
@@ -235,11 +237,12 @@ class FederatedDataModule(LightningDataModule):
         if self._partition.makes_splits or "unit" in table:
             given = {domain: set(SPLITS) for domain in table["domain"].cat.categories}
         assigned = self._partition.assign(table, self._split_settings, self._rng)
-        names = list(assigned["client"].cat.categories)
-        splits = {}
-        for position, name in enumerate(names):
-            rng = self.source.rng(self._seed, *self.source.split_key(name, position, len(names)))
-            splits[name] = split_client(assigned[assigned["client"] == name], given, self._split_settings, rng)
+        num_clients = len(assigned["client"].cat.categories)
+
+        def draw(name: str, number: int) -> np.random.Generator:
+            return self.source.rng(self._seed, *self.source.split_key(name, number, num_clients))
+
+        splits = split_clients(assigned, given, self._split_settings, draw)
         rows = np.unique(np.concatenate([part for parts in splits.values() for part in parts]))
         groups = table["group"].cat if "group" in table else None
         return Samples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,8 +13,14 @@ DIGEST_SIZE = 16
 """Bytes of an image's hash."""
 
 
+def digests(images: np.ndarray) -> np.ndarray:
+    """Hash images, ``(n, ...)``: what is equal has equal bytes, uint8, ``(n, 16)``."""
+    hashes = [hashlib.blake2b(image, digest_size=DIGEST_SIZE).digest() for image in np.ascontiguousarray(images)]
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_SIZE)
+
+
 def without_duplicates(
-    clients: Mapping[str, SplitPositions], digests: np.ndarray, bad: np.ndarray
+    clients: Mapping[str, SplitPositions], hashes: np.ndarray, bad: np.ndarray
 ) -> tuple[dict[str, SplitPositions], dict[str, dict[str, int]]]:
     """Leave images in anyone's test part out of all val and train parts, and those in a val part out of train parts.
 
@@ -21,14 +28,14 @@ def without_duplicates(
 
     Args:
         clients: positions of every client's samples.
-        digests: hash of every image, uint8, ``(n, 16)``.
+        hashes: hash of every image, uint8, ``(n, 16)``.
         bad: positions that hold no image.
 
     Returns:
         The positions that are left, and how many were left out, by client and split.
     """
-    images = np.unique(np.ascontiguousarray(digests).view(f"V{DIGEST_SIZE}").ravel(), return_inverse=True)[1]
-    usable = np.ones(len(digests), bool)
+    images = np.unique(np.ascontiguousarray(hashes).view(f"V{DIGEST_SIZE}").ravel(), return_inverse=True)[1]
+    usable = np.ones(len(hashes), bool)
     usable[bad] = False
     held: dict[str, np.ndarray] = {}
     for split in ("test", "val"):

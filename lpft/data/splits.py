@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -36,35 +37,105 @@ class SplitSettings:
     test_per_client: int | None = None
 
 
+def split_clients(
+    samples: pd.DataFrame, given: GivenSplits, settings: SplitSettings, draw: Callable[[str, int], np.random.Generator]
+) -> dict[str, SplitPositions]:
+    """Split every client's samples, stratified by class, as far as the splits are not given by the domain.
+
+    Takes time in proportion to the samples and the clients.
+
+    Args:
+        samples: what clients have, with the categorical columns `client` and `domain`; the index is the position in the
+            table.
+        given: the splits that the domains come with.
+        settings: sizes of the splits.
+        draw: makes the generator of a client, given its name and its number.
+    """
+    clients, domains = samples["client"].cat, samples["domain"].cat
+    given_by_number = {number: given.get(name, set()) for number, name in enumerate(domains.categories)}
+    rows = ClientRows(
+        samples.index.to_numpy(), samples["label"].to_numpy(), domains.codes.to_numpy(), samples["split"].to_numpy()
+    )
+    return {
+        name: split_client(rows.take(members), given_by_number, settings, draw(name, number))
+        for number, (name, members) in enumerate(
+            zip(clients.categories, members_of(clients.codes.to_numpy(), len(clients.categories)), strict=True)
+        )
+    }
+
+
+class ClientRows(NamedTuple):
+    """One client's rows of the table, an array ``(n,)`` for each column.
+
+    Args:
+        positions: where they are in the table, int64.
+        labels: classes, int64.
+        domains: numbers of the domains, integers.
+        split: ``train``, ``val``, ``test`` or empty.
+    """
+
+    positions: np.ndarray
+    labels: np.ndarray
+    domains: np.ndarray
+    split: np.ndarray
+
+    def take(self, members: np.ndarray) -> ClientRows:
+        """Return some of the rows."""
+        return ClientRows(*(column[members] for column in self))
+
+
 def split_client(
-    samples: pd.DataFrame, given: GivenSplits, settings: SplitSettings, rng: np.random.Generator
+    rows: ClientRows, given: Mapping[int, set[str]], settings: SplitSettings, rng: np.random.Generator
 ) -> SplitPositions:
-    """Split one client's rows of the table, stratified by class, as far as the splits are not given by the domain."""
-    positions, labels = samples.index.to_numpy(), samples["label"]
-    domains, split = samples["domain"].astype(object), samples["split"]
+    """Split one client's samples; `given` has the splits that each domain comes with, by the domain's number."""
 
     def cut(pool: np.ndarray, which: Split, share: float) -> tuple[np.ndarray, np.ndarray]:
         rest, part = [pool[:0]], [pool[:0]]
-        of_pool = domains.loc[pool]
-        for domain in dict.fromkeys(of_pool):
-            members = pool[(of_pool == domain).to_numpy()]
+        of_pool = rows.domains[pool]
+        for domain in dict.fromkeys(of_pool.tolist()):
+            members = pool[of_pool == domain]
             share_of_domain = 0.0 if which in given.get(domain, ()) else share
-            first, second = split_stratified(labels.loc[members].to_numpy(), share_of_domain, rng)
+            first, second = split_stratified(rows.labels[members], share_of_domain, rng)
             rest.append(members[first])
             part.append(members[second])
         return np.sort(np.concatenate(rest)), np.sort(np.concatenate(part))
 
     def at_most(pool: np.ndarray, most: int | None) -> np.ndarray:
-        return pool if most is None else np.sort(pool[stratified_order(labels.loc[pool].to_numpy(), rng)[:most]])
+        return pool if most is None else np.sort(pool[stratified_order(rows.labels[pool], rng)[:most]])
 
-    val, test = (positions[(split == which).to_numpy()] for which in ("val", "test"))
-    train = positions[(~split.isin(["val", "test"])).to_numpy()]
-    complete = all({"val", "test"} <= given.get(domain, set()) for domain in domains.unique())
+    is_val, is_test = rows.split == "val", rows.split == "test"
+    train, val, test = (np.flatnonzero(which) for which in (~(is_val | is_test), is_val, is_test))
+    complete = all({"val", "test"} <= given.get(domain, set()) for domain in set(rows.domains.tolist()))
     if not complete or settings.train_per_client is not None:
         train, more_test = cut(train, "test", settings.test_share)
         train, more_val = cut(at_most(train, settings.train_per_client), "val", settings.val_share)
         val, test = np.concatenate([val, more_val]), np.concatenate([test, more_test])
-    return SplitPositions(train, val, at_most(test, settings.test_per_client))
+    test = at_most(test, settings.test_per_client)
+    return SplitPositions(rows.positions[train], rows.positions[val], rows.positions[test])
+
+
+def members_of(numbers: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return the positions of each of the numbers 0 to `count` - 1, int64, ascending; those of other numbers are left.
+
+    >>> [members.tolist() for members in members_of(np.array([2, 0, -1, 0]), 3)]
+    [[1, 3], [], [0]]
+    """
+    order = np.argsort(numbers, kind="stable")
+    bounds = np.searchsorted(numbers[order], np.arange(count + 1))
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+def members_by_value(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the positions of each value that there is, int64, ascending, the lowest value first.
+
+    >>> [members.tolist() for members in members_by_value(np.array(["b", "a", "b"]))]
+    [[1], [0, 2]]
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    bounds = [0, *(1 + np.flatnonzero(ordered[1:] != ordered[:-1])), len(values)] if len(values) else []
+    for start, end in pairwise(bounds):
+        yield order[start:end]
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -78,8 +149,8 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
     array([0, 1, 0, 0, 1, 0, 0, 1, 0])
     """
     place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    for of_class in members_by_value(labels):
+        members = rng.permutation(of_class)
         place[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
     return np.argsort(place, kind="stable")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from lpft.data.datamodule import FederatedDataModule
@@ -22,6 +24,19 @@ def made(kind: Any, *args: Any, **settings: Any) -> FederatedDataModule:
     source = kind(*args, **{key: value for key, value in settings.items() if key in its_own})
     rest = {key: value for key, value in settings.items() if key not in its_own or key == "seed"}
     return FederatedDataModule(source, **rest)
+
+
+def save_arrays(
+    path: Path, num_train: int = 80, num_test: int = 20, seed: int = 0, size: int = 8, **more: np.ndarray
+) -> None:
+    """Save random grey images of four classes."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for part, num in (("train", num_train), ("test", num_test)):
+        if num:
+            arrays[f"x_{part}"] = rng.integers(256, size=(num, size, size)).astype(np.uint8)
+            arrays[f"y_{part}"] = np.arange(num) % 4
+    np.savez(path, **{**arrays, **more})  # type: ignore[arg-type]
 
 
 def opened(kind: Any, *args: Any, **settings: Any) -> FederatedDataModule:

@@ -10,7 +10,7 @@ import pandas as pd
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lpft.data.messages import about
-from lpft.data.splits import SplitSettings
+from lpft.data.splits import SplitSettings, members_by_value, members_of
 
 Draw = Callable[..., np.random.Generator]
 """Makes the generator that belongs to a key."""
@@ -86,19 +86,20 @@ class DealtPartition(Partition):
             raise ValueError(
                 f"`num_clients={self.num_clients}` names other domains than {', '.join(domains)}. HINT: rename them."
             )
-        for domain in domains if self.within_domains else [None]:
-            rows = np.flatnonzero(table["domain"] == domain) if domain is not None else np.arange(len(table))
+        labels, split = table["label"].to_numpy(), table["split"].to_numpy()
+        members = members_of(table["domain"].cat.codes.to_numpy(), len(domains))
+        dealt = zip(domains, members, strict=True) if self.within_domains else [(None, np.arange(len(table)))]
+        for domain, rows in dealt:
             num = self.num_clients.get(domain or "", 1) if isinstance(self.num_clients, dict) else self.num_clients
             where = f" (domain {domain!r})" if domain is not None and len(domains) > 1 else ""
             with about(f"`clients`{where}"):
-                parts = self._deal_rows(table.iloc[rows], num, draw(domain, "clients", num))
+                parts = self._deal_rows(labels[rows], split[rows], num, draw(domain, "clients", num))
             for number, part in enumerate(parts):
                 clients[rows[part]] = len(names)
                 names.append(f"{domain or 'client'}-{number}" if num > 1 or domain is None else domain)
         return table.assign(client=pd.Categorical.from_codes(clients, pd.Index(names)))
 
-    def _deal_rows(self, rows: pd.DataFrame, num: int, rng: np.random.Generator) -> list[np.ndarray]:
-        labels, split = rows["label"].to_numpy(), rows["split"].to_numpy()
+    def _deal_rows(self, labels: np.ndarray, split: np.ndarray, num: int, rng: np.random.Generator) -> list[np.ndarray]:
         train = np.flatnonzero(~np.isin(split, ["val", "test"]))
         dealt = self.deal(labels[train], num, rng)
         parts = [train[part] for part in dealt]
@@ -159,10 +160,9 @@ def deal_counts(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator
     number of samples of the class.
     """
     client = np.empty(len(labels), np.int64)
-    for label, column in zip(np.unique(labels), counts.T, strict=True):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        client[members] = np.repeat(np.arange(len(counts)), column)
-    return [np.flatnonzero(client == k) for k in range(len(counts))]
+    for of_class, column in zip(members_by_value(labels), counts.T, strict=True):
+        client[rng.permutation(of_class)] = np.repeat(np.arange(len(counts)), column)
+    return members_of(client, len(counts))
 
 
 def apportion(shares: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:

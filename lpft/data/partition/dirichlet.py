@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 from scipy.special import log_softmax, softmax
 
@@ -53,14 +55,41 @@ def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.ran
            [1, 0]])
     """
     counts, sizes = counts.copy(), counts.sum(1)
+    givers = [_Givers(counts[:, label], sizes, min_samples) for label in range(counts.shape[1])]
     for client in np.flatnonzero(sizes < min_samples):
         while sizes[client] < min_samples:
-            spare = (counts > 0) & (sizes > min_samples)[:, None]
-            weights = np.where(spare.any(0), mixes[client], 0.0)
-            weights = weights if weights.sum() > 0 else spare.any(0).astype(float)
+            largest = [of_class.largest() for of_class in givers]
+            spare = np.array([giver is not None for giver in largest])
+            weights = np.where(spare, mixes[client], 0.0)
+            weights = weights if weights.sum() > 0 else spare.astype(float)
             label = rng.choice(len(weights), p=weights / weights.sum())
-            giver = np.argmax(np.where(spare[:, label], sizes, -1))
-            for who, change in ((giver, -1), (client, 1)):
+            for who, change in ((largest[label], -1), (client, 1)):
                 counts[who, label] += change
                 sizes[who] += change
     return counts
+
+
+class _Givers:
+    """Clients with samples of a class to spare: of those with more than `min_samples` in all, the largest comes first.
+
+    It looks at `of_class` and `sizes`, ``(num_clients,)``, as they are when it is asked. Givers only shrink, and who
+    has become too small for one does not become one again: so a heap of the sizes that were last seen does.
+    """
+
+    def __init__(self, of_class: np.ndarray, sizes: np.ndarray, min_samples: int) -> None:
+        self.of_class, self.sizes, self.min_samples = of_class, sizes, min_samples
+        self.heap = [(-int(sizes[client]), client) for client in np.flatnonzero(sizes > min_samples).tolist()]
+        heapq.heapify(self.heap)
+
+    def largest(self) -> int | None:
+        """Return the largest client, of those of the same size the first; None if no one can spare a sample."""
+        while self.heap:
+            seen, client = self.heap[0]
+            size = int(self.sizes[client])
+            if size <= self.min_samples or not self.of_class[client]:
+                heapq.heappop(self.heap)
+            elif -seen != size:
+                heapq.heapreplace(self.heap, (-size, client))
+            else:
+                return client
+        return None

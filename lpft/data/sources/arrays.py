@@ -13,9 +13,9 @@ import pandas as pd
 
 from lpft.data.messages import about
 from lpft.data.sources.array_files import ArrayDomain, SourceSplit, domain_files, open_domain, read_groups
-from lpft.data.sources.base import Images, OnBadImage, Source, categories
+from lpft.data.sources.base import Images, OnBadImage, Source
 from lpft.data.sources.image_files import stamp
-from lpft.data.splits import SPLITS, GivenSplits
+from lpft.data.splits import SPLITS, GivenSplits, members_by_value
 from lpft.storage.run import check_client_names
 
 
@@ -34,25 +34,40 @@ class SplitSource(Source):
         """What `open_parts` yields, opened once."""
         return list(self.open_parts())
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where the rows of each part end, ``(num_parts,)``."""
+        return np.cumsum([len(part.labels) for *_, part in self.parts])
+
+    def release(self) -> None:
+        """Close the parts, which are opened again when they are needed."""
+        for name in ("parts", "_ends"):
+            vars(self).pop(name, None)
+
     def table(self) -> pd.DataFrame:
         """Return the labels of all parts."""
         sizes = [len(part.labels) for *_, part in self.parts]
-        domains = [domain for domain, *_ in self.parts]
+        names = list(dict.fromkeys(domain for domain, *_ in self.parts))
+        numbers = {name: number for number, name in enumerate(names)}
+        domains = np.repeat([numbers[domain] for domain, *_ in self.parts], sizes)
         return pd.DataFrame({
             "label": np.concatenate([part.labels for *_, part in self.parts]),
-            "domain": categories(np.repeat(domains, sizes), list(dict.fromkeys(domains))),
-            "split": np.repeat([split for _, split, _ in self.parts], sizes).astype(object),
+            "domain": pd.Categorical.from_codes(domains, pd.Index(names)),
+            "split": np.repeat(np.array([split for _, split, _ in self.parts], object), sizes),
         })  # fmt: skip
 
     def images(self, positions: np.ndarray) -> Images:
         """Read the images of each part that some positions are in."""
-        ends = np.cumsum([len(part.labels) for *_, part in self.parts])
-        bounds = np.searchsorted(positions, [0, *ends])
-        by_part = [
-            part.images(positions[first:last] - (end - len(part.labels)))
-            for (*_, part), end, first, last in zip(self.parts, ends, bounds, bounds[1:], strict=False)
-            if last > first
-        ]
+        first, last = np.searchsorted(self._ends, positions[[0, -1]], side="right")
+        bounds = np.searchsorted(positions, self._ends[first : last + 1])
+        by_part = []
+        for number, start, end in zip(range(first, last + 1), [0, *bounds], bounds, strict=False):
+            if end > start:
+                part = self.parts[number][2]
+                by_part.append(part.images(positions[start:end] - (self._ends[number] - len(part.labels))))
+        arrays = [images for images in by_part if isinstance(images, np.ndarray)]
+        if len(arrays) == len(by_part) and len({images.shape[1:] for images in arrays}) == 1:
+            return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return by_part[0] if len(by_part) == 1 else [image for images in by_part for image in images]
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
@@ -97,8 +112,8 @@ class Arrays(SplitSource):
             if groups is None:
                 yield from ((name, split, part) for split, part in parts.items())
             else:
-                for group in np.unique(groups):
-                    yield f"{name}-{group}", "", _rows_of(parts["train"], np.flatnonzero(groups == group))
+                for rows in members_by_value(groups):
+                    yield f"{name}-{groups[rows[0]]}", "", _rows_of(parts["train"], rows)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Return size and modification time of every file."""

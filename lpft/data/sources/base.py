@@ -78,6 +78,10 @@ class Source(ABC):
         resized = np.concatenate([resize(batch, channels, size) for batch in batches])
         return Decoded(resized, np.ones(len(resized), bool), [])
 
+    def release(self) -> None:
+        """Free what is held for reading images; it is called when they are in the array cache."""
+        return
+
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Return the splits that each domain comes with, those without samples included."""
         rows = table.loc[table["split"].isin(SPLITS), ["domain", "split"]].drop_duplicates()

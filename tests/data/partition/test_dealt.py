@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lpft.data.partition import ByColumn, Dirichlet, Iid, MainClasses, Pathological, QuantitySkew
 from lpft.data.partition.base import apportion, match_distribution
+from lpft.data.partition.dirichlet import fill_up
 from lpft.data.partition.iid import equal_parts
 from lpft.data.sources.base import categories
 from lpft.data.splits import SplitSettings
@@ -97,6 +98,29 @@ def test_five_hundred_clients_are_dealt_in_seconds():
     assert sizes.sum() == 60_000
     table = counts(labels, parts)
     assert (table.max(1) / sizes).mean() > 0.6  # filling up did not mix the classes
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(0, 40), st.integers(0, 1000))
+def test_small_clients_are_filled_up_from_the_largest_at_every_step(num_clients, num_classes, total, seed):
+    """Equal to looking at all clients before each sample that is moved."""
+    counts = rng(seed).multinomial(total, rng(seed).dirichlet(np.full(num_clients * num_classes, 0.3)))
+    counts = counts.reshape(num_clients, num_classes)
+    mixes = rng(seed + 1).dirichlet(np.full(num_classes, 0.3), size=num_clients)
+    mixes[0] = np.eye(num_classes)[0]
+    least = total // num_clients
+    expected, sizes, draw = counts.copy(), counts.sum(1), rng(seed)
+    for client in np.flatnonzero(sizes < least):
+        while sizes[client] < least:
+            spare = (expected > 0) & (sizes > least)[:, None]
+            weights = np.where(spare.any(0), mixes[client], 0.0)
+            weights = weights if weights.sum() > 0 else spare.any(0).astype(float)
+            label = draw.choice(num_classes, p=weights / weights.sum())
+            giver = np.argmax(np.where(spare[:, label], sizes, -1))
+            expected[giver, label] -= 1
+            expected[client, label] += 1
+            sizes = expected.sum(1)
+    assert np.array_equal(fill_up(counts, mixes, least, rng(seed)), expected)
 
 
 def test_alpha_decides_between_one_class_and_all_alike():

@@ -10,21 +10,10 @@ import yaml
 from lpft.data.partition import Dirichlet, Iid, Pathological
 from lpft.data.sources import Arrays
 from lpft.data.sources.array_files import ArrayDomain
-from tests.data.made import made, parse, sizes
+from tests.data.made import made, parse, save_arrays, sizes
 from tests.layouts import save_medmnist
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "data"
-
-
-def save(path, num_train=80, num_test=20, seed=0, size=8, **more):
-    """Save random grey images of four classes."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for part, num in (("train", num_train), ("test", num_test)):
-        if num:
-            arrays[f"x_{part}"] = rng.integers(256, size=(num, size, size)).astype(np.uint8)
-            arrays[f"y_{part}"] = np.arange(num) % 4
-    np.savez(path, **{**arrays, **more})
 
 
 def make(root, sources, **settings):
@@ -40,9 +29,9 @@ def bytes_of(data, positions):
 
 def test_sources_become_clients(tmp_path):
     """Own test parts are kept, made otherwise; a source may be cut; val is a tenth of train."""
-    save(tmp_path / "a.npz")
-    save(tmp_path / "b.npz", num_test=0, seed=1)
-    save(tmp_path / "c.npz", seed=2, size=5)
+    save_arrays(tmp_path / "a.npz")
+    save_arrays(tmp_path / "b.npz", num_test=0, seed=1)
+    save_arrays(tmp_path / "c.npz", seed=2, size=5)
     sources = {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz"), "c": ArrayDomain("c.npz")}
     data = make(tmp_path, sources, clients=Iid({"c": 2}))
     expected = {"a": (72, 8, 20), "b": (54, 6, 20), "c-0": (36, 4, 10), "c-1": (36, 4, 10)}
@@ -64,7 +53,7 @@ def test_images_and_labels_stay_together(tmp_path):
 
 
 def test_groups_become_clients(tmp_path):
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     np.savez(tmp_path / "groups.npz", site=np.repeat([7, 30], 40))
     data = make(tmp_path, {"site": ArrayDomain("a.npz", group="site", group_file="groups.npz")})
     assert sizes(data) == {"site-7": (27, 3, 10), "site-30": (27, 3, 10)}
@@ -75,8 +64,8 @@ def test_groups_become_clients(tmp_path):
 
 
 def test_train_per_client_caps_train_and_val_together(tmp_path):
-    save(tmp_path / "a.npz")
-    save(tmp_path / "b.npz", num_train=12, seed=1)
+    save_arrays(tmp_path / "a.npz")
+    save_arrays(tmp_path / "b.npz", num_train=12, seed=1)
     data = make(tmp_path, {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz")}, train_per_client=40)
     assert sizes(data) == {"a": (36, 4, 20), "b": (11, 1, 20)}
     assert torch.bincount(data.labels[data.clients[0].train]).tolist() == [9, 9, 9, 9]
@@ -84,10 +73,10 @@ def test_train_per_client_caps_train_and_val_together(tmp_path):
 
 def test_no_tested_image_is_trained_on(tmp_path, caplog):
     """Client b trains on a copy of an image that client a is tested on, and on one that a chooses by."""
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     first = make(tmp_path, {"a": ArrayDomain("a.npz")}, channels=1)
     tested, chosen_by = first.images[first.clients[0].test[0], 0], first.images[first.clients[0].val[0], 0]
-    save(tmp_path / "b.npz", seed=1)
+    save_arrays(tmp_path / "b.npz", seed=1)
     arrays = dict(np.load(tmp_path / "b.npz"))
     arrays["x_train"][5], arrays["x_train"][6] = tested, chosen_by
     np.savez(tmp_path / "b.npz", **arrays)
@@ -111,7 +100,7 @@ def test_the_same_from_another_place(tmp_path):
     data = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        save(tmp_path / name / "a.npz")
+        save_arrays(tmp_path / name / "a.npz")
         os.utime(tmp_path / name / "a.npz", ns=(0, 10**18))
         data.append(make(tmp_path / name, {"a": ArrayDomain("a.npz")}))
     assert data[0].arrays.content_hash == data[1].arrays.content_hash
@@ -122,8 +111,8 @@ def test_the_same_from_another_place(tmp_path):
 
 def test_seed_and_order_of_sources(tmp_path):
     """A client's split depends on the seed and its name, not on who else is there."""
-    save(tmp_path / "a.npz", num_test=0)
-    save(tmp_path / "b.npz", num_test=0, seed=1)
+    save_arrays(tmp_path / "a.npz", num_test=0)
+    save_arrays(tmp_path / "b.npz", num_test=0, seed=1)
     a, b = ArrayDomain("a.npz"), ArrayDomain("b.npz")
     alone, together = make(tmp_path, {"a": a}), make(tmp_path, {"b": b, "a": a})
     assert bytes_of(alone, alone.clients[0].test) == bytes_of(together, together.clients[1].test)
@@ -138,7 +127,7 @@ def mixes(data, split):
 
 def test_label_shift_of_a_pool_with_its_own_test_part(tmp_path):
     """Train and test images stay what they are; a client's test set has the mix of what it trains on."""
-    save(tmp_path / "a.npz", num_train=400, num_test=200)
+    save_arrays(tmp_path / "a.npz", num_train=400, num_test=200)
     pool = dict(np.load(tmp_path / "a.npz"))
     data = make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Dirichlet(4, 0.5, 40), channels=1)
     trained = torch.cat([torch.cat([client.train, client.val]) for client in data.clients])
@@ -151,7 +140,7 @@ def test_label_shift_of_a_pool_with_its_own_test_part(tmp_path):
 
 
 def test_label_shift_of_a_pool_without_test_part(tmp_path):
-    save(tmp_path / "a.npz", num_train=400, num_test=0)
+    save_arrays(tmp_path / "a.npz", num_train=400, num_test=0)
     data = make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Pathological(4, 2))
     for split in ("train", "val", "test"):
         assert ((mixes(data, split) > 0).sum(1) == 2).all()
@@ -193,27 +182,27 @@ def test_a_part_for_choices_shares_no_image_with_the_others(tmp_path, caplog):
 
 
 def test_another_partition_is_another_key(tmp_path):
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     partitions = [Iid(2), Dirichlet(2, 0.1), Dirichlet(2, 0.2)]
     sources = {"a": ArrayDomain("a.npz")}
     assert len({make(tmp_path, sources, clients=partition).arrays.entry for partition in partitions}) == 3
 
 
 def test_a_pool_that_is_too_small_is_named(tmp_path):
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"`clients`: `min_samples=50` for each of 2 clients.*HINT"):
         make(tmp_path, {"a": ArrayDomain("a.npz")}, clients=Dirichlet(2, 0.1, 50))
 
 
 def test_inverting(tmp_path):
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     plain = make(tmp_path, {"a": ArrayDomain("a.npz")})
     negative = make(tmp_path, {"a": ArrayDomain("a.npz", invert=True)})
     assert torch.equal(plain.images, 255 - negative.images)
 
 
 def test_tiny_clients_do_not_crash_and_are_named(tmp_path, caplog):
-    save(tmp_path / "a.npz", num_train=3, num_test=0, group=np.array([0, 0, 1]))
+    save_arrays(tmp_path / "a.npz", num_train=3, num_test=0, group=np.array([0, 0, 1]))
     data = made(Arrays, {"a": ArrayDomain("a.npz", group="group")}, root=str(tmp_path), cache_dir=str(tmp_path / "c"))
     with caplog.at_level(logging.WARNING, "lpft"):
         data.prepare_data()
@@ -238,7 +227,7 @@ def test_an_error_about_the_content_names_the_domain(tmp_path):
 
 
 def test_more_classes_than_said(tmp_path):
-    save(tmp_path / "a.npz")
+    save_arrays(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="labels go from 0 to 3, expected 0 to 1"):
         make(tmp_path, {"a": ArrayDomain("a.npz")}, num_classes=2)
 
@@ -282,7 +271,7 @@ def test_partition_and_null_on_the_command_line(tmp_path):
 
 
 def test_yaml_and_overrides(tmp_path):
-    save(tmp_path / "a.npz", num_test=0)
+    save_arrays(tmp_path / "a.npz", num_test=0)
     source = {"domains": {"a": {"path": "a.npz", "x_test": None, "y_test": None}}}
     settings = {
         "source": {"class_path": "lpft.data.sources.Arrays", "init_args": source},
