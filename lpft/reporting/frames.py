@@ -51,10 +51,11 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    columns: dict[int, list[int]] = {}  # by the list of clients, which cells share
+    columns: dict[int, Any] = {}  # by the list of clients, which cells share
     for cell in result.cells:
         if id(cell.clients) not in columns:
-            columns[id(cell.clients)] = [position[client] for client in cell.clients]
+            same = cell.clients == result.clients
+            columns[id(cell.clients)] = slice(None) if same else [position[client] for client in cell.clients]
         matrix[position[cell.client], columns[id(cell.clients)]] = np.array(cell.accuracy, dtype=np.float64)
     return matrix
 
@@ -188,14 +189,16 @@ class Frames:
     @cached_property
     def curves(self) -> DataFrame:
         """One row per seed, method, client and epoch; epoch 0 is the global model."""
-        entries = [(r.seed, r.method, cell.client, entry) for r, cell in self._cells() for entry in cell.epochs]
-        columns: dict[str, list[Any]] = {
-            name: [entry[place] for entry in entries] for place, name in enumerate(("seed", "method", "client"))
+        cells = list(self._cells())
+        columns: dict[str, Any] = {
+            "seed": [result.seed for result, cell in cells for _ in cell.epochs],
+            "method": [result.method for result, cell in cells for _ in cell.epochs],
+            "client": [cell.client for _, cell in cells for _ in cell.epochs],
         }
         for name in CURVE_COLUMNS:
-            columns[name] = [entry.get(name) for *_, entry in entries]
-        frame = DataFrame(columns)
-        return frame.astype(dict.fromkeys((*RATES, *ACCURACIES), float))
+            values = (entry.get(name) for _, cell in cells for entry in cell.epochs)
+            columns[name] = list(values) if name in ("epoch", "phase") else _floats(values)
+        return DataFrame(columns)
 
     @cached_property
     def mean_curves(self) -> DataFrame:
@@ -236,6 +239,11 @@ class Frames:
 
     def _cells(self) -> Iterator[tuple[MethodResult, ClientResult]]:
         return ((result, cell) for result in self.method_results for cell in result.cells)
+
+
+def _floats(values: Iterable[float | None]) -> Vector:
+    """Return numbers as an array, with NaN for None."""
+    return np.fromiter((math.nan if value is None else value for value in values), dtype=np.float64)
 
 
 def _mean_epoch(epoch: int, entries: Sequence[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:

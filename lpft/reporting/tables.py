@@ -120,8 +120,8 @@ def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:
 def _quoted(name: str) -> str:
     """Return a name as CSV has it."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([name, ""])
-    return line.getvalue()[:-1]
+    csv.writer(line, lineterminator="\n").writerow([name, ""])
+    return line.getvalue().removesuffix(",\n")
 
 
 def _groups_by_client(groups: DataFrame) -> DataFrame:

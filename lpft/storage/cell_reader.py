@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -46,6 +46,20 @@ class Levels:
             self._numbers[text] = len(self.values)
             self.values.append(value)
         return array("H", map(self._numbers.__getitem__, texts))
+
+
+class Names(list[str]):
+    """The names of all clients, which knows where each of them stands."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self._places = {name: place for place, name in reversed(list(enumerate(self)))}
+
+    def index(self, name: str, *limits: Any) -> int:
+        """Return the place of a name; see `list.index`."""
+        if not limits and name in self._places:
+            return self._places[name]
+        return super().index(name, *limits)
 
 
 class Accuracies(Sequence[float | None]):
@@ -101,7 +115,7 @@ class CellReader:
         self.brief = brief
         self._levels = Levels()
         self._names_text = ""
-        self._names: list[str] = []
+        self._names = Names([])
         self._names_canonical = ""
 
     def __call__(self, text: str) -> ClientResult:
@@ -150,7 +164,7 @@ class CellReader:
         return ClientResult(client=client, clients=self._names, accuracy=accuracy, **rest)
 
     def _keep_names(self, names_text: str) -> None:
-        self._names = json.loads(f"[{names_text}]")
+        self._names = Names(json.loads(f"[{names_text}]"))
         self._names_canonical = names_text.replace(",\n  ", ", ")
         self._names_text = names_text
 

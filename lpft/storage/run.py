@@ -175,7 +175,7 @@ def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.fr
         DamagedFileError: if it is truncated, edited or in the wrong place: fingerprints do not cover seed and client.
     """
     try:
-        cell = parse(path.read_text(encoding="utf-8"))
+        cell = parse(path.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
     if Run("").cell(cell.seed, cell.method, cell.client).parts != path.parts[-4:]:
