@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
@@ -159,9 +160,8 @@ class CellReader:
         accuracy = self._accuracies(row_canonical)
         if accuracy is None:
             return None
-        if self.brief:
-            rest["epochs"] = []
-        return ClientResult(client=client, clients=self._names, accuracy=accuracy, **rest)
+        rest["epochs"] = [] if self.brief else [_shared(entry) for entry in rest["epochs"]]
+        return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_shared(rest))
 
     def _keep_names(self, names_text: str) -> None:
         self._names = Names(json.loads(f"[{names_text}]"))
@@ -179,6 +179,11 @@ class CellReader:
             return Accuracies(array("d", map(_number, texts)))
         except ValueError:
             return None
+
+
+def _shared(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary whose texts are the same objects in all cells."""
+    return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in entry.items()}
 
 
 @lru_cache(maxsize=8)
