@@ -24,7 +24,7 @@ from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
 from lpft.reporting.experiment import families
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
-from lpft.reporting.heatmap import NAMED_CLIENTS, color_scale, draw_matrix
+from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, looks, short
 
 FEW_VARIANTS = 3
@@ -48,7 +48,9 @@ def drawings(analysis: Analysis) -> dict[str, Drawing]:
     from lpft.reporting.sweep_figures import variant_drawings
 
     swept = bool(analysis.experiment.variants)
-    always = {name: described(name, name, partial(draw, analysis), swept=swept) for name, draw in FIGURES.items()}
+    number = len(analysis.experiment.client_names)
+    values = {"swept": swept, "clients": number, "every": bin_size(number)}
+    always = {name: described(name, name, partial(draw, analysis), **values) for name, draw in FIGURES.items()}
     return variant_drawings(analysis) | always
 
 
@@ -256,7 +258,8 @@ def distortion(analysis: Analysis) -> Figure | None:
     joined = len(analysis.experiment.client_names) * len(methods) <= MANY_PATHS
     style: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markeredgewidth": 0, "alpha": 0.4}
     for method in methods:
-        for _, path in _mean_points(analysis, method, ends=False).groupby("client"):
+        points = _mean_points(analysis, method, ends=False)
+        for path in (own for _, own in points.groupby("client")) if joined else [points]:
             width = 0.7 if joined else 0
             axes.plot(path["distortion"], path["loss"], color=look[method].color, linewidth=width, **style)
     for family, members in _families(analysis, methods).items():
@@ -272,8 +275,14 @@ def distortion(analysis: Analysis) -> Figure | None:
 
 
 def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:
-    """Return distortion and loss of Global by client (and epoch), mean over seeds; see `distortion_points`."""
+    """Return distortion and loss of Global by client (and epoch), mean over seeds; see `distortion_points`.
+
+    Of very many clients only every `bin_size`-th is returned.
+    """
     points = distortion_points(analysis.frames, method, ends=ends)
+    names = analysis.experiment.client_names
+    if (every := bin_size(len(names))) > 1:
+        points = points[points["client"].isin(names[::every])]
     return points.groupby(["client", "epoch"], as_index=False)[["distortion", "loss"]].mean()
 
 
@@ -319,7 +328,7 @@ def matrices(analysis: Analysis) -> Figure | None:
     average = results.groupby("method")["average2"].mean().fillna(-math.inf)
     shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
     seeds = {method: results.loc[results["method"] == method, "seed"] for method in shown}
-    means = {m: np.mean([analysis.matrix(m, seed).to_numpy() for seed in seeds[m]], axis=0) for m in shown}
+    means = {m: np.mean([binned(analysis.matrix(m, seed).to_numpy()) for seed in seeds[m]], axis=0) for m in shown}
     columns = 2 if len(means) in (2, 4) else 3
     side = max(1.9, min(3.0, 0.28 * len(names)))
     drawn, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))

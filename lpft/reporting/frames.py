@@ -21,6 +21,7 @@ from lpft.evaluation.metrics import (
     METRICS,
     Evaluation,
     Matrix,
+    Vector,
     compute_client_metrics,
     compute_metrics,
     mean,
@@ -50,16 +51,52 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
+    columns: dict[int, Any] = {}  # by the list of clients, which cells share
     for cell in result.cells:
-        columns = [position[client] for client in cell.clients]
-        matrix[position[cell.client], columns] = [math.nan if value is None else value for value in cell.accuracy]
+        if id(cell.clients) not in columns:
+            same = cell.clients == result.clients
+            columns[id(cell.clients)] = slice(None) if same else [position[client] for client in cell.clients]
+        matrix[position[cell.client], columns[id(cell.clients)]] = np.array(cell.accuracy, dtype=np.float64)
     return matrix
 
 
-def evaluation_of(result: MethodResult) -> Evaluation:
+class _Evaluation(Evaluation):
+    """An evaluation that computes the metrics of the clients once: many metrics of a method are means of them."""
+
+    @cached_property
+    def client_metrics(self) -> dict[str, Vector]:
+        return compute_client_metrics(self)
+
+    def of_clients(self, name: str) -> Vector:
+        return self.client_metrics[name]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of one method and seed.
+
+    Args:
+        metrics: of the method, by name; NaN if it is not complete.
+        of_clients: of every client, ``(C,)`` each, by name.
+    """
+
+    metrics: Mapping[str, float]
+    of_clients: Mapping[str, Vector]
+
+
+def measure(result: MethodResult) -> Measured:
+    """Compute all metrics of one method and seed."""
+    metrics = dict.fromkeys([metric.name for metric in METRICS], math.nan)
+    if not result.clients:
+        return Measured(metrics, {})
+    evaluation = evaluation_of(result)
+    return Measured(compute_metrics(evaluation) if result.complete else metrics, evaluation.client_metrics)
+
+
+def evaluation_of(result: MethodResult) -> _Evaluation:
     """Return what the metrics of one method and seed are computed from."""
     by_client = {cell.client: cell for cell in result.cells}
-    return Evaluation(accuracy_matrix(result), [by_client.get(client) for client in result.clients])
+    return _Evaluation(accuracy_matrix(result), [by_client.get(client) for client in result.clients])
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,11 @@ class Frames:
     histories: Mapping[int, History] = field(default_factory=dict)
 
     @cached_property
+    def measured(self) -> list[Measured]:
+        """The metrics of every entry of `method_results`."""
+        return [measure(result) for result in self.method_results]
+
+    @cached_property
     def results(self) -> DataFrame:
         """One row per seed and method: every metric, ``complete`` and ``problem``.
 
@@ -83,9 +125,8 @@ class Frames:
         """
         names = [metric.name for metric in METRICS]
         rows = []
-        for result in self.method_results:
-            row: Row = {"seed": result.seed, "method": result.method}
-            row |= compute_metrics(evaluation_of(result)) if result.complete else dict.fromkeys(names, math.nan)
+        for result, measured in zip(self.method_results, self.measured, strict=True):
+            row: Row = {"seed": result.seed, "method": result.method, **measured.metrics}
             rows.append(row | {"complete": result.complete, "problem": result.problem})
         frame = DataFrame(rows, columns=["seed", "method", *names, "complete", "problem"])
         return _without_empty(frame, [metric.name for metric in METRICS if metric.optional])
@@ -116,18 +157,18 @@ class Frames:
         return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
 
     def _client_rows(self) -> Iterator[Row]:
-        for result in self.method_results:
-            if not result.clients:
-                continue
-            evaluation = evaluation_of(result)
-            metrics = compute_client_metrics(evaluation)
-            for index, (client, cell) in enumerate(zip(result.clients, evaluation.results, strict=True)):
+        for result, measured in zip(self.method_results, self.measured, strict=True):
+            by_client = {cell.client: cell for cell in result.cells}
+            missing = set(result.missing)
+            metrics = {name: values.tolist() for name, values in measured.of_clients.items()}
+            for index, client in enumerate(result.clients):
+                cell = by_client.get(client)
                 row: Row = {"seed": result.seed, "method": result.method, "client": client}
                 if cell is None:
-                    row["status"] = "missing" if client in result.missing else "damaged"
+                    row["status"] = "missing" if client in missing else "damaged"
                 else:
                     row |= {name: getattr(cell, name) for name in ("status", *COUNTS, *FIELDS)}
-                    row |= {name: float(values[index]) for name, values in metrics.items()}
+                    row |= {name: values[index] for name, values in metrics.items()}
                 yield row
 
     @cached_property
@@ -148,13 +189,16 @@ class Frames:
     @cached_property
     def curves(self) -> DataFrame:
         """One row per seed, method, client and epoch; epoch 0 is the global model."""
-        rows = [
-            {"seed": r.seed, "method": r.method, "client": cell.client, **entry}
-            for r, cell in self._cells()
-            for entry in cell.epochs
-        ]
-        frame = DataFrame(rows, columns=["seed", "method", "client", *CURVE_COLUMNS])
-        return frame.astype(dict.fromkeys((*RATES, *ACCURACIES), float))
+        cells = list(self._cells())
+        columns: dict[str, Any] = {
+            "seed": [result.seed for result, cell in cells for _ in cell.epochs],
+            "method": [result.method for result, cell in cells for _ in cell.epochs],
+            "client": [cell.client for _, cell in cells for _ in cell.epochs],
+        }
+        for name in CURVE_COLUMNS:
+            values = (entry.get(name) for _, cell in cells for entry in cell.epochs)
+            columns[name] = list(values) if name in ("epoch", "phase") else _floats(values)
+        return DataFrame(columns)
 
     @cached_property
     def mean_curves(self) -> DataFrame:
@@ -195,6 +239,11 @@ class Frames:
 
     def _cells(self) -> Iterator[tuple[MethodResult, ClientResult]]:
         return ((result, cell) for result in self.method_results for cell in result.cells)
+
+
+def _floats(values: Iterable[float | None]) -> Vector:
+    """Return numbers as an array, with NaN for None."""
+    return np.fromiter((math.nan if value is None else value for value in values), dtype=np.float64)
 
 
 def _mean_epoch(epoch: int, entries: Sequence[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:

@@ -23,6 +23,8 @@ NAMED_CLIENTS = 30
 """Up to so many clients are named in a figure."""
 NUMBERED_CLIENTS = 12
 """Up to so many clients a matrix shows its numbers."""
+MANY_CLIENTS = 150
+"""Up to so many clients a matrix shows each; of more, means over several."""
 FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
@@ -34,17 +36,49 @@ def color_scale(matrices: Sequence[Matrix]) -> Normalize:
     return Normalize(low, high if high > low else low + 1)
 
 
+def bin_size(number: int) -> int:
+    """Return how many of so many clients a row of a matrix shows together.
+
+    >>> bin_size(150), bin_size(151), bin_size(2000)
+    (1, 2, 14)
+    """
+    return -(-number // MANY_CLIENTS)
+
+
+def binned(matrix: Matrix) -> Matrix:
+    """Return a matrix that can be drawn: of more than `MANY_CLIENTS` clients, means over square fields.
+
+    Args:
+        matrix: ``(C, C)``, NaN where it is not defined.
+
+    Returns:
+        ``(B, B)`` with ``B = ceil(C / bin_size(C))``; NaN where a field has no defined value.
+    """
+    every = bin_size(len(matrix))
+    if every <= 1:
+        return matrix
+    defined = ~np.isnan(matrix)
+    starts = np.arange(0, len(matrix), every)
+    sums, counts = (
+        np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1)
+        for values in (np.where(defined, matrix, 0.0), defined.astype(np.float64))
+    )
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
 def heatmap_png(matrix: Matrix, names: Sequence[str], scale: Normalize) -> tuple[bytes, int, int]:
     """Draw an accuracy matrix: row = whose model, column = whose test set, own test sets framed; unknown is white.
 
     Args:
-        matrix: percent, ``(C, C)``.
-        names: of the clients.
+        matrix: percent, ``(C, C)``, see `binned`.
+        names: of the clients; only a few are written.
         scale: of the colours, see `color_scale`.
 
     Returns:
         PNG data, width and height in pixels.
     """
+    if len(names) != len(matrix):
+        names = [""] * len(matrix)
     size = max(4, min(34, 600 // max(1, len(names))))
     font = ImageFont.truetype(str(FONT), 11)
     labels = [short(name) for name in names] if len(names) <= NAMED_CLIENTS else [""] * len(names)
@@ -81,6 +115,7 @@ def _upright(label: str, font: ImageFont.FreeTypeFont, width: int, height: int) 
 def draw_matrix(axes: Axes, matrix: Matrix, names: Sequence[str], scale: Normalize) -> None:
     """Draw an accuracy matrix into a plot: framed diagonal, and numbers if there is room for them."""
     image = draw_fields(axes, matrix, scale)
+    names = names if len(names) == len(matrix) else [""] * len(matrix)
     ticks = range(len(names)) if len(names) <= NAMED_CLIENTS else []
     size = 8.5 if len(names) <= NUMBERED_CLIENTS else 5.5
     labels = [short(name, 12) for name in names] if ticks else []

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from pandas import DataFrame, Series, read_csv
+from pandas import DataFrame, Series, isna, read_csv
 
 from lpft.evaluation.metrics import Metric, mean, metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
@@ -24,7 +24,7 @@ from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences
 from lpft.reporting.console import comparison_rows, exceptions, incomplete
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.experiment import Experiment, families, flat, grouped, label, section, short_keys, word
+from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.judging import Judged, Spread
@@ -277,15 +277,24 @@ def _rounded(text: str) -> str:
 
 def _client_rows(analysis: Analysis) -> Rows:
     """Return sample counts, the global model's accuracy, and each method's with every status that is not ok."""
+    columns = ["client", "seed", "method", "status", "num_train", "num_val", "num_test", "local_before", "local"]
+    by_client: dict[str, list[dict[str, Any]]] = {}
+    for record in analysis.frames.clients[columns].to_dict("records"):
+        by_client.setdefault(record["client"], []).append({str(key): value for key, value in record.items()})
     rows = []
-    for client, frame in analysis.frames.clients.groupby("client", sort=False):
-        entries = [_span(frame[name].dropna()) for name in ("num_train", "num_val", "num_test")]
-        entries.append(_mean(frame.drop_duplicates("seed")["local_before"]))
+    for client, records in by_client.items():
+        entries = [
+            _span(r[name] for r in records if not isna(r[name])) for name in ("num_train", "num_val", "num_test")
+        ]
+        first_of_seed = {record["seed"]: record["local_before"] for record in reversed(records)}
+        entries.append(_mean(reversed(first_of_seed.values())))
+        by_method = group_by(records, lambda record: str(record["method"]))
         for method in analysis.experiment.methods:
-            own = frame[frame["method"] == method]
-            statuses = sorted({*own["status"]} - {"ok", "missing", "damaged"})
-            entries.append(" ".join([_mean(own["local"]), *(f"({status})" for status in statuses)]))
-        rows.append((str(client), entries))
+            own = by_method.get(method, [])
+            statuses = sorted({record["status"] for record in own} - {"ok", "missing", "damaged"})
+            accuracy = _mean(record["local"] for record in own)
+            entries.append(" ".join([accuracy, *(f"({status})" for status in statuses)]))
+        rows.append((client, entries))
     return rows
 
 
@@ -294,10 +303,11 @@ def _mean(values: Iterable[float | None]) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
-def _span(values: Series) -> str:
-    if values.empty:
+def _span(numbers: Iterable[int]) -> str:
+    values = list(numbers)
+    if not values:
         return "-"
-    return str(values.min()) if values.min() == values.max() else f"{values.min()} to {values.max()}"
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
 # A sweep

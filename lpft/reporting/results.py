@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
 from lpft.storage import config_file
+from lpft.storage.cell_reader import CellReader
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import Run, file_name
@@ -94,10 +95,14 @@ class MethodResult:
         return sum(cell.status == status for cell in self.cells)
 
 
-def read_results(run: Run) -> list[MethodResult]:
+def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
     """Read every cell of a run.
 
     Seeds and methods are those of config.yaml, and those that have cells on disk.
+
+    Args:
+        run: the run.
+        brief: leave out accuracies and epochs, which take most of the time and memory.
 
     Returns:
         One result per seed and method, sorted by seed, then in the order of `method_order`.
@@ -106,8 +111,9 @@ def read_results(run: Run) -> list[MethodResult]:
     planned_seeds, planned_methods = _planned(config)
     on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
     order = method_order(config, {method for methods in on_disk.values() for method in methods})
+    parse = CellReader(brief)
     found = {
-        (seed, method): list(run.cells(seed, method)) if method in methods else []
+        (seed, method): list(run.cells(seed, method, parse)) if method in methods else []
         for seed, methods in on_disk.items()
         for method in order
     }
@@ -122,7 +128,7 @@ def read_results(run: Run) -> list[MethodResult]:
 
 def read_method(run: Run, seed: int, method: str) -> MethodResult:
     """Read the results of one method with one seed; whether they are outdated is not checked."""
-    cells = list(run.cells(seed, method))
+    cells = list(run.cells(seed, method, CellReader()))
     return _sorted_out(seed, method, _clients(read_config(run), [cell for _, cell in cells]), cells)
 
 
@@ -207,10 +213,15 @@ def _sorted_out(
     names = {file_name(client): client for client in clients}
     cells: dict[str, ClientResult] = {}
     damaged = []
+    expected = sorted(clients)
+    fits: dict[int, bool] = {}  # cells share their lists of clients
     for path, cell in found:
         if isinstance(cell, DamagedFileError):
             damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), str(cell)))
-        elif sorted(cell.clients) != sorted(clients) or len(cell.accuracy) != len(cell.clients):
+            continue
+        if id(cell.clients) not in fits:
+            fits[id(cell.clients)] = sorted(cell.clients) == expected
+        if not fits[id(cell.clients)] or len(cell.accuracy) != len(cell.clients):
             reason = "it was computed for other clients"
             damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
         else:

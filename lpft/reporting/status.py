@@ -256,7 +256,7 @@ def _read_status(run: Run) -> RunStatus:
             eta=sum((point.eta for point in points), Eta()),
         )
     here, tuning = _Now(run), _Now(run.tuning)
-    results, trials = read_results(run), read_results(run.tuning)
+    results, trials = read_results(run, brief=True), read_results(run.tuning, brief=True)
     planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
     federation = section(config, "federation")
     rounds = None if federation.get("init") else federation.get("rounds")

@@ -7,15 +7,18 @@ cannot be compared with a mean over all of them.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
-from pandas import DataFrame
+import numpy as np
+from pandas import DataFrame, factorize
 
 from lpft.evaluation.groups import Where
-from lpft.evaluation.metrics import CLIENT_METRICS
+from lpft.evaluation.metrics import CLIENT_METRICS, Matrix
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
@@ -47,17 +50,19 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
     def rows_of(frame: DataFrame) -> DataFrame:
         return frame[(frame["seed"] == result.seed) & (frame["method"] == result.method)]
 
-    matrix = DataFrame(accuracy_matrix(result), result.clients, result.clients)
-    matrix.insert(0, "", result.clients, allow_duplicates=True)
     names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
     clients = rows_of(frames.clients)[["client", "status", *COUNTS, *names]]
     curves = rows_of(frames.mean_curves)[list(CURVE_COLUMNS)]
     tables = {
-        "accuracy.csv": matrix,
         "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),
         "curves.csv": curves if curves["local"].notna().any() else curves[:0],
         "depth.csv": rows_of(frames.depth)[["depth", "layer", "distortion_relative"]],
     }
+    path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
+    if result.clients:
+        write_atomically(path, matrix_csv(accuracy_matrix(result), result.clients))
+    else:
+        path.unlink(missing_ok=True)
     for name, frame in tables.items():
         path = analysis.run.method_file(result.seed, result.method, name)
         if len(frame):
@@ -92,6 +97,31 @@ def write_sweep_table(run: Run, points: Sequence[Analysis]) -> None:
 def write_csv(path: Path, frame: DataFrame) -> None:
     """Write a frame as CSV, without its index."""
     write_atomically(path, str(frame.to_csv(index=False, lineterminator="\n")))
+
+
+def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:
+    """Return a matrix as CSV, the names above and on the left: the bytes of pandas, which takes far longer.
+
+    Equal values, of which there are many in an accuracy matrix, are turned into text once.
+
+    Args:
+        matrix: ``(C, C)``; NaN is left blank.
+        names: of the clients.
+    """
+    codes, values = factorize(matrix.ravel())
+    texts = np.array([*map(repr, values.tolist()), ""], dtype=object)  # the last one is that of -1, for NaN
+    quoted = [_quoted(name) for name in names]
+    lines = [",".join(["", *quoted])]
+    for name, row in zip(quoted, codes.reshape(matrix.shape), strict=True):
+        lines.append(",".join([name, *texts[row]]))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _quoted(name: str) -> str:
+    """Return a name as CSV has it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([name, ""])
+    return line.getvalue().removesuffix(",\n")
 
 
 def _groups_by_client(groups: DataFrame) -> DataFrame:

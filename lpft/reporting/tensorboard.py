@@ -29,10 +29,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lpft.evaluation.metrics import compute_metrics, shown_metrics
+from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, flat, section
-from lpft.reporting.frames import Frames, accuracy_matrix, evaluation_of
+from lpft.reporting.frames import Frames, Measured, accuracy_matrix, measure
 from lpft.reporting.results import MethodResult, read_method
 from lpft.storage.atomic import replacing
 from lpft.storage.run import Run
@@ -85,16 +85,18 @@ Summaries = Iterable[tuple[int, Summary]]
 
 def write_events(analysis: Analysis) -> None:
     """Write the final events of every seed and method that has results, and of every global model with a history."""
-    from lpft.reporting.heatmap import color_scale, heatmap_png
+    from lpft.reporting.heatmap import binned, color_scale, heatmap_png
 
     config = analysis.experiment.config
     settings = {method: method_settings(method, config) for method in analysis.experiment.methods}
-    scale = color_scale([accuracy_matrix(result) for result in analysis.method_results])
-    for result in analysis.method_results:
+    matrices = [binned(accuracy_matrix(result)) for result in analysis.method_results]
+    scale = color_scale(matrices)
+    parts = zip(analysis.method_results, analysis.frames.measured, matrices, strict=True)
+    for result, measured, matrix in parts:
         if result.cells:
             cells = analysis.run.method_file(result.seed, result.method, "cells")
-            image = heatmap_png(accuracy_matrix(result), result.clients, scale)
-            summaries = [*_settings(result, settings), *method_scalars(result)]
+            image = heatmap_png(matrix, result.clients, scale)
+            summaries = [*_settings(result, settings), *method_scalars(result, measured)]
             summaries.append((summaries[-1][0], _image("accuracy matrix", *image)))
             replace_events(cells.parent, summaries, _newest(cells.glob("*.json")))
     for seed, history in analysis.histories.items():
@@ -177,10 +179,10 @@ class LiveEvents:
         self._writers[folder].flush()
 
 
-def method_scalars(result: MethodResult) -> Summaries:
+def method_scalars(result: MethodResult, measured: Measured | None = None) -> Summaries:
     """Yield the curves of a method, and at their end its metrics if it is complete; at least one summary."""
     curves = Frames([result]).mean_curves.to_dict("records") or [{"epoch": 0}]
-    metrics = compute_metrics(evaluation_of(result)) if result.complete else {}
+    metrics = (measured or measure(result)).metrics
     for column, name in END_OF_TRAINING.items():
         if not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
             curves[-1][column] = metrics.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from typing import Any
@@ -66,7 +66,7 @@ class ClientResult:
     fingerprint: str
     status: str
     clients: list[str]
-    accuracy: list[float | None]
+    accuracy: Sequence[float | None]
     local_before: float | None
     val_before: float | None
     val_after: float | None
@@ -97,7 +97,7 @@ class ClientResult:
 
     def to_json(self) -> str:
         """Return the cell as JSON text, with a checksum of its content."""
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content = {f.name: getattr(self, f.name) for f in fields(self)} | {"accuracy": list(self.accuracy)}
         return json.dumps({**content, "checksum": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod

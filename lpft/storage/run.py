@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,16 +156,18 @@ class Run:
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
-    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
+    def cells(
+        self, seed: int, method: str, parse: Callable[[str], ClientResult] = ClientResult.from_json
+    ) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
         """Yield every client result of a method on disk, or the error if its file is damaged."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
-                yield path, read_cell(path)
+                yield path, read_cell(path, parse)
             except DamagedFileError as error:
                 yield path, error
 
 
-def read_cell(path: Path) -> ClientResult:
+def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.from_json) -> ClientResult:
     """Read a cell from its place in a run.
 
     Raises:
@@ -173,7 +175,7 @@ def read_cell(path: Path) -> ClientResult:
         DamagedFileError: if it is truncated, edited or in the wrong place: fingerprints do not cover seed and client.
     """
     try:
-        cell = ClientResult.from_json(path.read_text(encoding="utf-8"))
+        cell = parse(path.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
     if Run("").cell(cell.seed, cell.method, cell.client).parts != path.parts[-4:]:

@@ -1,0 +1,101 @@
+"""Reading many cells in little memory finds what reading one by one finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lpft.storage import cell_reader
+from lpft.storage.cell_reader import CellReader
+from lpft.storage.client_result import ClientResult, DamagedFileError
+from lpft.storage.fingerprint import digest
+from tests.reporting.fabricate import WEIRD, make_cell
+
+CELLS = [make_cell(0, method, client, WEIRD) for method in ("ft", "lpft") for client in WEIRD]
+CELLS[1] = replace(CELLS[1], accuracy=[None, 100.0, 1e-05, 12.5, None], groups={"b": {"all": 1.0}, "a": {"all": 2.0}})
+
+
+@pytest.fixture
+def no_second_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> ClientResult:
+        raise AssertionError("This cell was not read as it was written.")
+
+    monkeypatch.setattr(ClientResult, "from_json", refuse)
+
+
+@pytest.mark.usefixtures("no_second_way")
+def test_cells_as_written_are_read_the_fast_way() -> None:
+    reader = CellReader()
+    read = [reader(cell.to_json()) for cell in CELLS]
+    assert read == CELLS
+    assert [cell.local for cell in read] == [cell.local for cell in CELLS]
+    assert all(cell.clients is read[0].clients for cell in read)
+    for cell, expected in zip(read, CELLS, strict=True):
+        np.testing.assert_array_equal(np.array(cell.accuracy), np.array(expected.accuracy, dtype=float))
+    assert [cell.to_json() for cell in read] == [cell.to_json() for cell in CELLS]
+
+
+@pytest.mark.usefixtures("no_second_way")
+def test_more_different_accuracies_than_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_reader, "MOST_LEVELS", 7)
+    reader = CellReader()
+    assert [reader(cell.to_json()) for cell in CELLS] == CELLS
+    assert np.array(reader(CELLS[1].to_json()).accuracy)[3] == 12.5
+
+
+@pytest.mark.usefixtures("no_second_way")
+def test_brief_cells_lack_accuracies_and_epochs_only() -> None:
+    brief = CellReader(brief=True)(CELLS[0].to_json())
+    assert brief == replace(CELLS[0], accuracy=[None] * len(WEIRD), epochs=[])
+
+
+DAMAGES: dict[str, Callable[[str], str]] = {
+    "empty": lambda _: "",
+    "cut off": lambda text: text[: len(text) // 2],
+    "cut off in the matrix": lambda text: text[: text.index('"local_before"')],
+    "an accuracy": lambda text: text.replace(str(CELLS[0].accuracy[2]), "99.0", 1),
+    "an accuracy that is text": lambda text: text.replace(str(CELLS[0].accuracy[2]), '"99.0"', 1),
+    "a name": lambda text: text.replace("Ward 3/B", "Ward 3/C"),
+    "the client": lambda text: text.replace('"client": "Ward 3/B"', '"client": "Ward 3/C"'),
+    "a figure": lambda text: text.replace('"num_val": 30', '"num_val": 31'),
+    "an epoch": lambda text: text.replace('"epoch": 3', '"epoch": 4'),
+    "the checksum": lambda text: text.replace('"checksum": "', '"checksum": "0'),
+    "no checksum": lambda text: text.replace('"checksum"', '"sum"'),
+    "no object": lambda _: "[1, 2]\n",
+}
+
+
+@pytest.mark.parametrize("brief", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_found(damage: Callable[[str], str], brief: bool) -> None:
+    text = damage(CELLS[0].to_json())
+    assert text != CELLS[0].to_json()
+    with pytest.raises(DamagedFileError) as expected:
+        ClientResult.from_json(text)
+    with pytest.raises(DamagedFileError, match=str(expected.value)):
+        CellReader(brief)(text)
+
+
+def test_unknown_and_missing_fields() -> None:
+    content = json.loads(CELLS[0].to_json())
+    del content["checksum"]
+    for changed in ({**content, "later": 1}, {key: value for key, value in content.items() if key != "status"}):
+        text = json.dumps({**changed, "checksum": digest(changed)}, indent=1)
+        with pytest.raises(DamagedFileError, match="checksum does not fit"):
+            CellReader()(text)
+    earlier = {key: value for key, value in content.items() if key != "depth"}
+    text = json.dumps({**earlier, "checksum": digest(earlier)}, indent=1)
+    assert CellReader()(text) == replace(CELLS[0], depth=None)
+
+
+def test_other_layouts_of_the_same_content() -> None:
+    content = json.loads(CELLS[0].to_json())
+    assert CellReader()(json.dumps(content)) == CELLS[0]
+    brief = CellReader(brief=True)(json.dumps(content))
+    assert (brief.epochs, set(brief.accuracy)) == ([], {None})
+    alone = make_cell(0, "ft", "a", ["a"])
+    assert CellReader()(alone.to_json()) == alone
