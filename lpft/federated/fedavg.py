@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lpft.clients.batches import stacks
 from lpft.clients.device_data import DeviceSamples
@@ -205,7 +205,7 @@ def any_rank(fabric: Fabric, flag: bool) -> bool:
 def _sum(fabric: Fabric, *tensors: Tensor) -> list[Tensor]:
     """Add up tensors over all ranks by one all-reduce in float64; every rank gets the sums."""
     flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
-    summed = fabric.all_reduce(flat, reduce_op="sum")
-    assert isinstance(summed, Tensor)
-    parts = summed.split([tensor.numel() for tensor in tensors])
+    if fabric.world_size > 1:
+        distributed.all_reduce(flat)  # `fabric.all_reduce` would wait at a barrier of its own before
+    parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
