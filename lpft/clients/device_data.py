@@ -10,6 +10,9 @@ from torch import Tensor
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import augmented
 
+KEPT_NUMBERS = 2**24
+"""So many numbers in normalized images are few enough to be kept in memory between uses (64 MiB)."""
+
 
 class DeviceSamples:
     """The dataset's arrays as one device sees them.
@@ -28,6 +31,10 @@ class DeviceSamples:
         fits = device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self._images = data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
+
+    def can_keep(self, num_images: int) -> bool:
+        """Tell whether so many normalized images are small enough to be kept, instead of being made when needed."""
+        return num_images * self._images[0].numel() <= KEPT_NUMBERS
 
     def images(self, index: Tensor, dtype: torch.dtype, draws: Tensor | None = None) -> Tensor:
         """Return normalized images ``(*index.shape, channels, size, size)`` of samples at positions in the arrays.

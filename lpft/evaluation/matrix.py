@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lpft.clients.accuracy import percent
 from lpft.clients.features import CHUNK, GlobalFeatures, chunks
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.distortion import client_means
@@ -205,6 +204,15 @@ def share(hits: Sequence[Tensor]) -> Tensor:
     tensor([50., nan], dtype=torch.float64)
     """
     return torch.stack([100 * row.double().mean() for row in hits])
+
+
+def percent(correct: Tensor, total: Tensor) -> Tensor:
+    """Return the share of correct predictions in percent, float64; NaN where there is none at all.
+
+    >>> percent(torch.tensor([3, 0]), torch.tensor([4, 0]))
+    tensor([75., nan], dtype=torch.float64)
+    """
+    return 100 * correct.double() / total.double()
 
 
 @contextmanager

@@ -151,8 +151,6 @@ class ValidationTest:
     """
 
     MAX_CLIENTS = 1000
-    MAX_KEPT = 2**24
-    """Numbers in normalized images that are kept in memory between rounds, if there are no more (64 MiB)."""
 
     def __init__(self, fabric: Fabric, net: BodyHeadNet, samples: DeviceSamples, seed: int) -> None:
         self.fabric, self.samples = fabric, samples
@@ -165,8 +163,7 @@ class ValidationTest:
         pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []
         self.pieces = pieces[fabric.global_rank :: fabric.world_size]
         self._images: dict[int, Tensor] = {}
-        spec = samples.data.spec
-        self._keeps = sum(map(len, sets)) * spec.in_channels * spec.image_size**2 <= self.MAX_KEPT
+        self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
     @torch.no_grad()
     def __call__(self, state: State, stop: bool) -> tuple[float, bool]:

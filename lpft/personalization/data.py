@@ -10,9 +10,6 @@ from torch import Tensor
 from lpft.clients.batches import StackSamples
 from lpft.clients.features import GlobalFeatures
 
-KEPT_PIXELS = 2**24
-"""Numbers in a stack's training images up to which these are normalized once, and not in every step."""
-
 
 class StackData:
     """Images, labels and global features of the training samples of K clients, on the device.
@@ -70,8 +67,8 @@ class StackData:
     @cached_property
     def _images(self) -> Tensor | None:
         """All normalized images, ``(K, n_max, ...)``, where they are small; None where a batch is made when needed."""
-        pixels = self.index.numel() * self.global_features.data.images[0].numel()
-        return self.global_features.images(self.index) if pixels <= KEPT_PIXELS else None
+        can_keep = self.global_features.samples.can_keep(self.index.numel())
+        return self.global_features.images(self.index) if can_keep else None
 
     @cached_property
     def _features(self) -> Tensor:
