@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-SECTIONS = ("data", "network", "federation", "personalization", "methods", "trainer", "tune")
+SECTIONS = ("data", "network", "federation", "personalization", "evaluation", "methods", "trainer", "tune")
 """Sections that may be given as the path of another file."""
 
 

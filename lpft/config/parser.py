@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lpft.config.files import ConfigError, check_file, shortened
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment
+from lpft.evaluation.settings import EvaluationSettings
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
 from lpft.models.base import NetFactory
@@ -136,6 +137,7 @@ class ExperimentCLI(LightningCLI):
         add("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
+        parser.add_class_arguments(EvaluationSettings, "evaluation")
         add("--methods", type=dict[str, Method], required=needed, sub_configs=True, help="rows of the table")
         add("--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values")
         add("--verdicts", type=list[str], default=[], help="functions that judge the results: lpft.paper.verdicts.X")

@@ -11,6 +11,7 @@ from typing import Any
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config, ExperimentParser
 from lpft.data.datamodule import FederatedDataModule
+from lpft.evaluation.settings import EvaluationSettings
 from lpft.federated.federate import GlobalTask, build_network
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
@@ -65,6 +66,7 @@ class Experiment:
     network: NetFactory
     federation: Federation
     personalization: Personalization
+    evaluation: EvaluationSettings
     all_methods: dict[str, Method]
     devices: Devices
     tune: Tuning
@@ -117,7 +119,8 @@ class Experiment:
     def shared_settings(self) -> Config:
         """All settings that the results of every method depend on."""
         personalization = {k: value for k, value in self.config["personalization"].items() if k != "save_models"}
-        return {**self.global_settings, "personalization": personalization}
+        evaluation = {k: value for k, value in self.config["evaluation"].items() if k != "equivalence"}
+        return {**self.global_settings, "personalization": personalization, "evaluation": evaluation}
 
     def method_settings(self, name: str) -> Config:
         """Return all settings that the results of one method depend on."""
@@ -149,6 +152,7 @@ class Experiment:
             self.config["personalization"]["clients_per_stack"],
             self.config["personalization"]["heads_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
+            self.evaluation,
         )
 
 

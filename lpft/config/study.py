@@ -127,6 +127,7 @@ def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment
         network=parts.network,
         federation=parts.federation,
         personalization=parts.personalization,
+        evaluation=parts.evaluation,
         all_methods=parts.methods,
         devices=parts.trainer,
         tune=parts.tune,

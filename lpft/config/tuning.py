@@ -40,14 +40,20 @@ def tuning_experiment(experiment: Experiment) -> Experiment:
         for name, changes_of_trials in by_method.items()
         for number, changes in enumerate(changes_of_trials)
     }
-    config = {**config, "methods": methods, "personalization": {**config["personalization"], "eval_every": 0}}
-    personalization = copy.copy(experiment.personalization)
-    personalization.save_models, personalization.eval_every = False, 0
+    config = {
+        **config,
+        "methods": methods,
+        "personalization": {**config["personalization"], "eval_every": 0},
+        "evaluation": {**config["evaluation"], "curve": 0},
+    }
+    personalization, evaluation = copy.copy(experiment.personalization), copy.copy(experiment.evaluation)
+    personalization.save_models, personalization.eval_every, evaluation.curve = False, 0, 0
     selected = [trial_name(name, n) for name in experiment.methods for n in range(len(by_method.get(name, [])))]
     return replace(
         _with_methods(experiment, config, experiment.run.tuning),
         seeds=experiment.tune.seeds,
         personalization=personalization,
+        evaluation=evaluation,
         tune=replace(experiment.tune, grids={}),
         selection=replace(experiment.selection, only=selected, fallback=False),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lpft.clients.batches import stacks
 from lpft.data.datamodule import FederatedDataModule
+from lpft.evaluation.settings import EvaluationSettings
 from lpft.methods.base import Method
 from lpft.models.base import NetFactory
 from lpft.models.weights import load_model
@@ -60,6 +61,7 @@ class PersonalTask:
         clients_per_stack: the most clients trained as one.
         heads_per_stack: the same for methods that leave the body as it is.
         fingerprints: hash of all that a method's results depend on, by name of the method.
+        evaluation: the section `evaluation`.
     """
 
     run: Run
@@ -72,6 +74,7 @@ class PersonalTask:
     clients_per_stack: int
     heads_per_stack: int
     fingerprints: dict[str, str]
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def jobs(self, shard: tuple[int, int] = (0, 1)) -> list[Job]:
         """Return the jobs, done or not; the list depends on nothing but the configuration.

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lpft.clients.stack import ClientStack
 from lpft.evaluation.depth import distortion_by_depth
 from lpft.evaluation.distortion import summarize
 from lpft.evaluation.groups import by_group
+from lpft.evaluation.line import LinePoint, evaluate_line
 from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
 from lpft.models.base import BodyHeadNet
 from lpft.personalization.jobs import Job, PersonalTask
@@ -55,6 +57,7 @@ class EvaluatedStack:
         val_before: whether the global model is right about each client's validation samples, K tensors ``(n,)``.
         val_after: the same of the personalized network.
         train: whether the personalized network is right about each client's training samples.
+        line: how the networks between the global and the personalized ones do; empty where nothing was trained.
     """
 
     states: list[State]
@@ -65,15 +68,19 @@ class EvaluatedStack:
     val_before: list[Tensor]
     val_after: list[Tensor]
     train: list[Tensor]
+    line: list[LinePoint]
 
 
-def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequence[int]) -> EvaluatedStack:
+def evaluate_stack(
+    evaluator: Evaluator, trained: TrainedStack, clients: Sequence[int], num_between: int = 0
+) -> EvaluatedStack:
     """Replace networks that have diverged, and test the stack.
 
     Args:
         evaluator: tests against the global model.
         trained: the stack.
         clients: positions of its clients.
+        num_between: how many models to test between the global and every personalized one.
     """
     stack, features = trained.stack, evaluator.global_features
     finite = stack.finite()
@@ -95,6 +102,7 @@ def evaluate_stack(evaluator: Evaluator, trained: TrainedStack, clients: Sequenc
         val_before=[on_val.of_client(on_val.global_hits, client) for client in clients],
         val_after=[on_val.of_client(hits, client) for hits, client in zip(val_hits, clients, strict=True)],
         train=evaluator.hits(stack, train, features.stacked(list(clients)) if shares_body else None),
+        line=evaluate_line(evaluator, stack, trained.start, clients, num_between if trained.records else 0),
     )
 
 
@@ -158,6 +166,7 @@ class ResultMaker:
             num_train_classes=len(data.labels[client.train].unique()),
             groups=self._groups(k),
             depth=self._depth(k),
+            line=self._line(k),
         )
 
     def _status(self, k: int) -> str:
@@ -193,6 +202,19 @@ class ResultMaker:
             return None
         return {name: _number(value) for name, value in layers.items()}
 
+    def _line(self, k: int) -> list[dict[str, float | None]]:
+        """Return the rows of the models between the global and the personalized one."""
+        position = self.job.clients[k]
+        return [
+            {
+                "a": point.a,
+                **_accuracies(point.test, k, position),
+                "global_others": _mean_of_others(point.test.accuracy[k], position),
+                "val": _number(float(point.val[k])),
+            }
+            for point in self.evaluated.line
+        ]
+
     def _epochs(self, k: int) -> list[dict[str, Any]]:
         """Return the rows of all epochs: the global model, the recorded ones, with the final test in the last."""
         start = EpochRecord(0, "start", None, None, [math.nan] * len(self.job.clients))
@@ -217,13 +239,23 @@ class ResultMaker:
 def _accuracies(evaluation: StackEvaluation, k: int, position: int) -> dict[str, float | None]:
     """Return the figures of an epoch that was tested."""
     accuracy = evaluation.accuracy[k]
-    others = [a for j, a in enumerate(accuracy.tolist()) if j != position and not math.isnan(a)]
+    others = _others(accuracy, position)
     return {
         "local": _number(float(accuracy[position])),
         "global_all": _number(float(accuracy.nanmean())),
         "worst": min(others, default=None),
         "distortion": _number(float(evaluation.distortion[k, position])),
     }
+
+
+def _others(accuracy: Tensor, position: int) -> list[float]:
+    """Return the accuracies on the others' test sets that there are."""
+    return [a for j, a in enumerate(accuracy.tolist()) if j != position and not math.isnan(a)]
+
+
+def _mean_of_others(accuracy: Tensor, position: int) -> float | None:
+    others = _others(accuracy, position)
+    return fmean(others) if others else None
 
 
 def _percent(hits: Tensor) -> float | None:

@@ -40,7 +40,7 @@ class StackWorker:
         began = time.perf_counter()
         evaluator = self._take_global_model(job.seed)
         trained = self._fit(job, evaluator)
-        evaluated = evaluate_stack(evaluator, trained, job.clients)
+        evaluated = evaluate_stack(evaluator, trained, job.clients, self.task.evaluation.curve)
         maker = ResultMaker(self.task, job, evaluator, trained, evaluated)
         seconds = (time.perf_counter() - began) / len(job.clients)
         missing = self.task.missing(job)  # another process may have written some meanwhile

@@ -129,7 +129,7 @@ class CellReader:
         if result is not None:
             return result
         result = ClientResult.from_json(text)  # which says what is wrong with it, or knows it otherwise
-        return replace(result, accuracy=[None] * len(result.accuracy), epochs=[]) if self.brief else result
+        return replace(result, accuracy=[None] * len(result.accuracy), epochs=[], line=[]) if self.brief else result
 
     def _read_as_written(self, text: str) -> ClientResult | None:
         """Return the client result if every byte of the text is as `to_json` writes it; None otherwise.
@@ -160,7 +160,8 @@ class CellReader:
         accuracy = self._accuracies(row_canonical)
         if accuracy is None:
             return None
-        rest["epochs"] = [] if self.brief else [_shared(entry) for entry in rest["epochs"]]
+        for name in ("epochs", "line"):
+            rest[name] = [] if self.brief else [_shared(entry) for entry in rest.get(name, [])]
         return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_shared(rest))
 
     def _keep_names(self, names_text: str) -> None:

@@ -58,6 +58,9 @@ class ClientResult:
         depth: distortion of every layer of the body, by name in the order in which they run, relative to the norm of
             the global model's outputs, over the client's own test samples; None if only the head was trained, or the
             status is not ok.
+        line: one entry for each tested model between the global (``a`` = 0) and the personalized one (``a`` = 1), both
+            excluded: ``a``, ``local``, ``global_all``, ``global_others``, ``worst``, ``distortion``, and ``val``, the
+            accuracy on the client's own validation data.
     """
 
     seed: int
@@ -89,6 +92,7 @@ class ClientResult:
     num_train_classes: int | None = None
     groups: dict[str, dict[str, Any]] | None = None
     depth: dict[str, float | None] | None = None
+    line: list[dict[str, float | None]] = field(default_factory=list)
 
     @property
     def local(self) -> float | None:
