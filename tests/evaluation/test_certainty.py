@@ -218,3 +218,12 @@ def test_many_methods_make_it_harder_to_be_better() -> None:
     difference = Estimate(2.0, 0.9, df=20.0, num_seeds=3, num_clients=11)
     assert difference.p < 0.05 < holm([difference.p] * 5)[0]
     assert verdict(difference, holm([difference.p] * 5)[0]) == "undecided"
+
+
+def test_the_interval_covers_the_truth() -> None:
+    """Four thousand studies: 95% +- 2, of which the standard error of the share is 0.35%."""
+    rng = np.random.default_rng(3)
+    shape = (4000, 5, 10)
+    values = rng.normal(size=(4000, 5, 1)) + 2 * rng.normal(size=(4000, 1, 10)) + rng.normal(size=shape)
+    mean, std_error, df = crossed(values)
+    assert (abs(mean) <= std_error * stats.t.ppf(0.975, df)).mean() == pytest.approx(0.95, abs=0.02)
