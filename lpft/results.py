@@ -49,6 +49,16 @@ class Results:
         return self.analysis.frames.results
 
     @property
+    def intervals(self) -> DataFrame:
+        """One row per method and metric: its mean with a 95% interval; the columns of intervals.csv."""
+        return self.analysis.certainty.intervals
+
+    @property
+    def differences(self) -> DataFrame:
+        """One row per method, reference and metric: the paired difference with a 95% interval, p-values and verdict."""
+        return self.analysis.certainty.differences
+
+    @property
     def clients(self) -> DataFrame:
         """One row per seed, method and client; the columns of clients.csv and more."""
         return self.analysis.frames.clients

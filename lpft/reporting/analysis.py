@@ -21,6 +21,7 @@ from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
 from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames, accuracy_matrix
+from lpft.reporting.intervals import Certainty
 from lpft.reporting.results import (
     History,
     MethodResult,
@@ -56,6 +57,11 @@ class Analysis:
     def frames(self) -> Frames:
         """The results as data frames."""
         return Frames(self.method_results, self.histories)
+
+    @cached_property
+    def certainty(self) -> Certainty:
+        """Intervals of means and of paired differences, and verdicts."""
+        return Certainty(self.experiment, self.frames)
 
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:

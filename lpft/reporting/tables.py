@@ -38,6 +38,8 @@ def write_all_tables(analysis: Analysis) -> None:
     root, results = analysis.run.root, analysis.frames.results
     write_csv(root / "results.csv", results.loc[results["complete"], ["seed", "method", *metric_columns(results)]])
     write_csv(root / "summary.csv", analysis.frames.summary)
+    write_csv(root / "intervals.csv", analysis.certainty.intervals)
+    write_csv(root / "differences.csv", analysis.certainty.differences)
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
     write_sweep_table(analysis.run, [analysis])

@@ -1,0 +1,247 @@
+"""How sure the means and differences of a run are: intervals over clients and seeds, and verdicts.
+
+The statistics are `lpft.evaluation.certainty`; this module makes their input from the client results, and frames and
+text of their output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from pandas import DataFrame
+
+from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
+from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, Evaluation, Metric, Vector, compute_client_metrics
+from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.frames import Frames
+from lpft.reporting.results import MethodResult
+
+INTERVAL_COLUMNS = ("method", "metric", "mean", "low", "high", "std_error", "df", "num_seeds", "num_clients")
+DIFFERENCE_COLUMNS = (
+    *("method", "reference", "metric", "mean", "low", "high", "p", "p_holm", "verdict"),
+    *("num_seeds", "num_clients"),
+)
+GLOBAL_MODEL = "global model"
+"""The reference of a run that has no row of the global model: what the other rows recorded of it."""
+CLIENT_NAMES = {"worst_row": "worst", "cstd_row": "cstd"}
+"""Metrics of a method that are the mean of a metric of the clients with another name."""
+AVERAGED = ("local", "global_all", "worst")
+"""The metrics of a client whose mean is its ``average3``."""
+
+OF_GLOBAL_MODEL = ("local", "global_all", "global_others", "worst", "cstd")
+"""The clients' metrics that are known of a global model without a row."""
+
+ByMetric = Mapping[str, DataFrame]
+"""Values of a method by metric: one row per seed, one column per client."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference of two methods, and what it means.
+
+    Args:
+        estimate: of method minus reference, over clients and seeds.
+        p_holm: its p-value, adjusted for the number of methods that are compared with the reference by this metric.
+        verdict: a word.
+    """
+
+    estimate: Estimate
+    p_holm: float
+    verdict: Word
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Intervals of the means of all complete methods, and of their paired differences to the references.
+
+    Args:
+        experiment: what the run consists of.
+        frames: its results.
+    """
+
+    experiment: Experiment
+    frames: Frames
+
+    @property
+    def equivalence(self) -> float:
+        """Half width of the region of practical equivalence, percentage points."""
+        return float(section(self.experiment.config, "evaluation").get("equivalence", EQUIVALENCE))
+
+    @cached_property
+    def references(self) -> list[str]:
+        """What methods are compared with: the global model, ``ft``, and the baselines of the experiment's pairs."""
+        complete = self.experiment.complete_methods
+        baselines = ("ft", *(baseline for _, baseline in self.experiment.pairs))
+        return list(dict.fromkeys([self._global_model, *(name for name in baselines if name in complete)]))
+
+    @property
+    def main_reference(self) -> str:
+        """The reference of the verdicts in the comparison of methods: ``ft``, if it is complete."""
+        return self.references[min(1, len(self.references) - 1)]
+
+    @property
+    def _global_model(self) -> str:
+        reference = self.experiment.reference
+        return reference if reference and reference in self.experiment.complete_methods else GLOBAL_MODEL
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """The metrics with values for every client, in the order of the registry."""
+        known = {*(metric.name for metric in CLIENT_METRICS), "average3"}
+        return [metric for metric in METRICS if metric.spread and client_name(metric.name) in known]
+
+    @cached_property
+    def estimates(self) -> dict[tuple[str, str], Estimate]:
+        """The estimate of every method and metric of the registry; without values for clients over the seeds alone."""
+        estimates = {}
+        names = {metric.name for metric in self.metrics}
+        for method in self.experiment.complete_methods:
+            for metric in METRICS:
+                if metric.name in names:
+                    values = self._values[method][client_name(metric.name)]
+                else:
+                    values = self._by_seed(method, metric.name)
+                estimates[method, metric.name] = estimate(values)
+        return estimates
+
+    @cached_property
+    def comparisons(self) -> dict[tuple[str, str, str], Comparison]:
+        """The comparison of every method, reference and metric of `metrics` that both have."""
+        comparisons = {}
+        for reference in self.references:
+            for metric in self.metrics:
+                gaps = {}
+                for method in self.experiment.complete_methods:
+                    gap = self._difference(method, reference, metric.name)
+                    if method != reference and gap.num_seeds:
+                        gaps[method] = gap
+                adjusted = holm([gap.p for gap in gaps.values()])
+                region = self.equivalence if metric.unit == "%" else 0.0
+                for (method, gap), p in zip(gaps.items(), adjusted, strict=True):
+                    word = verdict(gap, p, metric.better, region)
+                    comparisons[method, reference, metric.name] = Comparison(gap, p, word)
+        return comparisons
+
+    def difference_of(self, method: str, reference: str, metric: str) -> Estimate:
+        """Return the paired difference of any two methods in a metric; over the seeds without values for clients."""
+        if any(metric == entry.name for entry in self.metrics):
+            return self._difference(method, reference, metric)
+        return estimate(self._by_seed(method, metric) - self._by_seed(reference, metric))
+
+    @cached_property
+    def intervals(self) -> DataFrame:
+        """The columns of intervals.csv: one row per method and metric."""
+        rows = []
+        for method in self.experiment.complete_methods:
+            for metric in self.metrics:
+                one = self.estimates[method, metric.name]
+                if one.num_seeds:
+                    ends = (one.mean, one.low, one.high, one.std_error, one.df, one.num_seeds, one.num_clients)
+                    rows.append((method, client_name(metric.name), *ends))
+        return DataFrame(rows, columns=list(INTERVAL_COLUMNS))
+
+    @cached_property
+    def differences(self) -> DataFrame:
+        """The columns of differences.csv: one row per reference, metric and method."""
+        rows = []
+        for (method, reference, metric), found in self.comparisons.items():
+            one = found.estimate
+            judged = (one.mean, one.low, one.high, one.p, found.p_holm, found.verdict, one.num_seeds, one.num_clients)
+            rows.append((method, reference, client_name(metric), *judged))
+        return DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
+
+    def _difference(self, method: str, reference: str, metric: str) -> Estimate:
+        name = client_name(metric)
+        mine, theirs = self._values.get(method, {}), self._values.get(reference, {})
+        if name not in mine or name not in theirs:
+            return estimate(np.empty((0, 0)))
+        return estimate(mine[name] - theirs[name])
+
+    def _by_seed(self, method: str, metric: str) -> DataFrame:
+        """Return a metric of a method that clients do not have: one row per seed, one column."""
+        results = self.frames.results
+        rows = results[(results["method"] == method) & results["complete"]].set_index("seed")
+        return rows.reindex(columns=[metric]).astype(float)
+
+    @cached_property
+    def _values(self) -> dict[str, ByMetric]:
+        """The values of every client and seed by method, of complete results; the global model too if it has no row."""
+        of_methods: dict[str, list[tuple[MethodResult, Mapping[str, Vector]]]] = {self._global_model: []}
+        seeds = set()
+        for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
+            if result.complete and result.clients:
+                of_methods.setdefault(result.method, []).append((result, with_average(measured.of_clients)))
+                if self._global_model == GLOBAL_MODEL and result.seed not in seeds:
+                    seeds.add(result.seed)
+                    of_methods[GLOBAL_MODEL].append((result, with_average(of_global_model(result))))
+        return {method: by_metric(rows) for method, rows in of_methods.items() if rows}
+
+
+def client_name(metric: str) -> str:
+    """Return the name of the clients' metric whose mean a metric of a method is."""
+    return CLIENT_NAMES.get(metric, metric)
+
+
+def by_metric(rows: Sequence[tuple[MethodResult, Mapping[str, Vector]]]) -> dict[str, DataFrame]:
+    """Return the values of a method by metric, one row per seed and one column per client.
+
+    Args:
+        rows: a result of each seed, and its clients' metrics, ``(C,)`` each.
+    """
+    seeds, names = [result.seed for result, _ in rows], rows[0][0].clients
+    alike = all(result.clients == names for result, _ in rows)
+    frames = {}
+    for metric in rows[0][1]:
+        if alike:
+            vectors = np.stack([of_clients[metric] for _, of_clients in rows])
+            frames[metric] = DataFrame(vectors, index=seeds, columns=names)
+        else:
+            named = [dict(zip(result.clients, of_clients[metric], strict=True)) for result, of_clients in rows]
+            frames[metric] = DataFrame(named, index=seeds, dtype=float)
+    return frames
+
+
+def with_average(of_clients: Mapping[str, Vector]) -> dict[str, Vector]:
+    """Add ``average3`` to the metrics of the clients, ``(C,)`` each."""
+    return {**of_clients, "average3": np.mean([of_clients[name] for name in AVERAGED], axis=0)}
+
+
+def of_global_model(result: MethodResult) -> dict[str, Vector]:
+    """Return the clients' metrics of the global model: one row of accuracies, which every method's result records."""
+    by_client = {cell.client: cell.local_before for cell in result.cells}
+    row = np.array([by_client[client] for client in result.clients], dtype=np.float64)
+    metrics = compute_client_metrics(Evaluation(np.tile(row, (len(row), 1))))
+    return {name: metrics[name] for name in OF_GLOBAL_MODEL}
+
+
+# Text
+
+
+def mean_text(metric: Metric, center: float, found: Estimate) -> str:
+    """Write a mean with half of its 95% interval, if it has one.
+
+    >>> from lpft.evaluation.metrics import METRICS
+    >>> mean_text(METRICS[0], 91.17, Estimate(mean=91.17, std_error=0.5, df=12, num_seeds=3, num_clients=10))
+    '91.2 ± 1.1'
+    """
+    if math.isnan(center):
+        return "-"
+    if not metric.spread or math.isnan(found.margin):
+        return metric.format(center)
+    return f"{metric.format(center)} ± {metric.format(found.margin)}"
+
+
+def estimate_text(found: Estimate, form: str = ".1f") -> str:
+    """Write an estimate with half of its 95% interval; a sign in the format concerns the mean only.
+
+    >>> estimate_text(Estimate(mean=2.1, std_error=0.6, df=12, num_seeds=3, num_clients=10), "+.1f")
+    '+2.1 ± 1.3'
+    """
+    if math.isnan(found.mean):
+        return "-"
+    mean = format(found.mean, form)
+    return mean if math.isnan(found.margin) else f"{mean} ± {format(found.margin, form.removeprefix('+'))}"
