@@ -59,6 +59,16 @@ class Results:
         return self.analysis.certainty.differences
 
     @property
+    def lines(self) -> DataFrame:
+        """One row per seed, method, client and model between the global (a = 0) and the personalized one (a = 1)."""
+        return self.analysis.tradeoff.lines
+
+    @property
+    def matched(self) -> DataFrame:
+        """One row per method and reference: the difference in Global at equal Local; the columns of matched.csv."""
+        return self.analysis.tradeoff.matched
+
+    @property
     def clients(self) -> DataFrame:
         """One row per seed, method and client; the columns of clients.csv and more."""
         return self.analysis.frames.clients

@@ -32,7 +32,7 @@ class LinePoint:
 def interpolated(start: State, end: State, a: float) -> State:
     """Return the model at `a` on the line between two.
 
-    All entries are interpolated, BatchNorm's statistics too: variances between two positive ones are positive. Integers,
+    All entries are interpolated, BatchNorm's statistics too: between two positive variances all are positive. Integers,
     such as BatchNorm's counters, are those of `end`.
 
     Args:

@@ -31,6 +31,7 @@ from lpft.reporting.results import (
     read_history,
     read_results,
 )
+from lpft.reporting.tradeoff import Tradeoff
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -62,6 +63,11 @@ class Analysis:
     def certainty(self) -> Certainty:
         """Intervals of means and of paired differences, and verdicts."""
         return Certainty(self.experiment, self.frames)
+
+    @cached_property
+    def tradeoff(self) -> Tradeoff:
+        """Methods as curves, and at equal Local."""
+        return Tradeoff(self.experiment, self.frames, self.certainty)
 
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:

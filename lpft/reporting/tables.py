@@ -24,6 +24,7 @@ from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
 from lpft.reporting.results import MethodResult
+from lpft.reporting.tradeoff import LINE_COLUMNS
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
@@ -40,13 +41,15 @@ def write_all_tables(analysis: Analysis) -> None:
     write_csv(root / "summary.csv", analysis.frames.summary)
     write_csv(root / "intervals.csv", analysis.certainty.intervals)
     write_csv(root / "differences.csv", analysis.certainty.differences)
+    for name, frame in {"tradeoff.csv": analysis.tradeoff.summary, "matched.csv": analysis.tradeoff.matched}.items():
+        write_or_remove(root / name, frame)
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
     write_sweep_table(analysis.run, [analysis])
 
 
 def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
-    """Write accuracy.csv, clients.csv, depth.csv and, if an epoch was evaluated, curves.csv of a method and seed."""
+    """Write accuracy.csv, clients.csv, depth.csv and, if there is anything in them, curve.csv and curves.csv."""
     frames = analysis.frames
 
     def rows_of(frame: DataFrame) -> DataFrame:
@@ -58,6 +61,7 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
     tables = {
         "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),
         "curves.csv": curves if curves["local"].notna().any() else curves[:0],
+        "curve.csv": rows_of(analysis.tradeoff.lines)[list(LINE_COLUMNS)],
         "depth.csv": rows_of(frames.depth)[["depth", "layer", "distortion_relative"]],
     }
     path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
@@ -66,11 +70,7 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
     else:
         path.unlink(missing_ok=True)
     for name, frame in tables.items():
-        path = analysis.run.method_file(result.seed, result.method, name)
-        if len(frame):
-            write_csv(path, frame)
-        else:
-            path.unlink(missing_ok=True)
+        write_or_remove(analysis.run.method_file(result.seed, result.method, name), frame)
 
 
 def recommendations_frame(analysis: Analysis) -> DataFrame:
@@ -99,6 +99,14 @@ def write_sweep_table(run: Run, points: Sequence[Analysis]) -> None:
 def write_csv(path: Path, frame: DataFrame) -> None:
     """Write a frame as CSV, without its index."""
     write_atomically(path, str(frame.to_csv(index=False, lineterminator="\n")))
+
+
+def write_or_remove(path: Path, frame: DataFrame) -> None:
+    """Write a frame as CSV; remove the file of one without rows."""
+    if len(frame):
+        write_csv(path, frame)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:
