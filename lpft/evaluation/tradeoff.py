@@ -35,8 +35,7 @@ class Curve:
     @property
     def defined(self) -> Mask:
         """Which seeds and clients have all values, bool, ``(S, C)``."""
-        missing: Mask = (np.isnan(self.local) | np.isnan(self.others)).any(axis=0)
-        return ~missing
+        return np.asarray(~np.isnan(self.local + self.others).any(axis=0))
 
     def of(self, seeds: Mask, clients: Mask) -> Curve:
         """Return the curve of some seeds and clients, given as bool, ``(S,)`` and ``(C,)``."""
@@ -147,9 +146,8 @@ def _end(curve: Curve) -> Array:
 
 def _complete(defined: Mask) -> tuple[Mask, Mask]:
     """Return which seeds and clients to use, bool: seeds that have anything, clients that all of these have."""
-    seeds: Mask = defined.any(axis=1)
-    clients: Mask = defined[seeds].all(axis=0) & seeds.any()
-    return seeds, clients
+    seeds = np.asarray(defined.any(axis=1))
+    return seeds, np.asarray(defined[seeds].all(axis=0) & seeds.any())
 
 
 def best_point(val: Array) -> NDArray[np.int64]:
