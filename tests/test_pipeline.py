@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 
 from lpft.config.study import open_study
-from lpft.evaluation.metrics import METRICS, Evaluation, compute_metric
+from lpft.evaluation.metric import Evaluation, compute_metric
+from lpft.evaluation.metrics import METRICS
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase

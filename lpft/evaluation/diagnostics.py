@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lpft.evaluation.convergence import judge_convergence
-from lpft.evaluation.metrics import mean
+from lpft.evaluation.metric import mean
 from lpft.storage.client_result import ClientResult, grouped
 
 NEAR_CHANCE = 0.1

@@ -30,7 +30,7 @@ def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -
 
     Args:
         distortion: mean l2 distance between the personalized and the global model's features over each client's test
-            samples, ``(C,)``; NaN for clients without.
+            samples, ``(C,)``; NaN for clients without, or not tested on.
         own: position of the client.
         num_test: number of every client's test samples, ``(C,)``.
         norm_own: mean l2 norm of the global model's features over the client's own test samples.
@@ -45,7 +45,7 @@ def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -
     >>> summarize(torch.tensor([1.0, 4.0]), own=0, num_test=torch.tensor([1, 2]), norm_own=2.0)
     (1.0, 3.0, 0.5)
     """
-    tested = num_test > 0
+    tested = (num_test > 0) & ~distortion.isnan()
     weights = num_test[tested].to(distortion.dtype)
     pooled = float((distortion[tested] * weights).sum() / weights.sum())
     return float(distortion[own]), pooled, float(distortion[own]) / norm_own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -14,6 +14,11 @@ from torch import Tensor
 from lpft.clients.features import CHUNK, GlobalFeatures, chunks
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.distortion import client_means
+from lpft.evaluation.scores import SCORES, Samples, score, temperatures
+from lpft.evaluation.settings import MetricName
+
+MOST_LOGITS = 2**24
+"""So many logits are scored at once, to bound the memory."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class StackEvaluation:
     """How K personalized models do on the test sets of all C clients. NaN for test sets that are empty.
 
     Args:
-        accuracy: percent, ``(K, C)``: K rows of the accuracy matrix.
+        accuracy: percent, ``(K, C)``: K rows of the accuracy matrix; or of another metric, if the evaluator has one.
         distortion: mean l2 distance of the features from the global model's on each client's test set, ``(K, C)``.
         group_hits: number of correct predictions on each client's test samples of each group, int64, ``(K, C, G)``.
     """
@@ -31,18 +36,47 @@ class StackEvaluation:
     group_hits: Tensor
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What K models make of each of n samples, on the CPU.
+
+    Args:
+        hits: whether they are right, bool, ``(K, n)``.
+        moved: l2 distance of the features from the global model's, ``(K, n)``; None if they have its body.
+        logits: ``(K, n, num_classes)``; None if they were not asked for.
+    """
+
+    hits: Tensor
+    moved: Tensor | None
+    logits: Tensor | None
+
+
 class Evaluator:
     """Tests models in inference mode; the test data are shared by all clients of a stack.
 
     Args:
         features: the global model and its features.
         split: which samples to test on; ``val`` for what a choice is made by.
+        metric: what takes the place of accuracy on the test sets.
+        drawn: positions of the clients whose samples every model is tested on; None: all.
+        own: positions of the K clients of a stack, whose models are tested on their own samples, too.
     """
 
-    def __init__(self, features: GlobalFeatures, split: Literal["test", "val"] = "test") -> None:
+    def __init__(
+        self,
+        features: GlobalFeatures,
+        split: Literal["test", "val"] = "test",
+        metric: MetricName = "accuracy",
+        drawn: Sequence[int] | None = None,
+        own: Sequence[int] = (),
+    ) -> None:
         self.global_features = features
         self.clients = features.data.clients
-        sets = [getattr(client, split) for client in self.clients]
+        self.metric = metric
+        self.drawn, self.own = drawn, own
+        tested = range(len(self.clients)) if drawn is None else {*drawn, *own}
+        nothing = torch.empty(0, dtype=torch.int64)
+        sets = [getattr(client, split) if place in tested else nothing for place, client in enumerate(self.clients)]
         self.index = torch.cat(sets)
         self.sizes = [len(samples) for samples in sets]
         self.owner = torch.arange(len(sets)).repeat_interleave(torch.tensor(self.sizes))
@@ -53,8 +87,13 @@ class Evaluator:
 
     @cached_property
     def on_val(self) -> Evaluator:
-        """The same on the validation sets of all clients."""
-        return Evaluator(self.global_features, "val")
+        """Accuracy on the validation sets of the same clients."""
+        return Evaluator(self.global_features, "val", drawn=self.drawn, own=self.own)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The samples tested on, on the CPU."""
+        return Samples(self.labels.cpu(), self.owner, len(self.clients))
 
     @cached_property
     def bin_sizes(self) -> Tensor:
@@ -75,13 +114,24 @@ class Evaluator:
     @cached_property
     def global_hits(self) -> Tensor:
         """Whether the global model is right about each sample tested on, on the CPU, bool, ``(num_test,)``."""
+        return self._global_outcomes.hits[0]
+
+    @cached_property
+    def _global_outcomes(self) -> Outcomes:
         net = self.global_features.net
-        return self._hits_of_heads(lambda features: net.head(features).unsqueeze(0), 1)[0]
+        with torch.inference_mode():
+            return self._outcomes_of_heads(lambda features: net.head(features).unsqueeze(0), 1, self._needs_logits)
 
     @cached_property
     def global_evaluation(self) -> StackEvaluation:
         """How the global model itself does, as a stack of one."""
-        return self._evaluation(self.global_hits.unsqueeze(0))
+        return self._evaluation(self._global_outcomes)
+
+    def tests(self, k: int) -> Tensor:
+        """Tell on which clients' test sets the k-th model of the stack is tested, bool, ``(C,)``."""
+        tested = torch.full((len(self.clients),), self.drawn is None)
+        tested[[*(self.drawn or ()), *self.own[k : k + 1]]] = True
+        return tested
 
     @property
     def global_accuracy(self) -> Tensor:
@@ -98,11 +148,30 @@ class Evaluator:
 
         Where only heads differ from the global model, its stored features serve, and the distortion is 0.
         """
-        return self._evaluation(*self._outcomes(stack))
+        return self._tested(self._outcomes(stack, self._needs_logits))
+
+    def test_with_scores(self, stack: ClientStack, clients: Sequence[int]) -> tuple[StackEvaluation, dict[str, Tensor]]:
+        """Test the K models of a stack, and return all of `SCORES` on each client's test set, ``(K, C)`` each, too.
+
+        Args:
+            stack: the models.
+            clients: whose they are, K positions: their temperatures are fitted on these clients' validation data.
+        """
+        outcomes = self._outcomes(stack, True)
+        assert outcomes.logits is not None
+        fitted = self._temperatures(stack, clients)
+        scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
+        size = max(1, MOST_LOGITS // max(1, outcomes.logits[0].numel()))
+        for logits, own in zip(outcomes.logits.split(size), fitted.split(size), strict=True):
+            for name, values in scores.items():
+                values.append(score(name, logits, self.samples, own))
+        evaluation = self._tested(outcomes)
+        masked = {name: self._kept(torch.cat(values), torch.nan) for name, values in scores.items()}
+        return evaluation, masked
 
     def hits_of_all(self, stack: ClientStack) -> Tensor:
         """Return whether each of the K models is right about each sample, on the CPU, bool, ``(K, num_test)``."""
-        return self._outcomes(stack)[0]
+        return self._outcomes(stack).hits
 
     def accuracy(self, hits: Tensor) -> Tensor:
         """Return the accuracy on each client's samples in percent, float64, ``(K, C)``, of hits ``(K, num_test)``."""
@@ -133,48 +202,69 @@ class Evaluator:
         Returns:
             K tensors on the CPU, bool, ``(n,)``.
         """
+        hits = [torch.zeros(len(sets), 0, dtype=torch.bool, device=self.global_features.device)]
+        for logits, labels in self._own_logits(stack, sets, features):
+            hits.append(logits.argmax(-1) == labels)
+        correct = torch.cat(hits, dim=1).cpu()
+        return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
+
+    def _own_logits(
+        self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits ``(K, batch, num_classes)`` and labels of sets as in `hits`; the shorter ones are filled up."""
         index = torch.nn.utils.rnn.pad_sequence(list(sets), batch_first=True)
         size = _batch_size(len(sets))
-        hits = [torch.zeros(len(sets), 0, dtype=torch.bool, device=self.global_features.device)]
         with _inference(stack):
             for number, part in enumerate(index.split(size, dim=1) if index.numel() else ()):
                 if features is not None:
                     features_of_set = features[:, number * size : (number + 1) * size]
                 else:
                     features_of_set = stack.features(self.global_features.images(part))
-                labels = self.global_features.samples.labels(part)
-                hits.append(stack.classify(features_of_set).argmax(-1) == labels)
-        correct = torch.cat(hits, dim=1).cpu()
-        return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
+                yield stack.classify(features_of_set), self.global_features.samples.labels(part)
+
+    @torch.inference_mode()
+    def _temperatures(self, stack: ClientStack, clients: Sequence[int]) -> Tensor:
+        """Return the temperatures of the K models of these clients, ``(K,)``."""
+        sets = [self.clients[client].val for client in clients]
+        batches = [(logits.cpu(), labels.cpu()) for logits, labels in self._own_logits(stack, sets)]
+        if not batches:
+            return torch.ones(len(sets), dtype=torch.float64)
+        logits, labels = (torch.cat(parts, dim=1) for parts in zip(*batches, strict=True))
+        counted = torch.arange(logits.shape[1]) < torch.tensor([[len(samples)] for samples in sets])
+        return temperatures(logits, labels, counted)
 
     def val(self, stack: ClientStack, clients: Sequence[int]) -> Tensor:
         """Return the accuracy of each of the K models on its own client's validation set, percent, ``(K,)``."""
         return share(self.hits(stack, [self.clients[client].val for client in clients]))
 
     @torch.inference_mode()
-    def _outcomes(self, stack: ClientStack) -> tuple[Tensor, Tensor | None]:
-        """Return hits and, if the bodies differ from the global model's, distances of features, ``(K, num_test)``."""
+    def _outcomes(self, stack: ClientStack, keep_logits: bool = False) -> Outcomes:
+        """Return what the K models of a stack make of all samples tested on."""
+        num_models = stack.num_clients
         if self.shares_body(stack):
-            return self._hits_of_heads(lambda features: stack.classify(features, shared=True), stack.num_clients), None
-        size = _batch_size(stack.num_clients)
+            classify = partial(stack.classify, shared=True)
+            return self._outcomes_of_heads(classify, num_models, keep_logits)
+        size = _batch_size(num_models)
         device = self.global_features.device
-        hits = [torch.zeros(stack.num_clients, 0, dtype=torch.bool, device=device)]
-        moved = [torch.zeros(stack.num_clients, 0, device=device)]
+        moved, kept = [torch.zeros(num_models, 0, device=device)], _Kept(num_models, device, keep_logits)
         with _inference(stack):
             for index, labels, before in zip(
                 *(chunks(tensor, size) for tensor in (self.index, self.labels, self.test_features)), strict=True
             ):
                 after = stack.features(self.global_features.images(index), shared=True)
-                hits.append(stack.classify(after).argmax(-1) == labels)
+                kept.add(stack.classify(after), labels)
                 moved.append((after - before).norm(dim=-1))
-        return torch.cat(hits, dim=1).cpu(), torch.cat(moved, dim=1).cpu()
+        return kept.outcomes(torch.cat(moved, dim=1).cpu())
 
-    @torch.inference_mode()
-    def _hits_of_heads(self, classify: Callable[[Tensor], Tensor], num_models: int) -> Tensor:
-        hits = [torch.zeros(num_models, 0, dtype=torch.bool, device=self.global_features.device)]
+    def _outcomes_of_heads(self, classify: Callable[[Tensor], Tensor], num_models: int, keep_logits: bool) -> Outcomes:
+        kept = _Kept(num_models, self.global_features.device, keep_logits)
         for features, labels in zip(chunks(self.test_features), chunks(self.labels), strict=True):
-            hits.append(classify(features).argmax(-1) == labels)
-        return torch.cat(hits, dim=1).cpu()
+            kept.add(classify(features), labels)
+        return kept.outcomes(None)
+
+    @property
+    def _needs_logits(self) -> bool:
+        return self.metric != "accuracy"
 
     def _count(self, hits: Tensor) -> Tensor:
         """Count the hits ``(K, num_test)`` in every bin, int64, ``(K, C, 1 + G)``."""
@@ -182,14 +272,50 @@ class Evaluator:
         counts.scatter_add_(1, self.bin.expand(len(hits), -1), hits.long())
         return counts.unflatten(1, (len(self.clients), -1))
 
-    def _evaluation(self, hits: Tensor, moved: Tensor | None = None) -> StackEvaluation:
+    def _evaluation(self, outcomes: Outcomes) -> StackEvaluation:
         """Sum up by client; without distances the distortion is 0."""
-        accuracy = self.accuracy(hits)
-        if moved is None:
+        accuracy = self.accuracy(outcomes.hits)
+        if outcomes.moved is None:
             distortion = torch.zeros_like(accuracy).masked_fill(accuracy.isnan(), torch.nan)
         else:
-            distortion = client_means(moved, self.owner, self.sizes)
-        return StackEvaluation(accuracy, distortion, self._count(hits)[..., 1:])
+            distortion = client_means(outcomes.moved, self.owner, self.sizes)
+        if outcomes.logits is not None and self.metric != "accuracy":
+            accuracy = score(self.metric, outcomes.logits, self.samples)
+        return StackEvaluation(accuracy, distortion, self._count(outcomes.hits)[..., 1:])
+
+    def _tested(self, outcomes: Outcomes) -> StackEvaluation:
+        """Sum up the outcomes of a stack, each of its models on the drawn clients and its own."""
+        found = self._evaluation(outcomes)
+        accuracy, distortion = self._kept(found.accuracy, torch.nan), self._kept(found.distortion, torch.nan)
+        return StackEvaluation(accuracy, distortion, self._kept(found.group_hits, 0))
+
+    def _kept(self, values: Tensor, nothing: float) -> Tensor:
+        """Replace what a model did on samples of other clients of its stack that were not drawn: ``(K, C, ...)``."""
+        if self.drawn is None:
+            return values
+        keep = torch.stack([self.tests(k) for k in range(len(values))])
+        return values.masked_fill(~keep.view(*keep.shape, *[1] * (values.dim() - 2)), nothing)
+
+
+class _Kept:
+    """Outcomes as they come in, batch by batch."""
+
+    def __init__(self, num_models: int, device: torch.device, keep_logits: bool) -> None:
+        self.keep_logits = keep_logits
+        self.hits = [torch.zeros(num_models, 0, dtype=torch.bool, device=device)]
+        self.logits: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add logits ``(K, batch, num_classes)`` of samples with labels ``(batch,)``."""
+        self.hits.append(logits.argmax(-1) == labels)
+        if self.keep_logits:
+            self.logits.append(logits.float().cpu())
+
+    def outcomes(self, moved: Tensor | None) -> Outcomes:
+        """Return them in one piece."""
+        return Outcomes(
+            torch.cat(self.hits, dim=1).cpu(), moved, torch.cat(self.logits, dim=1) if self.logits else None
+        )
 
 
 def _batch_size(num_models: int) -> int:

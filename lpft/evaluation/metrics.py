@@ -7,127 +7,14 @@ entry is a new column of results.csv or clients.csv and, if it is `shown`, of th
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from statistics import fmean
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpft.evaluation.groups import Where, worst_group
-from lpft.storage.client_result import ClientResult
-
-Matrix = NDArray[np.float64]
-Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What all metrics are computed from: one method's results with one seed.
-
-    Args:
-        accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
-            is a column of NaN, which every mean, minimum and standard deviation ignores.
-        results: results of every client in the order of the rows, None if one is missing; may be empty.
-        ddof: delta degrees of freedom of standard deviations over test sets and clients.
-    """
-
-    accuracy: Matrix
-    results: Sequence[ClientResult | None] = ()
-    ddof: int = 0
-
-    def __post_init__(self) -> None:
-        if self.accuracy.ndim != 2 or self.accuracy.shape[0] != self.accuracy.shape[1] or not len(self.accuracy):
-            raise ValueError(
-                f"The accuracy matrix has shape {self.accuracy.shape}, but needs one row and one column per client."
-            )
-
-    @cached_property
-    def others(self) -> Matrix:
-        """The accuracy matrix without every client's own test set: NaN on the diagonal."""
-        return np.where(np.eye(len(self.accuracy), dtype=bool), np.nan, self.accuracy)
-
-    def values(self, name: str) -> Vector:
-        """Return a field of all client results, ``(C,)``; NaN where it is None or the result is missing."""
-        results = self.results or [None] * len(self.accuracy)
-        return np.array([getattr(result, name, None) for result in results], dtype=np.float64)
-
-    def of_clients(self, name: str) -> Vector:
-        """Return a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
-        return compute_metric(next(metric for metric in CLIENT_METRICS if metric.name == name), self)
-
-
-@dataclass(frozen=True)
-class ClientMetric:
-    """A number that describes every client's model.
-
-    Args:
-        name: its column in clients.csv.
-        title: how tables and figures call it.
-        compute: takes an `Evaluation`, returns ``(C,)``; NaN where it is not defined.
-        description: what it is, in a sentence or two; legends show it.
-        unit: of its values.
-        optional: whether the column is left out where it has no values.
-    """
-
-    name: str
-    title: str
-    compute: Callable[[Evaluation], Any]
-    description: str
-    unit: str = "%"
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Metric(ClientMetric):
-    """A number that sums up one method with one seed: ``compute`` returns a float.
-
-    Its name is its column in results.csv, and ``final/NAME`` in TensorBoard.
-
-    Args:
-        format: how a value is written in tables.
-        better: which values are better.
-        shown: whether it is a column of the comparison of methods, and a metric of TensorBoard's HPARAMS tab.
-        spread: whether the comparison shows the standard deviation over the seeds, too.
-        rank: a narrow terminal omits the shown metrics of the lowest rank first; 9 always stays.
-    """
-
-    format: Callable[[float], str] = "{:.1f}".format
-    better: Literal["higher", "lower"] = "higher"
-    shown: bool = False
-    spread: bool = True
-    rank: int = 9
-
-    def text(self, mean: float, std: float = 0.0, n: int = 1) -> str:
-        """Write a mean over ``n`` seeds, with its standard deviation if there are several.
-
-        >>> METRICS[0].text(91.17, 0.9, 3)
-        '91.2 ± 0.9'
-        """
-        if math.isnan(mean):
-            return "-"
-        return f"{self.format(mean)} ± {self.format(std)}" if self.spread and n > 1 else self.format(mean)
-
-
-def count(value: float) -> str:
-    """Abbreviate a large count.
-
-    >>> count(950), count(12_345), count(6_780_000)
-    ('950', '12.3k', '6.78M')
-    """
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def mean(values: Iterable[float | None]) -> float:
-    """Return the mean of the values that are neither None nor NaN, rounded once; NaN if there are none."""
-    defined = [value for value in values if value is not None and not math.isnan(value)]
-    return fmean(defined) if defined else math.nan
+from lpft.evaluation.metric import ClientMetric, Evaluation, Metric, Vector, compute_metric, count, mean
+from lpft.evaluation.sampling import mean_of_all, standard_error
 
 
 def hurt_share(local: Vector, local_before: Vector) -> float:
@@ -144,6 +31,47 @@ def hurt_share(local: Vector, local_before: Vector) -> float:
     return float((local[defined] < local_before[defined]).mean()) if defined.any() else float("nan")
 
 
+def worst_share(values: Vector, share: float) -> float:
+    """Return the mean of the lowest values.
+
+    Args:
+        values: of every client, ``(C,)``; NaN does not count.
+        share: of the clients, in ``(0, 1]``; rounded up to whole clients.
+
+    >>> worst_share(np.array([90.0, 70.0, np.nan, 80.0, 60.0]), 0.25), worst_share(np.array([90.0, 70.0, 80.0]), 0.5)
+    (60.0, 75.0)
+    """
+    defined = np.sort(values[~np.isnan(values)])
+    return mean(defined[: math.ceil(share * len(defined))])
+
+
+def gini(values: Vector) -> float:
+    """Return the Gini coefficient of values that are not negative: half their mean difference, relative to their mean.
+
+    >>> gini(np.array([50.0, 50.0])), gini(np.array([0.0, 100.0])), gini(np.array([1.0, 3.0, np.nan]))
+    (0.0, 0.5, 0.25)
+    """
+    defined = values[~np.isnan(values)]
+    number, total = len(defined), float(defined.sum())
+    if not total > 0:
+        return math.nan
+    return float((2 * np.arange(1, number + 1) - number - 1) @ np.sort(defined)) / (number * total)
+
+
+def _global(evaluation: Evaluation) -> Vector:
+    if evaluation.num_testable is None:
+        return np.asarray(np.nanmean(evaluation.accuracy, axis=1))
+    rows = enumerate(evaluation.accuracy.tolist())
+    return np.array([mean_of_all(row, place, evaluation.num_testable) for place, row in rows])
+
+
+def _global_error(evaluation: Evaluation) -> Vector:
+    if evaluation.num_testable is None:
+        return np.full(len(evaluation.accuracy), np.nan)
+    rows = enumerate(evaluation.accuracy.tolist())
+    return np.array([standard_error(row, place, evaluation.num_testable) for place, row in rows])
+
+
 def _worst_groups(evaluation: Evaluation, where: Where) -> Vector:
     worst = [worst_group(result.groups or {}, where) if result else None for result in evaluation.results]
     return np.array(worst, dtype=np.float64)
@@ -156,8 +84,13 @@ def _recorded(name: str, title: str, description: str, unit: str = "%") -> Clien
 
 CLIENT_METRICS = [
     ClientMetric("local", "Local", lambda e: np.diagonal(e.accuracy).copy(), "Accuracy on its own test set."),
+    ClientMetric("global_all", "Global", lambda e: _global(e), "Mean accuracy over all clients' test sets."),
     ClientMetric(
-        "global_all", "Global", lambda e: np.nanmean(e.accuracy, axis=1), "Mean accuracy over all clients' test sets."
+        "global_all_error",
+        "error of Global",
+        lambda e: _global_error(e),
+        "Standard error of global_all that drawing some clients to test on leaves.",
+        optional=True,
     ),
     ClientMetric(
         "global_others", "others", lambda e: np.nanmean(e.others, axis=1), "Mean accuracy over the others' test sets."
@@ -201,6 +134,43 @@ CLIENT_METRICS = [
         "Lowest accuracy over the groups of all clients' test samples.",
         optional=True,
     ),
+]
+
+SCORE_METRICS = {
+    "nll": ("NLL", "Negative log-likelihood of the labels, in nats", ""),
+    "ece": ("ECE", "Expected calibration error, 15 bins, percentage points", "%"),
+    "ece_scaled": ("ECE, scaled", "The same after temperature scaling on the client's validation data", "%"),
+    "balanced_accuracy": ("balanced accuracy", "Mean recall of the classes", "%"),
+    "auroc": ("AUROC", "Area under the ROC curve, one class against the rest", "%"),
+}
+"""Title, description and unit of `lpft.evaluation.scores.SCORES`."""
+PLACES: dict[str, tuple[Literal["local", "global_all"], str, str]] = {
+    "local": ("local", "Local", "on the client's own test set"),
+    "global": ("global_all", "Global", "on every client's test set, mean over these"),
+}
+
+CLIENT_METRICS += [
+    ClientMetric(
+        f"{name}_{place}",
+        f"{title}, {of}",
+        partial(Evaluation.scores, name=name, where=where),
+        f"{what}; {on}.",
+        unit,
+        optional=True,
+    )
+    for name, (title, what, unit) in SCORE_METRICS.items()
+    for place, (where, of, on) in PLACES.items()
+]
+CLIENT_METRICS += [
+    ClientMetric(
+        f"head_norm_{when}",
+        f"norm of the head {when}",
+        partial(Evaluation.head_norms, place=place),  # type: ignore[arg-type]
+        f"Frobenius norm of the last layer's weight {when} personalization.",
+        "",
+        optional=True,
+    )
+    for place, when in enumerate(("before", "after"))
 ]
 
 _accuracy = partial(Metric, shown=True)
@@ -304,6 +274,27 @@ METRICS = [
         rank=2,
     ),
     Metric(
+        "local_decile",
+        "worst decile",
+        lambda e: worst_share(e.of_clients("local"), 0.1),
+        "Mean Local of the tenth of the clients where it is lowest; at least one client.",
+    ),
+    Metric(
+        "local_quartile",
+        "worst quartile",
+        lambda e: worst_share(e.of_clients("local"), 0.25),
+        "Mean Local of the quarter of the clients where it is lowest; at least one client.",
+    ),
+    Metric(
+        "local_gini",
+        "Gini of Local",
+        lambda e: gini(e.of_clients("local")),
+        "Gini coefficient of Local over the clients: 0 if all are alike.",
+        unit="",
+        format="{:.3f}".format,
+        better="lower",
+    ),
+    Metric(
         "worst_group_local",
         "worst group",
         lambda e: mean(e.of_clients("worst_group_local")),
@@ -321,6 +312,21 @@ METRICS = [
 """``global_all``, ``cstd_row``, ``worst_row`` and ``average3`` follow the numbers of Table 2 in arXiv:2511.12695;
 ``global_others``, ``cstd_local``, ``worst_local`` and ``average2`` follow its text (the two do not agree)."""
 
+METRICS += [
+    Metric(
+        metric.name,
+        metric.title,
+        lambda e, name=metric.name: mean(e.of_clients(name)),  # type: ignore[misc]
+        metric.description,
+        metric.unit,
+        optional=True,
+        format=("{:.1f}" if metric.unit == "%" else "{:.3f}").format,
+        better="higher" if metric.name.startswith(("balanced", "auroc")) else "lower",
+    )
+    for metric in CLIENT_METRICS
+    if metric.optional and metric.name not in ("global_all_error", "worst_group_local", "worst_group_all")
+]
+
 
 def metric_named(name: str) -> Metric:
     """Return an entry of `METRICS`."""
@@ -330,13 +336,6 @@ def metric_named(name: str) -> Metric:
 def shown_metrics() -> list[Metric]:
     """Return the metrics of the comparison of methods, in its order."""
     return [metric for metric in METRICS if metric.shown]
-
-
-def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
-    """Compute a metric; the mean of an empty array is NaN, without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return metric.compute(evaluation)
 
 
 def compute_named(evaluation: Evaluation, *names: str) -> list[float]:

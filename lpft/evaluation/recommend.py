@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lpft.evaluation.metrics import mean
+from lpft.evaluation.metric import mean
 from lpft.storage.client_result import ClientResult, grouped
 
 KEEP, PERSONALIZE = "keep", "personalize"

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from lpft.clients.batches import stacks
 from lpft.data.datamodule import FederatedDataModule
 from lpft.evaluation.settings import EvaluationSettings
@@ -15,6 +17,7 @@ from lpft.models.weights import load_model
 from lpft.personalization.settings import Personalization
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Work
+from lpft.runtime.seeding import generator
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run, listed, read_cell
 
@@ -91,6 +94,19 @@ class PersonalTask:
             for part in parts[method]
         ]
         return jobs[shard[0] :: shard[1]]
+
+    def drawn_clients(self, seed: int) -> list[int] | None:
+        """Draw the clients that all models of a seed are tested on, among those with test samples.
+
+        Returns:
+            Their positions, sorted; None for all.
+        """
+        testable = [position for position, client in enumerate(self.data.clients) if len(client.test)]
+        number = self.evaluation.clients
+        if number is None or number >= len(testable):
+            return None
+        order = torch.randperm(len(testable), generator=generator(seed, "evaluation"))
+        return sorted(testable[place] for place in order[:number].tolist())
 
     def stacks(self, size: int) -> list[list[int]]:
         """Return the positions of all clients in stacks of at most `size`."""

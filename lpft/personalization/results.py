@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -18,6 +18,7 @@ from lpft.evaluation.distortion import summarize
 from lpft.evaluation.groups import by_group
 from lpft.evaluation.line import LinePoint, evaluate_line
 from lpft.evaluation.matrix import Evaluator, StackEvaluation, share
+from lpft.evaluation.sampling import mean_of_all, split_row
 from lpft.models.base import BodyHeadNet
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import EpochRecord
@@ -53,6 +54,7 @@ class EvaluatedStack:
         finite: whether each network is finite; False means diverged.
         shares_body: whether only heads differ from the global model.
         test: on the test sets of all clients.
+        scores: of `lpft.evaluation.scores` on the test sets of all clients, ``(K, C)`` each.
         val_global: mean accuracy over the validation sets of all clients, percent, ``(K,)``.
         val_before: whether the global model is right about each client's validation samples, K tensors ``(n,)``.
         val_after: the same of the personalized network.
@@ -64,6 +66,7 @@ class EvaluatedStack:
     finite: list[bool]
     shares_body: bool
     test: StackEvaluation
+    scores: dict[str, Tensor]
     val_global: Tensor
     val_before: list[Tensor]
     val_after: list[Tensor]
@@ -93,11 +96,13 @@ def evaluate_stack(
     train = [evaluator.clients[client].train for client in clients]
     on_val = evaluator.on_val
     val_hits = on_val.hits_of_all(stack)
+    test, scores = evaluator.test_with_scores(stack, clients)
     return EvaluatedStack(
         states=stack.states(),
         finite=finite.tolist(),
         shares_body=shares_body,
-        test=evaluator.test(stack),
+        test=test,
+        scores=scores,
         val_global=on_val.accuracy(val_hits).nanmean(dim=1),
         val_before=[on_val.of_client(on_val.global_hits, client) for client in clients],
         val_after=[on_val.of_client(hits, client) for hits, client in zip(val_hits, clients, strict=True)],
@@ -167,6 +172,9 @@ class ResultMaker:
             groups=self._groups(k),
             depth=self._depth(k),
             line=self._line(k),
+            scores=self._scores(k),
+            head_norms=[_head_norm(state) for state in (self.trained.start.state_dict(), self.evaluated.states[k])],
+            num_testable=self.num_testable,
         )
 
     def _status(self, k: int) -> str:
@@ -188,7 +196,10 @@ class ResultMaker:
 
     def _groups(self, k: int) -> dict[str, Any] | None:
         names, hits = self.task.data.arrays.group_names, self.evaluated.test.group_hits[k]
-        return by_group(names, hits.numpy(), self.evaluator.group_sizes.numpy(), self.job.clients[k]) if names else None
+        if not names:
+            return None
+        sizes = self.evaluator.group_sizes * self.evaluator.tests(k).unsqueeze(1)
+        return by_group(names, hits.numpy(), sizes.numpy(), self.job.clients[k])
 
     def _depth(self, k: int) -> dict[str, float | None] | None:
         only_heads = self.evaluated.shares_body and all(record.phase == "LP" for record in self.trained.records)
@@ -202,18 +213,41 @@ class ResultMaker:
             return None
         return {name: _number(value) for name, value in layers.items()}
 
+    @property
+    def num_testable(self) -> int | None:
+        """How many clients have test samples, if models are tested on some of them only."""
+        if self.evaluator.drawn is None:
+            return None
+        return sum(len(client.test) > 0 for client in self.task.data.clients)
+
+    def _scores(self, k: int) -> dict[str, dict[str, float | None]]:
+        """Return every score at home and everywhere."""
+        position = self.job.clients[k]
+        return {
+            name: {
+                "local": _number(float(values[k, position])),
+                "global_all": _number(mean_of_all(values[k].tolist(), position, self.num_testable)),
+            }
+            for name, values in self.evaluated.scores.items()
+        }
+
     def _line(self, k: int) -> list[dict[str, float | None]]:
         """Return the rows of the models between the global and the personalized one."""
         position = self.job.clients[k]
         return [
             {
                 "a": point.a,
-                **_accuracies(point.test, k, position),
-                "global_others": _mean_of_others(point.test.accuracy[k], position),
+                **_accuracies(point.test, k, position, self.num_testable),
+                "global_others": _mean_of_others(point.test.accuracy[k].tolist(), position),
                 "val": _number(float(point.val[k])),
             }
             for point in self.evaluated.line
         ]
+
+    def _global_evaluation(self, k: int) -> StackEvaluation:
+        """Return how the global model does on what the k-th model is tested on."""
+        found = self.evaluator.global_evaluation
+        return replace(found, accuracy=found.accuracy.masked_fill(~self.evaluator.tests(k), torch.nan))
 
     def _epochs(self, k: int) -> list[dict[str, Any]]:
         """Return the rows of all epochs: the global model, the recorded ones, with the final test in the last."""
@@ -222,7 +256,7 @@ class ResultMaker:
         tests = [(record.evaluation, k) for record in records]
         if self.task.settings.eval_every:
             tests[-1] = (self.evaluated.test, k)
-            tests[0] = (self.evaluator.global_evaluation, 0)
+            tests[0] = (self._global_evaluation(k), 0)
         rows = []
         for record, (test, row) in zip(records, tests, strict=True):
             training: dict[str, Any] = {
@@ -232,30 +266,32 @@ class ResultMaker:
                 "lr_body": record.lr_body,
                 "train_loss": _number(record.train_loss[k]),
             }
-            rows.append(training | (_accuracies(test, row, self.job.clients[k]) if test else {}))
+            rows.append(training | (_accuracies(test, row, self.job.clients[k], self.num_testable) if test else {}))
         return rows
 
 
-def _accuracies(evaluation: StackEvaluation, k: int, position: int) -> dict[str, float | None]:
+def _accuracies(
+    evaluation: StackEvaluation, k: int, position: int, num_testable: int | None
+) -> dict[str, float | None]:
     """Return the figures of an epoch that was tested."""
     accuracy = evaluation.accuracy[k]
-    others = _others(accuracy, position)
+    row = accuracy.tolist()
+    everywhere = float(accuracy.nanmean()) if num_testable is None else mean_of_all(row, position, num_testable)
     return {
-        "local": _number(float(accuracy[position])),
-        "global_all": _number(float(accuracy.nanmean())),
-        "worst": min(others, default=None),
+        "local": _number(row[position]),
+        "global_all": _number(everywhere),
+        "worst": min(split_row(row, position)[1], default=None),
         "distortion": _number(float(evaluation.distortion[k, position])),
     }
 
 
-def _others(accuracy: Tensor, position: int) -> list[float]:
-    """Return the accuracies on the others' test sets that there are."""
-    return [a for j, a in enumerate(accuracy.tolist()) if j != position and not math.isnan(a)]
-
-
-def _mean_of_others(accuracy: Tensor, position: int) -> float | None:
-    others = _others(accuracy, position)
+def _mean_of_others(row: list[float], position: int) -> float | None:
+    others = split_row(row, position)[1]
     return fmean(others) if others else None
+
+
+def _head_norm(state: State) -> float | None:
+    return _number(float(state["head.weight"].double().norm()))
 
 
 def _percent(hits: Tensor) -> float | None:

@@ -38,7 +38,7 @@ class StackWorker:
         if not self.task.missing(job):
             return "done elsewhere"
         began = time.perf_counter()
-        evaluator = self._take_global_model(job.seed)
+        evaluator = self._evaluator(job)
         trained = self._fit(job, evaluator)
         evaluated = evaluate_stack(evaluator, trained, job.clients, self.task.evaluation.curve)
         maker = ResultMaker(self.task, job, evaluator, trained, evaluated)
@@ -49,6 +49,15 @@ class StackWorker:
                 self._save(maker.result(k, seconds), evaluated.states[k])
         return _summary(job, evaluated)
 
+    def _evaluator(self, job: Job) -> Evaluator:
+        """Return what tests the models of a job: on all clients, or on those drawn for the seed and its own."""
+        evaluator = self._take_global_model(job.seed)
+        drawn = self.task.drawn_clients(job.seed)
+        if drawn is None:
+            return evaluator
+        features, metric = evaluator.global_features, self.task.evaluation.metric
+        return Evaluator(features, metric=metric, drawn=drawn, own=job.clients)
+
     def _take_global_model(self, seed: int) -> Evaluator:
         """Load a seed's global model; only the last one is kept."""
         if seed not in self._evaluators:
@@ -56,7 +65,9 @@ class StackWorker:
             state, _ = load_model(task.run.global_model(seed))
             net = task.network(task.data.spec).to(task.devices.dtype)
             net.load_state_dict(state)
-            self._evaluators = {seed: Evaluator(GlobalFeatures(net, task.data, self.device))}
+            self._evaluators = {
+                seed: Evaluator(GlobalFeatures(net, task.data, self.device), metric=task.evaluation.metric)
+            }
         return self._evaluators[seed]
 
     def _fit(self, job: Job, evaluator: Evaluator) -> TrainedStack:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpft.evaluation.metrics import Metric, shown_metrics
+from lpft.evaluation.metric import Metric
+from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, short_keys, word

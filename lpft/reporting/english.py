@@ -14,7 +14,7 @@ import yaml
 from pandas import DataFrame
 
 from lpft.evaluation.diagnostics import Diagnostic
-from lpft.evaluation.metrics import mean
+from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, section
 

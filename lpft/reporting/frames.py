@@ -16,16 +16,8 @@ import numpy as np
 from pandas import DataFrame
 
 from lpft.evaluation.groups import Where
-from lpft.evaluation.metrics import (
-    CLIENT_METRICS,
-    METRICS,
-    Evaluation,
-    Matrix,
-    Vector,
-    compute_client_metrics,
-    compute_metrics,
-    mean,
-)
+from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
+from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
 from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
 from lpft.storage.client_result import ClientResult

@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-from lpft.evaluation.metrics import Matrix
+from lpft.evaluation.metric import Matrix
 from lpft.reporting.style import INK, short, text_color
 
 NAMED_CLIENTS = 30

@@ -15,7 +15,8 @@ import numpy as np
 from pandas import DataFrame
 
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
-from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, Evaluation, Metric, Vector, compute_client_metrics
+from lpft.evaluation.metric import Evaluation, Metric, Vector
+from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
 from lpft.reporting.experiment import Experiment, section
 from lpft.reporting.frames import Frames
 from lpft.reporting.results import MethodResult

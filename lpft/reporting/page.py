@@ -18,7 +18,8 @@ from urllib.parse import quote
 import yaml
 from pandas import DataFrame, Series, isna, read_csv
 
-from lpft.evaluation.metrics import Metric, mean, metric_named, shown_metrics
+from lpft.evaluation.metric import Metric, mean
+from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences

@@ -18,7 +18,8 @@ import numpy as np
 from pandas import DataFrame, factorize
 
 from lpft.evaluation.groups import Where
-from lpft.evaluation.metrics import CLIENT_METRICS, Matrix
+from lpft.evaluation.metric import Matrix
+from lpft.evaluation.metrics import CLIENT_METRICS
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame

@@ -15,7 +15,8 @@ import numpy as np
 from pandas import DataFrame
 
 from lpft.evaluation.certainty import Estimate, estimate, holm, verdict
-from lpft.evaluation.metrics import Evaluation, compute_client_metrics
+from lpft.evaluation.metric import Evaluation
+from lpft.evaluation.metrics import compute_client_metrics
 from lpft.evaluation.tradeoff import Curve, Matched, area, best_point, matched
 from lpft.reporting.experiment import Experiment
 from lpft.reporting.frames import Frames, evaluation_of

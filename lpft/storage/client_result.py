@@ -61,6 +61,11 @@ class ClientResult:
         line: one entry for each tested model between the global (``a`` = 0) and the personalized one (``a`` = 1), both
             excluded: ``a``, ``local``, ``global_all``, ``global_others``, ``worst``, ``distortion``, and ``val``, the
             accuracy on the client's own validation data.
+        scores: by name (`lpft.evaluation.scores.SCORES`) the score on the client's own test set (``local``) and the
+            mean over all clients' (``global_all``).
+        head_norms: Frobenius norm of the head's weight before and after personalization.
+        num_testable: number of clients with test samples, if the model was tested on some of them only; `accuracy` is
+            None for the others.
     """
 
     seed: int
@@ -93,6 +98,9 @@ class ClientResult:
     groups: dict[str, dict[str, Any]] | None = None
     depth: dict[str, float | None] | None = None
     line: list[dict[str, float | None]] = field(default_factory=list)
+    scores: dict[str, dict[str, float | None]] | None = None
+    head_norms: Sequence[float | None] | None = None
+    num_testable: int | None = None
 
     @property
     def local(self) -> float | None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
@@ -116,3 +118,45 @@ def test_choices_are_made_on_the_validation_sets_of_all_clients() -> None:
         for j, client in enumerate(data.clients):
             images = data.normalize(data.images[client.val], torch.float64)
             assert result[k, j] == pytest.approx(100 * accuracy_score(data.labels[client.val], net(images).argmax(1)))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_sample_of_clients_is_part_of_the_whole_matrix(norm: bool) -> None:
+    features = toy_features(norm=norm)
+    stack = stack_of([toy_net(norm=norm, seed=seed).eval() for seed in (1, 2)])
+    whole = Evaluator(features).test(stack)
+    some = Evaluator(features, drawn=[0, 3], own=[4, 3])
+    for found, full in ((some.test(stack), whole), (some.test_with_scores(stack, [4, 3])[0], whole)):
+        assert found.accuracy.isnan().tolist() == [[False, True, True, False, False], [False, True, True, False, True]]
+        assert found.distortion.isnan().tolist() == found.accuracy.isnan().tolist()
+        tested = ~found.accuracy.isnan()
+        assert torch.equal(found.accuracy[tested], full.accuracy[tested])
+        torch.testing.assert_close(found.distortion[tested], full.distortion[tested])
+
+
+def test_scores_of_models_are_those_of_their_predictions() -> None:
+    features = toy_features(norm=True)
+    nets = [toy_net(norm=True, seed=seed).eval() for seed in (1, 2)]
+    evaluation, scores = Evaluator(features).test_with_scores(stack_of(nets), [0, 2])
+    assert torch.equal(evaluation.accuracy, Evaluator(features).test(stack_of(nets)).accuracy)
+    data = features.data
+    for k, net in enumerate(nets):
+        for j, client in enumerate(data.clients):
+            logits = net(data.normalize(data.images[client.test], torch.float64)).detach()
+            expected = torch.nn.functional.cross_entropy(logits, data.labels[client.test])
+            assert scores["nll"][k, j] == pytest.approx(float(expected), rel=1e-5)
+            balanced = balanced_accuracy_score(data.labels[client.test], logits.argmax(1))
+            assert scores["balanced_accuracy"][k, j] == pytest.approx(100 * balanced)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc"])
+def test_another_metric_takes_the_place_of_accuracy(metric: Any) -> None:
+    features = toy_features()
+    evaluator = Evaluator(features, metric=metric)
+    stack = stack_of([toy_net(seed=seed).eval() for seed in (1, 2)])
+    evaluation, scores = evaluator.test_with_scores(stack, [0, 1])
+    assert torch.equal(evaluation.accuracy, scores[metric])
+    assert torch.equal(evaluator.test(stack).accuracy, scores[metric])
+    own = evaluator.test(ClientStack(features.net, 1)).accuracy
+    assert torch.equal(evaluator.global_evaluation.accuracy, own)
+    assert not torch.equal(own, Evaluator(features).global_evaluation.accuracy)

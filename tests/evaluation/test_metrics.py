@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score
 
-from lpft.evaluation.metrics import Evaluation, compute_client_metrics, compute_metrics, hurt_share, metric_named
+from lpft.evaluation.metric import Evaluation
+from lpft.evaluation.metrics import compute_client_metrics, compute_metrics, hurt_share, metric_named
 
 MATRIX = np.array([[90.0, 60.0, 30.0], [50.0, 80.0, 20.0], [40.0, 70.0, 100.0]])
 

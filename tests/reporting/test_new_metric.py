@@ -11,7 +11,8 @@ from fabricate import make_run
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, ClientMetric, Metric
+from lpft.evaluation.metric import ClientMetric, Metric
+from lpft.evaluation.metrics import CLIENT_METRICS, METRICS
 from lpft.reporting.console import print_comparison
 from lpft.reporting.report import write_report
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fabricate import CLIENTS, METHODS, WEIRD, make_cell, make_config, make_run
 
-from lpft.evaluation.metrics import Evaluation, compute_metrics
+from lpft.evaluation.metric import Evaluation
+from lpft.evaluation.metrics import compute_metrics
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.frames import Frames, evaluation_of
 from lpft.reporting.page import clients_compared
@@ -103,7 +104,8 @@ def test_columns_are_those_that_were_promised(tmp_path: Path) -> None:
 
     assert header(tmp_path / "results.csv") == (
         "seed,method,local,global_all,global_others,cstd_row,cstd_local,worst_row,worst_local,worst_pair,"
-        "average3,average2,distortion_own,distortion_all,hurt_share,train_passes,seconds"
+        "average3,average2,distortion_own,distortion_all,hurt_share,train_passes,seconds,"
+        "local_decile,local_quartile,local_gini"
     )
     assert header(tmp_path / "summary.csv") == "method,metric,mean,std,n"
     assert header(run.method_file(0, "lpft", "clients.csv")) == (
