@@ -27,12 +27,11 @@ class WiSE(Method):
 
     Args:
         a: weight of the personalized model. ``val``: of 0.1, 0.2, ..., 1 the one with the best accuracy on the
-            client's own validation data, of equally good ones the smallest; 0.5 for a client without such data.
+            client's own validation data, of equal ones the smallest; 0.5 without such data.
         method: the settings of the method.
 
     References:
-        Wortsman et al., arXiv:2109.01903 (WiSE-FT), who recommend 0.5 where nothing is known. The choice by the
-        client's validation data and the treatment of BatchNorm are ours.
+        Wortsman et al., arXiv:2109.01903 (WiSE-FT), who recommend 0.5. The choice by validation data is ours.
     """
 
     uses_buffers = True
