@@ -15,7 +15,7 @@ from tests.commands import TOY, lpft
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     {*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "experiments").glob("*.yaml")}
-    - {ROOT / "configs" / "tuned.yaml"}
+    - {ROOT / "configs" / "tuned.yaml", ROOT / "configs" / "ladder.yaml"}
 )
 
 ERRORS = {
@@ -141,9 +141,10 @@ def test_light_commands_import_nothing_heavy(words: list[str], forbidden: set[st
     assert not forbidden & set(done.stdout.split())
 
 
-def test_tuning_can_be_added_to_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    lpft("run", "-c", ROOT / "configs" / "digits.yaml", "-c", ROOT / "configs" / "tuned.yaml", "--print_config")
-    assert "lambda_d:" in capsys.readouterr().out
+@pytest.mark.parametrize(("addition", "setting"), [("tuned", "lambda_d:"), ("ladder", "pseudo_count:")])
+def test_methods_can_be_added_to_an_experiment(addition: str, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("run", "-c", ROOT / "configs" / "digits.yaml", "-c", ROOT / f"configs/{addition}.yaml", "--print_config")
+    assert setting in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", sorted((ROOT / "configs" / "sizes").glob("*.yaml")), ids=lambda path: path.stem)

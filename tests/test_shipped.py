@@ -25,7 +25,7 @@ ON_REAL_FILES = (
 OWN_DATA = [CONFIGS / f"{name}.yaml" for name in ON_REAL_FILES]
 TEMPLATE = CONFIGS / "own_sites.yaml"
 EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
-ALL = sorted({*CONFIGS.glob("*.yaml"), *EXPERIMENTS} - {CONFIGS / "tuned.yaml"})
+ALL = sorted({*CONFIGS.glob("*.yaml"), *EXPERIMENTS} - {CONFIGS / "tuned.yaml", CONFIGS / "ladder.yaml"})
 TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["source"]["init_args"]["types"]
 MADE: dict[str, Callable[[Path], object]] = {
     "digit5": save_mats,

@@ -112,8 +112,12 @@ class ClientStack(StackedTensors):
 
         Parameters that the network itself does not train stay frozen either way.
         """
-        self._train_of_body(lambda name: not frozen and name not in self._frozen_by_net)
+        self._train_of("body", lambda name: not frozen and name not in self._frozen_by_net)
         self.module.body.train(not frozen)
+
+    def freeze_head(self, frozen: bool) -> None:
+        """Stop (or resume) gradients of the head; parameters that the network does not train stay frozen either way."""
+        self._train_of("head", lambda name: not frozen and name not in self._frozen_by_net)
 
     def train_only(self, patterns: Sequence[str]) -> None:
         """Stop gradients of the body except for parameters whose names match, as file names do (``*.adapter.*``).
@@ -124,12 +128,12 @@ class ClientStack(StackedTensors):
             ValueError: if no name matches.
         """
         check_patterns("The network", self._param_names, patterns)
-        self._train_of_body(lambda name: any(fnmatch(name, pattern) for pattern in patterns))
+        self._train_of("body", lambda name: any(fnmatch(name, pattern) for pattern in patterns))
 
-    def _train_of_body(self, trains: Callable[[str], bool]) -> None:
+    def _train_of(self, part: str, trains: Callable[[str], bool]) -> None:
         source = self.net.named_parameters() if self.num_clients == 1 else self.params().items()
         for name, parameter in source:
-            if name.startswith("body."):
+            if name.startswith(f"{part}."):
                 parameter.requires_grad_(trains(name))
                 if not parameter.requires_grad:
                     parameter.grad = None
@@ -138,9 +142,9 @@ class ClientStack(StackedTensors):
 def _is_plain(body: nn.Module) -> bool:
     """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time."""
     kinds = (nn.Flatten, nn.Linear, nn.ReLU)
-    return isinstance(body, nn.Sequential) and all(
-        type(layer) in kinds and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1) for layer in body
-    )
+    if not isinstance(body, nn.Sequential) or body._forward_hooks:
+        return False
+    return all(type(layer) in kinds and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1) for layer in body)
 
 
 def _run_plain(body: nn.Module, params: State, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ The order of calls:
 1. `phases` once, from the budget alone; `extend` once: the network to train;
 2. for each client `prepare` once, at the global model: computes the method's `memory`, a dict of tensors, from batches
    of training data; `start_head` once, if the method sets `starts_head`: another head to start from;
-3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` -> `gradient` -> clipping ->
-   optimizer -> `project`, then `end`;
+3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` + `batch_penalty` -> `gradient`
+   -> clipping -> optimizer -> `project`, then `end`;
 4. for each of `num_candidates` the parameters that `candidate` returns are scored on the client's validation data, and
    passed to `judge`;
 5. `finish` once: returns the personalized parameters; `merge` once, which turns them into those of the plain network.
@@ -47,12 +47,35 @@ class HeadData:
         labels: int64, ``(num_train,)``.
         val_features: the global model's of the validation samples, ``(num_val, k)``.
         val_labels: int64, ``(num_val,)``.
+        class_counts: number of the client's training samples of each class, int64, ``(num_classes,)``.
+        federation_class_counts: the same of all clients together.
     """
 
     features: Tensor
     labels: Tensor
     val_features: Tensor
     val_labels: Tensor
+    class_counts: Tensor
+    federation_class_counts: Tensor
+
+
+@dataclass(frozen=True)
+class ComparedBatch:
+    """A batch of one client under two models: the one in training, in its current mode, and the global model.
+
+    The global model is in evaluation mode, and no gradient reaches it.
+
+    Args:
+        features: ``(batch, k)``.
+        logits: ``(batch, num_classes)``.
+        global_features: ``(batch, k)``.
+        global_logits: ``(batch, num_classes)``.
+    """
+
+    features: Tensor
+    logits: Tensor
+    global_features: Tensor
+    global_logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,10 +85,11 @@ class Phase:
     Args:
         epochs: how many.
         trains: ``head`` is linear probing: the body is frozen and in evaluation mode, so that its norm statistics stay
-            too. ``all`` is full fine-tuning.
+            too. ``all`` is full fine-tuning. ``body`` is the same with a frozen head.
         lr: learning rate; None is the rate of ``personalization.optimizer``.
         restart: begin at the global model again, norm statistics included.
         lr_factor: multiplies the learning rate.
+        head_factor: multiplies the head's learning rate once more.
         bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
             their scales and shifts are trained either way.
         only: of the body, train those parameters only whose names match one of these patterns, as file names do, even
@@ -73,24 +97,26 @@ class Phase:
     """
 
     epochs: int
-    trains: Literal["head", "all"] = "all"
+    trains: Literal["head", "all", "body"] = "all"
     lr: float | None = None
     restart: bool = False
     lr_factor: float = 1.0
+    head_factor: float = 1.0
     bn: Literal["train", "eval"] = "train"
     only: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """``LP`` or ``FT``."""
-        return "LP" if self.trains == "head" else "FT"
+        """``LP``, ``FT`` or ``BODY``."""
+        return {"head": "LP", "all": "FT", "body": "BODY"}[self.trains]
 
 
 class Method(ABC):
     """Base of all methods; see the module for the order of calls.
 
     In every signature `params` are the client's trainable parameters and `global_params` those of the global model, by
-    name, without a client dimension; `memory` is whatever `prepare`, `begin`, `end` or `judge` returned last.
+    name, without a client dimension; `memory` is whatever `prepare`, `begin`, `project`, `end` or `judge` returned
+    last.
 
     Args:
         flood: level b of loss flooding: a step minimizes ``|J - b| + b`` instead of the client's cross-entropy J, so
@@ -110,13 +136,19 @@ class Method(ABC):
     """Level of loss flooding, also for methods whose constructor does not take it."""
     starts_head: bool = False
     """Whether `start_head` is called; it costs a forward pass over the training and validation data."""
+    counts_only: bool = False
+    """Whether class counts are all that `start_head` needs: it gets no features, and costs nothing."""
+    uses_buffers: bool = False
+    """Whether `params` and `global_params` of `begin`, `end`, `candidate`, `judge` and `finish` contain the buffers as
+    well (norm statistics and their counters). What `begin`, `candidate` and `finish` return may then contain some."""
     keep_best: bool = False
     """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
     ones the earliest; the start counts as epoch 0) instead of the last epoch's. Clients without validation data keep
     the last epoch's."""
     refresh_norm: bool = False
     """Whether BatchNorm statistics are computed anew, by one pass over the client's training data, for every candidate
-    and after `finish`. To be set where parameters are averaged."""
+    and after `finish`; before `finish`, which then sees them, if it `uses_buffers`. To be set where parameters are
+    averaged."""
 
     def __init__(self, flood: NonNegativeFloat | None = None) -> None:
         self.flood = flood
@@ -132,8 +164,12 @@ class Method(ABC):
             ValueError: if the method's settings do not fit the budget.
         """
 
+    def check(self, net: BodyHeadNet) -> None:
+        """Raise ValueError if the method cannot personalize a network."""
+        return
+
     def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
-        """Return the network to train: the global model, or a copy of it with modules that are the identity at first.
+        """Return the network to train: the global model, or an extended copy of it that predicts the same at first.
 
         Args:
             net: the global model; not to be changed.
@@ -182,6 +218,10 @@ class Method(ABC):
         """Return what is added to the client's loss in every step."""
         raise NotImplementedError
 
+    def batch_penalty(self, batch: ComparedBatch, memory: State) -> Tensor:
+        """Return what is added to the client's loss in every step, from features and logits of the step's batch."""
+        raise NotImplementedError
+
     def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
         """Return the gradients that are clipped and then given to the optimizer, instead of `gradients`.
 
@@ -193,8 +233,8 @@ class Method(ABC):
         """
         return gradients
 
-    def project(self, params: State, global_params: State, memory: State) -> State:
-        """Return the parameters that replace `params` after every step of the optimizer."""
+    def project(self, params: State, global_params: State, memory: State) -> State | tuple[State, State]:
+        """Return the parameters that replace `params` after every step of the optimizer; or these and the memory."""
         return params
 
     def end(self, phase: int, params: State, global_params: State, memory: State) -> State:
@@ -246,6 +286,7 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
         spec: size of the images; None: it is not checked that the network calls the modules that the method adds.
     """
     try:
+        method.check(net)
         extended = method.extend(net, Generator())
     except ValueError as error:
         raise ValueError(f"Method `{name}`: {error}") from error
@@ -257,7 +298,7 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
         )
     names = [parameter for parameter, _ in extended.named_parameters()]
     for phase in method.phases(budget):
-        if phase.trains == "all" and phase.only:
+        if phase.trains != "head" and phase.only:
             check_patterns(f"Method `{name}`: {type(net).__name__}", names, phase.only)
 
 

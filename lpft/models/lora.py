@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lpft.models.base import BodyHeadNet
+from lpft.models.rotation import ROTATION, with_rotation
 from lpft.types import DataSpec, State
 
 LORA_TARGETS = ("*.q", "*.v", "*.q_proj", "*.v_proj", "*.query", "*.value", "*.qkv")
@@ -133,7 +134,7 @@ def merge_lora(params: State, scale: float) -> State:
 
 
 def load_personalized(net: BodyHeadNet, state: State) -> BodyHeadNet:
-    """Return a copy of a network that holds a personalized state, with the adapters that the state has.
+    """Return a copy of a network that holds a personalized state, with the adapters or the rotation that the state has.
 
     Args:
         net: the plain network.
@@ -142,6 +143,8 @@ def load_personalized(net: BodyHeadNet, state: State) -> BodyHeadNet:
     ending = ".adapter.down.weight"
     width = {name.removesuffix(ending): len(tensor) for name, tensor in state.items() if name.endswith(ending)}
     loaded = _replaced(net, list(width), lambda name, layer: AdapterLinear(layer, width[name], Generator()))
+    if f"body.{ROTATION}" in state:
+        loaded = with_rotation(loaded, state[f"body.{ROTATION}"])
     loaded.load_state_dict(state)
     return loaded
 

@@ -11,17 +11,19 @@ def train_passes(module: Personalizer) -> list[float]:
     """Return each client's cost in forward and backward passes of single samples, per training sample.
 
     A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0; features of augmented images
-    are not stored, so that a head takes a forward pass in every epoch. Scoring heads, candidates or epochs on
-    validation data counts too: a method that needs it pays for it.
+    are not stored, so that a head, and a comparison with the global model, take a forward pass in every epoch. Scoring
+    heads, candidates or epochs on validation data counts too: a method that needs it pays for it.
     """
     method: Method = module.hooks.method
     phases, data = module.schedule.phases, module.data
-    full: float = sum(phase.epochs for phase in phases if phase.trains == "all")
-    full += min(method.num_prepare_batches, data.samples.num_steps) / data.samples.num_steps
+    tuned = sum(phase.epochs for phase in phases if phase.trains != "head")
+    full = tuned + min(method.num_prepare_batches, data.samples.num_steps) / data.samples.num_steps
     probed = sum(phase.epochs for phase in phases if phase.trains == "head")
-    forward = method.starts_head + probed if data.augments else int(method.starts_head or probed > 0)
+    solved = method.starts_head and not method.counts_only
+    compared = tuned * module.hooks.compares
+    forward = solved + probed + compared if data.augments else int(solved or probed + compared > 0)
     if method.refresh_norm and has_batch_norm(module.stack.module):
         forward += method.num_candidates + 1
-    scored = method.num_candidates + method.keep_best * (module.schedule.num_epochs + 1) + method.starts_head
+    scored = method.num_candidates + method.keep_best * (module.schedule.num_epochs + 1) + solved
     clients = [data.global_features.data.clients[client] for client in data.clients]
     return [full + (forward + scored * len(client.val) / len(client.train)) / 3 for client in clients]

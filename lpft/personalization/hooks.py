@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
-from lpft.methods.base import HeadData, Method
+from lpft.methods.base import ComparedBatch, HeadData, Method
 from lpft.models.base import BodyHeadNet
 from lpft.personalization.batchnorm import has_batch_norm, refresh_batch_norm
 from lpft.personalization.data import StackData
@@ -55,7 +55,7 @@ class MethodHooks:
     def begin(self, phase: int) -> None:
         """Begin a phase."""
         if self.method.overrides("begin"):
-            params, memory = self._map(partial(self.method.begin, phase))
+            params, memory = self._map_all(partial(self.method.begin, phase))
             self._remember(memory)
             self.stack.write(params)
 
@@ -63,11 +63,25 @@ class MethodHooks:
         """Return the parameters of a step's forward pass, each ``(K, ...)``; None for those of the stack."""
         return self._map(self.method.mix, uniforms) if self.method.overrides("mix") else None
 
-    def objective(self, losses: Tensor) -> Tensor:
-        """Turn the clients' cross-entropies ``(K,)`` into what they minimize, ``(K,)``: flooding and penalty."""
+    def objective(self, losses: Tensor, compared: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Turn the clients' cross-entropies ``(K,)`` into what they minimize, ``(K,)``: flooding and penalties.
+
+        Args:
+            losses: the cross-entropies.
+            compared: the fields of `ComparedBatch`, each ``(K, ...)``; None if the method compares nothing.
+        """
         if self.method.flood is not None:
             losses = (losses - self.method.flood).abs() + self.method.flood
-        return losses + self._map(self.method.penalty) if self.method.overrides("penalty") else losses
+        if self.method.overrides("penalty"):
+            losses = losses + self._map(self.method.penalty)
+        if compared is not None:
+            losses = losses + self.stack.map(self._batch_penalty, self.memory, *compared)
+        return losses
+
+    @property
+    def compares(self) -> bool:
+        """Whether the method asks for features and logits under both models."""
+        return self.method.overrides("batch_penalty")
 
     @torch.no_grad()
     def gradient(self) -> None:
@@ -81,13 +95,17 @@ class MethodHooks:
     def project(self) -> None:
         """Put back what the method restricts."""
         if self.method.overrides("project"):
-            self.stack.write(self._map(self.method.project))
+            projected = self._map(self.method.project)
+            params, memory = projected if isinstance(projected, tuple) else (projected, None)
+            if memory is not None:
+                self._remember(memory)
+            self.stack.write(params)
 
     @torch.no_grad()
     def end(self, phase: int) -> None:
         """End a phase."""
         if self.method.overrides("end"):
-            self._remember(self._map(partial(self.method.end, phase)))
+            self._remember(self._map_all(partial(self.method.end, phase)))
 
     @torch.no_grad()
     def keep_best(self) -> None:
@@ -109,12 +127,15 @@ class MethodHooks:
         """Let the method choose among candidates, and finish."""
         self.stack.write({name: tensor for name, tensor in self.best.items() if name != "accuracy"})
         for number in range(self.method.num_candidates):
-            self.stack.write(self._map(partial(self.method.candidate, number)))
+            self.stack.write(self._map_all(partial(self.method.candidate, number)))
             self._refresh_norm()
-            self._remember(self._map(partial(self.method.judge, number), self._val_accuracy()))
+            self._remember(self._map_all(partial(self.method.judge, number), self._val_accuracy()))
+        if self.method.uses_buffers:
+            self._refresh_norm()
         if self.method.overrides("finish"):
-            self.stack.write(self._map(self.method.finish))
-        self._refresh_norm()
+            self.stack.write(self._map_all(self.method.finish))
+        if not self.method.uses_buffers:
+            self._refresh_norm()
 
     @torch.no_grad()
     def merged(self) -> tuple[ClientStack, BodyHeadNet]:
@@ -148,15 +169,24 @@ class MethodHooks:
     def _start_heads(self) -> None:
         """Replace the head of every client, on the host, one client after the other."""
         features, head = self.data.global_features, self.data.global_features.net.head
-        labels = features.data.labels
+        labels, clients = features.data.labels, features.data.clients
+        count = partial(torch.bincount, minlength=head.out_features)
+        of_federation = count(labels[torch.cat([client.train for client in clients])])
+        nothing = features.of(labels[:0])
         heads = []
         for position in self.data.clients:
-            client = features.data.clients[position]
-            train, val = features.train(position), features.of(client.val)
-            data = HeadData(train, labels[client.train], val, labels[client.val])
+            client = clients[position]
+            train, val = (
+                (nothing, nothing) if self.method.counts_only else (features.train(position), features.of(client.val))
+            )
+            of_client = labels[client.train]
+            data = HeadData(train, of_client, val, labels[client.val], count(of_client), of_federation)
             like = {name: t.detach() for name, t in head.named_parameters()}
             heads.append(self.method.start_head(like, data, generator(self.seed, "head", client.name)))
         self.stack.write({f"head.{name}": torch.stack([one[name] for one in heads]) for name in heads[0]})
+
+    def _batch_penalty(self, memory: State, *compared: Tensor) -> Tensor:
+        return self.method.batch_penalty(ComparedBatch(*compared), memory)
 
     def _refresh_norm(self) -> None:
         if self.method.refresh_norm and has_batch_norm(self.stack.module):
@@ -175,9 +205,16 @@ class MethodHooks:
     def _map(self, hook: Callable[..., Any], *extra: Any) -> Any:
         """Call a hook for every client: parameters, those of the start, memory, and more tensors ``(K, ...)``."""
         global_params = {name: p.detach() for name, p in self.start_net.named_parameters()}
+        return self._map_over(hook, self.stack.params(), global_params, *extra)
+
+    def _map_all(self, hook: Callable[..., Any], *extra: Any) -> Any:
+        """The same with buffers among the parameters, if the method uses them."""
+        if not self.method.uses_buffers:
+            return self._map(hook, *extra)
+        global_state = {name: t.detach() for name, t in self.start_net.state_dict().items()}
+        return self._map_over(hook, {**self.stack.params(), **self.stack.net_buffers()}, global_state, *extra)
+
+    def _map_over(self, hook: Callable[..., Any], params: State, global_params: State, *extra: Any) -> Any:
         return self.stack.map(
-            lambda params, memory, *extra: hook(params, global_params, memory, *extra),
-            self.stack.params(),
-            self.memory,
-            *extra,
+            lambda params, memory, *extra: hook(params, global_params, memory, *extra), params, self.memory, *extra
         )

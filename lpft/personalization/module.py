@@ -117,6 +117,7 @@ class Personalizer(LightningModule):
         probing = phase.trains == "head"
         self.stack.train()
         self.stack.freeze_body(probing)
+        self.stack.freeze_head(phase.trains == "body")
         if phase.only and not probing:
             self.stack.train_only(phase.only)
         if phase.bn == "eval":
@@ -137,9 +138,9 @@ class Personalizer(LightningModule):
         optimizer = self._optimizer
         epoch_losses = []
         for positions, uniforms, draws in zip(*batches, strict=True):
-            losses = self._losses(positions, uniforms, draws)
+            losses, compared = self._losses(positions, uniforms, draws)
             optimizer.zero_grad()
-            self.hooks.objective(losses.mean(1)).sum().backward()  # no gradient of one client reaches another
+            self.hooks.objective(losses.mean(1), compared).sum().backward()  # no gradient of one client reaches another
             self.hooks.gradient()
             if self.settings.clip_norm is not None:
                 self.stack.clip_gradients(self.settings.clip_norm)
@@ -149,14 +150,22 @@ class Personalizer(LightningModule):
         of_steps = (torch.stack(epoch_losses) * self._shares).sum(2)
         self._loss = sum(of_steps, torch.zeros_like(of_steps[0]))
 
-    def _losses(self, positions: Tensor, uniforms: Tensor, draws: Tensor) -> Tensor:
-        """Return the cross-entropies of a step's samples, ``(K, batch)``."""
+    def _losses(self, positions: Tensor, uniforms: Tensor, draws: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Return the cross-entropies of a step's samples, ``(K, batch)``, and what the method's hook compares."""
         params = self.hooks.mix(uniforms)
-        if self.schedule.phase(self.current_epoch).trains == "head":
-            logits = self.stack.classify(self.data.features(positions, draws), params=params)
+        probing = self.schedule.phase(self.current_epoch).trains == "head"
+        if probing:
+            features = self.data.features(positions, draws)
         else:
-            logits = self.stack(self.data.images(positions, draws), params)
-        return sample_losses(logits, self.data.labels(positions))
+            features = self.stack.features(self.data.images(positions, draws), params=params)
+        logits = self.stack.classify(features, params=params)
+        compared = None
+        if self.hooks.compares:
+            with torch.no_grad():
+                global_features = features if probing else self.data.features(positions, draws)
+                global_logits = self.data.global_features.net.head(global_features)
+            compared = features, logits, global_features, global_logits
+        return sample_losses(logits, self.data.labels(positions)), compared
 
     def on_train_epoch_end(self) -> None:
         """End the phase, and with the last one the method; record the epoch, and test where that is due."""

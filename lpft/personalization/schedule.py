@@ -54,8 +54,8 @@ class Schedule:
 class PhaseLR(LRScheduler):
     """Sets the learning rates of the groups ``head`` and ``body``, in this order, to those of the epoch's phase.
 
-    The head gets the phase's own rate, or the optimizer's where the phase has none; the body gets the same, or 0 while
-    it is frozen.
+    Both get the phase's own rate, or the optimizer's where the phase has none; what is frozen gets 0, and the head's is
+    multiplied by the phase's factor.
 
     Args:
         optimizer: has the two groups.
@@ -70,7 +70,10 @@ class PhaseLR(LRScheduler):
         """Return the epoch's two rates."""
         phase = self.schedule.phase(self.last_epoch)
         rate = phase.lr_factor * (self.base_lrs[0] if phase.lr is None else phase.lr)
-        return [rate, 0.0 if phase.trains == "head" else rate]
+        return [
+            0.0 if phase.trains == "body" else phase.head_factor * rate,
+            0.0 if phase.trains == "head" else rate,
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state without the phases, which belong to the method."""

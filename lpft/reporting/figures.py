@@ -25,10 +25,13 @@ from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_b
 from lpft.reporting.experiment import families
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
+from lpft.reporting.ladder_figure import draw_ladder
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, looks, short
 
 FEW_VARIANTS = 3
 """With more variants of one method, the trade-off shows neither seeds nor error bars."""
+FAR = 3
+"""How many times as far as all others a method has to move features for the axis to be compressed."""
 MANY_LAYERS = 12
 """With more layers, their names are set smaller."""
 LONG_NAMES = 60
@@ -134,6 +137,12 @@ def _tradeoff_point(axes: Axes, name: str, places: pd.DataFrame, look: Look, wit
         axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
         axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
     axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(name, 9))
+
+
+@figure
+def ladder(analysis: Analysis) -> Figure | None:
+    """Draw what gain and forgetting are made of; see `lpft.reporting.ladder`."""
+    return draw_ladder(analysis)
 
 
 @figure
@@ -268,10 +277,22 @@ def distortion(analysis: Analysis) -> Figure | None:
             points = ends[method]
             axes.plot(points["distortion"], points["loss"], linestyle="none", alpha=0.8, clip_on=False, **marker)
     axes.axhline(0, **ZERO)
+    _compress(axes, [points["distortion"].max() for points in ends.values() if len(points)])
     axes.set_xlabel("feature distortion (l2 distance from the global model's features)")
     axes.set_ylabel("loss of Global (points)")
     legend_below(drawn)
     return drawn
+
+
+def _compress(axes: Axes, farthest: Iterable[float]) -> None:
+    """If one method moved features much farther than all others, make the axis logarithmic beyond the others."""
+    *_, others, one = sorted([0.0, 0.0, *farthest])
+    if one > FAR * others > 0:
+        axes.set_xscale("symlog", linthresh=others, linscale=1.5)
+        beyond = [tick for tick in (10.0**k * n for k in range(-3, 6) for n in (1, 2, 5)) if others < tick <= one]
+        near = [tick for tick in MaxNLocator(5).tick_values(0, others) if 0 <= tick <= others]
+        axes.set_xticks([*near, *beyond], [f"{tick:g}" for tick in (*near, *beyond)])
+        axes.axvline(others, **REFERENCE)
 
 
 def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:

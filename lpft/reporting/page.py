@@ -29,6 +29,7 @@ from lpft.reporting.experiment import Experiment, families, flat, group_by, grou
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.judging import Judged, Spread
+from lpft.reporting.ladder import Interval, ladder
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -134,6 +135,8 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "colors": {method: look[method].color for method in experiment.methods},
         "method_colors": {look[method].family: look[method].family_color for method in experiment.methods},
         "methods": _descriptions(experiment),
+        "ladder": _ladder_rows(analysis),
+        "ladder_header": ["method", "rung", "Local (95% interval)", "others (95% interval)", "distortion"],
         "metrics": shown_metrics(),
         "tuning": _tuning(analysis),
         "remarks": [*incomplete(analysis), *exceptions(analysis)],
@@ -146,6 +149,15 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],
         "clients": _client_rows(analysis),
     }
+
+
+def _ladder_rows(analysis: Analysis) -> Rows:
+    """Return gain at home and change elsewhere with their intervals, and the distortion, of every rung."""
+
+    def text(level: Interval) -> str:
+        return f"{level.mean:+.1f} ({level.low:+.1f} to {level.high:+.1f})"
+
+    return [(r.method, [r.name, text(r.home), text(r.elsewhere), f"{r.distortion:.2f}"]) for r in ladder(analysis)]
 
 
 def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:

@@ -24,6 +24,7 @@ from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
+from lpft.reporting.ladder import ladder, ladder_frame
 from lpft.reporting.results import MethodResult
 from lpft.reporting.tradeoff import LINE_COLUMNS
 from lpft.storage.atomic import write_atomically
@@ -46,7 +47,17 @@ def write_all_tables(analysis: Analysis) -> None:
         write_or_remove(root / name, frame)
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
+    write_ladder(analysis)
     write_sweep_table(analysis.run, [analysis])
+
+
+def write_ladder(analysis: Analysis) -> None:
+    """Write ladder.csv of a run that has a ladder; remove it from one that has none."""
+    rungs = ladder(analysis)
+    if rungs:
+        write_csv(analysis.run.root / "ladder.csv", ladder_frame(rungs))
+    else:
+        (analysis.run.root / "ladder.csv").unlink(missing_ok=True)
 
 
 def write_method_tables(analysis: Analysis, result: MethodResult) -> None:

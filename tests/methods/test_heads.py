@@ -25,7 +25,7 @@ def blobs(classes: list[int], num_val: int = 12, width: int = 3, spread: float =
     x = centres[labels] + spread * torch.randn(len(labels), width, generator=generator, dtype=torch.float64)
     val = torch.randint(0, len(labels), (num_val,), generator=generator)
     noise = spread * torch.randn(num_val, width, generator=generator, dtype=torch.float64)
-    return HeadData(x, labels, centres[labels[val]] + noise, labels[val])
+    return HeadData(x, labels, centres[labels[val]] + noise, labels[val], labels.bincount(), labels.bincount())
 
 
 def logits(of: State, features: Tensor) -> Tensor:
@@ -34,7 +34,9 @@ def logits(of: State, features: Tensor) -> Tensor:
 
 def test_least_squares_by_hand() -> None:
     """Features -1, 1, and classes 0, 1: class 1 is (1 + x)/2, class 0 is (1 - x)/2, and the others are 0."""
-    data = HeadData(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), torch.zeros(0, 1), torch.zeros(0).long())
+    labels, nothing = torch.tensor([0, 1]), torch.zeros(0).long()
+    counts = labels.bincount()
+    data = HeadData(torch.tensor([[-1.0], [1.0]]), labels, torch.zeros(0, 1), nothing, counts, counts)
     solved = least_squares_head(head(width=1), data)
     torch.testing.assert_close(solved["weight"][:, 0], torch.tensor([-0.5, 0.5, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(solved["bias"], torch.tensor([0.5, 0.5, 0, 0], dtype=torch.float64))

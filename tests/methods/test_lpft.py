@@ -71,7 +71,9 @@ def test_heads_are_solved_for_on_theta_gs_features(method: LPFT, solve: Any) -> 
     features = toy_features(norm=True)
     data, client = features.data, features.data.clients[1]
     (state,) = personalize(features, [1], method, STILL)
-    known = HeadData(features.train(1), data.labels[client.train], features.of(client.val), data.labels[client.val])
+    of_train, of_val = data.labels[client.train], data.labels[client.val]
+    counts = of_train.bincount(minlength=3)  # not used
+    known = HeadData(features.train(1), of_train, features.of(client.val), of_val, counts, counts)
     for name, tensor in solve(dict(features.net.head.state_dict()), known).items():
         torch.testing.assert_close(state[f"head.{name}"], tensor)
 

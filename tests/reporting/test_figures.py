@@ -19,7 +19,9 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_every_figure_is_drawn_the_same_each_time(analysis: Analysis) -> None:
     first = draw_all(analysis)
-    assert list(first) == list(FIGURES) == ["tradeoff", "curves", "clients", "distortion", "depth", "matrices"]
+    assert (
+        list(first) == list(FIGURES) == ["tradeoff", "ladder", "curves", "clients", "distortion", "depth", "matrices"]
+    )
     assert draw_all(analyze(analysis.run)) == first
     for svg in first.values():
         ElementTree.fromstring(svg)
@@ -30,7 +32,7 @@ def test_a_figure_can_be_had_by_name(analysis: Analysis) -> None:
     assert isinstance(figure, Figure)
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {*analysis.experiment.methods, "global model"}
-    with pytest.raises(ValueError, match=r"`nothing`.*tradeoff, curves, clients"):
+    with pytest.raises(ValueError, match=r"`nothing`.*tradeoff, ladder, curves"):
         make_figure(analysis, "nothing")
 
 

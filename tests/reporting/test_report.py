@@ -66,14 +66,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_every_figure_is_there_and_is_xml(run: Run) -> None:
     paths = sorted((run.root / "figures").iterdir())
-    assert [path.stem for path in paths] == ["clients", "curves", "depth", "distortion", "matrices", "tradeoff"]
+    names = ["clients", "curves", "depth", "distortion", "ladder", "matrices", "tradeoff"]
+    assert [path.stem for path in paths] == names
     for path in paths:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
 def test_page_needs_nothing_else(run: Run) -> None:
     page = read(run.root / "report.html")
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", (run.root / "report.html").read_text())
@@ -151,7 +152,7 @@ def test_diagnostics_have_numbers_and_a_remedy(tmp_path: Path) -> None:
 def test_markdown_links_the_figures_that_exist(run: Run) -> None:
     text = (run.root / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-    assert len(links) == 6
+    assert len(links) == 7
     assert all((run.root / link).is_file() for link in links)
 
 

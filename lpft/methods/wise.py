@@ -1,0 +1,80 @@
+"""Models on the line from the global to the fine-tuned one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval
+from torch import Tensor
+
+from lpft.methods.base import Method
+from lpft.methods.ft import FT
+from lpft.methods.lpft import LPFT
+from lpft.types import State
+
+STEPS = 10
+"""With ``a: val``, how many models are scored: a = 1.0, 0.9, ..., 0.1."""
+WITHOUT_VAL = 0.5
+"""The weight for clients without validation data."""
+
+
+class WiSE(Method):
+    """A method followed by a step back to the global model, ``(1 - a) * global + a * personalized``.
+
+    BatchNorm statistics are mixed like parameters; integer counters are the personalized model's. With ``a: 1`` it is
+    the method itself, with ``a: 0`` the global model, bit for bit.
+
+    Args:
+        a: weight of the personalized model. ``val``: of 0.1, 0.2, ..., 1 the one with the best accuracy on the
+            client's own validation data, of equal ones the smallest; 0.5 without such data.
+        method: the settings of the method.
+
+    References:
+        Wortsman et al., arXiv:2109.01903 (WiSE-FT), who recommend 0.5. The choice by validation data is ours.
+    """
+
+    uses_buffers = True
+
+    def __init__(self, a: ClosedUnitInterval | Literal["val"] = 0.5, **method: Any) -> None:
+        super().__init__(**method)
+        self.a = a
+        self.num_candidates = STEPS if a == "val" else 0
+
+    def candidate(self, number: int, params: State, global_params: State, memory: State) -> State:
+        """Return the personalized model, then those on the way back."""
+        return interpolate(global_params, memory, 1 - number / STEPS) if number else params
+
+    def judge(self, number: int, params: State, global_params: State, memory: State, accuracy: Tensor) -> State:
+        """Remember the personalized model, and the best weight so far."""
+        if number == 0:
+            return {**params, "best": accuracy, "a": torch.where(accuracy.isnan(), WITHOUT_VAL, 1.0)}
+        better = accuracy >= memory["best"]
+        a = torch.where(better, 1 - number / STEPS, memory["a"])
+        return {**memory, "best": torch.where(better, accuracy, memory["best"]), "a": a}
+
+    def finish(self, params: State, global_params: State, memory: State) -> State:
+        """Return the model with the weight that was fixed or chosen."""
+        if self.a == "val":
+            return interpolate(global_params, memory, memory["a"])
+        return interpolate(global_params, params, self.a)
+
+
+class WiseFT(WiSE, FT):
+    """WiSE-FT: see `WiSE`; ``epochs``, ``lr``, ``bn`` and ``flood`` are the settings of `FT`."""
+
+
+class WiseLPFT(WiSE, LPFT):
+    """WiSE after LP-FT: see `WiSE`; ``lp_epochs``, ``lp_lr`` and so on are the settings of `LPFT`."""
+
+
+def interpolate(one: State, other: State, a: float | Tensor) -> State:
+    """Return ``(1 - a) * one + a * other``; what is not floating-point is the other's.
+
+    >>> interpolate({"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)}, 0.25)
+    {'w': tensor(1.2500)}
+    """
+    return {
+        name: ((1 - a) * start + a * other[name]).to(start.dtype) if start.is_floating_point() else other[name]
+        for name, start in one.items()
+    }

@@ -1,0 +1,163 @@
+"""The ladder: what gain and forgetting are made of, by methods that each do a part of what fine-tuning does.
+
+Rungs are recognized by the method's class, so that rows may have any name. Every rung is compared with the global
+model, client by client and seed by seed. See docs/methods.md for the question that each rung answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pandas import DataFrame
+from scipy.special import stdtrit  # scipy.stats, which has the same, takes a second to import
+
+from lpft.evaluation.metrics import mean
+from lpft.reporting.analysis import Analysis
+from lpft.reporting.experiment import class_name, section
+from lpft.reporting.frames import client_values, complete_rows
+
+FEWEST = 3
+"""With fewer rungs beside the global model there is no ladder."""
+
+INTERVENTION = "rotated"
+"""The rung that is no step on the way to fine-tuning: it moves features and nothing else."""
+
+COLUMNS = (
+    *("rung", "method", "local_gain", "local_gain_low", "local_gain_high"),
+    *("others_change", "others_change_low", "others_change_high", "distortion_own", "num_seeds", "num_clients"),
+)
+
+
+def _probes_only(settings: Mapping[str, Any], budget: int | None) -> bool:
+    lp_epochs = settings.get("lp_epochs", 5)
+    return lp_epochs is None or lp_epochs == (settings.get("epochs") or budget)
+
+
+Rule = Callable[[Mapping[str, Any], int | None], bool]
+"""Tells of the settings of a method, and the budget of epochs, whether it is a rung."""
+ALWAYS: Rule = lambda settings, budget: True  # noqa: E731
+RUNGS: Mapping[str, tuple[str, Rule]] = {
+    "prior": ("PriorShift", ALWAYS),
+    "adabn": ("AdaBN", ALWAYS),
+    "stats_mix": ("StatsMix", ALWAYS),
+    "lp": ("LPFT", _probes_only),
+    "scaled_head": ("ScaledHeadFT", ALWAYS),
+    "fast_head": ("FastHeadFT", ALWAYS),
+    "ft": ("FT", lambda settings, budget: settings.get("epochs") in (None, budget)),
+    "lpft": ("LPFT", lambda settings, budget: not _probes_only(settings, budget) and settings.get("lp_epochs", 5) > 0),
+    "feature_anchor": ("FeatureAnchorFT", ALWAYS),
+    INTERVENTION: ("Rotated", ALWAYS),
+}
+"""The rungs in order: class, and which settings make it one. The first method of a run that fits is the rung."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over clients and seeds with its 95% interval; the ends are NaN where nothing is known of them."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder, against the global model.
+
+    Args:
+        name: of the rung.
+        method: the row that it is.
+        home: Local minus the global model's, percentage points.
+        elsewhere: accuracy on the other clients' test sets minus the global model's, percentage points.
+        distortion: mean l2 distance of the features from the global model's.
+        num_seeds: number of seeds that both have.
+        num_clients: number of clients.
+    """
+
+    name: str
+    method: str
+    home: Interval
+    elsewhere: Interval
+    distortion: float
+    num_seeds: int
+    num_clients: int
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it does a part of what fine-tuning does."""
+        return self.name != INTERVENTION
+
+
+def find_rungs(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the methods that are rungs, by the rung's name, in the order of the ladder.
+
+    >>> methods = {"plain": {"class_path": "m.FT"}, "head": {"class_path": "m.LPFT", "init_args": {"lp_epochs": None}}}
+    >>> find_rungs({"methods": methods})
+    {'lp': 'head', 'ft': 'plain'}
+    """
+    budget = section(config, "personalization").get("epochs")
+    methods = section(config, "methods")
+    found: dict[str, str] = {}
+    for rung, (wanted, fits) in RUNGS.items():
+        for method, settings in methods.items():
+            if class_name(settings) == wanted and fits(section(settings, "init_args"), budget):
+                found.setdefault(rung, str(method))
+    return found
+
+
+def ladder(analysis: Analysis) -> list[Rung]:
+    """Return the rungs of a run in order; none if the global model is not among the rows, or rungs are too few."""
+    experiment = analysis.experiment
+    reference, complete = experiment.reference, experiment.complete_methods
+    rungs = {rung: method for rung, method in find_rungs(experiment.config).items() if method in complete}
+    if reference not in complete or len(rungs) < FEWEST:
+        return []
+    return [_rung(analysis, rung, method, str(reference)) for rung, method in rungs.items()]
+
+
+def ladder_frame(rungs: list[Rung]) -> DataFrame:
+    """Return the columns of ladder.csv: one row per rung."""
+    rows = []
+    for rung in rungs:
+        levels = [end for level in (rung.home, rung.elsewhere) for end in (level.mean, level.low, level.high)]
+        rows.append((rung.name, rung.method, *levels, rung.distortion, rung.num_seeds, rung.num_clients))
+    return DataFrame(rows, columns=list(COLUMNS))
+
+
+def paired_differences(analysis: Analysis, method: str, reference: str, metric: str) -> NDArray[np.float64]:
+    """Return how much a method is above another, by seed and client, ``(S, C)``, of seeds that both have.
+
+    Args:
+        analysis: of the run.
+        method: the method.
+        reference: the other one.
+        metric: a column of clients.csv; NaN where it is not defined.
+    """
+    mine, theirs = (client_values(analysis.frames, name, metric) for name in (method, reference))
+    seeds = [seed for seed in mine.columns if seed in theirs.columns]
+    return (mine[seeds] - theirs[seeds]).to_numpy().T
+
+
+def interval(values: NDArray[np.float64]) -> Interval:
+    """Return mean and 95% interval of values by seed and client, ``(S, C)``.
+
+    PLACEHOLDER, to be replaced by the crossed random-effects analysis of `lpft.evaluation.certainty`, whose `estimate`
+    has the same three fields: this t interval over the clients' means takes the seeds for given.
+    """
+    of_clients = [mean(column[~np.isnan(column)].tolist()) for column in values.T if not np.isnan(column).all()]
+    if len(of_clients) < 2:
+        return Interval(mean(of_clients) if of_clients else math.nan, math.nan, math.nan)
+    center, number = mean(of_clients), len(of_clients)
+    margin = float(np.std(of_clients, ddof=1) / math.sqrt(number) * stdtrit(number - 1, 0.975))
+    return Interval(center, center - margin, center + margin)
+
+
+def _rung(analysis: Analysis, name: str, method: str, reference: str) -> Rung:
+    home, elsewhere = (paired_differences(analysis, method, reference, metric) for metric in ("local", "global_others"))
+    distortion = complete_rows(analysis.frames, analysis.frames.clients, method)["distortion_own"].dropna()
+    return Rung(name, method, interval(home), interval(elsewhere), mean(distortion.tolist()), *home.shape)
