@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 from scipy.special import stdtrit  # scipy.stats, which has the same, takes a second to import
 
-from lpft.evaluation.metrics import mean
+from lpft.evaluation.metric import mean
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, section
 from lpft.reporting.frames import client_values, complete_rows
