@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator, StackEvaluation
 from lpft.models.base import BodyHeadNet
+from lpft.models.interpolation import interpolate
 from lpft.types import State
 
 
@@ -27,26 +28,6 @@ class LinePoint:
     a: float
     test: StackEvaluation
     val: Tensor
-
-
-def interpolated(start: State, end: State, a: float) -> State:
-    """Return the model at `a` on the line between two.
-
-    All entries are interpolated, BatchNorm's statistics too: between two positive variances all are positive. Integers,
-    such as BatchNorm's counters, are those of `end`.
-
-    Args:
-        start: the global model.
-        end: the personalized model, or K of them with a leading client dimension.
-        a: in ``[0, 1]``; at 0 and 1 the result equals the ends bit for bit.
-
-    References:
-        Wortsman et al., arXiv:2109.01903, equation 1.
-    """
-    return {
-        name: torch.lerp(start[name].expand_as(tensor), tensor, a) if tensor.is_floating_point() else tensor
-        for name, tensor in end.items()
-    }
 
 
 @torch.no_grad()
@@ -70,7 +51,7 @@ def evaluate_line(
     points = []
     for step in range(1, num_points + 1):
         a = step / (num_points + 1)
-        between.write(interpolated(begin, ends, a))
+        between.write(interpolate(begin, ends, a))
         points.append(LinePoint(a, evaluator.test(between), evaluator.val(between, clients)))
     return points
 

@@ -150,6 +150,10 @@ class Method(ABC):
     and after `finish`; before `finish`, which then sees them, if it `uses_buffers`. To be set where parameters are
     averaged."""
 
+    follows: type[Method] | None = None
+    """The method whose trained models this one starts its `candidate`, `judge` and `finish` from. Where a row of that
+    method with the same settings is there, its models are taken instead of training them again."""
+
     def __init__(self, flood: NonNegativeFloat | None = None) -> None:
         self.flood = flood
 
@@ -269,6 +273,13 @@ class Method(ABC):
         """Tell whether the body of the global model stays as it is, so that only heads are trained, or nothing."""
         changes = self.refresh_norm or any(map(self.overrides, ("extend", "begin", "project", "finish")))
         return not changes and all(phase.trains == "head" for phase in self.phases(budget))
+
+    def is_followed(self, other: Method) -> bool:
+        """Tell whether another method, with its settings, trains the models that this one starts from."""
+        settings = vars(other)
+        return type(other) is self.follows and all(
+            getattr(self, name) == value for name, value in settings.items() if name != "num_candidates"
+        )
 
     def overrides(self, hook: str) -> bool:
         """Tell whether the method does anything in a hook."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from lpft.methods.base import Method
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
+from lpft.models.interpolation import interpolate
 from lpft.types import State
 
 STEPS = 10
@@ -63,18 +64,10 @@ class WiSE(Method):
 class WiseFT(WiSE, FT):
     """WiSE-FT: see `WiSE`; ``epochs``, ``lr``, ``bn`` and ``flood`` are the settings of `FT`."""
 
+    follows = FT
+
 
 class WiseLPFT(WiSE, LPFT):
     """WiSE after LP-FT: see `WiSE`; ``lp_epochs``, ``lp_lr`` and so on are the settings of `LPFT`."""
 
-
-def interpolate(one: State, other: State, a: float | Tensor) -> State:
-    """Return ``(1 - a) * one + a * other``; what is not floating-point is the other's.
-
-    >>> interpolate({"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)}, 0.25)
-    {'w': tensor(1.2500)}
-    """
-    return {
-        name: ((1 - a) * start + a * other[name]).to(start.dtype) if start.is_floating_point() else other[name]
-        for name, start in one.items()
-    }
+    follows = LPFT

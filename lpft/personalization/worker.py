@@ -9,7 +9,7 @@ import torch
 from lpft.clients.features import GlobalFeatures
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
-from lpft.models.weights import load_model, save_model
+from lpft.models.weights import DamagedFileError, load_model, save_model
 from lpft.personalization.cost import train_passes
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import Personalizer
@@ -77,12 +77,31 @@ class StackWorker:
             return TrainedStack(ClientStack(net, num_clients).to(self.device), net, [], [0.0] * num_clients)
         settings, method = self.task.settings, self.task.methods[job.method]
         module = Personalizer(evaluator, list(job.clients), method, settings, job.seed).to(self.device)
-        if module.schedule.num_epochs:
+        if self._take_trained(job, module):
+            module.hooks.finish()
+        elif module.schedule.num_epochs:
             fit(module, self.task.devices, self.device, self.task.run.method_file(job.seed, job.method, ""))
         else:
             module.hooks.start()
             module.hooks.finish()
-        return TrainedStack(*module.hooks.merged(), module.records, train_passes(module))
+        records = [] if method.follows else module.records  # the same, whoever has trained the models
+        return TrainedStack(*module.hooks.merged(), records, train_passes(module))
+
+    def _take_trained(self, job: Job, module: Personalizer) -> bool:
+        """Load the models of the row that the job's method follows, if all of them are there; tell whether they are."""
+        task, method = self.task, self.task.methods[job.method]
+        parents = [name for name, other in task.methods.items() if method.is_followed(other)]
+        for parent in parents:
+            if task.settings.save_models and task.stack_size(parent) == task.stack_size(job.method):
+                try:
+                    models = [load_model(task.run.model(job.seed, parent, name)) for name in job.names]
+                except (FileNotFoundError, DamagedFileError):
+                    continue
+                if all(made_with == task.fingerprints[parent] for _, made_with in models):
+                    states = [state for state, _ in models]
+                    module.stack.write({key: torch.stack([state[key] for state in states]) for key in states[0]})
+                    return True
+        return False
 
     def _save(self, result: ClientResult, state: State) -> None:
         run, names = self.task.run, (result.seed, result.method, result.client)

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpft.clients.stack import ClientStack
-from lpft.evaluation.line import evaluate_line, interpolated
+from lpft.evaluation.line import evaluate_line
 from lpft.evaluation.matrix import Evaluator
+from lpft.models.interpolation import interpolate
 from tests.evaluation.test_matrix import stack_of
 from tests.toy import toy_features, toy_net
 
@@ -17,11 +18,11 @@ def test_interpolation_by_hand_and_its_ends_bit_for_bit(seed: int, a: float) -> 
     generator = torch.Generator().manual_seed(seed)
     start = {"weight": torch.randn(3, generator=generator), "count": torch.tensor(4)}
     end = {"weight": torch.randn(2, 3, generator=generator), "count": torch.tensor([7, 9])}
-    found = interpolated(start, end, a)
+    found = interpolate(start, end, a)
     torch.testing.assert_close(found["weight"], (1 - a) * start["weight"] + a * end["weight"], atol=1e-6, rtol=0)
     assert found["count"].tolist() == [7, 9]
-    assert torch.equal(interpolated(start, end, 0.0)["weight"], start["weight"].expand(2, 3))
-    assert torch.equal(interpolated(start, end, 1.0)["weight"], end["weight"])
+    assert torch.equal(interpolate(start, end, 0.0)["weight"], start["weight"].expand(2, 3))
+    assert torch.equal(interpolate(start, end, 1.0)["weight"], end["weight"])
 
 
 @pytest.mark.parametrize("num_clients", [1, 2])
@@ -39,7 +40,7 @@ def test_models_on_the_line_are_tested_like_any_other(num_clients: int) -> None:
         between = []
         for net in nets:
             own = toy_net(norm=True).eval()
-            own.load_state_dict(interpolated(features.net.state_dict(), net.state_dict(), point.a))
+            own.load_state_dict(interpolate(features.net.state_dict(), net.state_dict(), point.a))
             between.append(own)
         expected = evaluator.test(stack_of(between))
         assert torch.equal(point.test.accuracy, expected.accuracy)

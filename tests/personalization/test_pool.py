@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ import torch
 from lpft.methods.adabn import AdaBN
 from lpft.methods.ft import FT, NoFineTuning
 from lpft.methods.peft import PEFT
+from lpft.methods.wise import WiseFT
 from lpft.models.base import BodyHeadNet
 from lpft.models.lora import load_personalized
 from lpft.models.weights import load_model, save_model
+from lpft.personalization import worker
 from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.pool import personalize
 from lpft.personalization.settings import Personalization
@@ -99,3 +103,25 @@ def test_saved_models_are_those_that_were_tested(tmp_path: Path) -> None:
     assert [row["epoch"] for row in evaluation["lora", "c0"].epochs] == [0, 1, 2]
     assert [row["epoch"] for row in evaluation["adabn", "c0"].epochs] == [0]
     assert evaluation["none", "c0"].depth is None
+
+
+@pytest.mark.parametrize("a", [0.5, "val"])
+def test_a_method_that_follows_another_takes_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: Any
+) -> None:
+    alone, beside = task_of(tmp_path / "alone"), task_of(tmp_path / "beside")
+    alone.methods = {"wise": WiseFT(a=a)}
+    beside.methods = {"ft": FT(), "other": FT(lr=0.5), "wise": WiseFT(a=a)}
+    for task in (alone, beside):
+        task.fingerprints = dict.fromkeys(task.methods, "f")
+    assert personalize(alone) == []
+    fits: list[Path] = []
+    whole = worker.fit
+    monkeypatch.setattr(worker, "fit", lambda *args: (fits.append(args[-1]), whole(*args)))
+    assert personalize(beside) == []
+    assert {folder.name for folder in fits} == {"ft", "other"}
+    for client in ("c0", "c1", "c2"):
+        states = [load_model(task.run.model(0, "wise", client))[0] for task in (alone, beside)]
+        assert same_bits(*states)
+        cells = [replace(read_cell(task.run.cell(0, "wise", client)), seconds=0) for task in (alone, beside)]
+        assert cells[0] == cells[1]
