@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -176,8 +177,10 @@ def interval_note(certainty: Certainty) -> str:
 def result(certainty: Certainty) -> str:
     """State in one sentence how the pair of methods that an experiment is about compares, and how sure that is.
 
-    Empty if there is no such pair, or one of them has no accuracy.
+    Of a swept method, the verdicts are counted. Empty if there is no such pair, or one of them has no accuracy.
     """
+    if certainty.main_pair is None and certainty.main_family is not None:
+        return _result_of_family(*certainty.main_family, certainty)
     pair = certainty.main_pair
     found = {name: certainty.comparisons.get((*pair, name)) for name in ("local", "global_all")} if pair else {}
     if pair is None or None in found.values():
@@ -189,6 +192,16 @@ def result(certainty: Certainty) -> str:
         num_methods=sum(1 for _, reference, name in certainty.comparisons if (reference, name) == (pair[1], "local")),
         **found,
     )
+
+
+def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) -> str:
+    words = {}
+    for name in ("local", "global_all"):
+        found = [certainty.comparisons.get((row, baseline, name)) for row in rows]
+        words[name] = Counter(one.verdict for one in found if one is not None)
+    number = words["local"].total()
+    family = certainty.experiment.variants[rows[0]].family
+    return say("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
 
 
 def headline(summary: DataFrame, reference: str | None) -> str:

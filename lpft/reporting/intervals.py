@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, Evaluation, Metric, Vector, compute_client_metrics
-from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames
 from lpft.reporting.results import MethodResult
 
@@ -69,7 +69,8 @@ class Certainty:
     @property
     def equivalence(self) -> float:
         """Half width of the region of practical equivalence, percentage points."""
-        return float(section(self.experiment.config, "evaluation").get("equivalence", EQUIVALENCE))
+        equivalence = section(self.experiment.config, "evaluation").get("equivalence", EQUIVALENCE)
+        return EQUIVALENCE if equivalence is None else float(equivalence)
 
     @cached_property
     def references(self) -> list[str]:
@@ -140,6 +141,16 @@ class Certainty:
                 return method, baseline
         trained = [method for method in complete if method != self.global_model]
         return (trained[0], self.global_model) if len(trained) == 1 else None
+
+    @cached_property
+    def main_family(self) -> tuple[list[str], str] | None:
+        """The rows of a swept method and their baseline, if the first pair of the experiment is about them."""
+        complete = self.experiment.complete_methods
+        rows = families(complete, self.experiment.variants)
+        for family, baseline in self.experiment.pairs:
+            if baseline in complete and len(rows.get(family, [])) > 1:
+                return rows[family], baseline
+        return None
 
     def gaps(self, method: str, reference: str, metric: str) -> DataFrame:
         """Return the paired differences of two methods, one row per seed that has both and one column per client.

@@ -211,3 +211,18 @@ def test_without_a_pair_the_only_method_is_compared_with_the_global_model(tmp_pa
     assert result(many) == ""
     none = write_tables(make_run(tmp_path / "none", seeds=(0, 1), methods=("none",))).certainty
     assert result(none) == ""
+
+
+def test_verdicts_about_a_swept_method_are_counted(tmp_path: Path) -> None:
+    rows = {f"lpft+lp_epochs={number}": number for number in (1, 5, 9)}
+    run = make_run(tmp_path, seeds=(0, 1, 2), methods=("none", "ft", *rows))
+    config = yaml.safe_load(run.config.read_text())
+    config["methods"] |= {name: {"class_path": "lpft.methods.lpft.LPFT", "init_args": {}} for name in rows}
+    values = {name: {"method": "lpft", "values": {"methods.lpft.lp_epochs": n}} for name, n in rows.items()}
+    config["provenance"]["variants"] = values
+    run.config.write_text(yaml.safe_dump(config))
+    certainty = write_tables(run).certainty
+    words = [certainty.comparisons[name, "ft", "global_all"].verdict for name in rows]
+    text = result(certainty)
+    assert words.count("better") == 3, "the made-up rows lose less than ft"
+    assert text.startswith("Of 3 settings of lpft, compared with ft on the test sets of all clients 3 are better,")
