@@ -17,6 +17,7 @@ from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, short_keys, word
+from lpft.reporting.intervals import mean_text
 from lpft.storage.client_result import STATUSES
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ WIDTH = 118
 """Columns of a file or pipe."""
 MANY_LINES = 16
 """So many lines of a verdict are printed."""
+JUDGED = ("local", "global_all")
+"""The metrics that have a column with the verdict."""
 IN_SWEEP = ("local", "global_all")
 """The metrics that the table of a sweep shows."""
 
@@ -43,7 +46,8 @@ def print_comparison(
     """
     console = _wide(console)
     dispensable = sorted((metric for metric in shown_metrics() if metric.rank < 9), key=lambda metric: metric.rank)
-    left_out = ([metric.name for metric in dispensable[:number]] for number in range(len(dispensable) + 1))
+    names = [*(metric.name for metric in dispensable), *(f"verdict {name}" for name in reversed(JUDGED))]
+    left_out = (names[:number] for number in range(len(names) + 1))
     console.print(_first_that_fits(console, (comparison_table(analysis, names) for names in left_out)))
     _warn(console, [*incomplete(analysis), *english.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
     if line := english.recommendation_line(analysis.recommendations):
@@ -81,20 +85,21 @@ def print_sweep(
 
 
 def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table:
-    """Return one row per method: mean and standard deviation over the seeds where it is complete.
+    """Return one row per method: its means with 95% intervals, and verdicts.
 
     Variants of a method are grouped under its name.
 
     Args:
         analysis: of the run.
-        leave_out: names of metrics to leave out.
+        leave_out: names of metrics to leave out; ``verdict NAME`` is the verdict about a metric.
     """
     metrics = [metric for metric in shown_metrics() if metric.name not in leave_out]
+    judged = [name for name in JUDGED if f"verdict {name}" not in leave_out]
     table = _table()
     table.add_column("method", overflow="fold", max_width=24)
-    for title in (*(metric.title for metric in metrics), "n"):
-        table.add_column(title, justify="right", no_wrap=True)
-    rows, variants = comparison_rows(analysis, metrics), analysis.experiment.variants
+    for title in comparison_header(analysis, metrics, judged):
+        table.add_column(escape(title), justify="right", no_wrap=True)
+    rows, variants = comparison_rows(analysis, metrics, judged), analysis.experiment.variants
     groups = grouped(list(rows), variants)
     for place, (family, members) in enumerate(groups):
         if family:
@@ -103,26 +108,45 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
             name = f"  {variants[method].label}" if family else method
             last = method == members[-1] and place < len(groups) - 1
             table.add_row(escape(name), *rows[method], end_section=last)
-    several = any(entries[-1] != "1" for entries in rows.values())
-    table.caption = "Accuracy in percent" + (", mean ± std over n seeds." if several else ".")
+    table.caption = f"Accuracy in percent. {english.interval_note(analysis.certainty)}"
     if leave_out:
         titles = [metric.title for metric in shown_metrics() if metric.name in leave_out]
+        titles += ["verdicts"] if len(judged) < len(JUDGED) else []
         table.caption += f" A wider terminal also shows {', '.join(titles)}."
     return table
 
 
-def comparison_rows(analysis: Analysis, metrics: Sequence[Metric] | None = None) -> dict[str, list[str]]:
-    """Return for every method that is complete for at least one seed its metrics as text, and the number of seeds.
+def comparison_header(
+    analysis: Analysis, metrics: Sequence[Metric] | None = None, judged: Sequence[str] = JUDGED
+) -> list[str]:
+    """Return the titles of `comparison_rows`."""
+    reference, titles = analysis.certainty.main_reference, []
+    for metric in metrics or shown_metrics():
+        titles += [metric.title, *([f"{metric.title} vs {reference}"] if metric.name in judged else [])]
+    return [*titles, "n"]
+
+
+def comparison_rows(
+    analysis: Analysis, metrics: Sequence[Metric] | None = None, judged: Sequence[str] = JUDGED
+) -> dict[str, list[str]]:
+    """Return for every method that is complete for at least one seed its metrics and verdicts as text, and n.
 
     Args:
         analysis: of the run.
         metrics: the columns; by default all that are shown.
+        judged: names of the metrics with a verdict.
     """
-    rows, results = {}, analysis.frames.results
+    rows, results, certainty = {}, analysis.frames.results, analysis.certainty
     for method, summary in analysis.frames.summary.groupby("method", sort=False):
-        entries = summary.set_index("metric")[["mean", "std", "n"]]
+        method, means = str(method), summary.set_index("metric")["mean"]
+        entries = []
+        for metric in metrics or shown_metrics():
+            entries.append(mean_text(metric, means[metric.name], certainty.estimates[method, metric.name]))
+            if metric.name in judged:
+                found = certainty.comparisons.get((method, certainty.main_reference, metric.name))
+                entries.append(found.verdict if found else "-")
         num_seeds = results.loc[results["method"] == method, "complete"].sum()
-        rows[str(method)] = [*(m.text(*entries.loc[m.name]) for m in metrics or shown_metrics()), str(num_seeds)]
+        rows[method] = [*entries, str(num_seeds)]
     return rows
 
 

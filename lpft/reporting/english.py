@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, section
+from lpft.reporting.intervals import Certainty
 
 SHOWN_NAMES = 5
 """So many clients are named in one line."""
@@ -46,7 +48,7 @@ def environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters |= {"f": format, "spread": format, "n": _count, "count": _count, "plain": plain}
+    found.filters |= {"f": format, "spread": format, "n": _count, "count": _count, "plain": plain, "points": points}
     return found
 
 
@@ -54,6 +56,15 @@ def plain(text: object) -> str:
     """Escape a text for Markdown and HTML: names come from outside."""
     escaped = " ".join(html.escape(str(text), quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
+
+
+def points(value: float) -> str:
+    """Write the end of an interval of points, with a second decimal if it would look like 0.
+
+    >>> points(1.26), points(-0.01)
+    ('1.3', '-0.01')
+    """
+    return f"{value:.1f}" if abs(value) >= 0.05 else f"{value:.2f}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -149,6 +160,48 @@ def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> s
         rounds=federation.get("rounds"),
         epochs=section(config, "personalization").get("epochs"),
     )
+
+
+def interval_note(certainty: Certainty) -> str:
+    """Explain the intervals and verdicts of a table of methods."""
+    num_seeds = [certainty.estimates[method, "local"].num_seeds for method in certainty.experiment.complete_methods]
+    return say(
+        "interval_note",
+        several_seeds=max(num_seeds, default=0) > 1,
+        one_seed=1 in num_seeds,
+        reference=certainty.main_reference,
+        equivalence=f"{certainty.equivalence:g}",
+    )
+
+
+def result(certainty: Certainty) -> str:
+    """State in one sentence how the pair of methods that an experiment is about compares, and how sure that is.
+
+    Of a swept method, the verdicts are counted. Empty if there is no such pair, or one of them has no accuracy.
+    """
+    if certainty.main_pair is None and certainty.main_family is not None:
+        return _result_of_family(*certainty.main_family, certainty)
+    pair = certainty.main_pair
+    found = {name: certainty.comparisons.get((*pair, name)) for name in ("local", "global_all")} if pair else {}
+    if pair is None or None in found.values():
+        return ""
+    return say(
+        "result",
+        method=pair[0],
+        baseline="the global model" if pair[1] == certainty.global_model else pair[1],
+        num_methods=sum(1 for _, reference, name in certainty.comparisons if (reference, name) == (pair[1], "local")),
+        **found,
+    )
+
+
+def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) -> str:
+    words = {}
+    for name in ("local", "global_all"):
+        found = [certainty.comparisons.get((row, baseline, name)) for row in rows]
+        words[name] = Counter(one.verdict for one in found if one is not None)
+    number = words["local"].total()
+    family = certainty.experiment.variants[rows[0]].family
+    return say("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
 
 
 def headline(summary: DataFrame, reference: str | None) -> str:

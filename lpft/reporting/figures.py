@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
-from lpft.reporting.experiment import families
+from lpft.reporting.experiment import class_name, families, section
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
 from lpft.reporting.ladder_figure import draw_ladder
@@ -36,6 +36,8 @@ MANY_LAYERS = 12
 """With more layers, their names are set smaller."""
 LONG_NAMES = 60
 """If the layers' names have more characters together, they are tilted."""
+CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT")
+"""Methods whose model is chosen or averaged after the last epoch: no line leads to it."""
 MANY_PATHS = 120
 """With more clients and methods, the epochs of a client are not joined by a line."""
 
@@ -154,10 +156,13 @@ def curves(analysis: Analysis) -> Figure | None:
     if not rows:
         return None
     groups = _families(analysis, rows)
-    drawn, axes = panels(len(groups), 2 if len(groups) in (2, 4) else 3, (2.9, 2.2), sharex=True, sharey=True)
+    columns = 2 if len(groups) in (2, 4) else min(3, len(groups))
+    drawn, axes = panels(len(groups), columns, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
         for method in members:
-            _curve(ax, rows[method], look[method], alone=len(members) == 1)
+            settings = section(analysis.experiment.config, "methods", method)
+            chosen = class_name(settings) in CHOSEN_AFTERWARDS
+            _curve(ax, rows[method], look[method], alone=len(members) == 1, chosen=chosen)
         ax.set_title(short(members[0] if len(members) == 1 else family, 24))
         ax.tick_params(labelbottom=True)
         if len(members) > 1:
@@ -174,7 +179,12 @@ def curves(analysis: Analysis) -> Figure | None:
         Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
         Line2D([], [], color=MUTED, linestyle=REFERENCE["linestyle"], linewidth=1.6, label="global model"),
     ]
-    drawn.legend(handles=lines, loc="outside upper left", ncols=3, handlelength=2.6)
+    if any(class_name(section(analysis.experiment.config, "methods", m)) in CHOSEN_AFTERWARDS for m in rows):
+        lines.append(
+            Line2D([], [], color=INK, marker="D", linestyle="none", markersize=5.5, label="model that is kept")
+        )
+    fits = len(lines) == 3 or columns == 3
+    drawn.legend(handles=lines, loc="outside upper left", ncols=len(lines) if fits else 2, handlelength=2.6)
     return drawn
 
 
@@ -183,13 +193,26 @@ def _evaluated(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return rows.pivot(index="epoch", columns="seed", values=name).astype(float).dropna()
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool) -> None:
-    """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel."""
+def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool, chosen: bool = False) -> None:
+    """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel.
+
+    Args:
+        axes: the panel.
+        rows: of the frame of mean curves.
+        look: of the method.
+        alone: whether no other method is drawn there.
+        chosen: whether the last epoch's values are of a model that was chosen or averaged after it: it is a marker
+            apart from the line, which ends at the epoch evaluated before.
+    """
     for name, style in (("local", LOCAL_LINE), ("global_all", GLOBAL_LINE)):
         values = _evaluated(rows, name)
         mean, std = values.mean(axis=1), values.std(axis=1, ddof=0)
         if len(mean) and mean.index[0] == 0:
             axes.axhline(mean.iloc[0], **REFERENCE)
+        if chosen and len(mean) > 1:
+            face = "none" if name == "local" else look.color
+            axes.plot(mean.index[-1], mean.iloc[-1], "D", color=look.color, markerfacecolor=face, markersize=5.5)
+            mean, std = mean.iloc[:-1], std.iloc[:-1]
         if alone:
             axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
         axes.plot(mean.index, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)

@@ -17,7 +17,7 @@ from pandas import DataFrame
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
 from lpft.evaluation.metric import Evaluation, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
-from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames
 from lpft.reporting.results import MethodResult
 
@@ -70,14 +70,15 @@ class Certainty:
     @property
     def equivalence(self) -> float:
         """Half width of the region of practical equivalence, percentage points."""
-        return float(section(self.experiment.config, "evaluation").get("equivalence", EQUIVALENCE))
+        equivalence = section(self.experiment.config, "evaluation").get("equivalence", EQUIVALENCE)
+        return EQUIVALENCE if equivalence is None else float(equivalence)
 
     @cached_property
     def references(self) -> list[str]:
         """What methods are compared with: the global model, ``ft``, and the baselines of the experiment's pairs."""
         complete = self.experiment.complete_methods
         baselines = ("ft", *(baseline for _, baseline in self.experiment.pairs))
-        return list(dict.fromkeys([self._global_model, *(name for name in baselines if name in complete)]))
+        return list(dict.fromkeys([self.global_model, *(name for name in baselines if name in complete)]))
 
     @property
     def main_reference(self) -> str:
@@ -85,7 +86,8 @@ class Certainty:
         return self.references[min(1, len(self.references) - 1)]
 
     @property
-    def _global_model(self) -> str:
+    def global_model(self) -> str:
+        """The row of the global model, or `GLOBAL_MODEL` if there is none."""
         reference = self.experiment.reference
         return reference if reference and reference in self.experiment.complete_methods else GLOBAL_MODEL
 
@@ -117,7 +119,7 @@ class Certainty:
             for metric in self.metrics:
                 gaps = {}
                 for method in self.experiment.complete_methods:
-                    gap = self._difference(method, reference, metric.name)
+                    gap = estimate(self.gaps(method, reference, metric.name))
                     if method != reference and gap.num_seeds:
                         gaps[method] = gap
                 adjusted = holm([gap.p for gap in gaps.values()])
@@ -127,11 +129,40 @@ class Certainty:
                     comparisons[method, reference, metric.name] = Comparison(gap, p, word)
         return comparisons
 
-    def difference_of(self, method: str, reference: str, metric: str) -> Estimate:
-        """Return the paired difference of any two methods in a metric; over the seeds without values for clients."""
-        if any(metric == entry.name for entry in self.metrics):
-            return self._difference(method, reference, metric)
-        return estimate(self._by_seed(method, metric) - self._by_seed(reference, metric))
+    @cached_property
+    def main_pair(self) -> tuple[str, str] | None:
+        """The pair that the result's first sentence is about; None if no pair of rows stands out.
+
+        It is the first pair that the experiment compares; without one, the only method that trains, and the global
+        model.
+        """
+        complete = self.experiment.complete_methods
+        for method, baseline in self.experiment.pairs:
+            if method in complete and baseline in complete:
+                return method, baseline
+        trained = [method for method in complete if method != self.global_model]
+        return (trained[0], self.global_model) if len(trained) == 1 else None
+
+    @cached_property
+    def main_family(self) -> tuple[list[str], str] | None:
+        """The rows of a swept method and their baseline, if the first pair of the experiment is about them."""
+        complete = self.experiment.complete_methods
+        rows = families(complete, self.experiment.variants)
+        for family, baseline in self.experiment.pairs:
+            if baseline in complete and len(rows.get(family, [])) > 1:
+                return rows[family], baseline
+        return None
+
+    def gaps(self, method: str, reference: str, metric: str) -> DataFrame:
+        """Return the paired differences of two methods, one row per seed that has both and one column per client.
+
+        Empty if one of them does not have the metric.
+        """
+        name = client_name(metric)
+        mine, theirs = self._values.get(method, {}), self._values.get(reference, {})
+        if name not in mine or name not in theirs:
+            return DataFrame()
+        return (mine[name] - theirs[name]).loc[mine[name].index.intersection(theirs[name].index)]
 
     @cached_property
     def intervals(self) -> DataFrame:
@@ -155,13 +186,6 @@ class Certainty:
             rows.append((method, reference, client_name(metric), *judged))
         return DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
-    def _difference(self, method: str, reference: str, metric: str) -> Estimate:
-        name = client_name(metric)
-        mine, theirs = self._values.get(method, {}), self._values.get(reference, {})
-        if name not in mine or name not in theirs:
-            return estimate(np.empty((0, 0)))
-        return estimate(mine[name] - theirs[name])
-
     def _by_seed(self, method: str, metric: str) -> DataFrame:
         """Return a metric of a method that clients do not have: one row per seed, one column."""
         results = self.frames.results
@@ -171,12 +195,12 @@ class Certainty:
     @cached_property
     def _values(self) -> dict[str, ByMetric]:
         """The values of every client and seed by method, of complete results; the global model too if it has no row."""
-        of_methods: dict[str, list[tuple[MethodResult, Mapping[str, Vector]]]] = {self._global_model: []}
+        of_methods: dict[str, list[tuple[MethodResult, Mapping[str, Vector]]]] = {self.global_model: []}
         seeds = set()
         for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
             if result.complete and result.clients:
                 of_methods.setdefault(result.method, []).append((result, with_average(measured.of_clients)))
-                if self._global_model == GLOBAL_MODEL and result.seed not in seeds:
+                if self.global_model == GLOBAL_MODEL and result.seed not in seeds:
                     seeds.add(result.seed)
                     of_methods[GLOBAL_MODEL].append((result, with_average(of_global_model(result))))
         return {method: by_metric(rows) for method, rows in of_methods.items() if rows}

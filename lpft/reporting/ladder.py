@@ -6,7 +6,6 @@ model, client by client and seed by seed. See docs/methods.md for the question t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame
-from scipy.special import stdtrit  # scipy.stats, which has the same, takes a second to import
 
+from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import mean
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, section
@@ -57,15 +56,6 @@ RUNGS: Mapping[str, tuple[str, Rule]] = {
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over clients and seeds with its 95% interval; the ends are NaN where nothing is known of them."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Rung:
     """One step of the ladder, against the global model.
 
@@ -81,8 +71,8 @@ class Rung:
 
     name: str
     method: str
-    home: Interval
-    elsewhere: Interval
+    home: Estimate
+    elsewhere: Estimate
     distortion: float
     num_seeds: int
     num_clients: int
@@ -143,21 +133,7 @@ def paired_differences(analysis: Analysis, method: str, reference: str, metric: 
     return (mine[seeds] - theirs[seeds]).to_numpy().T
 
 
-def interval(values: NDArray[np.float64]) -> Interval:
-    """Return mean and 95% interval of values by seed and client, ``(S, C)``.
-
-    PLACEHOLDER, to be replaced by the crossed random-effects analysis of `lpft.evaluation.certainty`, whose `estimate`
-    has the same three fields: this t interval over the clients' means takes the seeds for given.
-    """
-    of_clients = [mean(column[~np.isnan(column)].tolist()) for column in values.T if not np.isnan(column).all()]
-    if len(of_clients) < 2:
-        return Interval(mean(of_clients) if of_clients else math.nan, math.nan, math.nan)
-    center, number = mean(of_clients), len(of_clients)
-    margin = float(np.std(of_clients, ddof=1) / math.sqrt(number) * stdtrit(number - 1, 0.975))
-    return Interval(center, center - margin, center + margin)
-
-
 def _rung(analysis: Analysis, name: str, method: str, reference: str) -> Rung:
     home, elsewhere = (paired_differences(analysis, method, reference, metric) for metric in ("local", "global_others"))
     distortion = complete_rows(analysis.frames, analysis.frames.clients, method)["distortion_own"].dropna()
-    return Rung(name, method, interval(home), interval(elsewhere), mean(distortion.tolist()), *home.shape)
+    return Rung(name, method, estimate(home), estimate(elsewhere), mean(distortion.tolist()), *home.shape)

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lpft.evaluation.certainty import Estimate
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import panels
-from lpft.reporting.ladder import Interval, Rung, ladder
+from lpft.reporting.ladder import Rung, ladder
 from lpft.reporting.style import GRID, MUTED, Look, looks, short
 
 ROW = 0.3
@@ -35,7 +36,7 @@ def draw_ladder(analysis: Analysis) -> Figure | None:
     return drawn
 
 
-def _waterfall(axes: Axes, rungs: list[Rung], levels: list[Interval], look: Mapping[str, Look]) -> None:
+def _waterfall(axes: Axes, rungs: list[Rung], levels: list[Estimate], look: Mapping[str, Look]) -> None:
     before = 0.0
     for row, (rung, level) in enumerate(zip(rungs, levels, strict=True)):
         color = look[rung.method].color

@@ -9,27 +9,28 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
-from pandas import DataFrame, Series, isna, read_csv
+from pandas import DataFrame, isna, read_csv
 
+from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import Metric, mean
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences
-from lpft.reporting.console import comparison_rows, exceptions, incomplete
+from lpft.reporting.console import comparison_header, comparison_rows, exceptions, incomplete
 from lpft.reporting.drawing import Drawing
 from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
-from lpft.reporting.judging import Judged, Spread
-from lpft.reporting.ladder import Interval, ladder
+from lpft.reporting.intervals import estimate_text, mean_text
+from lpft.reporting.judging import Judged
+from lpft.reporting.ladder import ladder
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -121,16 +122,18 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     """Return what the templates ``page.html`` and ``page.md`` show."""
     experiment, frames = analysis.experiment, analysis.frames
     look = looks(experiment.methods, experiment.config)
-    names = (experiment.reference, *(baseline for _, baseline in experiment.pairs))
-    differences = {name: _differences(analysis, name) for name in dict.fromkeys(names) if name}
+    differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
     diagnostics = english.by_name(analysis.diagnostics)
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
+        "result": english.result(analysis.certainty),
+        "equivalence": f"{analysis.certainty.equivalence:g}",
+        "interval_note": english.interval_note(analysis.certainty),
         "headline": english.headline(frames.summary, experiment.reference),
         "recommendation": english.recommendation_line(analysis.recommendations),
         "recommendation_rule": english.say("recommendation", "rule"),
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
-        "table_header": ["method", *(metric.title for metric in shown_metrics()), "n"],
+        "table_header": ["method", *comparison_header(analysis)],
         "groups": _grouped(experiment, comparison_rows(analysis)),
         "colors": {method: look[method].color for method in experiment.methods},
         "method_colors": {look[method].family: look[method].family_color for method in experiment.methods},
@@ -154,7 +157,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
 def _ladder_rows(analysis: Analysis) -> Rows:
     """Return gain at home and change elsewhere with their intervals, and the distortion, of every rung."""
 
-    def text(level: Interval) -> str:
+    def text(level: Estimate) -> str:
         return f"{level.mean:+.1f} ({level.low:+.1f} to {level.high:+.1f})"
 
     return [(r.method, [r.name, text(r.home), text(r.elsewhere), f"{r.distortion:.2f}"]) for r in ladder(analysis)]
@@ -178,37 +181,26 @@ def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     ]
 
 
-def _spreads(values: Callable[[str], Series], metrics: Sequence[str], form: str) -> list[str]:
-    """Return mean and standard deviation of some metrics, then the number of seeds."""
-    spreads = [Spread.of(values(metric)) for metric in metrics]
-    return [*(format(spread, form) for spread in spreads), str(spreads[0].n)]
-
-
 def _differences(analysis: Analysis, baseline: str) -> dict[str, list[str]]:
-    """Return mean and standard deviation of every method's differences to a baseline, and how many clients gained."""
-    rows = {}
+    """Return every method's differences to a baseline with intervals and verdicts, and how many clients gained."""
+    comparisons, rows = analysis.certainty.comparisons, {}
     for method in analysis.experiment.complete_methods:
-        if method == baseline:
-            continue
-        *gaps, n = _spreads(partial(analysis.differences, method, baseline), COMPARED, "+.1f")
-        if n != "0":
-            rows[method] = [*gaps, " / ".join(map(str, clients_compared(analysis, method, baseline))), n]
+        found = [comparisons.get((method, baseline, metric)) for metric in COMPARED]
+        if found[0] is not None:
+            entries = [f"{estimate_text(one.estimate, '+.1f')} {one.verdict}" if one else "-" for one in found]
+            counts = " / ".join(map(str, clients_compared(analysis, method, baseline)))
+            rows[method] = [*entries, counts, str(found[0].estimate.num_seeds)]
     return rows
 
 
 def clients_compared(analysis: Analysis, method: str, baseline: str) -> tuple[int, int, int]:
     """Count the clients whose Local, mean over the seeds that have both methods, is higher, equal and lower."""
-    seeds = analysis.differences(method, baseline, "local").index
-    if not len(seeds):
-        return 0, 0, 0
-    clients = analysis.frames.clients
-    local = clients[clients["seed"].isin(seeds)].pivot(index=["seed", "client"], columns="method", values="local")
-    change = (local[method] - local[baseline]).groupby("client").mean().round(9)
+    change = analysis.certainty.gaps(method, baseline, "local").mean().round(9)
     return int((change > 0).sum()), int((change == 0).sum()), int((change < 0).sum())
 
 
 def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
-    """Return for both kinds of test sets a title, columns, and mean and standard deviation over seeds by method."""
+    """Return for both kinds of test sets a title, columns, and means with intervals by method."""
     groups, methods = analysis.frames.groups, analysis.experiment.complete_methods
     tables = []
     for test_set, title in TEST_SETS.items() if len(groups) else ():
@@ -217,10 +209,11 @@ def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
         rows = {}
         for method in methods:
             complete = complete_rows(analysis.frames, own, method)
-            means = complete.groupby(["group", "seed"])["accuracy"].mean().dropna()
-            spreads = [Spread.of(analysis.by_seed(method, f"worst_group_{test_set}"))]
-            spreads += [Spread.of(means[means.index.get_level_values("group") == name]) for name in names]
-            rows[method] = [f"{spread:.1f}" for spread in spreads]
+            estimates = [analysis.certainty.estimates[method, f"worst_group_{test_set}"]]
+            for name in names:
+                of_group = complete[complete["group"] == name]
+                estimates.append(estimate(of_group.pivot(index="seed", columns="client", values="accuracy")))
+            rows[method] = [estimate_text(one) for one in estimates]
         tables.append((title, ["method", "worst group", *names], _grouped(analysis.experiment, rows)))
     return tables
 
@@ -260,14 +253,19 @@ def _tuned_rows(analysis: Analysis, name: str, chosen: Mapping[str, Any]) -> Row
     base = name.removesuffix("_tuned")
     settings = {base: "untuned", name: label(chosen) or "as untuned: nothing was better"}
     rows = [
-        (method, [text, *_spreads(partial(analysis.by_seed, method), OF_TUNING, ".1f")])
+        (method, [text, *_entries([analysis.certainty.estimates[method, metric] for metric in OF_TUNING], ".1f")])
         for method, text in settings.items()
         if method in analysis.experiment.complete_methods
     ]
     if len(rows) == 2:
-        gaps = _spreads(partial(analysis.differences, name, base), OF_TUNING, "+.1f")
-        rows.append(("", ["difference", *gaps]))
+        gaps = [estimate(analysis.certainty.gaps(name, base, metric)) for metric in OF_TUNING]
+        rows.append(("", ["difference", *_entries(gaps, "+.1f")]))
     return rows
+
+
+def _entries(estimates: Sequence[Estimate], form: str) -> list[str]:
+    """Return estimates as text, then the number of seeds."""
+    return [*(estimate_text(one, form) for one in estimates), str(estimates[0].num_seeds)]
 
 
 def _trial_row(trial: Mapping[Any, str]) -> tuple[str, list[str]]:
@@ -359,8 +357,8 @@ def _point_rows(sweep: Sweep, methods: Sequence[str], metric: Metric) -> list[tu
     """Return label, link to the point's report, and entries of one metric."""
     rows = []
     for point in sweep.points:
-        spreads = [Spread.of(point.by_seed(method, metric.name)) for method in methods]
-        entries = [metric.text(spread.mean, spread.std, spread.n) for spread in spreads]
+        estimates = [point.certainty.estimates.get((method, metric.name)) for method in methods]
+        entries = [mean_text(metric, one.mean, one) if one else "-" for one in estimates]
         results = point.frames.results
         link = quote(str((point.run.root / "report.html").relative_to(sweep.run.root)))
         seeds = results.loc[results["complete"], "seed"].nunique()

@@ -63,7 +63,7 @@ LAYOUT = {
     "Training": {
         "loss": ["^train/loss$"],
         "learning rates": ["^lr/head$", "^lr/body$"],
-        "drift": ["^distortion$"],
+        "distortion": ["^distortion$"],
     },
     "Global model, by round": {
         "loss": ["^federated/loss$"],

@@ -1,6 +1,9 @@
 """Certainty: by hand, by sums of squares computed in loops, against scipy, and by invariances."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from scipy import stats
 
 from lpft.evaluation.certainty import Estimate, complete_block, crossed, estimate, holm, mean_squares, verdict
 
+ROOT = Path(__file__).parents[2]
 BY_HAND = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 10.0]])
 """Means of seeds 3 and 5, of clients 2, 2 and 8, of all 4; residuals 0, 1, -1 and their negatives."""
 
@@ -227,3 +231,17 @@ def test_the_interval_covers_the_truth() -> None:
     values = rng.normal(size=(4000, 5, 1)) + 2 * rng.normal(size=(4000, 1, 10)) + rng.normal(size=shape)
     mean, std_error, df = crossed(values)
     assert (abs(mean) <= std_error * stats.t.ppf(0.975, df)).mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_coverage_table_is_made_from_these_functions() -> None:
+    """Four hundred studies with another seed agree with the rows of docs/certainty.md within noise."""
+    options = ("--studies", "400", "--seed", "1", "--seeds", "3", "--clients", "10")
+    command = [sys.executable, ROOT / "benchmarks" / "coverage.py", *options]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown = (ROOT / "docs" / "certainty.md").read_text(encoding="utf-8")
+    rows = {tuple(row.split("|")[1:4]): row for row in shown.splitlines() if row.startswith("|")}
+    for row in table.splitlines()[2:]:
+        found, expected = (
+            [float(number) for number in line.split("|")[4:9]] for line in (row, rows[tuple(row.split("|")[1:4])])
+        )
+        assert found == pytest.approx(expected, abs=4)

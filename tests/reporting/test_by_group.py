@@ -7,9 +7,11 @@ from pathlib import Path
 
 from fabricate import make_cell, make_run, two_groups
 
+from lpft.evaluation.certainty import estimate
 from lpft.evaluation.metrics import compute_metrics
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import Frames, evaluation_of
+from lpft.reporting.intervals import estimate_text
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.results import MethodResult, experiment_of
 from lpft.storage.client_result import ClientResult
@@ -103,10 +105,14 @@ def test_page_and_markdown(tmp_path: Path) -> None:
     assert section.count("<table>") == 2
     assert "&lt;b&gt;men&lt;/b&gt;" in section
     assert "<b>men" not in section
-    assert "<td>55.0 ± 0.0</td><td>65.0 ± 0.0</td><td>60.0 ± 0.0</td>" in section
-    assert "<td>50.0 ± 5.0</td><td>60.0 ± 5.0</td><td>60.0 ± 5.0</td>" in section
+    of_women = estimate([[60.0], [60.0]])  # client b has none
+    expected = [estimate([[60.0, 50.0]] * 2), estimate([[80.0, 50.0]] * 2), of_women]
+    assert "".join(f"<td>{estimate_text(one)}</td>" for one in expected) in section
+    expected = [estimate([[70.0, 20.0], [80.0, 30.0]]), estimate([[70.0, 40.0], [80.0, 50.0]])]
+    expected = [expected[0], expected[1], estimate([[90.0, 20.0], [100.0, 30.0]])]
+    assert "".join(f"<td>{estimate_text(one)}</td>" for one in expected) in section
     assert "women | old 10 (0 to 10 per client)." in section
-    assert "| ft | 50.0 ± 5.0 | 60.0 ± 5.0 | 60.0 ± 5.0 |" in text
+    assert f"| ft | {' | '.join(estimate_text(one) for one in expected)} |" in text
     assert "## By group" in text
     assert "women \\| old" in text
 

@@ -23,16 +23,27 @@ def test_table_has_one_row_per_method_and_fits(tmp_path: Path) -> None:
     text = printed(run, page=tmp_path / "report.html")
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert max(len(line) for line in text.splitlines() if "report.html" not in line) <= 118
-    summary = write_tables(run).frames.summary.set_index(["metric", "method"]).loc["local"]
+    analysis = write_tables(run)
+    summary = analysis.frames.summary.set_index(["metric", "method"]).loc["local"]
     for method in ("none", "ft", "ft_short", "lp", "lpft"):
-        assert f"{summary['mean'][method]:.1f} ± {summary['std'][method]:.1f}" in rows[method]
+        margin = analysis.certainty.estimates[method, "local"].margin
+        assert f"{summary['mean'][method]:.1f} ± {margin:.1f}" in rows[method]
+        found = analysis.certainty.comparisons.get((method, "ft", "local"))
+        assert (found.verdict if found else "-") in rows[method].split()
     assert f"Report: {tmp_path / 'report.html'}" in text
     assert "!" not in text
     assert "*" not in text
 
 
-def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
-    assert "±" not in printed(make_run(tmp_path, seeds=(3,)))
+def test_one_seed_has_intervals_over_clients_and_says_so(tmp_path: Path) -> None:
+    text = printed(make_run(tmp_path, seeds=(3,)))
+    assert "±" in text
+    assert "over clients only" in text
+
+
+def test_one_client_and_seed_has_no_interval(tmp_path: Path) -> None:
+    text = printed(make_run(tmp_path, seeds=(3,), clients=("only",)))
+    assert all("±" not in line for line in text.splitlines() if line.split()[:1] in (["none"], ["lpft"]))
 
 
 def test_matters_are_named_once(tmp_path: Path) -> None:

@@ -55,3 +55,15 @@ def test_points_of_the_tradeoff_are_the_means(analysis: Analysis) -> None:
 def test_only_drawings_with_content_become_svg(analysis: Analysis) -> None:
     empty = Drawing("empty", "", "", lambda: None)
     assert list(svgs({"empty": empty, "depth": drawings(analysis)["depth"]})) == ["depth"]
+
+
+@pytest.mark.parametrize(("name", "last"), [("EarlyStoppedFT", 12), ("FT", 15)])
+def test_no_line_leads_to_a_model_that_was_chosen_afterwards(tmp_path: Path, name: str, last: int) -> None:
+    run = make_run(tmp_path, seeds=(0, 1), methods=("ft",), clients=("a", "b"))
+    run.config.write_text(run.config.read_text().replace("lpft.methods.ft.FT", f"lpft.methods.any.{name}"))
+    (axes,) = make_figure(analyze(run), "curves").axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    assert [max(line.get_xdata()) for line in curves] == [last, last]
+    kept = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "D"]
+    ends = analyze(run).frames.mean_curves.query("epoch == 15")[["local", "global_all"]].mean()
+    assert [tuple(place) for place in kept] == [(15, pytest.approx(ends[m])) for m in ends.index if last == 12]

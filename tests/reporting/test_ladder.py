@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pandas import read_csv
 
+from lpft.evaluation.certainty import estimate
 from lpft.reporting.analysis import analyze
-from lpft.reporting.ladder import find_rungs, interval, ladder, paired_differences
+from lpft.reporting.ladder import find_rungs, ladder, paired_differences
 from lpft.reporting.ladder_figure import draw_ladder
 from lpft.reporting.page import write_page
 from lpft.reporting.tables import write_all_tables
@@ -41,19 +41,6 @@ def test_probing_for_the_whole_budget_is_lp_and_for_none_of_it_no_rung() -> None
     assert find_rungs({"methods": methods, "personalization": {"epochs": 15}}) == {"lp": "all", "lpft": "own"}
 
 
-def test_an_interval_by_hand() -> None:
-    """Clients' means are 1, 2 and 3: mean 2, standard error 1/sqrt(3), and t(2) at 97.5% is 4.3027."""
-    found = interval(np.array([[0.0, 2.0, np.nan, np.nan], [2.0, 2.0, 3.0, np.nan]]))
-    assert (found.mean, found.low) == pytest.approx((2, 2 - 4.302653 / 3**0.5))
-    assert found.high == pytest.approx(2 + 4.302653 / 3**0.5)
-
-
-def test_a_single_client_has_no_interval() -> None:
-    found = interval(np.array([[1.0], [3.0]]))
-    assert found.mean == 2
-    assert np.isnan([found.low, found.high]).all()
-
-
 def test_the_rungs_of_a_run(tmp_path: Path) -> None:
     """Differences are client by client and seed by seed; another row with the global model's class is the reference."""
     analysis = analyze(make_run(tmp_path))
@@ -65,7 +52,7 @@ def test_the_rungs_of_a_run(tmp_path: Path) -> None:
     by_hand = analysis.matrix("ft", 1).iloc[4, 4] - analysis.matrix("none", 1).iloc[4, 4]
     assert gaps.shape == (3, 10)
     assert gaps[1, 4] == pytest.approx(by_hand)
-    assert rungs[1].home.mean == pytest.approx(gaps.mean())
+    assert rungs[1].home == estimate(gaps)
     assert rungs[1].elsewhere.mean < -5
 
 

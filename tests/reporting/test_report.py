@@ -98,7 +98,7 @@ def test_the_table_leads_to_the_meaning_of_its_columns(run: Run) -> None:
 
 def test_first_screen_tells_the_result(run: Run) -> None:
     text = " ".join(read(run.root / "report.html").text.split())
-    parts = ("Result", "clients' models reach", "Recommendation by validation data", "average3")
+    parts = ("Result", "95% interval", "clients' models reach", "Recommendation by validation data", "average3")
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert places[-1] < text.index("Before you trust the numbers") < text.index("Differences, seed by seed")
@@ -106,8 +106,9 @@ def test_first_screen_tells_the_result(run: Run) -> None:
 
 def test_differences_and_recommendations_are_in_both_pages(run: Run) -> None:
     analysis = write_tables(run)
-    differences = analysis.differences("lpft", "ft", "local")
-    expected = f"{differences.mean():+.1f} ± {differences.std(ddof=0):.1f}"
+    found = analysis.certainty.comparisons["lpft", "ft", "local"]
+    assert found.estimate.mean == pytest.approx(analysis.differences("lpft", "ft", "local").mean())
+    expected = f"{found.estimate.mean:+.1f} ± {found.estimate.margin:.1f} {found.verdict}"
     better, same, worse = clients_compared(analysis, "lpft", "ft")
     for text in ((run.root / "report.md").read_text(encoding="utf-8"), read(run.root / "report.html").text):
         assert expected in text

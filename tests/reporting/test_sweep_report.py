@@ -20,8 +20,10 @@ from rich.console import Console
 from test_report import read
 
 from lpft.cli import main
+from lpft.evaluation.certainty import estimate
 from lpft.reporting.console import print_sweep
 from lpft.reporting.figures import svgs
+from lpft.reporting.intervals import estimate_text
 from lpft.reporting.report import write_report, write_sweep_report
 from lpft.reporting.status import read_status
 from lpft.reporting.status_table import render_status, render_sweep
@@ -250,14 +252,15 @@ def make_tuned(root: Path) -> Run:
 
 def test_tuned_and_untuned_stand_side_by_side(tmp_path: Path, bare: None) -> None:
     run = make_tuned(tmp_path)
-    write_report(run)
+    analysis = write_report(run).analysis
     rows = {(r["seed"], r["method"]): r for r in rows_of(run.root / "results.csv")}
     gaps = [float(rows[s, "ft_tuned"]["local"]) - float(rows[s, "ft"]["local"]) for s in ("0", "1")]
-    mean, spread = sum(gaps) / 2, abs(gaps[0] - gaps[1]) / 2
+    expected = analysis.certainty.gaps("ft_tuned", "ft", "local")
+    assert expected.mean(axis=1).tolist() == pytest.approx(gaps)
     for text in both_pages(run):
         assert "Every tuned method had 2 trials with seed 0, the untuned settings among them." in text
         assert "mean of the accuracies on the clients' own validation sets and on those of all clients" in text
-        assert f"{mean:+.1f} ± {spread:.1f}" in text
+        assert estimate_text(estimate(expected), "+.1f") in text
         assert re.search(r"lr=0.01[ |]*84.00[ |]*71.00[ |]*77.50[ |]*chosen", text)
     assert "Tuned and untuned" not in read(write_report(make_run(tmp_path / "x", seeds=(0,))).page).text
 

@@ -77,6 +77,7 @@ def test_layout_overlays_local_and_global(run: Run) -> None:
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["local and global"] == ["^local/accuracy$", "^global/accuracy$"]
+    assert charts["distortion"] == ["^distortion$"]
 
 
 def test_hyperparameters_are_the_methods_settings(run: Run) -> None:
