@@ -121,7 +121,10 @@ def tradeoff(analysis: Analysis) -> Figure | None:
         axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
         for method in members:
             named = method in (members[0], members[-1])
-            _tradeoff_point(axes, method if named else "", places[method], look[method], len(members) <= FEW_VARIANTS)
+            few = len(members) <= FEW_VARIANTS
+            if few:
+                _tradeoff_curve(analysis, axes, method, look[method])
+            _tradeoff_point(analysis, axes, method, named, places[method], look[method], few)
     level = pd.concat([_mean(client_values(analysis.frames, method, "local_before")) for method in methods]).mean()
     axes.axhline(level, **REFERENCE)
     axes.axvline(level, **REFERENCE)
@@ -133,12 +136,27 @@ def tradeoff(analysis: Analysis) -> Figure | None:
     return drawn
 
 
-def _tradeoff_point(axes: Axes, name: str, places: pd.DataFrame, look: Look, with_seeds: bool) -> None:
+def _tradeoff_curve(analysis: Analysis, axes: Axes, method: str, look: Look) -> None:
+    """Draw the way of the models between the global and the personalized one."""
+    means = analysis.tradeoff.mean_curves
+    way = means[means["method"] == method]
+    axes.plot(way["global_all"], way["local"], color=look.color, linewidth=1.1, alpha=0.7, zorder=2)
+
+
+def _tradeoff_point(
+    analysis: Analysis, axes: Axes, method: str, named: bool, places: pd.DataFrame, look: Look, in_full: bool
+) -> None:
+    """Draw a method; in full with its seeds, and as bars the 95% intervals of its differences from the global model."""
     x, y = places.to_numpy(dtype=float).T
-    if len(places) > 1 and with_seeds:
-        axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
-        axes.errorbar(x.mean(), y.mean(), y.std(), x.std(), color=look.color, linewidth=1.1, alpha=0.55, zorder=3)
-    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(name, 9))
+    if in_full:
+        if len(places) > 1:
+            axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
+        certainty = analysis.certainty
+        gaps = [certainty.comparisons.get((method, certainty.references[0], m)) for m in ("local", "global_all")]
+        margins = [gap.estimate.margin for gap in gaps if gap]
+        if len(margins) == 2 and not any(map(math.isnan, margins)):
+            axes.errorbar(x.mean(), y.mean(), *margins, color=look.color, linewidth=1.0, alpha=0.35, zorder=3)
+    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(method if named else "", 9))
 
 
 @figure
