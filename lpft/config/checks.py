@@ -30,7 +30,7 @@ def check_settings(experiment: Experiment) -> None:
 def check_experiment(experiment: Experiment) -> None:
     """Check methods and optimizers against data and network; raise ValueError if they do not fit."""
     check_client_names(client.name for client in experiment.data.clients)
-    if experiment.tune.grids and not any(len(client.val) for client in experiment.data.clients):
+    if experiment.tune.grids and not any(len(client.val) for client in experiment.data.participants().clients):
         raise ValueError(
             "`tune` chooses by validation data, but no client has any."
             " HINT: give the clients validation samples, or remove `tune`."
@@ -43,8 +43,11 @@ def check_experiment(experiment: Experiment) -> None:
 def resolve_stacks(experiment: Experiment) -> None:
     """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one."""
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
-    num_clients = sum(len(client.train) > 0 for client in experiment.data.clients)
-    cohort = cohort_size(num_clients, experiment.federation.participation)
+    num_clients, num_participants = (
+        sum(len(client.train) > 0 for client in data.clients)
+        for data in (experiment.data, experiment.data.participants())
+    )
+    cohort = cohort_size(num_participants, experiment.federation.participation)
     net, spec, kind = experiment.net, experiment.data.spec, experiment.devices.kind
     for section, size in {"federation": cohort, "personalization": num_clients}.items():
         settings = experiment.config[section] = dict(experiment.config[section])

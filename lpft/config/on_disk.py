@@ -39,6 +39,7 @@ def claim(experiment: Experiment) -> None:
         **software(),
         device=experiment.devices.kind,
         clients=[client.name for client in experiment.data.clients],
+        held_out=experiment.data.held_out,
         spec={key: int(value) for key, value in asdict(experiment.data.spec).items()},
         content_hash=experiment.data.arrays.content_hash,
         settings=fingerprint(experiment.shared_settings),

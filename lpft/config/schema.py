@@ -109,6 +109,8 @@ class Experiment:
             "mean": list(self.data.normalize.mean),
             "std": list(self.data.normalize.std),
         }
+        if self.data.held_out:
+            data["held_out"] = self.data.held_out
         augment = {} if self.config["augment"] is None else {"augment": self.config["augment"]}
         precision = {"precision": self.devices.precision}
         return {"data": data, **augment, "network": network, "federation": federation, "trainer": precision}
@@ -128,7 +130,7 @@ class Experiment:
         return GlobalTask(
             self.run,
             self.global_seeds,
-            self.data,
+            self.data.participants(),
             self.network,
             self.federation,
             self.devices,

@@ -27,6 +27,7 @@ from lpft.reporting.drawing import Drawing
 from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
+from lpft.reporting.held_out import held_out_table
 from lpft.reporting.judging import Judged, Spread
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
@@ -140,6 +141,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
         "compared": [metric_named(name) for name in COMPARED],
         "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
+        "held_out": held_out_table(analysis),
         "by_group": _by_group(analysis),
         "group_sizes": _group_sizes(frames.groups),
         "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],

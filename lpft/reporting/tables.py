@@ -23,6 +23,7 @@ from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
+from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
 from lpft.reporting.results import MethodResult
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
@@ -38,6 +39,7 @@ def write_all_tables(analysis: Analysis) -> None:
     root, results = analysis.run.root, analysis.frames.results
     write_csv(root / "results.csv", results.loc[results["complete"], ["seed", "method", *metric_columns(results)]])
     write_csv(root / "summary.csv", analysis.frames.summary)
+    write_if_any(root / "held_out.csv", held_out_frame(analysis))
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
     write_sweep_table(analysis.run, [analysis])
@@ -52,6 +54,8 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
 
     names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
     clients = rows_of(frames.clients)[["client", "status", *COUNTS, *names]]
+    if held_out_names(analysis):
+        clients.insert(1, "took_part", took_part(analysis, clients["client"]).map({True: "true", False: "false"}))
     curves = rows_of(frames.mean_curves)[list(CURVE_COLUMNS)]
     tables = {
         "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),
@@ -64,11 +68,7 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
     else:
         path.unlink(missing_ok=True)
     for name, frame in tables.items():
-        path = analysis.run.method_file(result.seed, result.method, name)
-        if len(frame):
-            write_csv(path, frame)
-        else:
-            path.unlink(missing_ok=True)
+        write_if_any(analysis.run.method_file(result.seed, result.method, name), frame)
 
 
 def recommendations_frame(analysis: Analysis) -> DataFrame:
@@ -97,6 +97,14 @@ def write_sweep_table(run: Run, points: Sequence[Analysis]) -> None:
 def write_csv(path: Path, frame: DataFrame) -> None:
     """Write a frame as CSV, without its index."""
     write_atomically(path, str(frame.to_csv(index=False, lineterminator="\n")))
+
+
+def write_if_any(path: Path, frame: DataFrame) -> None:
+    """Write a frame as CSV if it has rows; otherwise remove an earlier file."""
+    if len(frame):
+        write_csv(path, frame)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:

@@ -22,6 +22,7 @@ class Provenance:
         git: commit and state of the checkout that lpft is imported from; None outside of one.
         device: ``cpu`` or ``cuda``.
         clients: names of the clients, in order.
+        held_out: names of those that take no part in federated training and tuning.
         spec: channels, size and number of classes of the images.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
@@ -37,6 +38,7 @@ class Provenance:
     git: str | None = None
     device: str | None = None
     clients: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
     spec: dict[str, int] = field(default_factory=dict)
     content_hash: str | None = None
     settings: str | None = None
