@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,11 @@ from typing import Any
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config, ExperimentParser
 from lpft.data.datamodule import FederatedDataModule
-from lpft.federated.federate import GlobalTask, build_network
+from lpft.federated.federate import GlobalTask
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
-from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.methods.references import Reference
+from lpft.models.base import BodyHeadNet, NetFactory, build_network
 from lpft.models.lora import load_personalized
 from lpft.models.weights import checksum, load_model
 from lpft.personalization.jobs import PersonalTask
@@ -90,7 +92,7 @@ class Experiment:
     @cached_property
     def net(self) -> BodyHeadNet:
         """A network for shapes and names; its values do not matter."""
-        return build_network(self.network, self.data, self.devices, seed=0)
+        return build_network(self.network, self.data.spec, self.devices.dtype, seed=0)
 
     @cached_property
     def global_settings(self) -> Config:
@@ -122,8 +124,58 @@ class Experiment:
         return {**self.global_settings, "personalization": personalization}
 
     def method_settings(self, name: str) -> Config:
-        """Return all settings that the results of one method depend on."""
-        return {**self.shared_settings, "method": self.config["methods"][name]}
+        """Return all settings that the results of one method depend on; a reference knows no personalization."""
+        shared = self.global_settings if isinstance(self.all_methods[name], Reference) else self.shared_settings
+        return {**shared, "method": self.config["methods"][name]}
+
+    # References
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """The selected methods that do not start from the global model."""
+        return {name: method for name, method in self.methods.items() if isinstance(method, Reference)}
+
+    def reference_rounds(self, reference: Reference) -> tuple[int, int]:
+        """Return rounds and local epochs of federated training with one client that has everything."""
+        if reference.epochs is not None:
+            return reference.epochs, 1
+        num_clients = sum(len(client.train) > 0 for client in self.data.participants().clients)
+        return self.federation.full_rounds(num_clients), self.federation.local_epochs
+
+    def reference_settings(self, reference: Reference) -> Personalization:
+        """Return the settings that the clients of a reference are trained with: those of federated training."""
+        rounds, local_epochs = self.reference_rounds(reference)
+        return Personalization(
+            epochs=rounds * local_epochs,
+            batch_size=self.federation.batch_size,
+            optimizer=self.federation.optimizer,
+            clients_per_stack=self.config["federation"]["clients_per_stack"],
+            save_models=self.personalization.save_models,
+        )
+
+    def pooled_tasks(self) -> dict[str, GlobalTask]:
+        """Return what the training on pooled data needs, by name of the selected method that is its result."""
+        tasks = {}
+        for name, reference in self.references.items():
+            if reference.start == "pooled":
+                federation = copy.copy(self.federation)
+                federation.rounds, federation.local_epochs = self.reference_rounds(reference)
+                federation.participation, federation.init = 1.0, None
+                settings = {**self.global_settings, "pooled": [federation.rounds, federation.local_epochs]}
+                tasks[name] = GlobalTask(
+                    self.run.reference(name),
+                    self.seeds,
+                    self.data.pooled(),
+                    self.network,
+                    federation,
+                    self.devices,
+                    1,
+                    fingerprint(settings),
+                    title=name,
+                )
+        return tasks
+
+    # Tasks
 
     def global_task(self) -> GlobalTask:
         """Return what federated training needs."""
@@ -151,6 +203,7 @@ class Experiment:
             self.config["personalization"]["clients_per_stack"],
             self.config["personalization"]["heads_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
+            {name: self.reference_settings(reference) for name, reference in self.references.items()},
         )
 
 

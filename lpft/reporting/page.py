@@ -29,6 +29,7 @@ from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.held_out import held_out_table
 from lpft.reporting.judging import Judged, Spread
+from lpft.reporting.references import gains, gains_line
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -126,6 +127,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
         "headline": english.headline(frames.summary, experiment.reference),
+        "gains": gains_line(gains(analysis)),
         "recommendation": english.recommendation_line(analysis.recommendations),
         "recommendation_rule": english.say("recommendation", "rule"),
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],

@@ -26,6 +26,7 @@ class Provenance:
         spec: channels, size and number of classes of the images.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
+        global_settings: the same of the settings that the global models and references depend on.
         variants: for each swept method its ``method`` and swept ``values``, by the name of its row.
         point: the values of this run in a sweep; None if it is not part of one.
         tuned: the settings that tuning chose, by the name of the tuned method.
@@ -42,6 +43,7 @@ class Provenance:
     spec: dict[str, int] = field(default_factory=dict)
     content_hash: str | None = None
     settings: str | None = None
+    global_settings: str | None = None
     variants: dict[str, Any] = field(default_factory=dict)
     point: dict[str, Any] | None = None
     tuned: dict[str, Any] = field(default_factory=dict)
