@@ -18,8 +18,8 @@ class Reference(Method):
     """Base of the references.
 
     Args:
-        epochs: passes over a client's data. null: those of federated training, which are ``rounds * local_epochs`` times
-            the share of the clients in a round. It has to be set where the global model comes from a file.
+        epochs: passes over a client's data. null: those of federated training, ``rounds * local_epochs`` times the
+            share of the clients in a round. It has to be set where the global model comes from a file.
         common: what every method takes: ``flood``.
     """
 

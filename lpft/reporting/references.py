@@ -33,7 +33,7 @@ class Gains:
         over_local: the global model minus training at home alone.
         over_pooled: the global model minus the model of the pooled data.
         personalizing: the personalized models of `method` minus the global model.
-        method: the method with the highest Local; of equal ones the first.
+        method: the method with the best validation accuracy at home; of equal ones the first.
         num_seeds: the most seeds that one of the differences has.
     """
 
@@ -58,7 +58,8 @@ def gains(analysis: Analysis) -> Gains | None:
     federated = before.groupby("seed").first()
     differences = {kind: (federated - analysis.by_seed(method, "local")).dropna() for kind, method in by_kind.items()}
     personalized = [method for method in complete if method not in (*rows, analysis.experiment.reference)]
-    best = max(personalized, key=lambda method: mean(analysis.by_seed(method, "local")), default=None)
+    on_val = {method: mean(clients.loc[clients["method"] == method, "val_after"].tolist()) for method in personalized}
+    best = max(personalized, key=lambda method: (on_val[method] == on_val[method], on_val[method]), default=None)
     if best is not None:
         differences["personalizing"] = (analysis.by_seed(best, "local") - federated).dropna()
     means = {name: mean(values) if len(values) else None for name, values in differences.items()}
@@ -71,16 +72,17 @@ def gains_line(found: Gains | None) -> str:
     if found is None:
         return ""
     parts = [
-        f"{_verb(value)} of Local {against}"
-        for value, against in (
-            (found.over_local, "over training at home alone"),
-            (found.over_pooled, "against one model trained on pooled data"),
+        f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {other}"
+        for value, other in (
+            (found.over_local, "training at home alone"),
+            (found.over_pooled, "one model trained on pooled data"),
         )
         if value is not None
     ]
+    parts[1:] = [part.replace(" points of Local", "") for part in parts[1:]]
     line = f"Federated training {', and '.join(parts)}"
     if found.personalizing is not None:
-        line += f"; personalizing ({found.method}) {_verb(found.personalizing)} on top"
+        line += f"; personalizing ({found.method}) {_verb(found.personalizing).removesuffix(' points')} on top"
     return f"{line} ({'one seed' if found.num_seeds == 1 else f'mean over {found.num_seeds} seeds'})."
 
 
