@@ -195,6 +195,30 @@ def test_training_on_pooled_data_resumes(out: Path, config: Path, finished: Run,
     assert Run(out).reference("pooled").global_model(0).read_bytes() == model.read_bytes()
 
 
+def test_status_tells_that_pooled_training_has_failed(
+    out: Path, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = FedAvg.fit
+
+    def failing(self: FedAvg, *args: Any) -> bool:
+        if self.data.clients[0].name == "pooled":
+            raise FloatingPointError("by a test")
+        return fit(self, *args)
+
+    monkeypatch.setattr(FedAvg, "fit", failing)
+    toy("federate", out, "-c", config, code=1)
+    capsys.readouterr()
+    lpft("status", out)
+    shown = capsys.readouterr().out
+    assert "by a test" in shown
+    assert "references/pooled" in shown.replace("\n", "")
+    monkeypatch.undo()
+    toy("federate", out, "-c", config)
+    capsys.readouterr()
+    lpft("status", out)
+    assert "by a test" not in capsys.readouterr().out
+
+
 def test_a_model_from_a_file_needs_their_epochs(
     out: Path, config: Path, finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,10 @@ class Run:
         """Return the run of the model that a reference is: that of the pooled data, as a global model of its own."""
         return Run(self.root / "references" / method)
 
+    def references(self) -> list[Run]:
+        """Return the runs of the models of pooled data that are on disk."""
+        return [Run(path) for path in sorted(self.root.glob("references/*"))]
+
     def take_result(self, other: Run, seed: int, method: str, client: str) -> None:
         """Copy one client's result from another run into this one, with its model if that was saved."""
         for find in (Run.model, Run.cell):  # last what means that it is done
