@@ -29,7 +29,7 @@ from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.held_out import held_out_table
 from lpft.reporting.judging import Judged, Spread
-from lpft.reporting.references import gains, gains_line
+from lpft.reporting.references import gains, gains_line, reference_rows
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -124,9 +124,10 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     names = (experiment.reference, *(baseline for _, baseline in experiment.pairs))
     differences = {name: _differences(analysis, name) for name in dict.fromkeys(names) if name}
     diagnostics = english.by_name(analysis.diagnostics)
+    personalized = ~frames.summary["method"].isin(reference_rows(experiment.config))
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
-        "headline": english.headline(frames.summary, experiment.reference),
+        "headline": english.headline(frames.summary[personalized], experiment.reference),
         "gains": gains_line(gains(analysis)),
         "recommendation": english.recommendation_line(analysis.recommendations),
         "recommendation_rule": english.say("recommendation", "rule"),
