@@ -18,6 +18,7 @@ from lpft.config.tuning import read_trials, tuned_experiment, tuning_experiment
 from lpft.federated.federate import is_done, train_global_models
 from lpft.personalization.pool import personalize as personalize_clients
 from lpft.personalization.recommended import write_recommended
+from lpft.personalization.starts import reuse_references
 from lpft.reporting.report import write_any_report, write_tables
 from lpft.reporting.tensorboard import LiveEvents
 from lpft.runtime.signals import Stopped
@@ -53,12 +54,13 @@ def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
         for experiment in study.experiments:
             task = experiment.global_task()
             failures += train_global_models(task, LiveEvents(experiment.run), study.global_tasks())
+            failures += train_pooled_models(experiment, study)
             seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
             if all(is_done(task, seed) for seed in experiment.global_seeds):
                 tuning_failures = tune_methods(experiment)
                 failures += tuning_failures
                 experiment = experiment if tuning_failures else tuned_experiment(experiment)
-            failures += personalize_seeds(experiment, seeds)
+            failures += personalize_seeds(experiment, seeds, study)
         try:
             report(study.run)
         except FileNotFoundError as error:
@@ -71,6 +73,7 @@ def federate(study: Study) -> None:
         for experiment in study.experiments:
             events = LiveEvents(experiment.run)
             failures += train_global_models(experiment.global_task(), events, study.global_tasks())
+            failures += train_pooled_models(experiment, study)
 
 
 def tune(study: Study) -> None:
@@ -84,9 +87,17 @@ def personalize(study: Study) -> None:
     """Personalize every client with every method, the tuned ones included, and write the tables."""
     with collected_failures() as failures:
         for experiment in study.experiments:
-            failures += personalize_seeds(tuned_experiment(experiment), experiment.seeds)
+            failures += personalize_seeds(tuned_experiment(experiment), experiment.seeds, study)
             with contextlib.suppress(FileNotFoundError):  # no results yet
                 write_tables(experiment.run)
+
+
+def train_pooled_models(experiment: Experiment, study: Study) -> list[str]:
+    """Train the models of pooled data that the selected methods need and that are missing; return what failed."""
+    failures: list[str] = []
+    for task in experiment.pooled_tasks().values():
+        failures += train_global_models(task, LiveEvents(task.run), study.pooled_tasks())
+    return failures
 
 
 def tune_methods(experiment: Experiment) -> list[str]:
@@ -103,18 +114,23 @@ def tune_methods(experiment: Experiment) -> list[str]:
     return failures
 
 
-def personalize_seeds(experiment: Experiment, seeds: list[int]) -> list[str]:
-    """Compute the results of these seeds that are missing, and with `fallback` choose a model for each client."""
+def personalize_seeds(experiment: Experiment, seeds: list[int], study: Study) -> list[str]:
+    """Compute the results of these seeds that are missing, and with `fallback` choose a model for each client.
+
+    Results of references are copied from other runs of the study that have them already.
+    """
     claim(experiment)
     task = experiment.personal_task()
     task.seeds = seeds
+    reuse_references(task, (other.personal_task() for other in study.experiments))
     with contextlib.closing(LiveEvents(experiment.run)) as events:
         failures = personalize_clients(task, experiment.selection.shard, events.stack)
     if experiment.selection.fallback and not failures and seeds == experiment.seeds:
         if any(task.missing(job) for job in task.jobs()):
             log.warning("not all clients are finished: run the command again for `--fallback` to choose.")
         else:
-            chosen = write_recommended(experiment.run, seeds, list(experiment.methods))
+            personalizing = [name for name in experiment.methods if name not in experiment.references]
+            chosen = write_recommended(experiment.run, seeds, personalizing)
             kept = sum(method is None for method in chosen.values())
             log.info("--fallback: %d of %d clients keep the global model", kept, len(chosen))
     return failures

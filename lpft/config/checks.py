@@ -8,6 +8,7 @@ from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.federated.cohort import cohort_size
 from lpft.methods.base import check_phases
+from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
 from lpft.storage.config_file import read_config
 from lpft.storage.run import check_client_names, check_method_names
@@ -21,6 +22,7 @@ def check_settings(experiment: Experiment) -> None:
     _check_seeds(experiment.tune.seeds, "tune.seeds")
     _check_methods(experiment)
     _check_only(experiment)
+    _check_references(experiment)
     _check_grids(experiment)
     load_verdicts(experiment.config)
     if experiment.selection.fallback and not experiment.personalization.save_models:
@@ -30,7 +32,7 @@ def check_settings(experiment: Experiment) -> None:
 def check_experiment(experiment: Experiment) -> None:
     """Check methods and optimizers against data and network; raise ValueError if they do not fit."""
     check_client_names(client.name for client in experiment.data.clients)
-    if experiment.tune.grids and not any(len(client.val) for client in experiment.data.clients):
+    if experiment.tune.grids and not any(len(client.val) for client in experiment.data.participants().clients):
         raise ValueError(
             "`tune` chooses by validation data, but no client has any."
             " HINT: give the clients validation samples, or remove `tune`."
@@ -43,8 +45,11 @@ def check_experiment(experiment: Experiment) -> None:
 def resolve_stacks(experiment: Experiment) -> None:
     """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one."""
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
-    num_clients = sum(len(client.train) > 0 for client in experiment.data.clients)
-    cohort = cohort_size(num_clients, experiment.federation.participation)
+    num_clients, num_participants = (
+        sum(len(client.train) > 0 for client in data.clients)
+        for data in (experiment.data, experiment.data.participants())
+    )
+    cohort = cohort_size(num_participants, experiment.federation.participation)
     net, spec, kind = experiment.net, experiment.data.spec, experiment.devices.kind
     for section, size in {"federation": cohort, "personalization": num_clients}.items():
         settings = experiment.config[section] = dict(experiment.config[section])
@@ -73,6 +78,21 @@ def _check_methods(experiment: Experiment) -> None:
     for pair in experiment.config["compare"]:
         if len(pair) != 2:
             raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
+
+
+def _check_references(experiment: Experiment) -> None:
+    for name, method in experiment.all_methods.items():
+        if isinstance(method, Reference) and method.epochs is None and experiment.federation.init is not None:
+            raise ValueError(
+                f"Method `{name}` trains for as long as federated training, but the global model is from a file,"
+                f" `federation.init={experiment.federation.init}`."
+                f" HINT: give it passes over the data by `--methods.{name}.epochs N`, or leave `{name}` out."
+            )
+        if isinstance(method, Reference) and name in experiment.tune.grids:
+            raise ValueError(
+                f"`tune.grids.{name}` is a reference, which is trained as the global model is, and not tuned."
+                " HINT: remove it from `tune.grids`."
+            )
 
 
 def _check_only(experiment: Experiment) -> None:

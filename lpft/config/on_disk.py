@@ -11,6 +11,7 @@ from typing import Any
 from lpft.config.files import ConfigError
 from lpft.config.schema import Experiment
 from lpft.config.sweep import dotted
+from lpft.federated.federate import is_done
 from lpft.models.weights import load_model
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import write_config
@@ -39,9 +40,11 @@ def claim(experiment: Experiment) -> None:
         **software(),
         device=experiment.devices.kind,
         clients=[client.name for client in experiment.data.clients],
+        held_out=experiment.data.held_out,
         spec={key: int(value) for key, value in asdict(experiment.data.spec).items()},
         content_hash=experiment.data.arrays.content_hash,
         settings=fingerprint(experiment.shared_settings),
+        reference_settings=fingerprint(experiment.reference_settings),
     )
     write_config(run, experiment.config, provenance)
 
@@ -54,7 +57,8 @@ def compare(experiment: Experiment) -> None:
         now = experiment.global_settings
         if part != "global":
             method = experiment.config["methods"].get(part, before.get("method"))
-            now = {**experiment.shared_settings, "method": method}
+            shared = experiment.shared_settings if "personalization" in before else experiment.reference_settings
+            now = {**shared, "method": method}
         compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
 
 
@@ -75,6 +79,12 @@ def check_global_models(experiment: Experiment) -> None:
                 if (of_seed, part) == (seed, "global"):
                     compare_settings(path.parent, before, experiment.global_settings)
             raise ConfigError(f"The global model {path} was made with other settings. {hint}")
+    for name, task in ({} if experiment.command == "tune" else experiment.pooled_tasks()).items():
+        for seed in task.seeds:
+            if not is_done(task, seed):
+                raise ConfigError(
+                    f"There is no model of the pooled data for `{name}`, {task.run.global_model(seed)}. {hint}"
+                )
 
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,11 @@ from lpft.config.files import ConfigError
 from lpft.config.parser import Config, ExperimentParser
 from lpft.data.datamodule import FederatedDataModule
 from lpft.evaluation.settings import EvaluationSettings
-from lpft.federated.federate import GlobalTask, build_network
+from lpft.federated.federate import GlobalTask
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
-from lpft.models.base import BodyHeadNet, NetFactory
+from lpft.methods.references import Reference
+from lpft.models.base import BodyHeadNet, NetFactory, build_network
 from lpft.models.lora import load_personalized
 from lpft.models.weights import checksum, load_model
 from lpft.personalization.jobs import PersonalTask
@@ -92,7 +94,7 @@ class Experiment:
     @cached_property
     def net(self) -> BodyHeadNet:
         """A network for shapes and names; its values do not matter."""
-        return build_network(self.network, self.data, self.devices, seed=0)
+        return build_network(self.network, self.data.spec, self.devices.dtype, seed=0)
 
     @cached_property
     def global_settings(self) -> Config:
@@ -111,27 +113,84 @@ class Experiment:
             "mean": list(self.data.normalize.mean),
             "std": list(self.data.normalize.std),
         }
+        if self.data.held_out:
+            data["held_out"] = self.data.held_out
         augment = {} if self.config["augment"] is None else {"augment": self.config["augment"]}
         precision = {"precision": self.devices.precision}
         return {"data": data, **augment, "network": network, "federation": federation, "trainer": precision}
 
     @cached_property
-    def shared_settings(self) -> Config:
-        """All settings that the results of every method depend on."""
-        personalization = {k: value for k, value in self.config["personalization"].items() if k != "save_models"}
+    def reference_settings(self) -> Config:
+        """All settings that the results of every reference depend on: no personalization."""
         evaluation = {k: value for k, value in self.config["evaluation"].items() if k != "equivalence"}
-        return {**self.global_settings, "personalization": personalization, "evaluation": evaluation}
+        return {**self.global_settings, "evaluation": evaluation}
+
+    @cached_property
+    def shared_settings(self) -> Config:
+        """All settings that the results of every other method depend on."""
+        personalization = {k: value for k, value in self.config["personalization"].items() if k != "save_models"}
+        return {**self.reference_settings, "personalization": personalization}
 
     def method_settings(self, name: str) -> Config:
         """Return all settings that the results of one method depend on."""
-        return {**self.shared_settings, "method": self.config["methods"][name]}
+        shared = self.reference_settings if isinstance(self.all_methods[name], Reference) else self.shared_settings
+        return {**shared, "method": self.config["methods"][name]}
+
+    # References
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """The selected methods that do not start from the global model."""
+        return {name: method for name, method in self.methods.items() if isinstance(method, Reference)}
+
+    def reference_rounds(self, reference: Reference) -> tuple[int, int]:
+        """Return rounds and local epochs of federated training with one client that has everything."""
+        if reference.epochs is not None:
+            return reference.epochs, 1
+        num_clients = sum(len(client.train) > 0 for client in self.data.participants().clients)
+        return self.federation.full_rounds(num_clients), self.federation.local_epochs
+
+    def reference_training(self, reference: Reference) -> Personalization:
+        """Return the settings that the clients of a reference are trained with: those of federated training."""
+        rounds, local_epochs = self.reference_rounds(reference)
+        return Personalization(
+            epochs=rounds * local_epochs,
+            batch_size=self.federation.batch_size,
+            optimizer=self.federation.optimizer,
+            clients_per_stack=self.config["federation"]["clients_per_stack"],
+            save_models=self.personalization.save_models,
+        )
+
+    def pooled_tasks(self) -> dict[str, GlobalTask]:
+        """Return what the training on pooled data needs, by name of the selected method that is its result."""
+        tasks = {}
+        for name, reference in self.references.items():
+            if reference.start == "pooled":
+                federation = copy.copy(self.federation)
+                federation.rounds, federation.local_epochs = self.reference_rounds(reference)
+                federation.participation, federation.init = 1.0, None
+                settings = {**self.global_settings, "pooled": [federation.rounds, federation.local_epochs]}
+                tasks[name] = GlobalTask(
+                    self.run.reference(name),
+                    self.seeds,
+                    self.data.pooled(),
+                    self.network,
+                    federation,
+                    self.devices,
+                    1,
+                    fingerprint(settings),
+                    title=name,
+                )
+        return tasks
+
+    # Tasks
 
     def global_task(self) -> GlobalTask:
         """Return what federated training needs."""
         return GlobalTask(
             self.run,
             self.global_seeds,
-            self.data,
+            self.data.participants(),
             self.network,
             self.federation,
             self.devices,
@@ -153,6 +212,7 @@ class Experiment:
             self.config["personalization"]["heads_per_stack"],
             {name: fingerprint(self.method_settings(name)) for name in self.methods},
             self.evaluation,
+            {name: self.reference_training(reference) for name, reference in self.references.items()},
         )
 
 

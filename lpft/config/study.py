@@ -42,11 +42,16 @@ class Study:
         """Yield the federated training of every run; runs that need the same global models share them."""
         return (experiment.global_task() for experiment in self.experiments)
 
+    def pooled_tasks(self) -> Iterator[GlobalTask]:
+        """Yield the training on pooled data of every run; they share models in the same way."""
+        return (task for experiment in self.experiments for task in experiment.pooled_tasks().values())
+
     def remaining(self) -> Iterator[tuple[str, int, int]]:
         """Yield for every run and stage the number of its missing parts (seeds, stacks), and of all parts."""
         for experiment in self.experiments:
-            task = experiment.global_task()
-            yield "federate", sum(not is_done(task, seed) for seed in task.seeds), len(task.seeds)
+            tasks = [experiment.global_task(), *experiment.pooled_tasks().values()]
+            done = [is_done(task, seed) for task in tasks for seed in task.seeds]
+            yield "federate", done.count(False), len(done)
             not_chosen = 0
             if experiment.tuned_methods:
                 yield "tune", *tuning_experiment(experiment).personal_task().count()

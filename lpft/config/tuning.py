@@ -32,7 +32,8 @@ def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
 def tuning_experiment(experiment: Experiment) -> Experiment:
     """Return the run whose methods are the trials, in the folder ``tuning``; it starts from the same global models.
 
-    Trials are only for choosing: they write no models, and are tested at the end only.
+    Trials are only for choosing: they write no models, and are tested at the end only. Clients that are held out from
+    federated training have no part in them.
     """
     config, by_method = experiment.config, trials_by_method(experiment)
     methods = {
@@ -51,6 +52,7 @@ def tuning_experiment(experiment: Experiment) -> Experiment:
     selected = [trial_name(name, n) for name in experiment.methods for n in range(len(by_method.get(name, [])))]
     return replace(
         _with_methods(experiment, config, experiment.run.tuning),
+        data=experiment.data.participants(),
         seeds=experiment.tune.seeds,
         personalization=personalization,
         evaluation=evaluation,
@@ -104,7 +106,7 @@ def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
 
 def _read_trial(experiment: Experiment, tuning: Experiment, name: str, number: int, changes: dict[str, Any]) -> Trial:
     """Summarize a trial of one method; raise ConfigError if cells are missing, or were made with other settings."""
-    trial, num_clients = trial_name(name, number), len(experiment.data.clients)
+    trial, num_clients = trial_name(name, number), len(tuning.data.clients)
     made_with = fingerprint(tuning.method_settings(trial))
     cells: list[ClientResult] = []
     for seed in experiment.tune.seeds:

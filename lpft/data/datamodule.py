@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
 from lpft.data.decode import decode
+from lpft.data.held_out import chosen_to_be_held_out, pooled
 from lpft.data.messages import shortened
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
@@ -91,7 +93,9 @@ class FederatedDataModule(LightningDataModule):
             stratified draw of them.
         test_per_client: most samples that a client is tested on.
         num_classes: number of classes; by default what the source says, or the highest label plus one.
-        seed: of the partition and the splits; not the seed of a run.
+        held_out: clients that take no part in federated training and tuning, but are personalized and tested like the
+            others: how many are drawn, or their names; null is none. Nothing else about the data depends on it.
+        seed: of the partition, the splits and the draw of clients that are held out; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
         on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
             listed.
@@ -116,6 +120,7 @@ class FederatedDataModule(LightningDataModule):
         train_per_client: PositiveInt | None = None,
         test_per_client: PositiveInt | None = None,
         num_classes: PositiveInt | None = None,
+        held_out: NonNegativeInt | list[str] | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
         on_bad_image: OnBadImage = "error",
@@ -146,6 +151,9 @@ class FederatedDataModule(LightningDataModule):
             )
         self._split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
         self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image
+        self._held_out = held_out
+        self._shown: Literal["all", "participants", "pooled"] = "all"
+        self._clients_shown: list[ClientSplit] | None = None
         default = os.environ.get("LPFT_CACHE") or Path.home() / ".cache" / "lpft"
         self._cache_dir = Path(cache_dir or default).expanduser()
         self._arrays: Arrays | None = None
@@ -181,12 +189,42 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def clients(self) -> list[ClientSplit]:
-        """All clients, in their order."""
-        return self.arrays.clients
+        """All clients, in their order; of what `participants` or `pooled` returned, the clients that it has."""
+        if self._shown == "all":
+            return self.arrays.clients
+        if self._clients_shown is None:
+            held_out = set(self.held_out)
+            chosen = [client for client in self.arrays.clients if client.name not in held_out]
+            self._clients_shown = [pooled(chosen)] if self._shown == "pooled" else chosen
+        return self._clients_shown
+
+    @property
+    def held_out(self) -> list[str]:
+        """Names of the clients that take no part in federated training and tuning.
+
+        Raises:
+            ValueError: if a name is unknown, or nobody is left.
+        """
+        return chosen_to_be_held_out(self.arrays.clients, self._held_out, self._seed)
+
+    def participants(self) -> FederatedDataModule:
+        """Return the same data with those clients alone that take part in federated training."""
+        return self._showing("participants") if self._held_out else self
+
+    def pooled(self) -> FederatedDataModule:
+        """Return the same data with one client, which has all samples of those that take part."""
+        return self._showing("pooled")
+
+    def _showing(self, shown: Literal["participants", "pooled"]) -> FederatedDataModule:
+        view = copy.copy(self)
+        view._shown, view._clients_shown = shown, None
+        return view
 
     def prepare_data(self) -> None:
         """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
-        warn_of_gaps(self._arrays or self._open(), self.spec.num_classes)
+        arrays = self._arrays or self._open()
+        chosen_to_be_held_out(arrays.clients, self._held_out, self._seed)  # fails early
+        warn_of_gaps(arrays, self.spec.num_classes)
         ignored = self.source.ignored_files()
         if ignored:
             log.warning(
@@ -200,7 +238,7 @@ class FederatedDataModule(LightningDataModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays out of what is sent to another process, which maps the same files."""
-        return {**vars(self), "_arrays": self._arrays.entry if self._arrays else None}
+        return {**vars(self), "_arrays": self._arrays.entry if self._arrays else None, "_clients_shown": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         entry = state.pop("_arrays")

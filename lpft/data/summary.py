@@ -51,6 +51,11 @@ def describe(data: FederatedDataModule, console: Console) -> None:
     console.print(table)
     if len(data.clients) > MOST_CLIENTS:
         print_plain(f"... and {len(data.clients) - MOST_CLIENTS} more")
+    if data.held_out:
+        print_plain(
+            f"held out, {len(data.held_out)} of {len(data.clients)} clients: {shortened(data.held_out, MOST_CLIENTS)};"
+            " they take no part in federated training and tuning"
+        )
     for number, group in enumerate(arrays.group_names):
         in_split = {split: torch.cat([getattr(client, split) for client in data.clients]) for split in SPLITS}
         counted = (f"{int((arrays.groups[part] == number).sum())} {split}" for split, part in in_split.items())

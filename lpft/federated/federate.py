@@ -16,12 +16,11 @@ from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.fedavg import FedAvg, any_rank
 from lpft.federated.files import Events, GlobalModelFiles
 from lpft.federated.settings import Federation
-from lpft.models.base import BodyHeadNet, NetFactory, check_network
+from lpft.models.base import NetFactory, build_network
 from lpft.models.weights import DamagedFileError, load_model
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import leave_with_parent
-from lpft.runtime.seeding import global_generator
 from lpft.runtime.signals import Stopped, listen, note_progress, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
@@ -42,6 +41,7 @@ class GlobalTask:
         devices: the section `trainer`.
         clients_per_stack: the most clients trained as one.
         fingerprint: hash of all that the global models depend on.
+        title: what the progress is of.
     """
 
     run: Run
@@ -52,6 +52,7 @@ class GlobalTask:
     devices: Devices
     clients_per_stack: int
     fingerprint: str
+    title: str = "federate"
 
 
 def train_global_models(
@@ -101,18 +102,6 @@ def is_done(task: GlobalTask, seed: int) -> bool:
         return False
 
 
-def build_network(network: NetFactory, data: FederatedDataModule, devices: Devices, seed: int) -> BodyHeadNet:
-    """Build the network of a seed; its initial values depend on the seed alone.
-
-    Raises:
-        ValueError: if it consists of more than a body and a linear head.
-    """
-    with global_generator(seed, "network"):
-        net = network(data.spec)
-    check_network(net)
-    return net.to(devices.dtype)
-
-
 def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> None:
     """Copy global models that are missing from runs that have trained them with the same settings and data.
 
@@ -145,10 +134,11 @@ def _train_seeds(
             if fabric.is_global_zero:
                 heartbeat.at([Work(seed, "global", [])])
             try:
-                files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, task.settings.rounds, events)
+                rounds = task.settings.rounds
+                files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, rounds, events, task.title)
                 finished = not any_rank(fabric, stop_before())
                 if finished:
-                    net = build_network(task.network, task.data, task.devices, seed)
+                    net = build_network(task.network, task.data.spec, task.devices.dtype, seed)
                     if task.settings.init is not None:
                         files.take({**net.state_dict(), **task.settings.read_init(net)})
                     else:

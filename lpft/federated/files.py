@@ -44,14 +44,22 @@ class GlobalModelFiles:
         fingerprint: of the settings that it is made with.
         rounds: number of rounds.
         events: is given the history after every round.
+        title: what the progress is of.
     """
 
     def __init__(
-        self, fabric: Fabric, run: Run, seed: int, fingerprint: str, rounds: int, events: Events | None = None
+        self,
+        fabric: Fabric,
+        run: Run,
+        seed: int,
+        fingerprint: str,
+        rounds: int,
+        events: Events | None = None,
+        title: str = "federate",
     ) -> None:
         self.fabric, self.run, self.seed = fabric, run, seed
         self.fingerprint, self.events = fingerprint, events
-        self.steps = Steps(f"federate seed {seed}", rounds, "round", fabric.is_global_zero)
+        self.steps = Steps(f"{title} seed {seed}", rounds, "round", fabric.is_global_zero)
         self._problem: str | None = None
         self._next_write = 0.0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
 from torch.optim import SGD
 
 from lpft.federated.aggregation import AggregatorFactory, WeightedMean
+from lpft.federated.cohort import cohort_size
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import read_weights
 from lpft.types import OptimizerCallable, State
@@ -71,6 +73,14 @@ class Federation:
         self.init = init
         self.init_map = init_map
         self.init_head = init_head
+
+    def full_rounds(self, num_clients: int) -> int:
+        """Return how many rounds in which all clients take part make as many passes over a client's data.
+
+        Args:
+            num_clients: number of clients that have training samples.
+        """
+        return ceil(self.rounds * cohort_size(num_clients, self.participation) / num_clients)
 
     def read_init(self, net: BodyHeadNet) -> State:
         """Return the state that `init` gives the network: all of it, but for a head that is to be new.

@@ -126,6 +126,9 @@ class Method(ABC):
         Ishida et al., arXiv:2002.08709 (flooding).
     """
 
+    start: Literal["global", "initial", "pooled"] = "global"
+    """The network to start from, which is also what `global_params` are of: the global model, the initial network of
+    federated training, or a model trained on the pooled data of all clients."""
     num_prepare_batches: int = 0
     """How many batches of training data `prepare` gets at most; 0 if it is not used."""
     uniforms_per_step: int = 0
@@ -271,7 +274,11 @@ class Method(ABC):
 
     def leaves_body(self, budget: int) -> bool:
         """Tell whether the body of the global model stays as it is, so that only heads are trained, or nothing."""
-        changes = self.refresh_norm or any(map(self.overrides, ("extend", "begin", "project", "finish")))
+        changes = (
+            self.start != "global"
+            or self.refresh_norm
+            or any(map(self.overrides, ("extend", "begin", "project", "finish")))
+        )
         return not changes and all(phase.trains == "head" for phase in self.phases(budget))
 
     def is_followed(self, other: Method) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
+from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec
 
 
@@ -67,3 +69,15 @@ def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
 
 NetFactory = Callable[[DataSpec], BodyHeadNet]
 """Builds a network for the data at hand; YAML chooses class and settings."""
+
+
+def build_network(network: NetFactory, spec: DataSpec, dtype: torch.dtype, seed: int) -> BodyHeadNet:
+    """Build the network that the federated training of a seed starts from; its values depend on the seed alone.
+
+    Raises:
+        ValueError: if it consists of more than a body and a linear head.
+    """
+    with global_generator(seed, "network"):
+        net = network(spec)
+    check_network(net)
+    return net.to(dtype)

@@ -12,6 +12,7 @@ from lpft.reporting.analysis import Analysis, family_rows
 from lpft.reporting.experiment import label, section
 from lpft.reporting.frames import complete_rows, distortion_points
 from lpft.reporting.judging import Spread
+from lpft.reporting.references import reference_rows
 
 OVERFIT, RETAINED = 1.0, 1.0
 """Points of Global lost since its best epoch, and of Local that may be lost since the first."""
@@ -22,8 +23,9 @@ Row = dict[str, Any]
 
 
 def trained(point: Analysis) -> list[str]:
-    """Return the complete methods without the global model itself."""
-    return [method for method in point.experiment.complete_methods if method != point.experiment.reference]
+    """Return the complete methods without the global model itself, and without those that do not start from it."""
+    others = {point.experiment.reference, *reference_rows(point.experiment.config)}
+    return [method for method in point.experiment.complete_methods if method not in others]
 
 
 def first_pair(point: Analysis) -> tuple[str, str]:

@@ -65,6 +65,7 @@ class PersonalTask:
         heads_per_stack: the same for methods that leave the body as it is.
         fingerprints: hash of all that a method's results depend on, by name of the method.
         evaluation: the section `evaluation`.
+        own_settings: what some methods have instead of `settings`, by name of the method.
     """
 
     run: Run
@@ -78,6 +79,11 @@ class PersonalTask:
     heads_per_stack: int
     fingerprints: dict[str, str]
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    own_settings: dict[str, Personalization] = field(default_factory=dict)
+
+    def settings_of(self, method: str) -> Personalization:
+        """Return the settings that a method is trained with."""
+        return self.own_settings.get(method, self.settings)
 
     def jobs(self, shard: tuple[int, int] = (0, 1)) -> list[Job]:
         """Return the jobs, done or not; the list depends on nothing but the configuration.
@@ -86,7 +92,7 @@ class PersonalTask:
             shard: ``(i, n)``: only the entries i, i + n, i + 2n, ...
         """
         names = [client.name for client in self.data.clients]
-        parts = {method: self.stacks(self.stack_size(method)) for method in self.methods}
+        parts = {method: self.stacks(self.stack_size(method), method) for method in self.methods}
         jobs = [
             Job(seed, method, tuple(part), tuple(names[client] for client in part))
             for seed in self.seeds
@@ -108,19 +114,22 @@ class PersonalTask:
         order = torch.randperm(len(testable), generator=generator(seed, "evaluation"))
         return sorted(testable[place] for place in order[:number].tolist())
 
-    def stacks(self, size: int) -> list[list[int]]:
-        """Return the positions of all clients in stacks of at most `size`."""
+    def stacks(self, size: int, method: str = "") -> list[list[int]]:
+        """Return the positions of all clients in stacks of at most `size`, for a method or in general."""
         num_samples = [len(client.train) for client in self.data.clients]
-        return stacks(range(len(num_samples)), num_samples, self.settings.batch_size, size)
+        return stacks(range(len(num_samples)), num_samples, self.settings_of(method).batch_size, size)
 
     def stack_size(self, method: str) -> int:
         """Return the most clients that a method trains as one."""
+        own = self.own_settings.get(method)
+        if own is not None and own.clients_per_stack != "auto":
+            return own.clients_per_stack
         leaves_body = self.methods[method].leaves_body(self.settings.epochs)
         return self.heads_per_stack if leaves_body else self.clients_per_stack
 
     def missing(self, job: Job) -> list[int]:
         """Return those clients of a job whose results are missing or damaged."""
-        return [client for client in job.clients if not self._is_done(job, client)]
+        return [client for client in job.clients if self.misses(job, client)]
 
     def failure(self, job: Job) -> Path:
         """Return the file for the traceback of a job that failed."""
@@ -130,6 +139,10 @@ class PersonalTask:
         """Return how many jobs are missing, and how many there are."""
         jobs = self.jobs()
         return sum(bool(self.missing(job)) for job in jobs), len(jobs)
+
+    def misses(self, job: Job, client: int) -> bool:
+        """Tell whether the result of one client of a job is missing, damaged, or of other settings."""
+        return not self._is_done(job, client)
 
     def _is_done(self, job: Job, client: int) -> bool:
         name = self.data.clients[client].name

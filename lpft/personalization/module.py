@@ -17,6 +17,7 @@ from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.transforms import num_draws
 from lpft.evaluation.matrix import Evaluator, StackEvaluation
 from lpft.methods.base import Method
+from lpft.models.base import BodyHeadNet
 from lpft.personalization.batchnorm import keep_batch_norm
 from lpft.personalization.data import StackData
 from lpft.personalization.hooks import MethodHooks
@@ -60,15 +61,22 @@ class Personalizer(LightningModule):
         method: what is particular to the method.
         settings: budget, batch size and optimizer.
         seed: seed of the run; with epoch and client it determines the batches.
+        start: what to start from instead of the global model.
     """
 
     def __init__(
-        self, evaluator: Evaluator, clients: list[int], method: Method, settings: Personalization, seed: int
+        self,
+        evaluator: Evaluator,
+        clients: list[int],
+        method: Method,
+        settings: Personalization,
+        seed: int,
+        start: BodyHeadNet | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         features = evaluator.global_features
-        start = method.extend(features.net, generator(seed, "extend"))
+        start = method.extend(start or features.net, generator(seed, "extend"))
         self.stack = ClientStack(start, len(clients))
         self.data = StackData(features, clients, settings.batch_size)
         self.hooks = MethodHooks(method, self.stack, start, self.data, evaluator, seed)

@@ -185,9 +185,14 @@ class ResultMaker:
             return "no_train"
         return "ok" if len(client.test) else "no_test"
 
+    @property
+    def _is_moved(self) -> bool:
+        """Whether the networks started from the global model: features of another start cannot be compared with its."""
+        return self.task.methods[self.job.method].start == "global"
+
     def _distortion(self, k: int) -> tuple[float | None, ...]:
         """Return the distortion on the client's own test samples, on all, and the first relative to the norm."""
-        if not self.evaluated.finite[k]:
+        if not (self.evaluated.finite[k] and self._is_moved):
             return None, None, None
         position = self.job.clients[k]
         num_test = torch.tensor([len(other.test) for other in self.task.data.clients])
@@ -203,7 +208,7 @@ class ResultMaker:
 
     def _depth(self, k: int) -> dict[str, float | None] | None:
         only_heads = self.evaluated.shares_body and all(record.phase == "LP" for record in self.trained.records)
-        if only_heads or self._status(k) in ("diverged", "no_test"):
+        if only_heads or not self._is_moved or self._status(k) in ("diverged", "no_test"):
             return None
         state, samples = self.evaluated.states[k], self.task.data.clients[self.job.clients[k]].test
         try:
@@ -254,7 +259,7 @@ class ResultMaker:
         start = EpochRecord(0, "start", None, None, [math.nan] * len(self.job.clients))
         records = [start, *self.trained.records]
         tests = [(record.evaluation, k) for record in records]
-        if self.task.settings.eval_every:
+        if self.task.settings_of(self.job.method).eval_every:
             tests[-1] = (self.evaluated.test, k)
             tests[0] = (self._global_evaluation(k), 0)
         rows = []

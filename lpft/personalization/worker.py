@@ -14,6 +14,7 @@ from lpft.personalization.cost import train_passes
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import Personalizer
 from lpft.personalization.results import EvaluatedStack, ResultMaker, TrainedStack, evaluate_stack
+from lpft.personalization.starts import start_network
 from lpft.personalization.trainer import fit
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
@@ -40,7 +41,9 @@ class StackWorker:
         began = time.perf_counter()
         evaluator = self._evaluator(job)
         trained = self._fit(job, evaluator)
-        evaluated = evaluate_stack(evaluator, trained, job.clients, self.task.evaluation.curve)
+        from_global = self.task.methods[job.method].start == "global"  # there is no way from it to other networks
+        num_between = self.task.evaluation.curve if from_global else 0
+        evaluated = evaluate_stack(evaluator, trained, job.clients, num_between)
         maker = ResultMaker(self.task, job, evaluator, trained, evaluated)
         seconds = (time.perf_counter() - began) / len(job.clients)
         missing = self.task.missing(job)  # another process may have written some meanwhile
@@ -71,12 +74,13 @@ class StackWorker:
         return self._evaluators[seed]
 
     def _fit(self, job: Job, evaluator: Evaluator) -> TrainedStack:
-        """Train the stack; clients without training data keep the global model."""
-        net, num_clients = evaluator.global_features.net, len(job.clients)
+        """Train the stack; clients without training data keep what they start from."""
+        num_clients = len(job.clients)
+        net = start_network(self.task, job, evaluator.global_features.net)
         if not len(self.task.data.clients[job.clients[0]].train):  # then that is so for the whole stack
             return TrainedStack(ClientStack(net, num_clients).to(self.device), net, [], [0.0] * num_clients)
-        settings, method = self.task.settings, self.task.methods[job.method]
-        module = Personalizer(evaluator, list(job.clients), method, settings, job.seed).to(self.device)
+        settings, method = self.task.settings_of(job.method), self.task.methods[job.method]
+        module = Personalizer(evaluator, list(job.clients), method, settings, job.seed, net).to(self.device)
         if self._take_trained(job, module):
             module.hooks.finish()
         elif module.schedule.num_epochs:

@@ -22,6 +22,7 @@ from lpft.evaluation.recommend import Recommendation, recommend
 from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.intervals import Certainty
+from lpft.reporting.references import reference_rows
 from lpft.reporting.results import (
     History,
     MethodResult,
@@ -82,7 +83,9 @@ class Analysis:
 
     @property
     def _cells(self) -> list[ClientResult]:
-        return [cell for result in self.method_results for cell in result.cells]
+        """The results of personalized models: references are neither diagnosed nor recommended."""
+        references = reference_rows(self.experiment.config)
+        return [cell for result in self.method_results if result.method not in references for cell in result.cells]
 
     def matrix(self, method: str, seed: int) -> DataFrame:
         """Return the accuracy matrix ``(C, C)`` in percent: row = whose model, column = whose test set.

@@ -17,6 +17,7 @@ from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, short_keys, word
+from lpft.reporting.held_out import print_held_out
 from lpft.reporting.intervals import mean_text
 from lpft.storage.client_result import STATUSES
 
@@ -49,6 +50,7 @@ def print_comparison(
     names = [*(metric.name for metric in dispensable), *(f"verdict {name}" for name in reversed(JUDGED))]
     left_out = (names[:number] for number in range(len(names) + 1))
     console.print(_first_that_fits(console, (comparison_table(analysis, names) for names in left_out)))
+    print_held_out(analysis, console)
     _warn(console, [*incomplete(analysis), *english.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
     if line := english.recommendation_line(analysis.recommendations):
         console.print(f"Recommended by validation data: {line}.", highlight=False)
@@ -95,7 +97,7 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
     """
     metrics = [metric for metric in shown_metrics() if metric.name not in leave_out]
     judged = [name for name in JUDGED if f"verdict {name}" not in leave_out]
-    table = _table()
+    table = new_table()
     table.add_column("method", overflow="fold", max_width=24)
     for title in comparison_header(analysis, metrics, judged):
         table.add_column(escape(title), justify="right", no_wrap=True)
@@ -152,7 +154,7 @@ def comparison_rows(
 
 def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods: int) -> Table:
     """Return one row per point: its values, and Local and Global of some of its methods, mean over the seeds."""
-    table = _table()
+    table = new_table()
     names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
     for name in names.values():
         table.add_column(escape(name), justify="right", no_wrap=True)
@@ -217,7 +219,8 @@ def _print_end(console: Console, judged: Sequence[Judged], page: Path | None) ->
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
-def _table() -> Table:
+def new_table() -> Table:
+    """Return an empty table in the style of all."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
 
 

@@ -155,7 +155,9 @@ def _tradeoff_point(
         gaps = [certainty.comparisons.get((method, certainty.references[0], m)) for m in ("local", "global_all")]
         margins = [gap.estimate.margin for gap in gaps if gap]
         if len(margins) == 2 and not any(map(math.isnan, margins)):
-            axes.errorbar(x.mean(), y.mean(), *margins, color=look.color, linewidth=1.0, alpha=0.35, zorder=3)
+            axes.errorbar(
+                x.mean(), y.mean(), margins[0], margins[1], color=look.color, linewidth=1.0, alpha=0.35, zorder=3
+            )
     axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(method if named else "", 9))
 
 

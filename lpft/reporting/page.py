@@ -28,9 +28,11 @@ from lpft.reporting.drawing import Drawing
 from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
+from lpft.reporting.held_out import held_out_table
 from lpft.reporting.intervals import estimate_text, mean_text
 from lpft.reporting.judging import Judged
 from lpft.reporting.ladder import ladder
+from lpft.reporting.references import gains, gains_line, reference_rows
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -124,12 +126,14 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     look = looks(experiment.methods, experiment.config)
     differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
     diagnostics = english.by_name(analysis.diagnostics)
+    personalized = ~frames.summary["method"].isin(reference_rows(experiment.config))
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
         "result": english.result(analysis.certainty),
         "equivalence": f"{analysis.certainty.equivalence:g}",
         "interval_note": english.interval_note(analysis.certainty),
-        "headline": english.headline(frames.summary, experiment.reference),
+        "headline": english.headline(frames.summary[personalized], experiment.reference),
+        "gains": gains_line(gains(analysis)),
         "recommendation": english.recommendation_line(analysis.recommendations),
         "recommendation_rule": english.say("recommendation", "rule"),
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
@@ -147,6 +151,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
         "compared": [metric_named(name) for name in COMPARED],
         "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
+        "held_out": held_out_table(analysis),
         "by_group": _by_group(analysis),
         "group_sizes": _group_sizes(frames.groups),
         "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],

@@ -196,11 +196,12 @@ def _clients(config: Mapping[str, Any], cells: Iterable[ClientResult | DamagedFi
 
 def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
     """Return seeds and methods that were made with other settings than those in config.yaml."""
-    shared = section(config, "provenance").get("settings")
+    provenance = section(config, "provenance")
     outdated = set()
     for seed, part, settings in run.settings():
         own = settings.get("method")
         rest = {key: value for key, value in settings.items() if key != "method"}
+        shared = provenance.get("settings" if "personalization" in rest else "reference_settings")
         expected = (shared, section(config, "methods").get(part, own))
         if part != "global" and shared is not None and (fingerprint(rest), own) != expected:
             outdated.add((seed, part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -263,6 +264,8 @@ def _read_status(run: Run) -> RunStatus:
     planned = rounds if isinstance(rounds, int) else None
     models = [here.model(seed, planned) for seed in sorted({*run.seeds(), *planned_seeds})]
     methods, of_trials = [here.method(result) for result in results], [tuning.method(result) for result in trials]
+    pooled = [_Now(reference) for reference in run.references()]
+    of_pooled = [each.errors([each.model(seed, None) for seed in planned_seeds], []) for each in pooled]
     cells = [
         Pace(
             result.method,
@@ -279,7 +282,7 @@ def _read_status(run: Run) -> RunStatus:
         methods=methods,
         trials=of_trials,
         tuned=(run.root / "tuning.csv").is_file() or not section(config, "tune", "grids"),
-        errors=[*here.errors(models, methods), *tuning.errors([], of_trials)],
+        errors=[*here.errors(models, methods), *tuning.errors([], of_trials), *itertools.chain(*of_pooled)],
         eta=Eta(tuple(_pace_of_rounds(run, model) for model in models), tuple(cells), stacks),
     )
 

@@ -24,6 +24,7 @@ from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
+from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
 from lpft.reporting.ladder import ladder, ladder_frame
 from lpft.reporting.results import MethodResult
 from lpft.reporting.tradeoff import LINE_COLUMNS
@@ -45,6 +46,7 @@ def write_all_tables(analysis: Analysis) -> None:
     write_csv(root / "differences.csv", analysis.certainty.differences)
     for name, frame in {"tradeoff.csv": analysis.tradeoff.summary, "matched.csv": analysis.tradeoff.matched}.items():
         write_or_remove(root / name, frame)
+    write_or_remove(root / "held_out.csv", held_out_frame(analysis))
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
     write_ladder(analysis)
@@ -69,6 +71,8 @@ def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
 
     names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
     clients = rows_of(frames.clients)[["client", "status", *COUNTS, *names]]
+    if held_out_names(analysis):
+        clients.insert(1, "took_part", took_part(analysis, clients["client"]).map({True: "true", False: "false"}))
     curves = rows_of(frames.mean_curves)[list(CURVE_COLUMNS)]
     tables = {
         "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),

@@ -22,9 +22,11 @@ class Provenance:
         git: commit and state of the checkout that lpft is imported from; None outside of one.
         device: ``cpu`` or ``cuda``.
         clients: names of the clients, in order.
+        held_out: names of those that take no part in federated training and tuning.
         spec: channels, size and number of classes of the images.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
+        reference_settings: the same of the settings that the results of references depend on.
         variants: for each swept method its ``method`` and swept ``values``, by the name of its row.
         point: the values of this run in a sweep; None if it is not part of one.
         tuned: the settings that tuning chose, by the name of the tuned method.
@@ -37,9 +39,11 @@ class Provenance:
     git: str | None = None
     device: str | None = None
     clients: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
     spec: dict[str, int] = field(default_factory=dict)
     content_hash: str | None = None
     settings: str | None = None
+    reference_settings: str | None = None
     variants: dict[str, Any] = field(default_factory=dict)
     point: dict[str, Any] | None = None
     tuned: dict[str, Any] = field(default_factory=dict)

@@ -71,6 +71,22 @@ class Run:
         """The run of the trials that tuning chooses from."""
         return Run(self.root / "tuning")
 
+    def reference(self, method: str) -> Run:
+        """Return the run of the model that a reference is: that of the pooled data, as a global model of its own."""
+        return Run(self.root / "references" / method)
+
+    def references(self) -> list[Run]:
+        """Return the runs of the models of pooled data that are on disk."""
+        return [Run(path) for path in sorted(self.root.glob("references/*"))]
+
+    def take_result(self, other: Run, seed: int, method: str, client: str) -> None:
+        """Copy one client's result from another run into this one, with its model if that was saved."""
+        for find in (Run.model, Run.cell):  # last what means that it is done
+            source = find(other, seed, method, client)
+            if source.exists() or find is Run.cell:
+                with replacing(find(self, seed, method, client)) as temporary:
+                    shutil.copyfile(source, temporary)
+
     def take_global_model(self, other: Run, seed: int) -> None:
         """Copy another run's global model of a seed into this one, with the history of its training if there is one."""
         for name in ("history.csv", "model.safetensors"):  # last what means that it is done

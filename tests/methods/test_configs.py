@@ -15,7 +15,7 @@ from tests.methods.fitting import passes
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "methods").glob("*.yaml"))
 
-UNTRAINED = ("none", "prior", "adabn", "stats_mix", "rotated")
+UNTRAINED = ("none", "prior", "adabn", "stats_mix", "rotated", "pooled")
 
 
 def load(path: Path, *more: str) -> Method:

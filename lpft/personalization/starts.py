@@ -1,0 +1,46 @@
+"""The network that a method starts from, and results that runs of a sweep share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+
+from lpft.models.base import BodyHeadNet, build_network
+from lpft.models.weights import load_model
+from lpft.personalization.jobs import Job, PersonalTask
+
+log = logging.getLogger("lpft")
+
+
+def start_network(task: PersonalTask, job: Job, global_net: BodyHeadNet) -> BodyHeadNet:
+    """Return the network that a job's method starts from: the global model, or what the method asks for by `start`.
+
+    Raises:
+        FileNotFoundError: if the model of the pooled data is not there.
+    """
+    start = task.methods[job.method].start
+    if start == "global":
+        return global_net
+    net = build_network(task.network, task.data.spec, task.devices.dtype, job.seed)
+    if start == "pooled":
+        state, _ = load_model(task.run.reference(job.method).global_model(job.seed))
+        net.load_state_dict(state)
+    return net.to(global_net.head.weight.device).to(memory_format=torch.channels_last).eval()
+
+
+def reuse_references(task: PersonalTask, siblings: Iterable[PersonalTask]) -> None:
+    """Copy missing results of methods that do not start from the global model from runs that have the same ones.
+
+    They do not depend on the settings of personalization: the runs of a sweep over these share them.
+    """
+    references = [name for name, method in task.methods.items() if method.start != "global"]
+    missing = [(job, client) for job in task.jobs() if job.method in references for client in task.missing(job)]
+    if not missing:
+        return
+    for other in siblings:
+        for job, client in missing:
+            name, alike = job.method, other.fingerprints.get(job.method) == task.fingerprints[job.method]
+            if alike and other.run.root != task.run.root and task.missing(job) and not other.misses(job, client):
+                task.run.take_result(other.run, job.seed, name, task.data.clients[client].name)
