@@ -38,7 +38,7 @@ def task_of(folder: Path, **methods: FT | Local | Pooled) -> PersonalTask:
         2,
         2,
         dict.fromkeys(methods, "f"),
-        {name: of_references for name, method in methods.items() if method.start != "global"},
+        own_settings={name: of_references for name, method in methods.items() if method.start != "global"},
     )
 
 
