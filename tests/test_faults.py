@@ -346,8 +346,8 @@ def test_two_processes_on_one_run_write_what_one_writes(finished: Run, out: Path
 # The disk is full, the folder read-only
 
 
-def full_disk(limit: int = 2500) -> None:
-    """Let no file grow beyond 2000 bytes, fewer than a model has."""
+def full_disk(limit: int = 3500) -> None:
+    """Let no file grow beyond a limit in bytes, fewer than a model has."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 

@@ -62,6 +62,9 @@ def _compare(point: Analysis) -> dict[str, Any]:
     if dataset is None:
         datasets = ", ".join(dict.fromkeys(key[0] for key in published()))
         return row | {"problem": f"the experiment's name `{name}` does not begin with one of its datasets ({datasets})"}
+    metric_of_tables = section(point.experiment.config, "evaluation").get("metric", "accuracy")
+    if metric_of_tables != "accuracy":
+        return row | {"problem": f"the table has accuracies, the experiment `evaluation.metric: {metric_of_tables}`"}
     if not methods:
         return row | {"problem": "none of the table's methods has results"}
     for method, title in methods.items():
