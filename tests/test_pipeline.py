@@ -55,7 +55,8 @@ def test_a_run_leaves_every_file(finished: Run) -> None:
         for method in ("none", "ft", "lpft"):
             folder = finished.method_file(seed, method, "")
             assert {p.name for p in (folder / "cells").iterdir()} == {f"c{i}.json" for i in range(5)}
-            tables = {"accuracy.csv", "clients.csv", "curves.csv"} | ({"curve.csv", "depth.csv"} if method != "none" else set())
+            of_trained = {"curve.csv", "depth.csv"} if method != "none" else set()
+            tables = {"accuracy.csv", "clients.csv", "curves.csv"} | of_trained
             assert {p.name for p in folder.glob("*.csv")} == tables
             assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert not list(finished.root.rglob("*.tmp"))

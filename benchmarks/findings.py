@@ -1,0 +1,81 @@
+"""Sum up finished runs for docs/findings.md: what personalization gains and forgets, and how sure that is.
+
+    python benchmarks/findings.py RUN [RUN ...] > findings.md
+
+Every figure is read from the runs; the texts around them are in docs/findings.md.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lpft.evaluation.certainty import Estimate
+from lpft.reporting.analysis import Analysis, analyze_results
+from lpft.reporting.ladder import ladder
+from lpft.storage.run import Run
+
+REFERENCES = ("local", "pooled", "ft", "lpft")
+
+
+def cell(found: Estimate, word: str = "") -> str:
+    """Write an estimate with its interval and, if there is one, the verdict."""
+    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}) {word}".strip()
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def methods_table(analysis: Analysis) -> str:
+    """Return differences to the global model and to ft of every method."""
+    certainty, rows = analysis.certainty, []
+    reference = certainty.references[0]
+    for method in analysis.experiment.complete_methods:
+        if method == reference:
+            continue
+        row = [f"`{method}`"]
+        for base in (reference, "ft"):
+            for metric in ("local", "global_all"):
+                found = certainty.comparisons.get((method, base, metric))
+                row.append(cell(found.estimate, found.verdict) if found else "")
+        at_equal = analysis.tradeoff.comparisons.get((method, "ft"))
+        if at_equal and at_equal.matched.overlaps:
+            row.append(cell(at_equal.estimate, at_equal.verdict))
+        else:
+            row.append("")
+        rows.append(row)
+    header = ["", "Local, to global model", "Global, to global model", "Local, to ft", "Global, to ft"]
+    return table([*header, "Global at equal Local, to ft"], rows)
+
+
+def describe(run: Run) -> str:
+    """Return the section of a run."""
+    analysis = analyze_results(run)
+    experiment = analysis.experiment
+    reference = experiment.reference or ""
+    summary = analysis.frames.summary.set_index(["method", "metric"])["mean"]
+    named = [method for method in (reference, *REFERENCES) if method in experiment.complete_methods]
+    levels = {method: summary[method, "local"] for method in named}
+    steps = [rung for rung in ladder(analysis) if rung.name in ("adabn", "ft")]
+    parts = [
+        f"## {experiment.config['name']}",
+        f"{len(experiment.client_names)} clients, {len(experiment.seeds)} seeds. Local, percent: "
+        + ", ".join(f"`{method}` {level:.1f}" for method, level in levels.items())
+        + ".",
+        methods_table(analysis),
+    ]
+    if len(steps) == 2:
+        adabn, ft = steps
+        for one, whole, what in (
+            (adabn.home, ft.home, "gain at home"),
+            (adabn.elsewhere, ft.elsewhere, "change elsewhere"),
+        ):
+            if whole.low > 0 or whole.high < 0:
+                parts.append(f"`adabn`, which learns nothing, has {one.mean / whole.mean:.0%} of FT's {what}.")
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print("\n\n".join(describe(Run(folder)) for folder in sys.argv[1:]))
