@@ -129,6 +129,8 @@ def tradeoff(analysis: Analysis) -> Figure | None:
     axes.axhline(level, **REFERENCE)
     axes.axvline(level, **REFERENCE)
     widen(axes)
+    axes.set_xlim(max(axes.get_xlim()[0], -2), min(axes.get_xlim()[1], 102))  # bars may end beyond 0 and 100%
+    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
     measure = measure_word(analysis.experiment.config)
     axes.set_xlabel(f"Global: {measure} on all clients' test sets (%) · forgets less →")
     axes.set_ylabel(f"Local: {measure} on the own test set (%) · better at home →")
