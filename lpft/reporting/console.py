@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -16,7 +16,7 @@ from lpft.evaluation.metric import Metric
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.experiment import grouped, short_keys, word
+from lpft.reporting.experiment import grouped, measure_word, short_keys, word
 from lpft.reporting.held_out import print_held_out
 from lpft.reporting.intervals import mean_text
 from lpft.storage.client_result import STATUSES
@@ -110,12 +110,22 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
             name = f"  {variants[method].label}" if family else method
             last = method == members[-1] and place < len(groups) - 1
             table.add_row(escape(name), *rows[method], end_section=last)
-    table.caption = f"Accuracy in percent. {english.interval_note(analysis.certainty)}"
+    table.caption = f"{percent_note(analysis.experiment.config)} {english.interval_note(analysis.certainty)}"
     if leave_out:
         titles = [metric.title for metric in shown_metrics() if metric.name in leave_out]
         titles += ["verdicts"] if len(judged) < len(JUDGED) else []
         table.caption += f" A wider terminal also shows {', '.join(titles)}."
     return table
+
+
+def percent_note(config: Mapping[str, Any]) -> str:
+    """Say what the percentages are of.
+
+    >>> percent_note({"evaluation": {"metric": "balanced_accuracy"}})
+    'Balanced accuracy in percent.'
+    """
+    measure = measure_word(config)
+    return f"{measure[0].upper()}{measure[1:]} in percent."
 
 
 def comparison_header(
@@ -167,7 +177,8 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
         entries = [" / ".join("-" if pd.isna(value) else f"{value:.1f}" for value in pair) for pair in pairs]
         num_seeds = point.frames.results[point.frames.results["complete"]]["seed"].nunique()
         table.add_row(*(escape(word(point.experiment.values.get(key))) for key in names), *entries, str(num_seeds))
-    table.caption = "Local / Global: accuracy in percent, mean over n seeds."
+    measure = measure_word(points[0].experiment.config) if points else "accuracy"
+    table.caption = f"Local / Global: {measure} in percent, mean over n seeds."
     if len(methods) < num_methods:
         table.caption += f" {num_methods - len(methods)} more methods are in the report."
     return table

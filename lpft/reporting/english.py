@@ -19,6 +19,7 @@ from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, section
 from lpft.reporting.intervals import Certainty
+from lpft.reporting.tradeoff import Tradeoff
 
 SHOWN_NAMES = 5
 """So many clients are named in one line."""
@@ -192,6 +193,15 @@ def result(certainty: Certainty) -> str:
         num_methods=sum(1 for _, reference, name in certainty.comparisons if (reference, name) == (pair[1], "local")),
         **found,
     )
+
+
+def result_at_equal_local(tradeoff: Tradeoff) -> str:
+    """State how much Global the same pair keeps at equal Local; empty if they have no curves, or no Local in common."""
+    pair = tradeoff.certainty.main_pair
+    found = tradeoff.comparisons.get(pair) if pair else None
+    if pair is None or found is None or not found.matched.overlaps:
+        return ""
+    return say("result_at_equal_local", method=pair[0], baseline=pair[1], found=found)
 
 
 def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) -> str:

@@ -252,3 +252,13 @@ def word(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "null" if value is None else str(value)
+
+
+def measure_word(config: Mapping[str, Any]) -> str:
+    """Return what the percentages of an experiment are of: its ``evaluation.metric`` in words, with a small letter.
+
+    >>> measure_word({}), measure_word({"evaluation": {"metric": "auroc"}})
+    ('accuracy', 'AUROC')
+    """
+    name = str(section(config, "evaluation").get("metric") or "accuracy")
+    return "AUROC" if name == "auroc" else name.replace("_", " ")

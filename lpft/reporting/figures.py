@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
-from lpft.reporting.experiment import class_name, families, section
+from lpft.reporting.experiment import class_name, families, measure_word, section
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
 from lpft.reporting.ladder_figure import draw_ladder
@@ -129,8 +129,11 @@ def tradeoff(analysis: Analysis) -> Figure | None:
     axes.axhline(level, **REFERENCE)
     axes.axvline(level, **REFERENCE)
     widen(axes)
-    axes.set_xlabel("Global: accuracy on all clients' test sets (%) · forgets less →")
-    axes.set_ylabel("Local: accuracy on the own test set (%) · better at home →")
+    axes.set_xlim(max(axes.get_xlim()[0], -2), min(axes.get_xlim()[1], 102))  # bars may end beyond 0 and 100%
+    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
+    measure = measure_word(analysis.experiment.config)
+    axes.set_xlabel(f"Global: {measure} on all clients' test sets (%) · forgets less →")
+    axes.set_ylabel(f"Local: {measure} on the own test set (%) · better at home →")
     axes.plot([], [], **REFERENCE, label="global model")
     legend_below(drawn)
     return drawn
@@ -193,7 +196,7 @@ def curves(analysis: Analysis) -> Figure | None:
             ax.legend(handles=lines, fontsize=7, handlelength=1.1, labelspacing=0.25, loc="best", **box)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     drawn.supxlabel("epoch of fine-tuning", color=INK)
-    drawn.supylabel("accuracy (%)", color=INK)
+    drawn.supylabel(f"{measure_word(analysis.experiment.config)} (%)", color=INK)
     lines = [
         Line2D([], [], color=INK, linestyle=LOCAL_LINE, linewidth=1.6, label="Local (own test set)"),
         Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
@@ -403,5 +406,5 @@ def matrices(analysis: Analysis) -> Figure | None:
         ax.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(axes))
     bar = drawn.colorbar(axes[0].images[0], ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.03)
     bar.outline.set_visible(False)
-    bar.set_label("accuracy (%)")
+    bar.set_label(f"{measure_word(analysis.experiment.config)} (%)")
     return drawn

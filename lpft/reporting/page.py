@@ -23,8 +23,10 @@ from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences
-from lpft.reporting.console import comparison_header, comparison_rows, exceptions, incomplete
+from lpft.reporting.console import comparison_header, comparison_rows, exceptions, incomplete, percent_note
 from lpft.reporting.drawing import Drawing
+from lpft.reporting.equal_local import HEADER as EQUAL_LOCAL_HEADER
+from lpft.reporting.equal_local import equal_local_rows
 from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
 from lpft.reporting.frames import complete_rows
@@ -129,8 +131,11 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     personalized = ~frames.summary["method"].isin(reference_rows(experiment.config))
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
-        "result": english.result(analysis.certainty),
+        "result": " ".join(filter(None, _result(analysis))),
+        "equal_local": equal_local_rows(analysis.tradeoff),
+        "equal_local_header": EQUAL_LOCAL_HEADER,
         "equivalence": f"{analysis.certainty.equivalence:g}",
+        "percent_note": percent_note(experiment.config),
         "interval_note": english.interval_note(analysis.certainty),
         "headline": english.headline(frames.summary[personalized], experiment.reference),
         "gains": gains_line(gains(analysis)),
@@ -157,6 +162,11 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],
         "clients": _client_rows(analysis),
     }
+
+
+def _result(analysis: Analysis) -> tuple[str, str]:
+    """Return the verdict on the methods' end points, and at equal Local."""
+    return english.result(analysis.certainty), english.result_at_equal_local(analysis.tradeoff)
 
 
 def _ladder_rows(analysis: Analysis) -> Rows:

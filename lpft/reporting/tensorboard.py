@@ -1,8 +1,9 @@
 """TensorBoard events: written while a run works (`LiveEvents`), and for good from its results (`write_events`).
 
-One folder of events per seed and method, with the same tags on the same epoch axis for every method, and one per global
-model. An open TensorBoard follows a folder's files in the order of their names, and a START record makes it forget the
-points before it: so live files are named by time, and the final file, which replaces them, by a higher number.
+One folder of events per seed and method, with the same tags on the same epoch axis for every method, one per global
+model, and one per method with the means over the seeds (``mean/METHOD``). An open TensorBoard follows a folder's files
+in the order of their names, and a START record makes it forget the points before it: so live files are named by time,
+and the final file, which replaces them, by a higher number.
 
 Events are written as TensorBoard's protocol buffers: `SummaryWriter` would import torch, which takes two seconds.
 """
@@ -75,6 +76,12 @@ LAYOUT = {
 END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst_row", "distortion": "distortion_own"}
 """Column of curves.csv: the metric that it ends with."""
 
+MEAN = "mean"
+"""The folder of the means over the seeds."""
+
+INTERVALS = ("local", "global_all")
+"""The metrics whose intervals a method's means have."""
+
 PREFIX = "events.out.tfevents."
 INTERVAL, SHARE = 5.0, 0.05
 """Live events of methods are renewed at most once in so many seconds, and take at most this share of the time."""
@@ -99,6 +106,10 @@ def write_events(analysis: Analysis) -> None:
             summaries = [*_settings(result, settings), *method_scalars(result, measured)]
             summaries.append((summaries[-1][0], _image("accuracy matrix", *image)))
             replace_events(cells.parent, summaries, _newest(cells.glob("*.json")))
+    for method in analysis.experiment.complete_methods:
+        own = [result for result in analysis.method_results if result.method == method and result.complete]
+        newest = max(_newest(analysis.run.method_file(r.seed, method, "cells").glob("*.json")) for r in own)
+        replace_events(analysis.run.root / MEAN / method, list(mean_scalars(analysis, method)), newest)
     for seed, history in analysis.histories.items():
         if history:
             path = analysis.run.global_file(seed, "history.csv")
@@ -190,6 +201,35 @@ def method_scalars(result: MethodResult, measured: Measured | None = None) -> Su
         yield from _scalars(int(row["epoch"]), {tag: row.get(column) for tag, column in TAGS.items()})
     final = {f"final/{metric.name}": metrics.get(metric.name) for metric in shown_metrics()}
     yield from _scalars(int(curves[-1]["epoch"]), final)
+
+
+def mean_scalars(analysis: Analysis, method: str) -> Summaries:
+    """Yield a method's curves as means over its complete seeds, at their end the page's figures; no hyperparameters.
+
+    An epoch is left out where not every seed has the value. ``final/NAME`` is the mean of a metric, and
+    ``interval/NAME`` half of its 95% interval over clients and seeds, if there is one.
+    """
+    results = [result for result in analysis.method_results if result.method == method and result.complete]
+    by_seed = [dict(_by_step(method_scalars(result))) for result in results]
+    last = 0
+    for step in sorted(set.intersection(*map(set, by_seed))):
+        rows = [of_seed[step] for of_seed in by_seed]
+        common = [tag for tag in rows[0] if tag in TAGS and all(tag in row for row in rows)]
+        yield from _scalars(step, {tag: sum(row[tag] for row in rows) / len(rows) for tag in common})
+        last = step
+    estimates = {name: found for (m, name), found in analysis.certainty.estimates.items() if m == method}
+    summary = analysis.frames.summary
+    means = summary[summary["method"] == method].set_index("metric")["mean"]
+    final = {f"final/{metric.name}": means.get(metric.name) for metric in shown_metrics()}
+    yield from _scalars(last, final | {f"interval/{name}": estimates[name].margin for name in INTERVALS})
+
+
+def _by_step(summaries: Summaries) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the values of every step by tag."""
+    found: dict[int, dict[str, float]] = {}
+    for step, summary in summaries:
+        found.setdefault(step, {}).update({value.tag: value.simple_value for value in summary.value})
+    yield from found.items()
 
 
 def global_scalars(history: Sequence[Mapping[str, float | None]]) -> Summaries:

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from lpft.reporting.analysis import Analysis, analyze
-from lpft.reporting.report import write_tables
+from lpft.reporting.english import result_at_equal_local
+from lpft.reporting.equal_local import equal_local_rows
+from lpft.reporting.report import write_report, write_tables
 from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import global_accuracy, make_run
 
@@ -92,3 +94,27 @@ def test_a_run_without_lines_has_no_curves(tmp_path: Path) -> None:
     assert analysis.tradeoff.matched.empty
     assert analysis.tradeoff.summary.empty
     assert not (tmp_path / "matched.csv").exists()
+
+
+def test_page_compares_at_equal_local(analysis: Analysis) -> None:
+    report = write_report(analysis.run)
+    found = report.analysis.tradeoff.comparisons["lpft", "ft"]
+    rows = dict(equal_local_rows(report.analysis.tradeoff))
+    assert list(rows) == ["ft", "ft_short", "lp", "lpft"]
+    assert rows["ft"][:3] == ["-", "-", "-"], "the reference has its best model only"
+    assert rows["lpft"][:2] == ["ft", f"{found.matched.low:.1f} - {found.matched.high:.1f}"]
+    assert rows["lpft"][2].startswith(f"{found.estimate.mean:+.1f} ±")
+    assert rows["lpft"][2].endswith(found.verdict)
+    sentence = result_at_equal_local(report.analysis.tradeoff)
+    assert f"{abs(found.estimate.mean):.1f} points" in sentence
+    assert sentence.endswith(f": {found.verdict}.")
+    for path in (report.page, analysis.run.root / "report.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "At equal Local" in text
+        assert rows["lpft"][1] in text
+
+
+def test_without_curves_nothing_is_said_at_equal_local(tmp_path: Path) -> None:
+    analysis = analyze(make_run(tmp_path, seeds=(0,)))
+    assert equal_local_rows(analysis.tradeoff) == []
+    assert result_at_equal_local(analysis.tradeoff) == ""

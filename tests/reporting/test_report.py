@@ -10,9 +10,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
 from lpft.evaluation.diagnostics import LITTLE_DATA, Diagnostic
+from lpft.reporting.console import comparison_table
 from lpft.reporting.english import diagnostic_lines
 from lpft.reporting.page import clients_compared
 from lpft.reporting.report import write_report, write_tables
@@ -272,3 +274,17 @@ def test_comparison_is_printed_if_asked(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""
     write_report(run, show=True)
     assert "Global" in capsys.readouterr().out
+
+
+def test_another_metric_is_named_instead_of_accuracy(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0,), methods=("none", "ft"))
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    run.config.write_text(yaml.safe_dump({**config, "evaluation": {"metric": "auroc"}}), encoding="utf-8")
+    report = write_report(run)
+    for page in (report.page, run.root / "report.md"):
+        text = page.read_text(encoding="utf-8")
+        assert "AUROC in percent." in text
+        assert "Accuracy in percent." not in text
+    figure = (run.root / "figures/tradeoff.svg").read_text(encoding="utf-8")
+    assert "Local: AUROC on the own test set" in figure
+    assert str(comparison_table(report.analysis).caption).startswith("AUROC in percent.")

@@ -45,7 +45,7 @@ def load(folder: Path) -> Any:
 
 
 def test_one_file_per_method_and_global_model(run: Run) -> None:
-    assert len(event_files(run)) == len({path.parent for path in event_files(run)}) == 2 * (5 + 1)
+    assert len(event_files(run)) == len({path.parent for path in event_files(run)}) == 2 * (5 + 1) + 5
 
 
 @pytest.mark.parametrize("method", ["ft_short", "lpft"])
@@ -63,6 +63,23 @@ def test_scalars_are_the_curves(run: Run, method: str) -> None:
     for name in final:
         expected = analysis.by_seed(method, name)[1]
         assert events.Scalars(f"final/{name}")[0].value == pytest.approx(expected, rel=1e-6)
+
+
+def test_means_over_the_seeds_are_runs_of_their_own(run: Run) -> None:
+    analysis = write_tables(run)
+    mean = scalars(run.root / "mean/lpft")
+    seeds = [scalars(run.method_file(seed, "lpft", "")) for seed in (0, 1)]
+    for tag in TAGS:
+        pairs = zip(*(of_seed[tag] for of_seed in seeds), strict=True)
+        expected = [(step, (value + other) / 2) for (step, value), (_, other) in pairs]
+        assert [step for step, _ in mean[tag]] == [step for step, _ in expected]
+        assert [value for _, value in mean[tag]] == pytest.approx([value for _, value in expected], rel=1e-5)
+    for name in ("local", "global_all"):
+        found = analysis.certainty.estimates["lpft", name]
+        assert mean[f"final/{name}"][0][1] == pytest.approx(found.mean, rel=1e-6)
+        assert mean[f"interval/{name}"] == [(15, pytest.approx(found.margin, rel=1e-6))]
+    assert run.seeds() == [0, 1]
+    assert set(run.methods(0)) == {"none", "ft", "ft_short", "lp", "lpft"}
 
 
 def test_matrix_is_an_image(run: Run) -> None:
@@ -123,8 +140,8 @@ def test_same_content_is_left_alone_and_other_content_replaces(tmp_path: Path) -
     for path in run.method_file(0, "ft", "cells").glob("*_?.json"):
         path.unlink()
     write(run)
-    (old,) = [path for path in first if path.parent.name == "ft"]
-    (new,) = [path for path in event_files(run) if path.parent.name == "ft"]
+    (old,) = [path for path in first if path.parent == run.method_file(0, "ft", "")]
+    (new,) = [path for path in event_files(run) if path.parent == run.method_file(0, "ft", "")]
     assert new.name > old.name
     assert new.name.startswith("events.out.tfevents.0000000002.")
 
@@ -168,7 +185,9 @@ def test_live_events_end_as_the_final_ones(tmp_path: Path) -> None:
     write(run)
     assert shown == {part: scalars(run.method_file(0, part, "")) for part in shown}
     assert not set(live_files) & {path.name for path in event_files(run)}
-    assert min(path.name for path in event_files(run) if path.parent.name == "lpft") > max(live_files)
+    assert min(path.name for path in event_files(run) if path.parent == run.method_file(0, "lpft", "")) > max(
+        live_files
+    )
 
 
 def test_an_open_reader_sees_new_rounds(tmp_path: Path) -> None:
