@@ -21,15 +21,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs, widen
+from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs
 from lpft.reporting.experiment import class_name, families, measure_word, section
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
 from lpft.reporting.ladder_figure import draw_ladder
-from lpft.reporting.style import GRID, INK, MUTED, PAPER, RC, Look, looks, short
+from lpft.reporting.style import GLOBAL_LEVEL, GRID, INK, MUTED, PAPER, RC, Look, looks, short
+from lpft.reporting.tradeoff_figure import draw_tradeoff
 
-FEW_VARIANTS = 3
-"""With more variants of one method, the trade-off shows neither seeds nor error bars."""
 FAR = 3
 """How many times as far as all others a method has to move features for the axis to be compressed."""
 MANY_LAYERS = 12
@@ -41,8 +40,6 @@ CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT")
 MANY_PATHS = 120
 """With more clients and methods, the epochs of a client are not joined by a line."""
 
-REFERENCE: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
-"""How the level of the global model is drawn."""
 ZERO: Mapping[str, Any] = {"color": MUTED, "linewidth": 1.2}
 LOCAL_LINE: Any = (0, (4, 2))
 GLOBAL_LINE: Any = "-"
@@ -110,58 +107,8 @@ def _mean(table: pd.DataFrame) -> pd.Series:
 
 @figure
 def tradeoff(analysis: Analysis) -> Figure | None:
-    """Draw local against global accuracy."""
-    methods, look = _complete(analysis), _looks(analysis)
-    if not methods:
-        return None
-    drawn, axes = one_plot(4.4)
-    places = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
-    for members in _families(analysis, methods).values():
-        path = pd.DataFrame([places[method].mean(skipna=False) for method in members])
-        axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
-        for method in members:
-            named = method in (members[0], members[-1])
-            few = len(members) <= FEW_VARIANTS
-            if few:
-                _tradeoff_curve(analysis, axes, method, look[method])
-            _tradeoff_point(analysis, axes, method, named, places[method], look[method], few)
-    level = pd.concat([_mean(client_values(analysis.frames, method, "local_before")) for method in methods]).mean()
-    axes.axhline(level, **REFERENCE)
-    axes.axvline(level, **REFERENCE)
-    widen(axes)
-    axes.set_xlim(max(axes.get_xlim()[0], -2), min(axes.get_xlim()[1], 102))  # bars may end beyond 0 and 100%
-    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
-    measure = measure_word(analysis.experiment.config)
-    axes.set_xlabel(f"Global: {measure} on all clients' test sets (%) · forgets less →")
-    axes.set_ylabel(f"Local: {measure} on the own test set (%) · better at home →")
-    axes.plot([], [], **REFERENCE, label="global model")
-    legend_below(drawn)
-    return drawn
-
-
-def _tradeoff_curve(analysis: Analysis, axes: Axes, method: str, look: Look) -> None:
-    """Draw the way of the models between the global and the personalized one."""
-    means = analysis.tradeoff.mean_curves
-    way = means[means["method"] == method]
-    axes.plot(way["global_all"], way["local"], color=look.color, linewidth=1.1, alpha=0.7, zorder=2)
-
-
-def _tradeoff_point(
-    analysis: Analysis, axes: Axes, method: str, named: bool, places: pd.DataFrame, look: Look, in_full: bool
-) -> None:
-    """Draw a method; in full with its seeds, and as bars the 95% intervals of its differences from the global model."""
-    x, y = places.to_numpy(dtype=float).T
-    if in_full:
-        if len(places) > 1:
-            axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
-        certainty = analysis.certainty
-        gaps = [certainty.comparisons.get((method, certainty.references[0], m)) for m in ("local", "global_all")]
-        margins = [gap.estimate.margin for gap in gaps if gap]
-        if len(margins) == 2 and not any(map(math.isnan, margins)):
-            axes.errorbar(
-                x.mean(), y.mean(), margins[0], margins[1], color=look.color, linewidth=1.0, alpha=0.35, zorder=3
-            )
-    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(method if named else "", 9))
+    """Draw local against global accuracy, and the way of the models from the global to the personalized one."""
+    return draw_tradeoff(analysis)
 
 
 @figure
@@ -200,7 +147,7 @@ def curves(analysis: Analysis) -> Figure | None:
     lines = [
         Line2D([], [], color=INK, linestyle=LOCAL_LINE, linewidth=1.6, label="Local (own test set)"),
         Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
-        Line2D([], [], color=MUTED, linestyle=REFERENCE["linestyle"], linewidth=1.6, label="global model"),
+        Line2D([], [], color=MUTED, linestyle=GLOBAL_LEVEL["linestyle"], linewidth=1.6, label="global model"),
     ]
     if any(class_name(section(analysis.experiment.config, "methods", m)) in CHOSEN_AFTERWARDS for m in rows):
         lines.append(
@@ -231,7 +178,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool, chosen: bool
         values = _evaluated(rows, name)
         mean, std = values.mean(axis=1), values.std(axis=1, ddof=0)
         if len(mean) and mean.index[0] == 0:
-            axes.axhline(mean.iloc[0], **REFERENCE)
+            axes.axhline(mean.iloc[0], **GLOBAL_LEVEL)
         if chosen and len(mean) > 1:
             face = "none" if name == "local" else look.color
             axes.plot(mean.index[-1], mean.iloc[-1], "D", color=look.color, markerfacecolor=face, markersize=5.5)
@@ -338,7 +285,7 @@ def _compress(axes: Axes, farthest: Iterable[float]) -> None:
         beyond = [tick for tick in (10.0**k * n for k in range(-3, 6) for n in (1, 2, 5)) if others < tick <= one]
         near = [tick for tick in MaxNLocator(5).tick_values(0, others) if 0 <= tick <= others]
         axes.set_xticks([*near, *beyond], [f"{tick:g}" for tick in (*near, *beyond)])
-        axes.axvline(others, **REFERENCE)
+        axes.axvline(others, **GLOBAL_LEVEL)
 
 
 def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:

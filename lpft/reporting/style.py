@@ -15,6 +15,9 @@ RC: Any = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), u
 INK, MUTED, GRID, PAPER = (RC[key] for key in ("text.color", "axes.edgecolor", "grid.color", "axes.facecolor"))
 """Text, secondary text, thin lines, ground. The page replaces these four by its own, for light and dark."""
 
+GLOBAL_LEVEL: Mapping[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
+"""How the level of the global model is drawn."""
+
 COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f6b32"),
     *("#7a67c7", "#44aa99", "#aa4466", "#8a941e", "#b07ae1", "#4e79a7", "#c0564e"),
