@@ -114,17 +114,6 @@ class Metric(ClientMetric):
     spread: bool = True
     rank: int = 9
 
-    def text(self, mean: float, std: float = 0.0, n: int = 1) -> str:
-        """Write a mean over ``n`` seeds, with its standard deviation if there are several.
-
-        >>> from lpft.evaluation.metrics import METRICS
-        >>> METRICS[0].text(91.17, 0.9, 3)
-        '91.2 ± 0.9'
-        """
-        if math.isnan(mean):
-            return "-"
-        return f"{self.format(mean)} ± {self.format(std)}" if self.spread and n > 1 else self.format(mean)
-
 
 def count(value: float) -> str:
     """Abbreviate a large count.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from pandas import DataFrame
@@ -52,7 +53,13 @@ class Comparison:
 
     estimate: Estimate
     p_holm: float
-    verdict: Word
+    verdict: Word | Literal[""]
+
+    @property
+    def row(self) -> tuple[float | str, ...]:
+        """Its columns in differences.csv and matched.csv, from ``mean`` to ``num_clients``."""
+        one = self.estimate
+        return (one.mean, one.low, one.high, one.p, self.p_holm, self.verdict, one.num_seeds, one.num_clients)
 
 
 @dataclass(frozen=True)
@@ -181,9 +188,7 @@ class Certainty:
         """The columns of differences.csv: one row per reference, metric and method."""
         rows = []
         for (method, reference, metric), found in self.comparisons.items():
-            one = found.estimate
-            judged = (one.mean, one.low, one.high, one.p, found.p_holm, found.verdict, one.num_seeds, one.num_clients)
-            rows.append((method, reference, client_name(metric), *judged))
+            rows.append((method, reference, client_name(metric), *found.row))
         return DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
     def _by_seed(self, method: str, metric: str) -> DataFrame:

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pandas import DataFrame
 
 from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import mean
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, section
-from lpft.reporting.frames import client_values, complete_rows
+from lpft.reporting.frames import complete_rows
 
 FEWEST = 3
 """With fewer rungs beside the global model there is no ladder."""
@@ -119,21 +117,7 @@ def ladder_frame(rungs: list[Rung]) -> DataFrame:
     return DataFrame(rows, columns=list(COLUMNS))
 
 
-def paired_differences(analysis: Analysis, method: str, reference: str, metric: str) -> NDArray[np.float64]:
-    """Return how much a method is above another, by seed and client, ``(S, C)``, of seeds that both have.
-
-    Args:
-        analysis: of the run.
-        method: the method.
-        reference: the other one.
-        metric: a column of clients.csv; NaN where it is not defined.
-    """
-    mine, theirs = (client_values(analysis.frames, name, metric) for name in (method, reference))
-    seeds = [seed for seed in mine.columns if seed in theirs.columns]
-    return (mine[seeds] - theirs[seeds]).to_numpy().T
-
-
 def _rung(analysis: Analysis, name: str, method: str, reference: str) -> Rung:
-    home, elsewhere = (paired_differences(analysis, method, reference, metric) for metric in ("local", "global_others"))
+    home, elsewhere = (analysis.certainty.gaps(method, reference, metric) for metric in ("local", "global_others"))
     distortion = complete_rows(analysis.frames, analysis.frames.clients, method)["distortion_own"].dropna()
     return Rung(name, method, estimate(home), estimate(elsewhere), mean(distortion.tolist()), *home.shape)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from lpft.evaluation.certainty import Estimate, estimate, holm, verdict
+from lpft.evaluation.certainty import estimate, holm, verdict
 from lpft.evaluation.metric import Evaluation
 from lpft.evaluation.metrics import compute_client_metrics
 from lpft.evaluation.tradeoff import Curve, Matched, area, best_point, matched
 from lpft.reporting.experiment import Experiment
 from lpft.reporting.frames import Frames, evaluation_of
-from lpft.reporting.intervals import Certainty
+from lpft.reporting.intervals import Certainty, Comparison
 from lpft.reporting.results import MethodResult
 
 VALUES = ("local", "global_all", "global_others", "worst", "distortion", "val")
@@ -38,20 +38,14 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class MatchedComparison:
-    """The difference of two methods in Global at equal Local, and what it means.
+class MatchedComparison(Comparison):
+    """The difference of two methods in Global at equal Local, and what it means; no verdict without a common range.
 
     Args:
         matched: shares and the range of Local.
-        estimate: of method minus reference, percentage points.
-        p_holm: its p-value, adjusted for the number of methods that are compared with the reference.
-        verdict: a word.
     """
 
     matched: Matched
-    estimate: Estimate
-    p_holm: float
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ class Tradeoff:
             adjusted = holm([one.p for one in estimates.values()])
             for (method, one), p in zip(estimates.items(), adjusted, strict=True):
                 word = verdict(one, p, "higher", self.certainty.equivalence) if found[method].overlaps else ""
-                comparisons[method, reference] = MatchedComparison(found[method], one, p, word)
+                comparisons[method, reference] = MatchedComparison(one, p, word, found[method])
         return comparisons
 
     def _matched(self, method: str, reference: str) -> Matched:
@@ -127,9 +121,7 @@ class Tradeoff:
         """The columns of matched.csv: one row per method and reference."""
         rows = []
         for (method, reference), found in self.comparisons.items():
-            one, span = found.estimate, found.matched
-            judged = (one.mean, one.low, one.high, one.p, found.p_holm, found.verdict, one.num_seeds, one.num_clients)
-            rows.append((method, reference, span.low, span.high, *judged))
+            rows.append((method, reference, found.matched.low, found.matched.high, *found.row))
         return DataFrame(rows, columns=list(MATCHED_COLUMNS))
 
     @cached_property

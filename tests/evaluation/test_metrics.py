@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score
 
 from lpft.evaluation.metric import Evaluation
-from lpft.evaluation.metrics import compute_client_metrics, compute_metrics, hurt_share, metric_named
+from lpft.evaluation.metrics import compute_client_metrics, compute_metrics, hurt_share
 
 MATRIX = np.array([[90.0, 60.0, 30.0], [50.0, 80.0, 20.0], [40.0, 70.0, 100.0]])
 
@@ -146,11 +146,3 @@ def test_hurt_share_counts_only_a_fall() -> None:
     after, before = np.array([90.0, 80.0, 70.0, np.nan, 50.0]), np.array([90.0, 85.0, 60.0, 10.0, np.nan])
     assert hurt_share(after, before) == pytest.approx(1 / 3)
     assert math.isnan(hurt_share(np.array([np.nan]), np.array([1.0])))
-
-
-def test_text_of_a_metric() -> None:
-    local, hurt = metric_named("local"), metric_named("hurt_share")
-    assert local.text(91.17, 0.9, 3) == "91.2 ± 0.9"
-    assert local.text(91.17, 0.0, 1) == "91.2"
-    assert local.text(math.nan) == "-"
-    assert hurt.text(0.25, 0.1, 3) == "25%"

@@ -8,7 +8,7 @@ from pandas import read_csv
 
 from lpft.evaluation.certainty import estimate
 from lpft.reporting.analysis import analyze
-from lpft.reporting.ladder import find_rungs, ladder, paired_differences
+from lpft.reporting.ladder import find_rungs, ladder
 from lpft.reporting.ladder_figure import draw_ladder
 from lpft.reporting.page import write_page
 from lpft.reporting.tables import write_all_tables
@@ -48,7 +48,7 @@ def test_the_rungs_of_a_run(tmp_path: Path) -> None:
     assert [(rung.name, rung.num_seeds, rung.num_clients) for rung in rungs] == [
         (n, 3, 10) for n in ("lp", "ft", "lpft")
     ]
-    gaps = paired_differences(analysis, "ft", "none", "local")
+    gaps = analysis.certainty.gaps("ft", "none", "local").to_numpy()
     by_hand = analysis.matrix("ft", 1).iloc[4, 4] - analysis.matrix("none", 1).iloc[4, 4]
     assert gaps.shape == (3, 10)
     assert gaps[1, 4] == pytest.approx(by_hand)
