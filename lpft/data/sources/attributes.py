@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lpft.data.messages import shortened
-from lpft.data.sources.base import FileSource, categories
+from lpft.data.sources.base import FileSource, categories, without_repeats
+from lpft.data.sources.listed import locate
 from lpft.data.sources.tables import read_columns, require, split_words
 
 log = logging.getLogger("lpft")
+
+UNKNOWN = ("unknown", "nan", "na", "n/a", "none", "null", "?", "not available", "not reported")
+"""What tables say where nothing is known; `missing` makes use of it."""
 
 
 class AttributeSource(FileSource):
@@ -27,6 +34,8 @@ class AttributeSource(FileSource):
     draws = "spurious"
     image_size = 64
     num_classes = 2
+    image_folders: Sequence[str] = (".",)
+    """Folders of the images, from `folder`; below these they are looked for if none is where the table says."""
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
@@ -39,8 +48,10 @@ class AttributeSource(FileSource):
         """Read the usable images: `file`, `label` and `attribute` (0 or 1) and, where known, `split` and `unit`."""
 
     def table(self) -> pd.DataFrame:
-        """Add the groups."""
+        """Find the files and add the groups."""
         rows = self.read_rows().reset_index(drop=True)
+        located = locate(list(rows["file"]), [self.folder], self.image_folders, look_below=True)
+        rows = without_repeats(rows.assign(file=located.files), self.folder).reset_index(drop=True)
         rows = rows.astype({"label": np.int64, "attribute": np.int64})
         names = [f"{which}, {has}" for which in self.class_names for has in self.attribute_names]
         groups = 2 * rows["label"] + rows["attribute"]
@@ -56,7 +67,9 @@ class AttributeSource(FileSource):
 
 @dataclass
 class Attribute:
-    """A yes-or-no question to a column of a table. Images for which the column is blank are left out.
+    """A yes-or-no question to a column of a table. Images for which the column is blank are left out and counted.
+
+    Values are compared without regard to case, and numbers as numbers: 1 is 1.0.
 
     Args:
         column: the column's name.
@@ -64,6 +77,7 @@ class Attribute:
         others: those that mean no, and images with yet others are left out; by default all others mean no.
         at_least: instead of values, the least number that means yes.
         names: what no and yes are called, such as ``[under 40, 40 or more]``.
+        missing: what the column says where nothing is known, such as ``[unknown]``; such images are left out, too.
     """
 
     column: str
@@ -71,6 +85,7 @@ class Attribute:
     others: list[str] | None = None
     at_least: float | None = None
     names: tuple[str, str] | None = None
+    missing: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
@@ -79,6 +94,12 @@ class Attribute:
                 f"The attribute of column {self.column!r} has `values: {self.values}`, `others: {self.others}` and"
                 f" `at_least: {self.at_least}`. HINT: give the `values` that mean yes (and, if need be, the `others`),"
                 " or the least number that means yes as `at_least`."
+            )
+        twice = {plain(value) for value in self.values or []} & {plain(value) for value in self.others or []}
+        if twice:
+            raise ValueError(
+                f"The attribute of column {self.column!r} has {shortened(sorted(twice))} among both `values` and"
+                " `others`. HINT: a value means yes or no."
             )
 
     @property
@@ -93,19 +114,30 @@ class Attribute:
         Raises:
             ValueError: if a value is no number where numbers are needed, or one of the answers is never given.
         """
-        answered = values != ""
+        given = values.map(plain)
+        answered = (given != "") & ~given.isin([plain(value) for value in self.missing])
         if self.at_least is not None:
             numbers = pd.to_numeric(values, errors="coerce")
-            if (answered & numbers.isna()).any():
+            others = sorted(values[answered & numbers.isna()].unique())
+            if others:
+                words = json.dumps(others[:8], ensure_ascii=False)
+                leave_out = f"`missing: {words}` leaves such images out; or " if numbers.notna().any() else ""
                 raise ValueError(
-                    f"{path}, column {self.column!r}: {values[answered & numbers.isna()].iloc[0]!r} is no number, which"
-                    " `at_least` needs. HINT: name the `values` that mean yes instead."
+                    f"{path}, column {self.column!r}: {' and '.join(map(repr, others[:8]))} is no number, which"
+                    f" `at_least` needs. HINT: {leave_out}name the `values` that mean yes instead."
                 )
             yes = numbers >= self.at_least
         else:
-            yes = values.isin(self.values or [])
+            yes = given.isin([plain(value) for value in self.values or []])
             if self.others is not None:
-                answered &= yes | values.isin(self.others)
+                answered &= yes | given.isin([plain(value) for value in self.others])
+            unknown = answered & ~yes & given.isin(UNKNOWN)
+            if self.others is None and unknown.any():
+                named = json.dumps(sorted(values[unknown].unique()), ensure_ascii=False)
+                log.warning(
+                    "%s, column %r: %d images have a value of %s, which is taken for no. HINT: `missing: %s` leaves"
+                    " them out.", path, self.column, int(unknown.sum()), named, named,
+                )  # fmt: skip
         if yes[answered].nunique() < 2:
             raise ValueError(
                 f"{path}: all images have the same answer to {self.both_names[1]!r}; the column has the values"
@@ -113,6 +145,15 @@ class Attribute:
                 " tells the images apart."
             )
         return yes.where(answered, None)
+
+
+def plain(value: str) -> str:
+    """Return a value as it is compared with others: in lower case, whole numbers without a point.
+
+    >>> plain("Male"), plain("1.0"), plain("-1"), plain("1.05")
+    ('male', '1', '-1', '1.05')
+    """
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip().lower())
 
 
 class AttributeTable(AttributeSource):
@@ -124,11 +165,15 @@ class AttributeTable(AttributeSource):
         target: what tells the two classes.
         attribute: what tells the attribute.
         root: folder that `table` starts from.
-        table: the CSV file, with a header.
-        file: column with the images' paths, from the folder of the table.
+        table: the CSV file, with a header; commas, semicolons or tabs are between its values.
+        file: column with the images' paths, or with their names, which need no ending; or a pattern with columns in
+            braces, such as ``patches/patient_{patient}/{slide}.png``.
+        images: folders with the images, from the folder of the table; by default the paths start from that one, or,
+            if there is none of the images, from any folder below it.
         split: column with the part that an image belongs to: train, val or test, or 0, 1, 2; by default (null) there is
             none.
         unit: column with the person, patient, ... that an image is of; none is ever in two parts.
+        columns: other columns that partitions use.
         home: page to get the data set from; shown where files are missing.
     """
 
@@ -142,10 +187,14 @@ class AttributeTable(AttributeSource):
         split: str | None = None,
         unit: str | None = None,
         home: str | None = None,
+        images: list[str] | None = None,
+        columns: list[str] | None = None,
     ) -> None:
         super().__init__(root, target.both_names, attribute.both_names)
         self.target, self.attribute, self.table_name = target, attribute, table
         self.file, self.split, self.unit, self.home = file, split, unit, home
+        self.columns = list(columns or [])
+        self.image_folders = images or ["."]
 
     @property
     def folder(self) -> Path:
@@ -156,10 +205,15 @@ class AttributeTable(AttributeSource):
         """Read the CSV file."""
         require(self.root, {self.table_name: [self.table_name]}, self.home)
         path = self.root / self.table_name
-        wanted = [self.file, self.target.column, self.attribute.column, self.split, self.unit]
+        pattern = self.file if "{" in self.file else f"{{{self.file}}}"
+        in_file = re.findall(r"{(.*?)}", pattern)
+        wanted = [*in_file, self.target.column, self.attribute.column, self.split, self.unit, *self.columns]
         table = read_columns(path, list(dict.fromkeys(filter(None, wanted))), self.home)
+        files = pd.Series(pattern, table.index, dtype=object)
+        for column in in_file:
+            files = [file.replace(f"{{{column}}}", value) for file, value in zip(files, table[column], strict=True)]
         rows = table.assign(
-            file=table[self.file],
+            file=files,
             label=self.target.answers(table[self.target.column], path),
             attribute=self.attribute.answers(table[self.attribute.column], path),
         )

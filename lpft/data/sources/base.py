@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -13,9 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lpft.data.messages import content_of, shortened
 from lpft.data.sources.image_files import Decoded, decode_files, resize, stamp
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.runtime.seeding import stable_seed
+
+log = logging.getLogger("lpft")
 
 OnBadImage = Literal["error", "skip"]
 Images = np.ndarray | list[np.ndarray]
@@ -134,6 +138,8 @@ class FileSource(Source):
     parallel = True
     crop: int | None = None
     """Side of the square that is cut out of the middle of every image."""
+    where = "set `--data.source.root` to the folder that the listed paths start from."
+    """The hint where no file is found."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser()
@@ -154,9 +160,36 @@ class FileSource(Source):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""
+        names = self.cached_table["file"]
+        if len(names) and not any((self.folder / name).exists() for name in names):
+            raise FileNotFoundError(
+                f"None of the {len(names)} image files is in {self.folder}, such as {names.iloc[0]}; found"
+                f" {content_of(self.folder)}. HINT: {self.where}"
+            )
         content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
         files = stamp(self.folder, list(self.cached_table["file"]), on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
+
+
+def without_repeats(table: pd.DataFrame, where: object) -> pd.DataFrame:
+    """Leave out rows that say the same of a file as one before.
+
+    Raises:
+        ValueError: if two rows say something else of one file.
+    """
+    kept = table.drop_duplicates()
+    repeated = kept["file"].duplicated(keep=False)
+    if repeated.any():
+        first = kept[kept["file"] == kept["file"][repeated].iloc[0]]
+        differing = [column for column in first if first[column].nunique(dropna=False) > 1]
+        names = list(kept["file"][repeated].unique())
+        raise ValueError(
+            f"{where}: {len(names)} files are listed with different values of {', '.join(differing)}:"
+            f" {shortened(names)}. HINT: remove the lines that are wrong."
+        )
+    if len(kept) < len(table):
+        log.warning("%s: %d lines repeat others and are left out.", where, len(table) - len(kept))
+    return kept
 
 
 def categories(values: Iterable[Any], names: Sequence[str]) -> pd.Categorical:

@@ -71,7 +71,7 @@ def read_attributes(path: Path, wanted: list[str]) -> pd.DataFrame:
     if path.suffix == ".csv":
         table = read_columns(path, columns, HOME)
     else:
-        lines = read_lines(path, None, HOME)
+        lines = read_lines(path, HOME, blanks=True)
         count, names = (" ".join(next(lines, (0, [""]))[1]) for _ in range(2))
         if not count.isdigit() or not names:
             raise wrong_file(
@@ -93,7 +93,7 @@ def _values(path: Path, column: str, images: pd.Series) -> pd.Series:
     if path.suffix == ".csv":
         table = read_columns(path, columns, HOME)
     else:
-        table = read_columns(path, columns, HOME, columns, read_lines(path, None, HOME))
+        table = read_columns(path, columns, HOME, columns, read_lines(path, HOME, blanks=True))
     values = images.map(dict(zip(table["image_id"], table[column], strict=True)))
     missing = images[values.isna()].tolist()
     if missing:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ LISTS = ("train.csv", "valid.csv")
 SEXES = ("Female", "Male")
 UNCERTAIN_IS_POSITIVE = ("Edema", "Atelectasis")
 """Findings that are taken for there where the label is -1 (uncertain); all others are taken for not there."""
-LOCATION = r"(?:^|/)((?:train|valid)/(patient[^/]*)/[^/]+/[^/]+)$"
-"""An image's path within the data set's folder, and its patient."""
+LOCATION = r"(?:^|[/\\])(train|valid)[/\\](patient[^/\\]*)[/\\]([^/\\]+[/\\][^/\\]+)$"
+"""An image's list, its patient, and its path within the patient's folder."""
+BATCHES = "CheXpert-v1.0*batch*"
+"""The folders that the archives are unpacked to where each gets one of its own."""
 
 
 class CheXpert(AttributeSource):
@@ -30,8 +33,9 @@ class CheXpert(AttributeSource):
     even of different clients. The images are grey; they are given as RGB, normalised as for ImageNet.
 
     In ``root``: ``train.csv``, ``valid.csv``, and the folders ``train`` and ``valid`` with
-    ``patientXXXXX/studyN/viewM_frontal.jpg``. The data are for registered, non-commercial research only; neither images
-    nor trained weights may be passed on.
+    ``patientXXXXX/studyN/viewM_frontal.jpg``; or the four folders that the archives are unpacked to, such as
+    ``CheXpert-v1.0 batch 2 (train 1)``. The data are for registered, non-commercial research only; neither images nor
+    trained weights may be passed on.
 
     Args:
         root: folder of the data set.
@@ -50,8 +54,14 @@ class CheXpert(AttributeSource):
 
     def read_rows(self) -> pd.DataFrame:
         """Read both lists."""
-        require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
-        return pd.concat([self._read_list(self.root / name) for name in LISTS])
+        batches = sorted(path.name for path in self.root.glob(BATCHES) if path.is_dir())
+        lists = next((batch for batch in batches if (self.root / batch / LISTS[0]).exists()), ".")
+        if not batches or (self.root / LISTS[0]).exists():
+            require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
+            return pd.concat([self._read_list(self.root / name) for name in LISTS])
+        require(self.root / lists, {name: [name] for name in LISTS}, HOME)
+        rows = pd.concat([self._read_list(self.root / lists / name) for name in LISTS])
+        return rows.assign(file=in_batches(self.root, batches, list(rows["file"])))
 
     def _read_list(self, path: Path) -> pd.DataFrame:
         rows = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
@@ -64,11 +74,24 @@ class CheXpert(AttributeSource):
                 f"{path} names the image {image!r}, expected .../train/patientXXXXX/studyN/viewM_frontal.jpg", HOME
             )
         return pd.DataFrame({
-            "file": location[0],
+            "file": location[0] + "/" + location[1] + "/" + location[2].str.replace("\\", "/"),
             "label": target[taken],
             "attribute": rows.loc[taken, "Sex"] == SEXES[1],
             "unit": location[1],
         })  # fmt: skip
+
+
+def in_batches(root: Path, batches: Sequence[str], files: Sequence[str]) -> list[str]:
+    """Return where images are, ``train/patientXXXXX/...``, of which each batch has some patients.
+
+    A batch has the patients' folders in it, or in ``train`` or ``valid`` below it.
+    """
+    homes = {}
+    for place in [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]:
+        if (root / place).is_dir():
+            homes.update((name, place) for name in os.listdir(root / place) if name.startswith("patient"))  # noqa: PTH208
+    split = [file.split("/", 2) for file in files]
+    return [f"{homes.get(patient, part)}/{patient}/{rest}" for part, patient, rest in split]
 
 
 def finding_there(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:

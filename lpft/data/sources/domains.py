@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -9,12 +12,17 @@ import numpy as np
 import pandas as pd
 from jsonargparse.typing import restricted_number_type
 
-from lpft.data.messages import content_of, shortened
-from lpft.data.sources.base import FileSource, categories
+from lpft.data.messages import about, content_of, shortened
+from lpft.data.sources.base import FileSource, categories, without_repeats
+from lpft.data.sources.image_files import EXTENSIONS
+from lpft.data.sources.listed import locate
 from lpft.data.sources.names import checked_classes, in_order
 from lpft.data.sources.pickles import load_arrays
+from lpft.data.sources.tables import read_text
 from lpft.data.splits import GivenSplits, stratified_order
 from lpft.storage.run import check_client_names
+
+log = logging.getLogger("lpft")
 
 Lists = Literal["txt", "pkl"]
 ListSplit = Literal["train", "test"]
@@ -25,6 +33,7 @@ ShareOfSmallest = restricted_number_type(
 )
 
 DOMAINNET = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+LIST_LINE = re.compile(r"\s*(\S.*?)[\s,;]+(\d+)[\s,;]*")
 FEDBN_CLASSES = (
     "bird", "feather", "headphones", "ice_cream", "teapot", "tiger", "whale", "windmill", "wine_glass", "zebra",
 )  # fmt: skip
@@ -35,7 +44,8 @@ class Domains(FileSource):
     """A set of domains that comes as image files with a train and a test list for every domain.
 
     A domain has the lists ``DOMAIN_train.txt`` and ``DOMAIN_test.txt``, in the set's folder or in ``splits`` below it,
-    with a path and a label in every line (``DOMAIN/CLASS/IMAGE 3``); or ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl``,
+    with a path and a label in every line (``DOMAIN/CLASS/IMAGE 3``), blanks, tabs, commas or semicolons between them,
+    lines that start with ``#`` being left out; or ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl``,
     as FedBN has them: pickled pairs of paths and class names, which are read without running anything that the file
     names. Paths start from the set's folder or the one above it. A domain's list may lack a class. Labels count from
     0, or from 1 if that is the lowest in all lists.
@@ -52,6 +62,7 @@ class Domains(FileSource):
             what it chooses by, as in FedBN. Pickled lists keep their order; text lists, which go class by class, are
             put in a stratified one first.
         seed: of that order; not the seed of a run.
+        first_label: the label of the first class in text lists, 0 or 1; by default 1 if that is the lowest.
     """
 
     draws = "domains"
@@ -68,11 +79,12 @@ class Domains(FileSource):
         lists: Lists = "txt",
         share_of_smallest: ShareOfSmallest | None = None,  # type: ignore[valid-type]
         seed: int = 0,
+        first_label: Literal[0, 1] | None = None,
     ) -> None:
         super().__init__(root)
         self.set_folder, self.domains = folder, domains
         self.classes = None if classes is None else checked_classes(classes, "`classes`")
-        self.lists, self.seed = lists, seed
+        self.lists, self.seed, self.first_label = lists, seed, first_label
         self.share_of_smallest: float | None = share_of_smallest
         self.num_classes = len(self.classes) if self.classes else None
 
@@ -84,8 +96,15 @@ class Domains(FileSource):
     @property
     def folder(self) -> Path:
         """The folder that the paths of the lists start from."""
-        first = self.cached_table["file"].iloc[0] if len(self.cached_table) else ""
-        return next((base for base in (self.set_root, self.set_root.parent) if (base / first).exists()), self.set_root)
+        return self._listed[0]
+
+    @cached_property
+    def _listed(self) -> tuple[Path, pd.DataFrame]:
+        """The folder that paths start from, and what the lists say, with the paths as they are there."""
+        listed = self._read_lists()
+        with about(str(self.set_root)):
+            base, files = locate(list(listed["file"]), [self.set_root, self.set_root.parent])
+        return base, listed.assign(file=files)
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -105,8 +124,8 @@ class Domains(FileSource):
 
     def table(self) -> pd.DataFrame:
         """Read the lists."""
-        listed = self._read_lists()
-        listed["name"] = listed["label"] if self.lists == "pkl" else listed["file"].map(folder_of)
+        _, listed = self._listed
+        listed = listed.assign(name=listed["label"] if self.lists == "pkl" else listed["file"].map(folder_of))
         table = self._labelled(listed)
         if self.share_of_smallest is not None:
             smallest = int(table["domain"][table["split"] == "train"].value_counts().min())
@@ -126,7 +145,19 @@ class Domains(FileSource):
         elif self.lists == "pkl":
             labels = listed["name"].map({name: label for label, name in enumerate(in_order(listed["name"]))})
         else:
-            labels = listed["label"] - (listed["label"].min() == 1)
+            lowest = int(listed["label"].min())
+            first = int(lowest == 1) if self.first_label is None else self.first_label
+            if first > lowest:
+                raise ValueError(
+                    f"`first_label: {first}`, but the lists in {self.set_root} have the label {lowest}."
+                    f" HINT: set `first_label: {lowest}`."
+                )
+            if first and self.first_label is None:
+                log.warning(
+                    "The labels in the lists of %s start at 1, which becomes class 0. HINT: `first_label: 1` says that"
+                    " this is right; `first_label: 0` keeps the labels, where class 0 has no images.", self.set_root,
+                )  # fmt: skip
+            labels = listed["label"] - first
         return listed.assign(label=labels.astype(np.int64))
 
     def _check_classes(self, listed: pd.DataFrame) -> None:
@@ -181,8 +212,8 @@ class Domains(FileSource):
         check_client_names(domains)
         read = read_text_list if self.lists == "txt" else read_pickled_list
         table = pd.concat([
-            read(files[f"{domain}_{split}.{self.lists}"]).assign(domain=domain, split=split)
-            for domain in domains for split in LIST_SPLITS
+            without_repeats(read(path), path).assign(domain=domain, split=split)
+            for domain in domains for split in LIST_SPLITS for path in [files[f"{domain}_{split}.{self.lists}"]]
         ], ignore_index=True)  # fmt: skip
         if table.empty:
             raise ValueError(f"The lists in {self.set_root} are empty: {shortened(wanted, 12)}.")
@@ -227,18 +258,19 @@ def folder_of(path: str) -> str:
 
 
 def read_text_list(path: Path) -> pd.DataFrame:
-    """Read a list with a path and a label, a number from 0 on, in every line; paths may contain blanks."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no list: it is not text in UTF-8.") from error
+    """Read a list with a path and a label, a number from 0 on, in every line; paths may contain blanks.
+
+    Lines that start with ``#`` are left out, and a first line that names the columns.
+    """
     rows = []
-    for number, line in enumerate(lines, 1):
-        words = line.rsplit(maxsplit=1)
-        if words and (len(words) < 2 or not words[1].isdecimal()):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        pair = LIST_LINE.fullmatch(line)
+        if pair:
+            rows.append((pair[1], int(pair[2])))
+        elif rows or any(ending in line.lower() for ending in EXTENSIONS):
             raise ValueError(f"{path}, line {number}: {line[:80]!r} is not a path and a label, such as `a/b.jpg 3`.")
-        if words:
-            rows.append((words[0].strip(), int(words[1])))
     return pd.DataFrame(rows, columns=["file", "label"])
 
 

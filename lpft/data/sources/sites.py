@@ -12,17 +12,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lpft.data.messages import shortened
+from lpft.data.messages import about, shortened
 from lpft.data.sources.base import FileSource, categories
 from lpft.data.sources.image_files import EXTENSIONS
+from lpft.data.sources.listed import LEFT_BEHIND, locate
 from lpft.data.sources.names import checked_classes, composed, in_order, read_classes
 from lpft.data.sources.tables import read_lines
 from lpft.data.splits import SPLITS, GivenSplits, Split
 from lpft.storage.run import check_client_names
 
 LABELS = "labels.csv"
-LEFT_BEHIND = ("__MACOSX", "@eaDir", "lost+found", "Thumbs.db", "desktop.ini")
-"""What operating systems leave in folders; it is passed over like names that start with a dot."""
 
 EXPECTED = (
     f"Expected ROOT/SITE/CLASS/IMAGE, or ROOT/SITE/train/CLASS/IMAGE (and val, test), or ROOT/SITE/{LABELS} with"
@@ -258,18 +257,19 @@ def _read_classes(root: Path, path: str, split: Split, site: Site) -> None:
 def _read_labels(root: Path, folder: str, site: Site) -> None:
     """Add what a site's list of files names to it."""
     path = root / folder / LABELS
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
-    lines = read_lines(path, max(",;\t", key=header.count))
-    columns = [column.lower() for column in next(lines, (1, []))[1]]
+    lines = read_lines(path)
+    header = next(lines, (1, []))[1]
+    columns = [column.lower() for column in header]
     if not {"file", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise ValueError(
-            f"{path} starts with {header.strip()[:80]!r}. Expected the names of the columns: file,label and, if need"
+            f"{path} starts with {','.join(header)[:80]!r}. Expected the names of the columns: file,label and, if need"
             " be, split and group, each once. HINT: add them as the first line."
         )
     first_line: dict[str, int] = {}
-    for number, values in lines:
-        row = dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
+    rows = [(number, dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))) for number, values in lines]
+    with about(str(path)):
+        located = locate([row["file"] for _, row in rows], [path.parent])
+    for (number, row), file in zip(rows, located.files, strict=True):
         missing = [column for column in ("file", "label", "split") if row.get(column) == ""]
         split = next((split for split in SPLITS if split == row.get("split", "train").lower()), None)
         problem = ""
@@ -277,13 +277,11 @@ def _read_labels(root: Path, folder: str, site: Site) -> None:
             problem = f"there is no {' and no '.join(missing)}"
         elif split is None:
             problem = f"the split {row['split']!r} is not one of {', '.join(SPLITS)}"
-        elif first_line.setdefault(row["file"], number) != number:
-            problem = (
-                f"the file {row['file']!r} stands in line {first_line[row['file']]} already. HINT: list every file once"
-            )
+        elif first_line.setdefault(file, number) != number:
+            problem = f"the file {row['file']!r} stands in line {first_line[file]} already. HINT: list every file once"
         if problem or split is None:
             raise ValueError(f"{path}, line {number}: {problem}.")
         label, group = composed(row["label"]), composed(row.get("group", "")) or None
-        site.files.append(File(posixpath.join(folder, row["file"]), label, split, group))
+        site.files.append(File(posixpath.join(folder, file), label, split, group))
         site.classes.add(label)
         site.splits.add(split)

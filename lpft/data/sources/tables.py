@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,21 +37,39 @@ def require(root: Path, wanted: Mapping[str, Sequence[str]], home: str | None) -
         )
 
 
-def read_lines(path: Path, delimiter: str | None = ",", home: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and values of each line of a CSV file that is not empty, without the blanks around values.
-
-    With `delimiter` None it is a text file with blanks between values. Raises ValueError if it is something else.
-    """
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 if it starts with the mark of that; raise ValueError if it is neither."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=delimiter, strict=True) if delimiter else map(str.split, file)
-            for number, line in enumerate(lines, 1):
-                values = [value.strip() for value in line]
-                if any(values):
-                    yield number, values
-    except (UnicodeDecodeError, csv.Error) as error:
-        form = "comma-separated values" if delimiter else "text"
-        raise wrong_file(f"{path} is no table of {form} in UTF-8 ({error})", home) from error
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no table of comma-separated values or text in UTF-8 ({error}). HINT: save it as CSV in UTF-8;"
+            f" of a text in Windows' encoding, `iconv -f cp1252 -t utf-8 {path.name} > new.csv` makes such a file."
+        ) from error
+
+
+def read_lines(path: Path, home: str | None = None, blanks: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and values of each line of a table that is not empty, without the blanks around values.
+
+    The first line tells whether commas, semicolons or tabs are between values; with `blanks` it is blanks. Raises
+    ValueError if it is something else.
+    """
+    text = read_text(path)
+    first = text.partition("\n")[0].strip()
+    delimiter = max(",;\t", key=first.count)
+    if first.lower().startswith("sep=") and len(first) == len("sep=") + 1:  # so Excel notes it
+        delimiter, text = first[-1], "\n" + text.partition("\n")[2]
+    file = io.StringIO(text, newline="")
+    try:
+        lines = map(str.split, file) if blanks else csv.reader(file, delimiter=delimiter, strict=True)
+        for number, line in enumerate(lines, 1):
+            values = [value.strip() for value in line]
+            if any(values):
+                yield number, values
+    except csv.Error as error:
+        raise wrong_file(f"{path} is no table of comma-separated values ({error})", home) from error
 
 
 def read_columns(
@@ -71,15 +91,20 @@ def read_columns(
     Raises:
         ValueError: if a column or all rows are missing, or a line has more or fewer values than there are columns.
     """
-    lines = lines or read_lines(path, home=home)
+    lines = lines or read_lines(path, home)
     header = next(lines, (1, []))[1] if header is None else header
     missing = [name for name in wanted if name not in header]
     if missing:
         columns = shortened(header, 50) or "nothing"
         raise wrong_file(f"{path} has no column {', '.join(map(repr, missing))}; found {columns}", home)
+    repeated = [name for name in wanted if header.count(name) > 1]
+    if repeated:
+        raise wrong_file(f"{path} has several columns {', '.join(map(repr, repeated))}", home)
     places = [header.index(name) for name in wanted]
     rows = []
     for number, values in lines:
+        if len(values) > len(header):  # Excel ends lines with separators
+            values = values[: len(header)] + [value for value in values[len(header) :] if value]
         if len(values) != len(header):
             raise wrong_file(
                 f"{path}, line {number} ({values[0]}) has {len(values)} values, expected {len(header)}", home
