@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
+
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack, heads_per_stack
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
+from lpft.data.sources.sites import Sites
 from lpft.federated.cohort import cohort_size
 from lpft.methods.base import check_phases
 from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
 from lpft.storage.config_file import read_config
 from lpft.storage.run import check_client_names, check_method_names
+
+log = logging.getLogger("lpft")
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -40,6 +46,7 @@ def check_experiment(experiment: Experiment) -> None:
     for name, method in experiment.methods.items():
         check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
     _check_optimizers(experiment)
+    _check_class_order(experiment)
 
 
 def resolve_stacks(experiment: Experiment) -> None:
@@ -59,6 +66,18 @@ def resolve_stacks(experiment: Experiment) -> None:
         if settings.get("heads_per_stack") == "auto":
             heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
             settings["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+
+
+def _check_class_order(experiment: Experiment) -> None:
+    """Warn if the classes of a model from a file may be in another order than those of numbered folders."""
+    source = experiment.data.source
+    if experiment.federation.init is None or not isinstance(source, Sites) or source.imagefolder_order is None:
+        return
+    orders = [json.dumps(list(order), ensure_ascii=False) for order in (source.class_names, source.imagefolder_order)]
+    log.warning(
+        "The outputs of `federation.init` are taken for the classes %s. A model that was trained with torchvision's"
+        " ImageFolder has the order %s. HINT: set the one that is right with `--data.source.classes '[...]'`.", *orders,
+    )  # fmt: skip
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:

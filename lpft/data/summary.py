@@ -25,6 +25,9 @@ MOST_BARS = 40
 MOST_CLIENTS = 40
 """So many clients are listed; the file has all."""
 
+MOST_CLASSES = 100
+"""So many names of classes are listed; the file has all."""
+
 SHEET_CLIENTS, SHEET_IMAGES = 20, 12
 """Rows and columns of the contact sheet."""
 
@@ -43,6 +46,9 @@ def describe(data: FederatedDataModule, console: Console) -> None:
     sizes = {split: sum(len(getattr(client, split)) for client in data.clients) for split in SPLITS}
     listed = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     print_plain(f"{len(data.clients)} clients, {spec.num_classes} classes, images {form}: {listed}")
+    if data.source.class_names:
+        numbered = [f"{label} {name}" for label, name in enumerate(data.source.class_names)]
+        print_plain(f"classes in their order: {shortened(numbered, MOST_CLASSES)}")
     table = Table(*("client", *SPLITS, "classes", "class histogram of train"), box=None, header_style="bold")
     for client in data.clients[:MOST_CLIENTS]:
         counts = class_counts(data, client.train)

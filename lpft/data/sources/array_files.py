@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
 
 from lpft.data.messages import about
 from lpft.data.sources.base import Images
+from lpft.data.sources.foreign import foreign
 from lpft.data.splits import Split
 
 
@@ -45,6 +46,7 @@ class ArrayDomain:
         y_val: their labels.
         train_args: arguments of the torchvision class (besides ``root``) for the training part.
         test_args: the same for the test part; null if there is none.
+        first_label: the label of the first class, 0 or 1; the labels are shifted to start at 0.
         group: array with the group (writer, site) of every training image: every group becomes a domain, with a train,
             val and test part of its own training images. The other parts, being of other groups, are left out.
         group_file: ``.npz`` file of `group`, if that is not `path`; relative to `root`.
@@ -64,6 +66,7 @@ class ArrayDomain:
     group: str | None = None
     group_file: str | None = None
     invert: bool = False
+    first_label: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
@@ -107,7 +110,18 @@ def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
         x_test, y_test = domain.x_test, domain.y_test
         if x_test and y_test and (files.has(x_test) or files.has(y_test)):
             parts["test"] = _open_arrays(files, x_test, y_test)
+    if domain.first_label:
+        parts = {split: _shifted(part, domain.first_label) for split, part in parts.items()}
     return {split: _negative(part) for split, part in parts.items()} if domain.invert else parts
+
+
+def _shifted(part: SourceSplit, first_label: int) -> SourceSplit:
+    lowest = int(part.labels.min(initial=first_label))
+    if lowest < first_label:
+        raise ValueError(
+            f"`first_label: {first_label}`, but there is the label {lowest}. HINT: set `first_label: {lowest}`."
+        )
+    return SourceSplit(part.labels - first_label, part.images)
 
 
 def _negative(part: SourceSplit) -> SourceSplit:
@@ -189,6 +203,9 @@ class ArrayFiles:
         return array
 
     def _keys(self) -> list[str]:
+        of_others = foreign(self.root / self.path) if self.path else ""
+        if of_others:
+            raise ValueError(of_others)
         if self.path is None or not self.path.endswith(".npz"):
             raise ValueError(f"`path: {self.path}` is no `.npz` file, so there are no arrays in it to name.")
         with _readable(self.root / self.path), np.load(self.root / self.path, allow_pickle=False) as file:

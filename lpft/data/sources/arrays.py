@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +18,8 @@ from lpft.data.sources.base import Images, OnBadImage, Source
 from lpft.data.sources.image_files import stamp
 from lpft.data.splits import SPLITS, GivenSplits, members_by_value
 from lpft.storage.run import check_client_names
+
+log = logging.getLogger("lpft")
 
 
 class SplitSource(Source):
@@ -114,6 +117,16 @@ class Arrays(SplitSource):
             else:
                 for rows in members_by_value(groups):
                     yield f"{name}-{groups[rows[0]]}", "", _rows_of(parts["train"], rows)
+
+    def table(self) -> pd.DataFrame:
+        """Return the labels of all domains, and warn if they seem to start at 1."""
+        table = super().table()
+        if len(table) and table["label"].min() == 1:
+            log.warning(
+                "The labels go from 1 to %d, so that class 0 has no images. HINT: if 1 is the first class, set"
+                " `first_label: 1` for every domain.", table["label"].max(),
+            )  # fmt: skip
+        return table
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Return size and modification time of every file."""

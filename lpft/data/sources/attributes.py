@@ -209,7 +209,7 @@ class AttributeTable(AttributeSource):
         in_file = re.findall(r"{(.*?)}", pattern)
         wanted = [*in_file, self.target.column, self.attribute.column, self.split, self.unit, *self.columns]
         table = read_columns(path, list(dict.fromkeys(filter(None, wanted))), self.home)
-        files = pd.Series(pattern, table.index, dtype=object)
+        files = [pattern] * len(table)
         for column in in_file:
             files = [file.replace(f"{{{column}}}", value) for file, value in zip(files, table[column], strict=True)]
         rows = table.assign(

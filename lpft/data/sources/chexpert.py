@@ -86,7 +86,7 @@ def in_batches(root: Path, batches: Sequence[str], files: Sequence[str]) -> list
 
     A batch has the patients' folders in it, or in ``train`` or ``valid`` below it.
     """
-    homes = {}
+    homes: dict[str, str] = {}
     for place in [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]:
         if (root / place).is_dir():
             homes.update((name, place) for name in os.listdir(root / place) if name.startswith("patient"))  # noqa: PTH208

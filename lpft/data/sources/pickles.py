@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 KINDS = "biufcSUO"
 """Kinds of numpy types that are read: numbers, text, and objects, which are again of what is allowed."""
@@ -30,9 +34,40 @@ def load_arrays(path: Path) -> Any:
         ValueError: if the file names something else, or is no whole pickle.
         FileNotFoundError: if there is no such file.
     """
+    with _clear_errors(path), Path(path).open("rb") as file:
+        return _made(_Unpickler(file, encoding="latin1").load())
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an ``.npz`` file; those that are pickled objects as `load_arrays` does.
+
+    Raises:
+        ValueError: if the file names something else, or is damaged.
+        FileNotFoundError: if there is no such file.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with _clear_errors(path), zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as member:
+                if member_dtype(member).hasobject:
+                    arrays[name.removesuffix(".npy")] = _made(_Unpickler(member, encoding="latin1").load())
+                    continue
+            with file.open(name) as member:
+                arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(member.read()), allow_pickle=False)
+    return arrays
+
+
+def member_dtype(member: IO[bytes]) -> np.dtype:
+    """Read the header of an ``.npy`` file, and return the type that it names."""
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(member)]
+    dtype: np.dtype = read(member)[2]
+    return dtype
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
     try:
-        with Path(path).open("rb") as file:
-            return _made(_Unpickler(file, encoding="latin1").load())
+        yield
     except FileNotFoundError:
         raise
     except _RefusedError as error:

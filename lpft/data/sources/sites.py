@@ -14,6 +14,7 @@ import pandas as pd
 
 from lpft.data.messages import about, shortened
 from lpft.data.sources.base import FileSource, categories
+from lpft.data.sources.foreign import foreign_in
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import LEFT_BEHIND, locate
 from lpft.data.sources.names import checked_classes, composed, in_order, read_classes
@@ -99,6 +100,12 @@ class Sites(FileSource):
             return checked_classes(self.classes, "`classes`")
         return classes_of(self._sites)
 
+    @property
+    def imagefolder_order(self) -> tuple[str, ...] | None:
+        """The order that torchvision's ImageFolder gives the classes, if `classes` is not set and it is another one."""
+        order = tuple(sorted(self.class_names))
+        return order if self.classes is None and order != self.class_names else None
+
     def table(self) -> pd.DataFrame:
         """Look through the folders."""
         for site in self._sites:
@@ -143,6 +150,9 @@ def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
             f"There is no folder {root}. {EXPECTED} HINT: set the folder of your sites with `--data.source.root`."
         )
     inside = Listing.of(root)
+    of_others = foreign_in(root)
+    if of_others and not inside.images and set(map(str.lower, inside.folders)) <= {*SPLITS, "rawdata"}:
+        raise ValueError(of_others)
     folders = {composed(name): name for name in inside.folders}
     if (root / LABELS).is_file() or set(map(str.lower, folders)) <= set(SPLITS):
         raise wrong(root, inside, "`root` holds one folder for each site; put what it holds now in such a one")

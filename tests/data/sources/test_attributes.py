@@ -133,7 +133,10 @@ def test_the_key_follows_files_and_settings(tmp_path):
     ("settings", "said"),
     [
         ({"target": {"column": "height", "at_least": 40}}, r"no column 'height'; found file, age, sex, split, person"),
-        ({"target": {"column": "sex", "at_least": 40}}, r"column 'sex': 'f' and 'm' is no number.* HINT: name the `values`"),
+        (
+            {"target": {"column": "sex", "at_least": 40}},
+            r"column 'sex': 'f' and 'm' is no number.* HINT: name the `values`",
+        ),
         ({"target": {"column": "age", "values": ["old"]}}, r"same answer to 'age old'.*values 25, 35, 45, 60\. HINT"),
         ({"split": "person"}, r"column 'person' has the values p0, p1, .* and 232 more, expected train, val and test"),
         ({"rho": ()}, r"`rho` is empty\. HINT"),
