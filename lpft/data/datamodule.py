@@ -269,6 +269,8 @@ class FederatedDataModule(LightningDataModule):
     def _samples(self) -> Samples:
         """Assign samples to clients and split them; no image is decoded."""
         table = checked_table(self.source.cached_table, self.spec.num_classes)
+        if self._partition.makes_splits and self._on_bad_image == "skip":
+            table = self.source.present(table)  # what is dealt in proportion must be there
         given = self.source.given_splits(table)
         if "unit" in table and not self._partition.makes_splits:
             table = self._keep_units_whole(table)
@@ -285,8 +287,8 @@ class FederatedDataModule(LightningDataModule):
         groups = table["group"].cat if "group" in table else None
         return Samples(
             rows=rows,
-            labels=table["label"].to_numpy(np.int64)[rows],
-            groups=np.full(len(rows), -1) if groups is None else groups.codes.to_numpy(np.int64)[rows],
+            labels=table["label"].loc[rows].to_numpy(np.int64),
+            groups=np.full(len(rows), -1) if groups is None else groups.codes.loc[rows].to_numpy(np.int64),
             clients={
                 name: SplitPositions(*(np.searchsorted(rows, part) for part in parts)) for name, parts in splits.items()
             },

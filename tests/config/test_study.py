@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from lpft.config.files import ConfigError
 from lpft.config.on_disk import compare_settings
@@ -95,3 +99,32 @@ def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
         compare_settings(tmp_path, old, new)
     with pytest.raises(ConfigError, match=r'`a\.b` \(1 there, none here\), `a\.c` \("x{29}\.\.\. there, null here\)'):
         compare_settings(tmp_path, {"a": {"b": 1, "c": "x" * 50}}, {"a": {"c": None}})
+
+
+def test_torchvisions_order_of_classes_is_told_with_a_model_from_a_file(
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numbered folders are in the order of numbers, but in torchvision's ImageFolder in that of texts."""
+    for number in range(11):
+        folder = tmp_path / "sites" / "a" / str(number)
+        folder.mkdir(parents=True)
+        for copy in range(4):
+            Image.new("RGB", (8, 8), (number, copy, 7)).save(folder / f"{copy}.png")
+    sites = f"{{class_path: lpft.data.sources.Sites, init_args: {{root: {tmp_path / 'sites'}}}}}"
+    words = (
+        "--data.source",
+        sites,
+        "--data.clients",
+        "null",
+        "--data.cache_dir",
+        tmp_path / "cache",
+        "--data.image_size",
+        8,
+    )
+    told = {}
+    for init in ("null", "global.pt"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "lpft"):
+            open_study("plan", args(out, *words, "--federation.init", init))
+        told[init] = [[*map(int, json.loads(order))] for order in re.findall(r"\[\"0\".*?\]", caplog.text)]
+    assert told == {"null": [], "global.pt": [[*range(11)], [0, 1, 10, *range(2, 10)]]}

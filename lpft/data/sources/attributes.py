@@ -20,6 +20,9 @@ from lpft.data.sources.tables import read_columns, require, split_words
 
 log = logging.getLogger("lpft")
 
+Value = str | bool | int | float
+"""What YAML may make of a word of a table."""
+
 UNKNOWN = ("unknown", "nan", "na", "n/a", "none", "null", "?", "not available", "not reported")
 """What tables say where nothing is known; `missing` makes use of it."""
 
@@ -69,7 +72,7 @@ class AttributeSource(FileSource):
 class Attribute:
     """A yes-or-no question to a column of a table. Images for which the column is blank are left out and counted.
 
-    Values are compared without regard to case, and numbers as numbers: 1 is 1.0.
+    Values are compared without regard to case; 1 is 1.0, yes is true, and no is false.
 
     Args:
         column: the column's name.
@@ -81,11 +84,11 @@ class Attribute:
     """
 
     column: str
-    values: list[str] | None = None
-    others: list[str] | None = None
+    values: list[Value] | None = None
+    others: list[Value] | None = None
     at_least: float | None = None
     names: tuple[str, str] | None = None
-    missing: list[str] = field(default_factory=list)
+    missing: list[Value] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
@@ -105,7 +108,11 @@ class Attribute:
     @property
     def both_names(self) -> tuple[str, str]:
         """What no and yes are called; by default the rule itself."""
-        rule = f"{self.column} {' or '.join(self.values)}" if self.values else f"{self.column} from {self.at_least:g}"
+        rule = (
+            f"{self.column} {' or '.join(map(str, self.values))}"
+            if self.values
+            else f"{self.column} from {self.at_least:g}"
+        )
         return self.names or (f"not {rule}", rule)
 
     def answers(self, values: pd.Series, path: Path) -> pd.Series:
@@ -147,13 +154,14 @@ class Attribute:
         return yes.where(answered, None)
 
 
-def plain(value: str) -> str:
-    """Return a value as it is compared with others: in lower case, whole numbers without a point.
+def plain(value: Value) -> str:
+    """Return a value as it is compared with others: in lower case, whole numbers without a point, yes as true.
 
-    >>> plain("Male"), plain("1.0"), plain("-1"), plain("1.05")
-    ('male', '1', '-1', '1.05')
+    >>> plain("Male"), plain("1.0"), plain(-1), plain("1.05"), plain("Yes"), plain(False)
+    ('male', '1', '-1', '1.05', 'true', 'false')
     """
-    return re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip().lower())
+    text = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip().lower())
+    return {"yes": "true", "no": "false"}.get(text, text)
 
 
 class AttributeTable(AttributeSource):
@@ -195,6 +203,7 @@ class AttributeTable(AttributeSource):
         self.file, self.split, self.unit, self.home = file, split, unit, home
         self.columns = list(columns or [])
         self.image_folders = images or ["."]
+        self._where = "put the images below that folder, or name theirs with `--data.source.images '[FOLDER, ...]'`."
 
     @property
     def folder(self) -> Path:

@@ -106,6 +106,10 @@ class Source(ABC):
         """Hash names, sizes and times of the files that are read; raise FileNotFoundError if some are missing."""
         return ""
 
+    def present(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows whose images are there, as far as that can be told without reading them."""
+        return table
+
     def ignored_files(self) -> Sequence[str]:
         """Return files that are passed over, of which the user should know."""
         return ()
@@ -138,7 +142,7 @@ class FileSource(Source):
     parallel = True
     crop: int | None = None
     """Side of the square that is cut out of the middle of every image."""
-    where = "set `--data.source.root` to the folder that the listed paths start from."
+    _where = "set `--data.source.root` to the folder that the listed paths start from."
     """The hint where no file is found."""
 
     def __init__(self, root: str) -> None:
@@ -158,13 +162,21 @@ class FileSource(Source):
         names = self.cached_table["file"].to_numpy(object)[positions]
         return decode_files(self.folder, list(names), channels, size, self.crop)
 
+    def present(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out the rows whose files are missing, and log how many."""
+        there = table["file"].map(lambda name: (self.folder / name).is_file())
+        if not there.all():
+            missing = [str(self.folder / name) for name in table["file"][~there]]
+            log.warning("%d files are missing and are left out: %s.", len(missing), shortened(missing))
+        return table[there]
+
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""
         names = self.cached_table["file"]
         if len(names) and not any((self.folder / name).exists() for name in names):
             raise FileNotFoundError(
                 f"None of the {len(names)} image files is in {self.folder}, such as {names.iloc[0]}; found"
-                f" {content_of(self.folder)}. HINT: {self.where}"
+                f" {content_of(self.folder)}. HINT: {self._where}"
             )
         content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
         files = stamp(self.folder, list(self.cached_table["file"]), on_missing)

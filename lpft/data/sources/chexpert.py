@@ -55,13 +55,10 @@ class CheXpert(AttributeSource):
     def read_rows(self) -> pd.DataFrame:
         """Read both lists."""
         batches = sorted(path.name for path in self.root.glob(BATCHES) if path.is_dir())
-        lists = next((batch for batch in batches if (self.root / batch / LISTS[0]).exists()), ".")
-        if not batches or (self.root / LISTS[0]).exists():
-            require(self.root, {name: [name] for name in (*LISTS, "train", "valid")}, HOME)
-            return pd.concat([self._read_list(self.root / name) for name in LISTS])
-        require(self.root / lists, {name: [name] for name in LISTS}, HOME)
-        rows = pd.concat([self._read_list(self.root / lists / name) for name in LISTS])
-        return rows.assign(file=in_batches(self.root, batches, list(rows["file"])))
+        home = next((batch for batch in (".", *batches) if (self.root / batch / LISTS[0]).exists()), ".")
+        require(self.root / home, {name: [name] for name in (*LISTS, *([] if batches else ["train", "valid"]))}, HOME)
+        rows = pd.concat([self._read_list(self.root / home / name) for name in LISTS])
+        return rows.assign(file=in_batches(self.root, batches, list(rows["file"]))) if batches else rows
 
     def _read_list(self, path: Path) -> pd.DataFrame:
         rows = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
@@ -84,10 +81,11 @@ class CheXpert(AttributeSource):
 def in_batches(root: Path, batches: Sequence[str], files: Sequence[str]) -> list[str]:
     """Return where images are, ``train/patientXXXXX/...``, of which each batch has some patients.
 
-    A batch has the patients' folders in it, or in ``train`` or ``valid`` below it.
+    A batch has the patients' folders in it, or in ``train`` or ``valid`` below it; some may be in those of the root.
     """
     homes: dict[str, str] = {}
-    for place in [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]:
+    below_batches = [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]
+    for place in [*below_batches, "train", "valid"]:
         if (root / place).is_dir():
             homes.update((name, place) for name in os.listdir(root / place) if name.startswith("patient"))  # noqa: PTH208
     split = [file.split("/", 2) for file in files]

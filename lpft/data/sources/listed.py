@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product, takewhile
 from pathlib import Path
@@ -20,6 +21,9 @@ from lpft.data.sources.image_files import EXTENSIONS
 
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "lost+found", "Thumbs.db", "desktop.ini")
 """What operating systems leave in folders; it is passed over like names that start with a dot."""
+
+FEW = 3
+"""So many files of a folder are looked up one by one."""
 
 SAMPLED = 200
 """So many names of a list decide where its paths start."""
@@ -85,10 +89,26 @@ def locate(
 
 
 class _Disk:
-    """Looks names up without regard to how they are spelled; reads every folder once."""
+    """Looks names up, with and without regard to how they are spelled; lists a folder once."""
 
     def __init__(self) -> None:
-        self._names: dict[str, dict[str, list[str]]] = {}
+        self._entries: dict[str, set[str]] = {}
+        self._spelled: dict[str, dict[str, list[str]]] = {}
+        self._asked: Counter[str] = Counter()
+
+    def has(self, path: str) -> bool:
+        """Say whether there is a file; folders of which more is asked are listed, which is faster."""
+        folder, _, name = path.rpartition("/")
+        self._asked[folder] += 1
+        if self._asked[folder] > FEW and name not in self._listed(folder):
+            return False
+        is_sure = self._asked[folder] > FEW and name.lower().endswith(EXTENSIONS)
+        return is_sure or os.path.isfile(path)  # noqa: PTH113 (faster, and there may be a million)
+
+    def _listed(self, folder: str) -> set[str]:
+        if folder not in self._entries:
+            self._entries[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
+        return self._entries[folder]
 
     def fitting(self, folder: str, parts: Sequence[str]) -> list[str]:
         """Return the paths below a folder that differ least from a path, and only in how it is spelled."""
@@ -99,19 +119,19 @@ class _Disk:
                 for changes, path in paths
                 for spelling in self._spellings(posixpath.join(folder, *path), part, number == len(parts) - 1)
             ]
-        files = [(changes, "/".join(path)) for changes, path in paths if Path(folder, *path).is_file()]
+        files = [(changes, "/".join(path)) for changes, path in paths if self.has("/".join([folder, *path]))]
         least = min((changes for changes, _ in files), default=0)
         return [path for changes, path in files if changes == least]
 
     def _spellings(self, folder: str, name: str, is_image: bool) -> list[str]:
         if name == "..":
             return [name]
-        if folder not in self._names:
+        if folder not in self._spelled:
             names: dict[str, list[str]] = {}
-            for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:  # noqa: PTH112, PTH208
+            for entry in sorted(self._listed(folder)):
                 names.setdefault(_key(entry), []).append(entry)
-            self._names[folder] = names
-        return _with_ending(self._names[folder], name, is_image)
+            self._spelled[folder] = names
+        return _with_ending(self._spelled[folder], name, is_image)
 
 
 class _Place:
@@ -125,7 +145,7 @@ class _Place:
         short = "/".join(clean.split("/")[self.strip :])
         spelled = dict.fromkeys((short, unquote(short)) if self.strip else (name, short, unquote(short)))
         for path in (_inside(folder, path) for folder in self.folders for path in spelled):
-            if os.path.isfile(posixpath.join(self.base, path)):  # noqa: PTH113 (faster, and there may be a million)
+            if self.disk.has(posixpath.join(self.base, path)):
                 return [path]
         for folder in self.folders:
             for path in dict.fromkeys((short, unquote(short))):

@@ -273,7 +273,7 @@ def _read_labels(root: Path, folder: str, site: Site) -> None:
     if not {"file", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise ValueError(
             f"{path} starts with {','.join(header)[:80]!r}. Expected the names of the columns: file,label and, if need"
-            " be, split and group, each once. HINT: add them as the first line."
+            " be, split and group, each once. HINT: name them so in the first line, or add that line if there is none."
         )
     first_line: dict[str, int] = {}
     rows = [(number, dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))) for number, values in lines]

@@ -52,6 +52,26 @@ def test_images_and_labels_stay_together(tmp_path):
     assert torch.equal(data.images[:, 0, 0, 0].long() // 10, data.labels)
 
 
+def test_labels_from_one_are_told_and_shifted_by_a_setting(tmp_path, caplog):
+    """A client that merely lacks class 0 while others have it is no reason."""
+    labels = {"a": [1, 2, 3] * 10, "b": [2, 3, 3] * 10, "c": [0, 1, 2] * 10}
+    for number, (name, y) in enumerate(labels.items()):
+        images = np.random.default_rng(number).integers(256, size=(30, 8, 8)).astype(np.uint8)
+        np.savez(tmp_path / f"{name}.npz", x_train=images, y_train=y)
+    with caplog.at_level(logging.WARNING, "lpft"):
+        make(tmp_path, {"a": ArrayDomain("a.npz"), "c": ArrayDomain("c.npz")})
+    assert "first_label" not in caplog.text
+    with caplog.at_level(logging.WARNING, "lpft"):
+        data = make(tmp_path, {"a": ArrayDomain("a.npz"), "b": ArrayDomain("b.npz")})
+    assert "first_label: 1" in caplog.text
+    assert data.spec.num_classes == 4
+    data = make(tmp_path, {name: ArrayDomain(f"{name}.npz", first_label=1) for name in "ab"})
+    assert data.spec.num_classes == 3
+    assert [torch.bincount(data.labels[client.test]).tolist()[0] for client in data.clients] == [3, 0]
+    with pytest.raises(ValueError, match=r"`domains.c`: `first_label: 1`, but there is the label 0.*`first_label: 0`"):
+        make(tmp_path, {"c": ArrayDomain("c.npz", first_label=1)})
+
+
 def test_groups_become_clients(tmp_path):
     save_arrays(tmp_path / "a.npz")
     np.savez(tmp_path / "groups.npz", site=np.repeat([7, 30], 40))

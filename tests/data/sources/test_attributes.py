@@ -1,6 +1,9 @@
 import csv
+import json
 import logging
 import os
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lpft.data.sources.attributes import Attribute, AttributeTable
+from lpft.data.partition import ByColumn
+from lpft.data.sources.attributes import Attribute, AttributeTable, plain
 from tests.data.made import assert_no_leaks, opened, parse
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -58,6 +62,8 @@ def write_table(root, rows, name="metadata.csv"):
 def make(root, target=AGE, attribute=SEX, **settings):
     settings = {"rho": (0.9, 0.1), "image_size": 8, "cache_dir": str(root.parent / "cache"), **settings}
     target, attribute = Attribute(**target), Attribute(**attribute)
+    if settings["rho"] is None:
+        del settings["rho"]
     return opened(AttributeTable, target, attribute, root=str(root), **settings)
 
 
@@ -175,6 +181,178 @@ def test_bad_tables_and_missing_images(tmp_path):
             make(tmp_path / "set")
     with pytest.raises(FileNotFoundError, match="which has: no such folder"):
         make(tmp_path / "elsewhere")
+
+
+def ham(root):
+    """Write HAM10000 as it is distributed, small: ids without endings, images in two folders, blanks and `unknown`."""
+    rows = [
+        {
+            "lesion_id": f"HAM_{i // 2:07}", "image_id": f"ISIC_{i:07}", "dx": ["mel", "nv", "bkl"][i // 4 % 3],
+            "dx_type": "histo", "age": "" if i % 30 == 0 else f"{[35, 65][i // 2 % 2]}.0",
+            "sex": "unknown" if i % 20 == 0 else ["male", "female"][i % 2],
+            "localization": ["back", "face"][i // 8 % 2], "dataset": "vidir_modern",
+        }
+        for i in range(240)
+    ]  # fmt: skip
+    for i, row in enumerate(rows):
+        folder = root / f"HAM10000_images_part_{1 + i // 120}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 12), (i, 3, 7)).save(folder / f"{row['image_id']}.png")
+    write_table(root, rows, "HAM10000_metadata.csv")
+    return rows
+
+
+MELANOMA = {"column": "dx", "values": ["mel"], "names": ("other", "melanoma")}
+HAM = {"table": "HAM10000_metadata.csv", "file": "image_id", "unit": "lesion_id", "target": MELANOMA}
+
+
+def used(data):
+    return [row for c in data.clients for part in (c.train, c.val, c.test) for row in rows_of(data, part)]
+
+
+def test_ham10000_is_read_as_it_is_distributed(tmp_path, caplog):
+    rows = ham(tmp_path / "ham")
+    age, sex = {"column": "age", "at_least": 50}, {"column": "sex", "values": ["male"], "missing": ["unknown"]}
+    with caplog.at_level(logging.WARNING, "lpft"):
+        by_age = make(tmp_path / "ham", attribute=age, rho=(0.5,), **HAM)
+        by_sex = make(tmp_path / "ham", attribute=sex, rho=(0.5,), **HAM)
+    assert [text.split(" images")[0] for text in caplog.messages] == ["8 of 240", "12 of 240"]
+    assert used(by_age)
+    assert all(rows[row]["age"] for row in used(by_age))
+    assert all(rows[row]["sex"] != "unknown" for row in used(by_sex))
+    clients = ByColumn("localization")
+    data = make(tmp_path / "ham", attribute=sex, rho=None, clients=clients, columns=["localization"], **HAM)
+    assert [client.name for client in data.clients] == ["back", "face"]
+    for client in data.clients:
+        for row, label in zip(rows_of(data, client.train), data.labels[client.train], strict=True):
+            assert (rows[row]["localization"], rows[row]["dx"] == "mel") == (client.name, label)
+
+
+def test_a_word_that_means_nothing_known_is_told_with_what_leaves_it_out(tmp_path, caplog):
+    """The hints, followed, lead to data without these rows."""
+    rows = ham(tmp_path / "ham")
+    with caplog.at_level(logging.WARNING, "lpft"):
+        make(tmp_path / "ham", attribute={"column": "sex", "values": ["male"]}, rho=(0.5,), **HAM)
+    hint = re.search(r"`missing: (.*?)`", caplog.text)
+    data = make(
+        tmp_path / "ham",
+        rho=(0.5,),
+        **HAM,
+        attribute={"column": "sex", "values": ["male"], "missing": json.loads(hint[1])},
+    )
+    assert all(rows[row]["sex"] != "unknown" for row in used(data))
+    rows[5]["age"], rows[6]["age"] = "unknown", "n/a"
+    write_table(tmp_path / "ham", rows, "HAM10000_metadata.csv")
+    with pytest.raises(ValueError, match="is no number") as stop:
+        make(tmp_path / "ham", attribute={"column": "age", "at_least": 50}, rho=(0.5,), **HAM)
+    missing = json.loads(re.search(r"`missing: (.*?)`", str(stop.value))[1])
+    data = make(tmp_path / "ham", attribute={"column": "age", "at_least": 50, "missing": missing}, rho=(0.5,), **HAM)
+    assert not {5, 6} & {*used(data)}
+
+
+def test_images_that_are_not_there_are_left_out_before_clients_are_made(tmp_path):
+    """Clients keep their correlation if half of the images is not unpacked; of nothing nothing is proposed."""
+    rows = ham(tmp_path / "ham")
+    age, ham_set = {"column": "age", "at_least": 50}, {**HAM, "unit": None, "val_share": 0.2}
+    shutil.move(tmp_path / "ham" / "HAM10000_images_part_2", tmp_path / "part_2")
+    with pytest.raises(FileNotFoundError, match=r"files are missing .*on_bad_image skip"):
+        make(tmp_path / "ham", attribute=age, rho=(0.6, 0.4), **ham_set)
+    data = make(tmp_path / "ham", attribute=age, rho=(0.6, 0.4), on_bad_image="skip", **ham_set)
+    assert max(used(data)) < 120
+    for client, rho in zip(data.clients, (0.6, 0.4), strict=True):
+        count = torch.bincount(data.arrays.groups[client.train], minlength=4)
+        assert count[0] == count[3] == round(rho * len(client.train) / 2)
+        assert count[1] == count[2] == len(client.train) // 2 - count[0]
+    whole = make(
+        tmp_path / "ham", attribute=age, rho=(0.6, 0.4), images=["HAM10000_images_part_1", "../part_2"], **ham_set
+    )
+    assert max(used(whole)) > 200
+    shutil.move(tmp_path / "ham" / "HAM10000_images_part_1", tmp_path / "part_1")
+    for skip in ("error", "skip"):
+        with pytest.raises(FileNotFoundError, match=r"None of the 232 image files .*`--data.source.images") as stop:
+            make(tmp_path / "ham", attribute=age, on_bad_image=skip, **ham_set)
+        assert "on_bad_image" not in str(stop.value)
+    assert len(rows) == 240
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings"),
+    [
+        (  # Camelyon17 of WILDS has no paths, numbers with zeros, and a first column without a name
+            {"": "{i}", "patient": "{i:03}", "node": "{odd}", "x_coord": "{i}", "tumor": "{third}", "center": "{odd}"},
+            {
+                "file": "patches/patient_{patient}_node_{node}/patch_x_{x_coord}.png", "unit": "patient",
+                "target": {"column": "tumor", "values": [1]}, "attribute": {"column": "center", "values": ["1"]},
+            },
+        ),
+        (  # Fitzpatrick17k has hashes for names, and -1 where nothing is known
+            {"md5hash": "{i:032x}", "fitzpatrick_scale": "{skin}", "three_partition_label": "{word}"},
+            {
+                "file": "md5hash", "target": {"column": "three_partition_label", "values": ["malignant"]},
+                "attribute": {"column": "fitzpatrick_scale", "at_least": 4, "missing": [-1]},
+            },
+        ),
+        (  # PAD-UFES-20 has names with endings, of another case here, images in folders, and yes and no in words
+            {"img_id": "PAT_{i}.PNG", "gender": "{sex}", "biopsed": "{truth}", "patient_id": "PAT_{i}"},
+            {
+                "file": "img_id", "unit": "patient_id", "target": {"column": "biopsed", "values": [True]},
+                "attribute": {"column": "gender", "values": ["MALE"], "others": ["female"]},
+            },
+        ),
+        (  # ISIC 2020
+            {"image_name": "ISIC_{i:07}", "sex": "{sex}", "target": "{third}.0", "patient_id": "IP_{i}"},
+            {
+                "file": "image_name", "unit": "patient_id", "target": {"column": "target", "values": ["1"]},
+                "attribute": {"column": "sex", "values": ["male"], "missing": ["", "nan"]},
+            },
+        ),
+    ],
+    ids=["camelyon17", "fitzpatrick17k", "pad-ufes-20", "isic2020"],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["utf-8", "utf-16", ";", "tab", "sep", "crlf"])
+def test_tables_as_they_are_distributed(tmp_path, columns, settings, form):
+    root = tmp_path / "set"
+    rows = []
+    for i in range(120):
+        facts = {
+            "i": i, "odd": i % 2, "third": i % 3 // 2, "skin": [-1, 2, 5][i % 7 % 3],
+            "word": ["benign", "malignant"][i % 2],
+            "sex": ["MALE", "FEMALE"][i // 2 % 2] if i % 10 else "", "truth": ["True", "False"][i % 2],
+        }  # fmt: skip
+        row = {name: text.format(**facts) for name, text in columns.items()}
+        rows.append(row)
+        name = (
+            settings["file"].format(**row) if "{" in settings["file"] else f"imgs_part_{i % 3}/{row[settings['file']]}"
+        )
+        path = root / (name.replace(".PNG", ".png") if name.lower().endswith(".png") else f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 3, 7)).save(path)
+    mark, end = {";": ";", "tab": "\t", "sep": ";"}.get(form, ","), "\r\n" if form == "crlf" else "\n"
+    lines = ["sep=;"] * (form == "sep") + [mark.join(columns)] + [mark.join(row.values()) for row in rows]
+    (root / "metadata.csv").write_bytes((end.join(lines) + end).encode("utf-16" if form == "utf-16" else "utf-8"))
+    data = make(root, rho=(0.5,), **settings)
+    target = settings["target"]
+    assert len(used(data)) > 20
+    for client in data.clients:
+        for row, label in zip(rows_of(data, client.train), data.labels[client.train], strict=True):
+            assert plain(rows[row][target["column"]]) in map(plain, target["values"]) or not label
+
+
+def test_rows_that_repeat_or_contradict_others(faces, tmp_path, caplog):
+    rows = make_rows()
+    write_table(faces, [*rows, rows[0], rows[1]], "repeated.csv")
+    with caplog.at_level(logging.WARNING, "lpft"):
+        table = make(faces, table="repeated.csv").source.cached_table
+    assert len(table) == len(rows)
+    assert "2 lines repeat others" in caplog.text
+    write_table(faces, [*rows, {**rows[0], "file": rows[0]["file"].upper(), "sex": "m"}], "torn.csv")
+    with pytest.raises(
+        ValueError, match=r"1 files are listed with different values of sex, attribute: images/0000.png"
+    ):
+        make(faces, table="torn.csv")
+    (faces / "twice.csv").write_text("file,age,sex,age\na.png,3,m,4\n")
+    with pytest.raises(ValueError, match=r"several columns 'age'"):
+        make(faces, table="twice.csv")
 
 
 @pytest.mark.parametrize("settings", [{}, {"values": ["m"], "at_least": 3.0}, {"others": ["m"], "at_least": 3.0}])

@@ -177,6 +177,46 @@ def test_lists_of_another_form(tmp_path, change, said):
         make(tmp_path)
 
 
+BATCHES = {
+    "CheXpert-v1.0 batch 1 (validate & csv)": ("valid", range(0)),
+    "CheXpert-v1.0 batch 2 (train 1)": ("", range(1, 40)),
+    "CheXpert-v1.0 batch 3 (train 2)": ("", range(40, 80)),
+    "CheXpert-v1.0 batch 4 (train 3)": ("train", range(80, 64541)),
+}
+
+
+@pytest.mark.parametrize("prefix", ["CheXpert-v1.0", "CheXpert-v1.0-small", "/data/x/CheXpert-v1.0"])
+@pytest.mark.parametrize("lists_at", [".", "CheXpert-v1.0 batch 1 (validate & csv)"])
+def test_the_four_folders_of_the_archives_are_one_set(chexpert, tmp_path, prefix, lists_at):
+    root = tmp_path / "chexpertchestxrays-u20210408"
+    for batch, (below, numbers) in BATCHES.items():
+        for part in ("train", "valid"):
+            (root / batch / below).mkdir(parents=True, exist_ok=True)
+            for patient in (chexpert / part).iterdir():
+                number = int(patient.name.removeprefix("patient"))
+                if number in numbers or (number > 64540 and below == "valid"):
+                    (root / batch / below / patient.name).symlink_to(patient)
+    write_lists(root / lists_at, lambda row: {**row, "Path": row["Path"].replace("CheXpert-v1.0-small", prefix)})
+    data = make(root)
+    assert data.arrays.content_hash == make(chexpert).arrays.content_hash
+    missing = root / "CheXpert-v1.0 batch 3 (train 2)"
+    missing.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"files are missing .*train/patient000[4-7].*on_bad_image skip"):
+        make(root)
+    data = make(root, on_bad_image="skip", rho=(0.5,))
+    numbers = {int(row["Path"].split("/")[2].removeprefix("patient")) for row in rows_of(data, data.clients[0].train)}
+    assert numbers
+    assert not numbers & {*range(40, 80)}
+
+
+def test_paths_with_backslashes(chexpert, tmp_path):
+    root = tmp_path / "set"
+    write_lists(root, lambda row: {**row, "Path": row["Path"].replace("/", "\\").replace(".jpg", ".JPG")})
+    for part in ("train", "valid"):
+        (root / part).symlink_to(chexpert / part)
+    assert make(root).arrays.content_hash == make(chexpert).arrays.content_hash
+
+
 @pytest.mark.slow
 def test_the_shipped_experiment_runs(chexpert, out):
     configs = Path(__file__).parents[3] / "configs"

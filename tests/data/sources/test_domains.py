@@ -1,3 +1,4 @@
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -167,6 +168,77 @@ def test_missing_lists_and_images_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"1 files are missing in .*set: photo/cat/cat 1.png"):
         make(Domains, tmp_path / "set")
     assert sum(sizes(make(Domains, tmp_path / "set", on_bad_image="skip"))["photo"]) == 11
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("/", "\\"),
+        lambda text: text.replace(".png", ".PNG").replace("\n", "\r\n"),
+        lambda text: f"\ufeff# path and label\n\n{text}",
+        lambda text: f"image_path label\n{text}",
+        lambda text: text.replace(".png ", ".png\t").replace("\n", "  \n"),
+        lambda text: text.replace(".png ", ".png; "),
+        lambda text: text.replace(".png ", ".png,"),
+        lambda text: "".join(f'"{line[:-2]}" {line[-1]}\n' for line in text.splitlines()),
+        lambda text: "".join(f"/home/alice/PACS/{line}\n" for line in text.splitlines()),
+        lambda text: "".join(f"./{line}\n" for line in text.splitlines()),
+        lambda text: text.replace("cat 1", "cat%201"),
+        lambda text: text.replace("dog/", "Dog/"),
+        lambda text: text + text,
+        lambda text: text.encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_lists_of_another_machine(tmp_path, change, first):
+    """They give the same samples, of the same classes, in the same parts."""
+    made = Set(tmp_path / "set")
+    made.lists("photo", ["cat", "dog"], 4, 2, [first, first + 1])
+    made.lists("sketch", ["cat", "dog"], 4, 2, [first, first + 1])
+    before = make(Domains, tmp_path / "set")
+    for path in made.folder.glob("*.txt"):
+        changed = change(path.read_text())
+        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    after = make(Domains, tmp_path / "set")
+    assert after.arrays.content_hash == before.arrays.content_hash
+    assert after.source.class_names == ("cat", "dog")
+
+
+def test_a_missing_first_image_does_not_move_the_base(tmp_path):
+    made = Set(tmp_path / "set")
+    made.lists("photo", ["cat", "dog"], 4, 2)
+    for path in made.folder.glob("*.txt"):
+        path.write_text("".join(f"set/{line}\n" for line in path.read_text().splitlines()))
+    (made.folder / "photo" / "cat" / "cat 0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 files are missing in .*: .*photo/cat/cat 0.png"):
+        make(Domains, tmp_path / "set")
+    assert sum(sizes(make(Domains, tmp_path / "set", on_bad_image="skip"))["photo"]) == 11
+
+
+def test_labels_from_one_are_told_and_may_be_set(tmp_path, caplog):
+    made = Set(tmp_path / "set")
+    made.lists("photo", ["cat", "dog"], 4, 2, [1, 2])
+    with caplog.at_level(logging.WARNING, "lpft"):
+        shifted = make(Domains, tmp_path / "set")
+    assert "first_label: 1" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "lpft"):
+        said = make(Domains, tmp_path / "set", first_label=1)
+    assert "first_label" not in caplog.text
+    kept = make(Domains, tmp_path / "set", first_label=0)
+    assert [sorted(set(data.labels.tolist())) for data in (shifted, said, kept)] == [[0, 1], [0, 1], [1, 2]]
+    made.lists("sketch", ["cat", "dog"], 4, 2, [0, 1])
+    with pytest.raises(ValueError, match=r"`first_label: 1`, but .* label 0.*`first_label: 0`"):
+        make(Domains, tmp_path / "set", first_label=1)
+
+
+def test_an_image_with_two_classes_is_named(tmp_path):
+    made = Set(tmp_path / "set")
+    made.lists("photo", ["cat", "dog"], 4, 2)
+    with (made.folder / "photo_train.txt").open("a") as file:
+        file.write("photo/cat/cat 1.png 1\n")
+    with pytest.raises(ValueError, match=r"photo_train.txt: 1 files .* values of label: photo/cat/cat 1.png"):
+        make(Domains, tmp_path / "set")
 
 
 @pytest.mark.parametrize(

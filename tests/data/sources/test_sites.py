@@ -123,6 +123,32 @@ def test_lists_without_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "listed",
+    ["scans\\\\{}.png", "Scans/{}.PNG", "./scans/{}.png", "/home/x/west/scans/{}.png", "west/scans/{}.png", "scans/{}"],
+)
+def test_lists_of_another_machine(tmp_path, listed):
+    root = tmp_path / "sites"
+    lines = ["file,label"]
+    for value in range(0, 240, 12):
+        paint(root / "west" / "scans" / f"{value}.png", value)
+        lines.append(f"{listed.replace(chr(92) * 2, chr(92)).format(value)},{'xy'[value % 24 // 12]}")
+    (root / "west" / "labels.csv").write_text("\r\n".join(lines), encoding="utf-16")
+    data = make(root)
+    assert sizes(data) == {"west": (13, 2, 5)}
+    assert all(label == "xy"[value % 24 // 12] for value, label in seen(data, data.clients[0].train))
+
+
+def test_torchvisions_order_of_numbered_classes(tmp_path):
+    for label in ("0", "1", "2", "10", "11"):
+        paint(tmp_path / "sites" / "a" / label / "1.png", int(label))
+    assert make(tmp_path / "sites").source.imagefolder_order == ("0", "1", "10", "11", "2")
+    assert make(tmp_path / "sites", classes=["0", "1", "2", "10", "11"]).source.imagefolder_order is None
+    for label in ("10", "11"):
+        (tmp_path / "sites" / "a" / label).rename(tmp_path / "sites" / "a" / (label[1:] * 2))
+    assert make(tmp_path / "sites").source.imagefolder_order == ("0", "00", "1", "11", "2")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("name,class\na.png,x\n", r"labels.csv starts with 'name,class'\. Expected .*file,label"),
