@@ -76,7 +76,7 @@ def _check_class_order(experiment: Experiment) -> None:
     orders = [json.dumps(list(order), ensure_ascii=False) for order in (source.class_names, source.imagefolder_order)]
     log.warning(
         "The outputs of `federation.init` are taken for the classes %s. A model that was trained with torchvision's"
-        " ImageFolder has the order %s. HINT: set the one that is right with `--data.source.classes '[...]'`.", *orders,
+        " ImageFolder has the order %s. HINT: give the right one to `--data.source.classes '[...]'`.", *orders,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -16,6 +17,7 @@ from lpft.config.on_disk import compare_settings
 from lpft.config.study import arguments, open_study
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
+from lpft.models.base import build_network
 from tests.commands import TOY
 
 
@@ -121,10 +123,16 @@ def test_torchvisions_order_of_classes_is_told_with_a_model_from_a_file(
         "--data.image_size",
         8,
     )
-    told = {}
-    for init in ("null", "global.pt"):
+    with caplog.at_level(logging.WARNING, "lpft"):
+        (experiment,) = open_study("plan", args(out, *words)).experiments
+        assert "ImageFolder" not in caplog.text
+        net = build_network(experiment.network, experiment.data.spec, torch.float32, 0)
+        torch.save(net.state_dict(), tmp_path / "global.pt")
+        open_study("plan", args(out, *words, "--federation.init", tmp_path / "global.pt"))
+        orders = [json.loads(order) for order in re.findall(r"\[\"0\".*?\]", caplog.text)]
+        assert [[*map(int, order)] for order in orders] == [[*range(11)], [0, 1, 10, *range(2, 10)]]
         caplog.clear()
-        with caplog.at_level(logging.WARNING, "lpft"):
-            open_study("plan", args(out, *words, "--federation.init", init))
-        told[init] = [[*map(int, json.loads(order))] for order in re.findall(r"\[\"0\".*?\]", caplog.text)]
-    assert told == {"null": [], "global.pt": [[*range(11)], [0, 1, 10, *range(2, 10)]]}
+        chosen = ("--data.source.classes", json.dumps(orders[1]), "--federation.init", tmp_path / "global.pt")
+        (experiment,) = open_study("plan", args(out, *words, *chosen)).experiments
+    assert "ImageFolder" not in caplog.text
+    assert experiment.data.source.class_names[2] == "10"

@@ -148,8 +148,9 @@ class _Place:
             if self.disk.has(posixpath.join(self.base, path)):
                 return [path]
         for folder in self.folders:
+            place = posixpath.join(self.base, _inside(folder, "")).rstrip("/")
             for path in dict.fromkeys((short, unquote(short))):
-                fitting = self.disk.fitting(posixpath.join(self.base, folder), path.split("/"))
+                fitting = self.disk.fitting(place, path.split("/"))
                 if fitting:
                     return [_inside(folder, path) for path in fitting]
         return []
