@@ -207,8 +207,10 @@ class Listing(NamedTuple):
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
                     continue
-                image = entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink())
-                kind = listing.folders if entry.is_dir() else listing.images if image else listing.others
+                linked = entry.is_symlink()
+                image = entry.name.lower().endswith(EXTENSIONS) and (linked or entry.is_file())
+                is_folder = Path(entry.path).is_dir() if linked else entry.is_dir()  # false of a link to itself
+                kind = listing.folders if is_folder else listing.images if image else listing.others
                 kind.append(entry.name)
         return listing
 

@@ -45,8 +45,8 @@ def read_text(path: Path) -> str:
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no table of comma-separated values or text in UTF-8 ({error}). HINT: save it as CSV in UTF-8;"
-            f" of a text in Windows' encoding, `iconv -f cp1252 -t utf-8 {path.name} > new.csv` makes such a file."
+            f"{path} is no table of comma-separated values or text in UTF-8 ({error}). HINT: save it as text in UTF-8"
+            f" (in Excel: CSV UTF-8); `iconv -f cp1252 -t utf-8 {path.name} > new` does so with text of Windows."
         ) from error
 
 

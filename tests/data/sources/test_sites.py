@@ -182,6 +182,7 @@ def test_hidden_files_links_unicode_and_what_is_no_image(tmp_path, caplog):
         paint(root / apart / "sauer" / f"{value + 1}.png", value + 1)
         paint(store / unicodedata.normalize("NFC", "süß") / f"{value + 2}.jpg", value + 2)
         paint(store / "sauer" / f"{value + 3}.png", value + 3)
+    (root / "itself").symlink_to(root / "itself")
     (root / "北京").symlink_to(store, target_is_directory=True)
     paint(root / "北京" / "sauer" / ".hidden.png", 200)
     (root / ".ipynb_checkpoints").mkdir()
