@@ -185,13 +185,15 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
 
 
 def incomplete(analysis: Analysis) -> list[str]:
-    """List every method and seeds that have no row in the table, with the reason."""
+    """List the methods and seeds that have no row in the table, with the reason: once for those that share it."""
     results = analysis.frames.results
-    lines = []
+    alike: dict[tuple[tuple[int, ...], str], list[str]] = {}
     for (method, problem), rows in results[~results["complete"]].groupby(["method", "problem"], sort=False):
-        seeds = ", ".join(map(str, rows["seed"]))
-        lines.append(f"left out: {method}, seed{'s' if len(rows) > 1 else ''} {seeds}: {problem}")
-    return lines
+        alike.setdefault((tuple(rows["seed"]), str(problem)), []).append(str(method))
+    return [
+        f"left out: {', '.join(methods)}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {problem}"
+        for (seeds, problem), methods in alike.items()
+    ]
 
 
 def exceptions(analysis: Analysis) -> list[str]:
