@@ -7,6 +7,7 @@ from lpft.clients.stack_size import clients_per_stack, heads_per_stack
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.federated.cohort import cohort_size
+from lpft.federated.server import check_server_optimizer
 from lpft.methods.base import check_phases
 from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
@@ -123,7 +124,7 @@ def _check_grids(experiment: Experiment) -> None:
 
 
 def _check_optimizers(experiment: Experiment) -> None:
-    """Build both optimizers once, so that invalid settings fail before any training."""
+    """Build all optimizers once, so that invalid settings fail before any training."""
     net = experiment.net
     groups = [{"name": name, "params": getattr(net, name).parameters()} for name in ("head", "body")]
     for section, make, params in (
@@ -136,5 +137,12 @@ def _check_optimizers(experiment: Experiment) -> None:
             check_elementwise(optimizer, max(settings["clients_per_stack"], settings.get("heads_per_stack", 1)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{section}.optimizer` cannot be used: {error}") from error
+        if section == "federation" and experiment.federation.algorithm is not None:
+            experiment.federation.algorithm.check(net, optimizer)
         if not optimizer.param_groups[0]["lr"] > 0:
             raise ValueError(f"`{section}.optimizer` has learning rate 0. HINT: give it one above 0.")
+    if experiment.federation.server_optimizer is not None:
+        try:
+            check_server_optimizer(experiment.federation.server_optimizer)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`federation.server_optimizer` cannot be used: {error}") from error
