@@ -151,7 +151,7 @@ class FedAvg:
                     break
             finished = now.round == self.settings.rounds
             if finished:
-                files.save_model(now)
+                files.save_model(now, now.memory if trainer.algorithm.personalizes else {})
         return finished
 
     def _server(self) -> ServerOptimizer | None:

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from lpft.federated.algorithms import Algorithm
 from lpft.models.base import BodyHeadNet
+from lpft.storage.run import CLIENTS
 from lpft.types import State
-
-CLIENTS = "clients"
-"""Name of the positions of the clients in a saved memory."""
 
 
 class ClientMemory:

@@ -12,6 +12,7 @@ from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.federated.settings import Federation
+from lpft.types import State
 from tests.toy import ToyNet, toy_net
 
 
@@ -38,8 +39,8 @@ class Memory(AbstractContextManager["Memory"]):
     def save_round(self, now: Checkpoint, last: bool) -> None:
         self.rounds.append(now)
 
-    def save_model(self, end: Checkpoint) -> None:
-        self.end = end
+    def save_model(self, end: Checkpoint, own: State) -> None:
+        self.end, self.own = end, own
 
     def stopping(self) -> bool:
         return False

@@ -13,13 +13,13 @@ from torch.optim import LBFGS, SGD, Adam
 from lpft.federated.algorithms import Algorithm, Ditto, FedBN, FedProx, FedRep, Scaffold
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.federate import GlobalTask, train_global_models
-from lpft.federated.memory import CLIENTS, ClientMemory
+from lpft.federated.memory import ClientMemory
 from lpft.federated.server import ServerOptimizer, check_server_optimizer
 from lpft.federated.settings import Federation
 from lpft.federated.yogi import Yogi
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
-from lpft.storage.run import Run
+from lpft.storage.run import CLIENTS, Run
 from lpft.types import State
 from tests.federated.rounds import fit, settings
 from tests.toy import ToyNet, largest_difference, same_bits, toy_data, toy_module, toy_net

@@ -51,6 +51,11 @@ class Algorithm:
         """Return what is trained in every epoch of a round."""
         return ["all"] * local_epochs
 
+    def passes(self, local_epochs: int) -> float:
+        """Return the cost of a round per training sample: a full pass is 1, training the head alone 1/3."""
+        passes = sum(1 / 3 if part == "head" else 1 for part in self.epochs(local_epochs))
+        return passes * (2 if self.trains_memory else 1)
+
     def begin(self, memory: State) -> State:
         """Return the entries that take the place of the global model's before local training."""
         return {}
