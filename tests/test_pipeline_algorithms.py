@@ -42,7 +42,7 @@ def test_rows_are_what_clients_have_trained_for_themselves(finished: Run) -> Non
     """A client's model is the federation's with the entries it keeps; a new client has the federation's alone."""
     clients = [row["client"] for row in table(finished.root / "seed_0" / "fedrep" / "clients.csv")]
     (new,) = [
-        row["client"] for row in table(finished.root / "seed_0" / "ft" / "clients.csv") if row["took_part"] == "False"
+        row["client"] for row in table(finished.root / "seed_0" / "ft" / "clients.csv") if row["took_part"] == "false"
     ]
     took_part = [client for client in clients if client != new]
     for method, entry in (("fedbn", "body.1.running_mean"), ("fedrep", "head.weight"), ("ditto", "body.0.weight")):
@@ -76,7 +76,7 @@ def test_rows_fill_the_same_matrix_and_are_marked(finished: Run) -> None:
 def test_what_they_cost(finished: Run) -> None:
     """Three rounds of one epoch: FedBN 3 passes, FedRep 3 * (1 + 2 / 3), Ditto 6, per training sample."""
     clients = {m: table(finished.root / "seed_0" / m / "clients.csv") for m in IN_PROCESS}
-    samples = sum(int(row["num_train"]) for row in clients["fedbn"] if row["took_part"] == "True")
+    samples = sum(int(row["num_train"]) for row in clients["fedbn"] if row["took_part"] == "true")
     rows = {row["method"]: float(row["train_passes"]) for row in table(finished.root / "results.csv")}
     assert [rows[method] / samples for method in IN_PROCESS] == pytest.approx([3, 5, 6])
 
