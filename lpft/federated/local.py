@@ -58,7 +58,9 @@ class LocalTrainer:
         """
         algorithm, stack = self.algorithm, self._stack(len(clients))
         kept, shared = (memory.of(clients), memory.shared()) if memory else ({}, {})
-        correct = partial(self._correct, stack, start=global_state, kept=kept, shared=shared)
+        correct = None
+        if algorithm.overrides("gradient"):
+            correct = partial(self._correct, stack, start=global_state, kept=kept, shared=shared)
         if algorithm.trains_memory:
             stack.load({**global_state, **kept})
             self._fit(stack, clients, round_, correct)
@@ -120,16 +122,15 @@ class LocalTrainer:
     @torch.no_grad()
     def _correct(self, stack: ClientStack, start: State, kept: State, shared: State) -> None:
         """Let the algorithm change the gradients of a stack."""
-        if self.algorithm.overrides("gradient"):
-            gradients = stack.gradients()
-            changed = stack.map(
-                lambda params, own, g: self.algorithm.gradient(params, start, own, shared, g),
-                {name: p for name, p in stack.params().items() if name in gradients},
-                kept,
-                gradients,
-            )
-            for name, gradient in changed.items():
-                gradients[name].copy_(gradient)
+        gradients = stack.gradients()
+        changed = stack.map(
+            lambda params, own, g: self.algorithm.gradient(params, start, own, shared, g),
+            {name: p for name, p in stack.params().items() if name in gradients},
+            kept,
+            gradients,
+        )
+        for name, gradient in changed.items():
+            gradients[name].copy_(gradient)
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:
