@@ -74,7 +74,21 @@ def describe(run: Run) -> str:
         ):
             if whole.low > 0 or whole.high < 0:
                 parts.append(f"`adabn`, which learns nothing, has {one.mean / whole.mean:.0%} of FT's {what}.")
-    return "\n\n".join(parts)
+    tuned = tuned_line(analysis)
+    return "\n\n".join([*parts, *([tuned] if tuned else [])])
+
+
+def tuned_line(analysis: Analysis) -> str:
+    """Compare what tuning has chosen for LP-FT with what it has chosen for FT; empty without."""
+    pair, parts = ("lpft_tuned", "ft_tuned"), []
+    for name, metric in (("Local", "local"), ("Global", "global_all")):
+        found = analysis.certainty.comparisons.get((*pair, metric))
+        if found:
+            parts.append(f"{name} {cell(found.estimate, found.verdict)}")
+    at_equal = analysis.tradeoff.comparisons.get(pair)
+    if at_equal and at_equal.matched.overlaps:
+        parts.append(f"Global at equal Local {cell(at_equal.estimate, at_equal.verdict)}")
+    return f"`lpft_tuned` minus `ft_tuned`: {', '.join(parts)}." if parts else ""
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
         for experiment in study.experiments:
             task = experiment.global_task()
             failures += train_global_models(task, LiveEvents(experiment.run), study.global_tasks())
-            failures += train_pooled_models(experiment, study)
+            failures += train_reference_models(experiment, study)
             seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
             if all(is_done(task, seed) for seed in experiment.global_seeds):
                 tuning_failures = tune_methods(experiment)
@@ -73,7 +73,7 @@ def federate(study: Study) -> None:
         for experiment in study.experiments:
             events = LiveEvents(experiment.run)
             failures += train_global_models(experiment.global_task(), events, study.global_tasks())
-            failures += train_pooled_models(experiment, study)
+            failures += train_reference_models(experiment, study)
 
 
 def tune(study: Study) -> None:
@@ -92,11 +92,11 @@ def personalize(study: Study) -> None:
                 write_tables(experiment.run)
 
 
-def train_pooled_models(experiment: Experiment, study: Study) -> list[str]:
-    """Train the models of pooled data that the selected methods need and that are missing; return what failed."""
+def train_reference_models(experiment: Experiment, study: Study) -> list[str]:
+    """Train the models that selected methods need beside the global one, and that are missing; return what failed."""
     failures: list[str] = []
-    for task in experiment.pooled_tasks().values():
-        failures += train_global_models(task, LiveEvents(task.run), study.pooled_tasks())
+    for task in experiment.reference_tasks().values():
+        failures += train_global_models(task, LiveEvents(task.run), study.reference_tasks())
     return failures
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -41,9 +41,11 @@ class StackUpdate:
             is trained.
         num_examples: number of each client's training samples, its weight in the average.
         losses: each client's mean loss over its samples in the last local epoch, ``(K,)``.
+        memory: what the clients keep until they take part again, each tensor ``(K, ...)``.
     """
 
     clients: list[int]
     state: State
     num_examples: list[int]
     losses: Tensor
+    memory: State = field(default_factory=dict)

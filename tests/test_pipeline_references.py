@@ -58,7 +58,7 @@ def test_pooled_training_is_federated_training_of_one_client_with_all_data(tmp_p
     """Bit for bit, losses and tests of every round included."""
     words = ["-c", TOY, "-c", str(config), "--out", str(tmp_path / "a"), "--federation.local_epochs", "2"]
     (experiment,) = open_study("plan", words).experiments
-    task = experiment.pooled_tasks()["pooled"]
+    task = experiment.reference_tasks()["pooled"]
     words += ["--data.source", "tests.test_pipeline_references.Everything", "--only", "none"]
     (alone,) = open_study("plan", [*words, "--out", str(tmp_path / "b")]).experiments
     other: GlobalTask = alone.global_task()
@@ -167,7 +167,7 @@ def test_a_sweep_over_personalization_makes_them_once(
 def test_stages_one_by_one(out: Path, config: Path, finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     toy("federate", out, "-c", config, "--only", "none")
     toy("personalize", out, "-c", config, code=2)
-    assert "pooled data" in capsys.readouterr().err
+    assert "`pooled`" in capsys.readouterr().err
     toy("plan", out, "-c", config)
     assert "federate 1 2" in capsys.readouterr().out
     toy("federate", out, "-c", config)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 
+from torch.optim import Optimizer
+
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack, heads_per_stack
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.data.sources.sites import Sites
 from lpft.federated.cohort import cohort_size
+from lpft.federated.server import check_server_optimizer
 from lpft.methods.base import check_phases
+from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
 from lpft.storage.config_file import read_config
@@ -141,8 +145,22 @@ def _check_grids(experiment: Experiment) -> None:
             )
 
 
+def _check_algorithms(experiment: Experiment, optimizer: Optimizer) -> None:
+    """Check federated training, and the methods that personalize in its process, against the network."""
+    algorithms = {"federation.algorithm": experiment.federation.algorithm}
+    for name, method in experiment.references.items():
+        if isinstance(method, InProcess):
+            algorithms[f"methods.{name}"] = method.algorithm
+    for key, algorithm in algorithms.items():
+        if algorithm is not None:
+            try:
+                algorithm.check(experiment.net, optimizer)
+            except ValueError as error:
+                raise ValueError(f"`{key}`: {error}") from error
+
+
 def _check_optimizers(experiment: Experiment) -> None:
-    """Build both optimizers once, so that invalid settings fail before any training."""
+    """Build all optimizers once, so that invalid settings fail before any training."""
     net = experiment.net
     groups = [{"name": name, "params": getattr(net, name).parameters()} for name in ("head", "body")]
     for section, make, params in (
@@ -155,5 +173,12 @@ def _check_optimizers(experiment: Experiment) -> None:
             check_elementwise(optimizer, max(settings["clients_per_stack"], settings.get("heads_per_stack", 1)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{section}.optimizer` cannot be used: {error}") from error
+        if section == "federation":
+            _check_algorithms(experiment, optimizer)
         if not optimizer.param_groups[0]["lr"] > 0:
             raise ValueError(f"`{section}.optimizer` has learning rate 0. HINT: give it one above 0.")
+    if experiment.federation.server_optimizer is not None:
+        try:
+            check_server_optimizer(experiment.federation.server_optimizer)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`federation.server_optimizer` cannot be used: {error}") from error

@@ -79,12 +79,10 @@ def check_global_models(experiment: Experiment) -> None:
                 if (of_seed, part) == (seed, "global"):
                     compare_settings(path.parent, before, experiment.global_settings)
             raise ConfigError(f"The global model {path} was made with other settings. {hint}")
-    for name, task in ({} if experiment.command == "tune" else experiment.pooled_tasks()).items():
+    for name, task in ({} if experiment.command == "tune" else experiment.reference_tasks()).items():
         for seed in task.seeds:
             if not is_done(task, seed):
-                raise ConfigError(
-                    f"There is no model of the pooled data for `{name}`, {task.run.global_model(seed)}. {hint}"
-                )
+                raise ConfigError(f"The model that `{name}` needs is missing, {task.run.global_model(seed)}. {hint}")
 
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lpft.evaluation.settings import EvaluationSettings
 from lpft.federated.federate import GlobalTask
 from lpft.federated.settings import Federation
 from lpft.methods.base import Method
+from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
 from lpft.models.base import BodyHeadNet, NetFactory, build_network
 from lpft.models.lora import load_personalized
@@ -153,35 +154,43 @@ class Experiment:
     def reference_training(self, reference: Reference) -> Personalization:
         """Return the settings that the clients of a reference are trained with: those of federated training."""
         rounds, local_epochs = self.reference_rounds(reference)
+        passes = reference.algorithm.passes(local_epochs) if isinstance(reference, InProcess) else local_epochs
         return Personalization(
-            epochs=rounds * local_epochs,
+            epochs=round(rounds * passes),
             batch_size=self.federation.batch_size,
             optimizer=self.federation.optimizer,
             clients_per_stack=self.config["federation"]["clients_per_stack"],
             save_models=self.personalization.save_models,
         )
 
-    def pooled_tasks(self) -> dict[str, GlobalTask]:
-        """Return what the training on pooled data needs, by name of the selected method that is its result."""
+    def reference_tasks(self) -> dict[str, GlobalTask]:
+        """Return the training that selected methods need beside the global model's, by name of the method."""
         tasks = {}
         for name, reference in self.references.items():
-            if reference.start == "pooled":
-                federation = copy.copy(self.federation)
-                federation.rounds, federation.local_epochs = self.reference_rounds(reference)
-                federation.participation, federation.init = 1.0, None
-                settings = {**self.global_settings, "pooled": [federation.rounds, federation.local_epochs]}
-                tasks[name] = GlobalTask(
-                    self.run.reference(name),
-                    self.seeds,
-                    self.data.pooled(),
-                    self.network,
-                    federation,
-                    self.devices,
-                    1,
-                    fingerprint(settings),
-                    title=name,
-                )
+            if reference.start != "initial":
+                task = replace(self.global_task(), run=self.run.reference(name), seeds=self.seeds, title=name)
+                tasks[name] = replace(task, **self._reference_training_of(name, reference))
         return tasks
+
+    def _reference_training_of(self, name: str, reference: Reference) -> Config:
+        """Return what differs from federated training where a reference's model is trained."""
+        federation = copy.copy(self.federation)
+        federation.init = None
+        if isinstance(reference, InProcess):
+            federation.algorithm = reference.algorithm
+            if reference.epochs is not None:
+                federation.rounds, federation.local_epochs = reference.epochs, 1
+            settings = {**self.global_settings, "method": self.config["methods"][name]}
+            return {"settings": federation, "fingerprint": fingerprint(settings)}
+        federation.rounds, federation.local_epochs = self.reference_rounds(reference)
+        federation.participation, federation.algorithm, federation.server_optimizer = 1.0, None, None
+        settings = {**self.global_settings, "pooled": [federation.rounds, federation.local_epochs]}
+        return {
+            "data": self.data.pooled(),
+            "settings": federation,
+            "clients_per_stack": 1,
+            "fingerprint": fingerprint(settings),
+        }
 
     # Tasks
 

@@ -42,14 +42,14 @@ class Study:
         """Yield the federated training of every run; runs that need the same global models share them."""
         return (experiment.global_task() for experiment in self.experiments)
 
-    def pooled_tasks(self) -> Iterator[GlobalTask]:
-        """Yield the training on pooled data of every run; they share models in the same way."""
-        return (task for experiment in self.experiments for task in experiment.pooled_tasks().values())
+    def reference_tasks(self) -> Iterator[GlobalTask]:
+        """Yield the training of the references' models of every run; they share models in the same way."""
+        return (task for experiment in self.experiments for task in experiment.reference_tasks().values())
 
     def remaining(self) -> Iterator[tuple[str, int, int]]:
         """Yield for every run and stage the number of its missing parts (seeds, stacks), and of all parts."""
         for experiment in self.experiments:
-            tasks = [experiment.global_task(), *experiment.pooled_tasks().values()]
+            tasks = [experiment.global_task(), *experiment.reference_tasks().values()]
             done = [is_done(task, seed) for task in tasks for seed in task.seeds]
             yield "federate", done.count(False), len(done)
             not_chosen = 0

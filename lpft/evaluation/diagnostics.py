@@ -26,14 +26,17 @@ STILL_IMPROVING = 0.05
 """A head still improves if the last epoch of probing lowers its training loss by more than this share."""
 MOVED = 1e-3
 """Features moved if their distortion exceeds this share of their norm; less can be rounding."""
+FOREIGN = 5.0
+"""Norm statistics fit no client if each gains more points at home than this from its own."""
 
 NOT_CONVERGED = "global model not converged"
 HETEROGENEITY = "extreme heterogeneity"
 LITTLE_DATA = "too little local data"
 SHORT_PROBING = "linear probing too short"
 BN_DRIFT = "normalization drift"
+FOREIGN_STATISTICS = "statistics that fit no client"
 
-NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT)
+NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT, FOREIGN_STATISTICS)
 """All diagnostics; `lpft/reporting/english.yaml` describes each and gives a hint."""
 
 
@@ -68,6 +71,7 @@ def diagnose(
     results: Sequence[ClientResult],
     histories: Mapping[int, Sequence[float | None]] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
+    adapted: str | None = None,
 ) -> list[Diagnostic]:
     """Look for every failure signature.
 
@@ -76,6 +80,7 @@ def diagnose(
         histories: the global models' validation accuracy after every round, in percent, by seed; empty for a global
             model from elsewhere.
         pairs: methods and the baselines that they are compared with.
+        adapted: the method that changes nothing but BatchNorm's statistics, if there is one.
     """
     trained = [result for result in results if _is_trained(result)]
     return [
@@ -84,6 +89,7 @@ def diagnose(
         *too_little_data(trained),
         *probing_too_short(trained),
         *normalization_drift(trained),
+        *foreign_statistics(result for result in results if result.method == adapted),
     ]
 
 
@@ -259,6 +265,28 @@ def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]
                 "num_clients": len(drifts),
             }
             yield Diagnostic(BN_DRIFT, drifts[client], numbers, method=method)
+
+
+def foreign_statistics(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
+    """Detect a global model whose BatchNorm statistics are far from every client's, as after few rounds.
+
+    Every client gains more than `FOREIGN` points at home, in the mean over seeds, from its own statistics alone.
+
+    Args:
+        results: of a method that changes nothing else.
+    """
+    gains = {
+        client: mean(_nan(result.local) - _nan(result.local_before) for result in of_client)
+        for client, of_client in grouped(results, "client").items()
+    }
+    if len(gains) > 1 and all(gain > FOREIGN for gain in gains.values()):
+        smallest = min(gains, key=lambda client: gains[client])
+        numbers: dict[str, float | str | None] = {
+            "gain": fmean(gains.values()),
+            "least": gains[smallest],
+            "smallest": smallest,
+        }
+        yield Diagnostic(FOREIGN_STATISTICS, numbers["gain"], numbers)  # type: ignore[arg-type]
 
 
 def _drift(result: ClientResult) -> float:

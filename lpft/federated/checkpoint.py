@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,15 @@ class Checkpoint:
         round: number of the last finished round; 0 before the first.
         state: the global state, a state dict of the network.
         history: one entry per finished round.
+        memory: what the clients keep until they take part again; see `ClientMemory.state_dict`.
+        server: the state of the server's optimizer.
     """
 
     round: int
     state: State
     history: list[History]
+    memory: State = field(default_factory=dict)
+    server: State = field(default_factory=dict)
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write it atomically; only tensors and numbers, so that it loads with ``weights_only=True``.
@@ -55,9 +59,11 @@ class Checkpoint:
         Raises:
             OSError: if it cannot be written, as on a full disk.
         """
-        state = {name: t.cpu() for name, t in self.state.items()}
+        tensors = {
+            part: {name: t.cpu() for name, t in getattr(self, part).items()} for part in ("state", "memory", "server")
+        }
         history = [astuple(row) for row in self.history]
-        content = {"round": self.round, "state": state, "history": history, "fingerprint": fingerprint}
+        content = {"round": self.round, **tensors, "history": history, "fingerprint": fingerprint}
         with writing(path, RuntimeError), replacing(path) as temporary:
             torch.save({**content, "checksum": _checksum(content)}, temporary)
 
@@ -79,7 +85,8 @@ class Checkpoint:
         if not intact:
             raise DamagedFileError("its checksum does not fit its content")
         history = [History(*row) for row in content["history"]]
-        return cls(content["round"], content["state"], history), content["fingerprint"]
+        parts = [content[name] for name in ("memory", "server")]
+        return cls(content["round"], content["state"], history, *parts), content["fingerprint"]
 
     def write_history(self, path: Path) -> None:
         """Write the history as CSV; a figure that is not defined is left blank."""
@@ -92,4 +99,5 @@ class Checkpoint:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    return checksum(content["state"], repr([content["round"], content["history"], content["fingerprint"]]))
+    tensors = {f"{part}/{name}": t for part in ("state", "memory", "server") for name, t in content[part].items()}
+    return checksum(tensors, repr([content["round"], content["history"], content["fingerprint"]]))

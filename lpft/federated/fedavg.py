@@ -22,6 +22,8 @@ from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.cohort import sample_cohort, shard
 from lpft.federated.files import GlobalModelFiles
 from lpft.federated.local import LocalTrainer
+from lpft.federated.memory import ClientMemory
+from lpft.federated.server import ServerOptimizer
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import generator
@@ -39,6 +41,7 @@ def fedavg_round(
     train: Callable[[list[int], State], StackUpdate],
     aggregator: Aggregator,
     describe: Callable[[int], str] = "client {}".format,
+    memory: ClientMemory | None = None,
 ) -> tuple[State, float]:
     """One round: train this rank's clients, sum their contributions over all ranks by one all-reduce, average.
 
@@ -50,9 +53,10 @@ def fedavg_round(
         train: trains one stack of clients from the global state.
         aggregator: turns client updates into the next global state.
         describe: names client, round and seed for messages, from the client's position.
+        memory: takes what the clients keep until they take part again; None if they keep nothing.
 
     Returns:
-        The next global state, the same on every rank and for any number of ranks, and the mean of the clients' losses.
+        The mean of the clients' states, the same on every rank and for any number of ranks, and that of their losses.
 
     References:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
@@ -60,12 +64,18 @@ def fedavg_round(
     place = {client: number for number, client in enumerate(sorted(itertools.chain(*cohort)))}
     total = aggregator.zeros(global_state, [num_samples[client] for client in place])
     losses = torch.zeros(len(place), dtype=torch.float64, device=total.device)
+    kept = losses.new_zeros(len(place), memory.size if memory else 0)
     for stack in shard(cohort, num_samples, fabric.global_rank, fabric.world_size):
         update = train(stack, global_state)
         for client in aggregator.add(total, update):
             log.warning("%s has diverged and is left out of the round's average", describe(client))
-        losses[[place[client] for client in stack]] = update.losses.double()
-    total, losses = _sum(fabric, total, losses)
+        places = [place[client] for client in stack]
+        losses[places] = update.losses.double()
+        if memory and memory.size:
+            kept[places] += memory.rows(update.memory, kept.dtype)  # no zero keeps its sign, with any number of ranks
+    total, losses, kept = _sum(fabric, total, losses, kept)
+    if memory:
+        memory.put(list(place), kept)
     return aggregator.finish(total, like=global_state), float(losses.nanmean())
 
 
@@ -104,34 +114,49 @@ class FedAvg:
         """
         num_samples = [len(client.train) for client in self.data.clients]
         trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
-        test = ValidationTest(self.fabric, self.net, trainer.samples, self.seed)
         aggregator = self.settings.aggregator(self.settings.weighting)
+        num_clients = sum(count > 0 for count in num_samples)
+        memory = ClientMemory(trainer.algorithm, self.net, num_clients, self.fabric.device)
+        server = self._server()
+        test = ValidationTest(self.fabric, self.net, trainer.samples, self.seed)
         with files:
             now = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
             state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
+            memory.load_state_dict(now.memory)
+            if server:
+                server.load_state_dict(now.server)
             for round_ in range(now.round + 1, self.settings.rounds + 1):
                 began = time.perf_counter()
                 cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
                 parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
-                train, describe = partial(trainer.train, round_=round_), partial(self._describe, round_)
+                train = partial(trainer.train, round_=round_, memory=memory)
+                describe = partial(self._describe, round_)
                 try:
-                    state, loss = fedavg_round(self.fabric, state, parts, num_samples, train, aggregator, describe)
+                    mean, loss = fedavg_round(
+                        self.fabric, state, parts, num_samples, train, aggregator, describe, memory
+                    )
                 except FloatingPointError as error:
                     raise FloatingPointError(
                         f"In round {round_} of seed {self.seed} {error}."
                         " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
                     ) from None
+                state = server.step(state, mean) if server else mean
                 accuracy, stop = test(state, files.stopping())
                 row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
-                now = Checkpoint(round_, state, [*now.history, row])
+                kept = memory.state_dict(), server.state_dict() if server else {}
+                now = Checkpoint(round_, state, [*now.history, row], *kept)
                 files.save_round(now, last=stop or round_ == self.settings.rounds)
                 note_progress()
                 if stop:
                     break
             finished = now.round == self.settings.rounds
             if finished:
-                files.save_model(now)
+                files.save_model(now, now.memory if trainer.algorithm.personalizes else {})
         return finished
+
+    def _server(self) -> ServerOptimizer | None:
+        make = self.settings.server_optimizer
+        return None if make is None else ServerOptimizer(make, self.net, self.fabric.device)
 
     def _describe(self, round_: int, client: int) -> str:
         return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"

@@ -92,9 +92,13 @@ def train_global_models(
 
 def is_done(task: GlobalTask, seed: int) -> bool:
     """Tell whether a seed's global model is there and intact."""
-    path = task.run.global_model(seed)
+    algorithm, path = task.settings.algorithm, task.run.global_model(seed)
     try:
-        return load_model(path)[1] == task.fingerprint
+        done = load_model(path)[1] == task.fingerprint
+        if done and algorithm is not None and algorithm.personalizes and task.settings.init is None:
+            path = task.run.client_models(seed)
+            done = load_model(path)[1] == task.fingerprint
+        return done
     except FileNotFoundError:
         return False
     except DamagedFileError as error:

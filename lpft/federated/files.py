@@ -99,9 +99,14 @@ class GlobalModelFiles:
         text = f"train loss {row.train_loss:.4f}  val accuracy {row.val_accuracy:.2f}%"
         self.steps.advance(text, row.num_clients)
 
-    def save_model(self, end: Checkpoint) -> None:
-        """Write the global model, which means that it is done, and remove the checkpoint."""
-        self._write(lambda: self._save_model(end.state))
+    def save_model(self, end: Checkpoint, own: State) -> None:
+        """Write the global model, which means that it is done, and remove the checkpoint.
+
+        Args:
+            end: the state after the last round.
+            own: what clients keep to themselves; see `ClientMemory.state_dict`.
+        """
+        self._write(lambda: self._save_model(end.state, own))
 
     def take(self, state: State) -> None:
         """Write a model that was trained elsewhere; remove what is left of one that was trained here.
@@ -122,12 +127,14 @@ class GlobalModelFiles:
         if self.events is not None:
             self.events.round(self.seed, now.history)
 
-    def _save_model(self, state: State) -> None:
+    def _save_model(self, state: State, own: State) -> None:
+        if own:
+            save_model(self.run.client_models(self.seed), own, self.fingerprint)
         save_model(self.run.global_model(self.seed), state, self.fingerprint)
         self.run.global_file(self.seed, "checkpoint.pt").unlink(missing_ok=True)
 
     def _take(self, state: State) -> None:
-        for pattern in ("checkpoint.pt", "history.csv", "events.out.tfevents.*"):
+        for pattern in ("checkpoint.pt", "history.csv", "clients.safetensors", "events.out.tfevents.*"):
             for path in self.run.global_model(self.seed).parent.glob(pattern):
                 path.unlink()
         save_model(self.run.global_model(self.seed), state, self.fingerprint)

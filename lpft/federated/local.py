@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from lpft.clients.batches import StackSamples
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import num_draws
+from lpft.federated.algorithms import Algorithm
+from lpft.federated.memory import ClientMemory
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import seed_global_generator
@@ -35,28 +41,68 @@ class LocalTrainer:
         self.data = data
         self.settings = settings
         self.seed = seed
+        self.algorithm = settings.algorithm or Algorithm()
         self.samples = DeviceSamples(data, fabric.device)
         self._stacks: dict[int, ClientStack] = {}
 
-    def train(self, clients: list[int], global_state: State, round_: int) -> StackUpdate:
+    def train(
+        self, clients: list[int], global_state: State, round_: int, memory: ClientMemory | None = None
+    ) -> StackUpdate:
         """Train one stack of clients, each from the global state on its own data.
 
         Args:
             clients: positions of the clients; they need the same number of steps.
             global_state: state dict every client starts from.
             round_: number of the round; with the seed it determines the batches.
+            memory: what the clients keep between rounds; None if they keep nothing.
+        """
+        algorithm, stack = self.algorithm, self._stack(len(clients))
+        kept, shared = (memory.of(clients), memory.shared()) if memory else ({}, {})
+        correct = None
+        if algorithm.overrides("gradient"):
+            correct = partial(self._correct, stack, start=global_state, kept=kept, shared=shared)
+        if algorithm.trains_memory:
+            stack.load({**global_state, **kept})
+            self._fit(stack, clients, round_, correct)
+            kept = {name: tensor.clone() for name, tensor in stack.stacked_state().items() if name in kept}
+        stack.load(global_state)
+        if algorithm.overrides("begin"):
+            stack.write(stack.map(algorithm.begin, kept))
+        losses, path = self._fit(stack, clients, round_, None if algorithm.trains_memory else correct)
+        if algorithm.overrides("end"):
+            kept = stack.map(
+                lambda state, own: algorithm.end(state, global_state, own, shared, path), stack.stacked_state(), kept
+            )
+        counts = [len(self.data.clients[client].train) for client in clients]
+        return StackUpdate(clients, stack.stacked_state(), counts, losses, kept)
+
+    def _fit(
+        self, stack: ClientStack, clients: list[int], round_: int, correct: Callable[[], None] | None
+    ) -> tuple[Tensor, float]:
+        """Train a stack for the epochs of a round.
+
+        Args:
+            stack: K clients.
+            clients: their positions.
+            round_: number of the round.
+            correct: changes the gradients of a step; None leaves them as they are.
+
+        Returns:
+            The clients' mean losses in the last epoch, ``(K,)``, and the learning rate times the number of steps.
         """
         dtype = self.net.head.weight.dtype
-        stack = self._stack(len(clients))
-        stack.load(global_state)
         stack.train()
         seed_global_generator(self.fabric.device, self.seed, "federate", round_, clients[0])  # for dropout
         samples = StackSamples.of(self.data, clients, self.settings.batch_size)
         optimizer = self.settings.optimizer(stack.parameters())
-        check_elementwise(optimizer, len(clients))
+        check_elementwise(optimizer, stack.num_clients)
         shares = samples.shares().to(self.fabric.device)
-        losses = torch.zeros(len(clients), device=self.fabric.device)
-        for epoch in range(self.settings.local_epochs):
+        losses = torch.zeros(stack.num_clients, device=self.fabric.device)
+        parts = self.algorithm.epochs(self.settings.local_epochs)
+        for epoch, part in enumerate(parts):
+            if self.algorithm.overrides("epochs"):
+                stack.freeze_body(part == "head")
+                stack.freeze_head(part == "body")
             losses.zero_()
             order = samples.epoch(self.seed, "federate", round_, epoch)
             draws = samples.draws(num_draws(self.data.augment), self.seed, "augment", "federate", round_, epoch)
@@ -67,9 +113,24 @@ class LocalTrainer:
                 sample_loss = sample_losses(logits.to(dtype), labels)
                 optimizer.zero_grad()
                 sample_loss.mean(1).sum().backward()  # no gradient of one client reaches another
+                if correct is not None:
+                    correct()
                 optimizer.step()
                 losses += (share * sample_loss.detach()).sum(1)
-        return StackUpdate(clients, stack.stacked_state(), list(samples.counts), losses)
+        return losses, optimizer.param_groups[0]["lr"] * samples.num_steps * len(parts)
+
+    @torch.no_grad()
+    def _correct(self, stack: ClientStack, start: State, kept: State, shared: State) -> None:
+        """Let the algorithm change the gradients of a stack."""
+        gradients = stack.gradients()
+        changed = stack.map(
+            lambda params, own, g: self.algorithm.gradient(params, start, own, shared, g),
+            {name: p for name, p in stack.params().items() if name in gradients},
+            kept,
+            gradients,
+        )
+        for name, gradient in changed.items():
+            gradients[name].copy_(gradient)
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:

@@ -9,6 +9,7 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 from torch.optim import SGD
 
 from lpft.federated.aggregation import AggregatorFactory, WeightedMean
+from lpft.federated.algorithms import Algorithm
 from lpft.federated.cohort import cohort_size
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import read_weights
@@ -31,7 +32,11 @@ class Federation:
         batch_size: samples in a client's batch.
         optimizer: the clients' optimizer, new in every round.
         weighting: weight of a client in the average: by its number of training `samples`, or `equal`.
-        aggregator: class that turns client updates into the next global model; it is given `weighting`.
+        aggregator: class that averages client updates; it is given `weighting`.
+        algorithm: what clients do beside plain local training (`FedProx`, `Scaffold`, `FedBN`, `FedRep`, `Ditto` of
+            `lpft.federated.algorithms`, or a class of your own); null: nothing, which is FedAvg.
+        server_optimizer: takes a step from the global model towards the clients' average, such as `torch.optim.Adam`;
+            null: the average itself is the next global model, which is FedAvg.
         clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
         init: a model file (safetensors, or a torch state dict) to start from instead of federated training.
         init_map: what names in that file begin with, and what they are to begin with in the network, such as
@@ -52,6 +57,8 @@ class Federation:
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.05),
         weighting: Literal["samples", "equal"] = "samples",
         aggregator: AggregatorFactory = lambda weighting: WeightedMean(weighting),
+        algorithm: Algorithm | None = None,
+        server_optimizer: OptimizerCallable | None = None,
         clients_per_stack: PositiveInt | Literal["auto"] = "auto",
         init: str | None = None,
         init_map: dict[str, str | None] | None = None,
@@ -69,6 +76,8 @@ class Federation:
         self.optimizer = optimizer
         self.weighting = weighting
         self.aggregator = aggregator
+        self.algorithm = algorithm
+        self.server_optimizer = server_optimizer
         self.clients_per_stack = clients_per_stack
         self.init = init
         self.init_map = init_map

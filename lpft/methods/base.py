@@ -126,9 +126,10 @@ class Method(ABC):
         Ishida et al., arXiv:2002.08709 (flooding).
     """
 
-    start: Literal["global", "initial", "pooled"] = "global"
+    start: Literal["global", "initial", "pooled", "federated"] = "global"
     """The network to start from, which is also what `global_params` are of: the global model, the initial network of
-    federated training, or a model trained on the pooled data of all clients."""
+    federated training, a model trained on the pooled data of all clients, or what clients trained for themselves in
+    a federation of the method's own."""
     num_prepare_batches: int = 0
     """How many batches of training data `prepare` gets at most; 0 if it is not used."""
     uniforms_per_step: int = 0

@@ -13,7 +13,7 @@ def train_passes(module: Personalizer) -> list[float]:
     A full pass is 1, a forward pass alone 1/3, and a head trained on stored features 0; features of augmented images
     are not stored, so that a head, and a comparison with the global model, take a forward pass in every epoch. Scoring
     heads, candidates or epochs on validation data counts too: a method that needs it pays for it. The
-    training of a model on pooled data is what every client's samples have cost there.
+    training before, on pooled data or in a federation of the method's own, is what a client's samples have cost there.
     """
     method: Method = module.hooks.method
     phases, data = module.schedule.phases, module.data
@@ -26,10 +26,10 @@ def train_passes(module: Personalizer) -> list[float]:
     if method.refresh_norm and has_batch_norm(module.stack.module):
         forward += method.num_candidates + 1
     scored = method.num_candidates + method.keep_best * (module.schedule.num_epochs + 1) + solved
-    held_out = set(data.global_features.data.held_out) if method.start == "pooled" else set()
+    before = module.settings.epochs if method.start in ("pooled", "federated") else 0
+    held_out = set(data.global_features.data.held_out) if before else set()
     clients = [data.global_features.data.clients[client] for client in data.clients]
-    pooled = module.settings.epochs if method.start == "pooled" else 0
     return [
-        full + pooled * (client.name not in held_out) + (forward + scored * len(client.val) / len(client.train)) / 3
+        full + before * (client.name not in held_out) + (forward + scored * len(client.val) / len(client.train)) / 3
         for client in clients
     ]

@@ -10,6 +10,8 @@ import torch
 from lpft.models.base import BodyHeadNet, build_network
 from lpft.models.weights import load_model
 from lpft.personalization.jobs import Job, PersonalTask
+from lpft.storage.run import CLIENTS
+from lpft.types import State
 
 log = logging.getLogger("lpft")
 
@@ -18,16 +20,39 @@ def start_network(task: PersonalTask, job: Job, global_net: BodyHeadNet) -> Body
     """Return the network that a job's method starts from: the global model, or what the method asks for by `start`.
 
     Raises:
-        FileNotFoundError: if the model of the pooled data is not there.
+        FileNotFoundError: if the model that it asks for is not there.
     """
     start = task.methods[job.method].start
     if start == "global":
         return global_net
     net = build_network(task.network, task.data.spec, task.devices.dtype, job.seed)
-    if start == "pooled":
+    if start != "initial":
         state, _ = load_model(task.run.reference(job.method).global_model(job.seed))
         net.load_state_dict(state)
     return net.to(global_net.head.weight.device).to(memory_format=torch.channels_last).eval()
+
+
+def own_entries(task: PersonalTask, job: Job, net: BodyHeadNet) -> State:
+    """Return what the clients of a job trained for themselves in the method's own federation, each ``(K, ...)``.
+
+    Args:
+        task: the personalization of the experiment.
+        job: the job.
+        net: the global model of that federation, whose entries clients get that took no part.
+
+    Raises:
+        FileNotFoundError: if the models are not there.
+    """
+    saved, _ = load_model(task.run.reference(job.method).client_models(job.seed))
+    participants = [client.name for client in task.data.participants().clients]
+    rows = {participants[client]: row for row, client in enumerate(saved.pop(CLIENTS).tolist())}
+    start = net.state_dict()
+    return {
+        name: torch.stack(
+            [own[rows[client]].to(start[name]) if client in rows else start[name] for client in job.names]
+        )
+        for name, own in saved.items()
+    }
 
 
 def reuse_references(task: PersonalTask, siblings: Iterable[PersonalTask]) -> None:

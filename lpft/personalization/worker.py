@@ -14,7 +14,7 @@ from lpft.personalization.cost import train_passes
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import Personalizer
 from lpft.personalization.results import EvaluatedStack, ResultMaker, TrainedStack, evaluate_stack
-from lpft.personalization.starts import start_network
+from lpft.personalization.starts import own_entries, start_network
 from lpft.personalization.trainer import fit
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
@@ -81,6 +81,8 @@ class StackWorker:
             return TrainedStack(ClientStack(net, num_clients).to(self.device), net, [], [0.0] * num_clients)
         settings, method = self.task.settings_of(job.method), self.task.methods[job.method]
         module = Personalizer(evaluator, list(job.clients), method, settings, job.seed, net).to(self.device)
+        if method.start == "federated":
+            module.stack.write(own_entries(self.task, job, net))
         if self._take_trained(job, module):
             module.hooks.finish()
         elif module.schedule.num_epochs:

@@ -19,7 +19,7 @@ from lpft.evaluation.convergence import Convergence, judge_convergence
 from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
-from lpft.reporting.experiment import Experiment, families, section
+from lpft.reporting.experiment import Experiment, class_name, families, section
 from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.intervals import Certainty
 from lpft.reporting.references import reference_rows
@@ -73,7 +73,9 @@ class Analysis:
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:
         """The failure signatures that were found."""
-        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs)
+        methods = section(self.experiment.config, "methods")
+        adapted = next((str(name) for name, method in methods.items() if class_name(method) == "AdaBN"), None)
+        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs, adapted)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:

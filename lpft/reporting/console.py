@@ -19,6 +19,7 @@ from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
 from lpft.reporting.held_out import print_held_out
 from lpft.reporting.intervals import mean_text
+from lpft.reporting.references import IN_PROCESS, reference_rows
 from lpft.storage.client_result import STATUSES
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
             name = f"  {variants[method].label}" if family else method
             last = method == members[-1] and place < len(groups) - 1
             table.add_row(escape(name), *rows[method], end_section=last)
-    table.caption = f"{percent_note(analysis.experiment.config)} {english.interval_note(analysis.certainty)}"
+    config = analysis.experiment.config
+    notes = (percent_note(config), english.interval_note(analysis.certainty), in_process_note(config))
+    table.caption = " ".join(filter(None, notes))
     if leave_out:
         titles = [metric.title for metric in shown_metrics() if metric.name in leave_out]
         titles += ["verdicts"] if len(judged) < len(JUDGED) else []
@@ -126,6 +129,17 @@ def percent_note(config: Mapping[str, Any]) -> str:
     """
     measure = measure_word(config)
     return f"{measure[0].upper()}{measure[1:]} in percent."
+
+
+def in_process_note(config: Mapping[str, Any]) -> str:
+    """Say which rows were trained in the process, and not from the finished global model; empty if none was.
+
+    >>> in_process_note({"methods": {"own": {"class_path": "lpft.methods.federated.Ditto"}}})
+    'Trained in the process, in a federation of its own: own.'
+    """
+    names = [name for name, kind in reference_rows(config).items() if kind == IN_PROCESS]
+    whose = "its" if len(names) == 1 else "their"
+    return f"Trained in the process, in a federation of {whose} own: {', '.join(names)}." if names else ""
 
 
 def comparison_header(
@@ -185,13 +199,15 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
 
 
 def incomplete(analysis: Analysis) -> list[str]:
-    """List every method and seeds that have no row in the table, with the reason."""
+    """List the methods and seeds that have no row in the table, with the reason: once for those that share it."""
     results = analysis.frames.results
-    lines = []
+    alike: dict[tuple[tuple[int, ...], str], list[str]] = {}
     for (method, problem), rows in results[~results["complete"]].groupby(["method", "problem"], sort=False):
-        seeds = ", ".join(map(str, rows["seed"]))
-        lines.append(f"left out: {method}, seed{'s' if len(rows) > 1 else ''} {seeds}: {problem}")
-    return lines
+        alike.setdefault((tuple(rows["seed"]), str(problem)), []).append(str(method))
+    return [
+        f"left out: {', '.join(methods)}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {problem}"
+        for (seeds, problem), methods in alike.items()
+    ]
 
 
 def exceptions(analysis: Analysis) -> list[str]:

@@ -141,16 +141,25 @@ def compared_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     They are the configuration's ``compare``, a list of ``[method, baseline]``. Without it, every method that trains the
     head first is compared with the first one that differs in nothing but that: `LPFT` with `FT`, others with their own
-    class.
+    class. What tuning has chosen for both of a pair is compared as well.
 
     >>> lpft, ft = {"class_path": "m.LPFT", "init_args": {"lp_epochs": 5}}, {"class_path": "m.FT", "init_args": {}}
     >>> compared_pairs({"methods": {"ft": ft, "short": {**ft, "init_args": {"epochs": 9}}, "lpft": lpft}})
     [('lpft', 'ft')]
     >>> compared_pairs({"compare": [["prox", "ft"]]})
     [('prox', 'ft')]
+    >>> compared_pairs({"compare": [["lpft", "ft"]], "methods": {"lpft_tuned": lpft, "ft_tuned": ft}})
+    [('lpft', 'ft'), ('lpft_tuned', 'ft_tuned')]
     """
-    if config.get("compare"):
-        return [(str(method), str(baseline)) for method, baseline in config["compare"]]
+    named = [(str(method), str(baseline)) for method, baseline in config.get("compare") or []]
+    pairs = named or _default_pairs(config)
+    tuned = [(f"{method}_tuned", f"{baseline}_tuned") for method, baseline in pairs]
+    methods = section(config, "methods")
+    return list(dict.fromkeys([*pairs, *(pair for pair in tuned if all(name in methods for name in pair))]))
+
+
+def _default_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return every method that trains the head first with the first one that differs in nothing but that."""
     variants = variants_of(config)
     swept_keys = {variant.family: set(variant.values) for variant in variants.values()}
     settings: dict[str, Mapping[str, Any]] = {}

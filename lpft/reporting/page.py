@@ -23,7 +23,14 @@ from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis, Sweep, convergences
-from lpft.reporting.console import comparison_header, comparison_rows, exceptions, incomplete, percent_note
+from lpft.reporting.console import (
+    comparison_header,
+    comparison_rows,
+    exceptions,
+    in_process_note,
+    incomplete,
+    percent_note,
+)
 from lpft.reporting.drawing import Drawing
 from lpft.reporting.equal_local import HEADER as EQUAL_LOCAL_HEADER
 from lpft.reporting.equal_local import equal_local_rows
@@ -136,6 +143,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "equal_local_header": EQUAL_LOCAL_HEADER,
         "equivalence": f"{analysis.certainty.equivalence:g}",
         "percent_note": percent_note(experiment.config),
+        "in_process_note": in_process_note(experiment.config),
         "interval_note": english.interval_note(analysis.certainty),
         "headline": english.headline(frames.summary[personalized], experiment.reference),
         "gains": gains_line(gains(analysis)),

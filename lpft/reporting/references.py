@@ -12,11 +12,16 @@ from lpft.reporting.experiment import section
 if TYPE_CHECKING:
     from lpft.reporting.analysis import Analysis
 
-KINDS = {"lpft.methods.references.Local": "local", "lpft.methods.references.Pooled": "pooled"}
+IN_PROCESS = "in process"
+KINDS = {
+    "lpft.methods.references.Local": "local",
+    "lpft.methods.references.Pooled": "pooled",
+    **{f"lpft.methods.federated.{name}": IN_PROCESS for name in ("FedBN", "FedRep", "Ditto")},
+}
 
 
 def reference_rows(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the methods that do not personalize the global model, each as ``local`` or ``pooled``.
+    """Return the methods that do not personalize the global model, each as ``local``, ``pooled`` or ``in process``.
 
     >>> reference_rows({"methods": {"home": {"class_path": "lpft.methods.references.Local"}, "ft": {}}})
     {'home': 'local'}

@@ -20,6 +20,9 @@ from urllib.parse import quote
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
 
+CLIENTS = "clients"
+"""Name of the positions of clients, among those that take part, in the file of what clients keep to themselves."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -72,11 +75,11 @@ class Run:
         return Run(self.root / "tuning")
 
     def reference(self, method: str) -> Run:
-        """Return the run of the model that a reference is: that of the pooled data, as a global model of its own."""
+        """Return the run of a reference that is trained like a global model: on pooled data, say."""
         return Run(self.root / "references" / method)
 
     def references(self) -> list[Run]:
-        """Return the runs of the models of pooled data that are on disk."""
+        """Return the runs of such models that are on disk."""
         return [Run(path) for path in sorted(self.root.glob("references/*"))]
 
     def take_result(self, other: Run, seed: int, method: str, client: str) -> None:
@@ -88,20 +91,24 @@ class Run:
                     shutil.copyfile(source, temporary)
 
     def take_global_model(self, other: Run, seed: int) -> None:
-        """Copy another run's global model of a seed into this one, with the history of its training if there is one."""
-        for name in ("history.csv", "model.safetensors"):  # last what means that it is done
+        """Copy another run's global model of a seed into this one, with what else there is of its training."""
+        for name in ("history.csv", "clients.safetensors", "model.safetensors"):  # last what means that it is done
             source = other.global_file(seed, name)
             if source.exists() or source == other.global_model(seed):
                 with replacing(self.global_file(seed, name)) as temporary:
                     shutil.copyfile(source, temporary)
 
     def global_file(self, seed: int, name: str) -> Path:
-        """Return a file of the global model: checkpoint.pt, history.csv, model.safetensors, settings.json."""
+        """Return a file of the global model: checkpoint.pt, history.csv, {clients,model}.safetensors, settings.json."""
         return self.method_file(seed, "global", name)
 
     def global_model(self, seed: int) -> Path:
         """Return the global model's file; it exists once federated training is done."""
         return self.global_file(seed, "model.safetensors")
+
+    def client_models(self, seed: int) -> Path:
+        """Return the file of the entries that clients keep to themselves, where federated training personalizes."""
+        return self.global_file(seed, "clients.safetensors")
 
     def method_file(self, seed: int, method: str, name: str) -> Path:
         """Return a file of one method: accuracy.csv, clients.csv, curves.csv, depth.csv, settings.json."""

@@ -10,6 +10,7 @@ import pytest
 
 from lpft.evaluation.diagnostics import (
     BN_DRIFT,
+    FOREIGN_STATISTICS,
     HETEROGENEITY,
     LITTLE_DATA,
     NOT_CONVERGED,
@@ -246,3 +247,23 @@ def test_features_that_move_before_the_switch() -> None:
 def test_rounding_is_no_drift() -> None:
     run = [replace(c, distortion_own=1e-5, distortion_relative=1e-6) if c.method == "lp" else c for c in cells()]
     assert diagnose(run) == []
+
+
+def adapted(**gains: float) -> list[ClientResult]:
+    """Cells of a method that changes statistics alone, by the client's gain at home."""
+    found = []
+    for cell in cells(methods=("adabn",)):
+        row = [50.0 + gains[name] if name == cell.client else 40.0 for name in CLIENTS]
+        found.append(replace(cell, accuracy=row, local_before=50.0))
+    return found
+
+
+def test_statistics_that_are_far_from_every_client() -> None:
+    (found,) = diagnose(adapted(a=6.0, b=9.0, c=15.0), adapted="adabn")
+    assert (found.name, found.value, found.client) == (FOREIGN_STATISTICS, 10.0, None)
+    assert found.numbers == {"gain": 10.0, "least": 6.0, "smallest": "a"}
+
+
+@pytest.mark.parametrize(("method", "least"), [("adabn", 4.9), ("other", 6.0), (None, 6.0)])
+def test_statistics_that_fit_a_client_or_are_not_known(method: str | None, least: float) -> None:
+    assert diagnose(adapted(a=least, b=9.0, c=15.0), adapted=method) == []

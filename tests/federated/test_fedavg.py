@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.fabric import Fabric
 from torch.optim import SGD
 
 from lpft.clients.batches import StackSamples
-from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment, FlipCrop, num_draws
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
-from lpft.federated.fedavg import FedAvg, fedavg_round
+from lpft.federated.fedavg import fedavg_round
 from lpft.federated.federate import GlobalTask, train_global_models
 from lpft.federated.local import LocalTrainer
-from lpft.federated.settings import Federation
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run
 from lpft.types import StackUpdate, State
 from tests.damage import flipped
+from tests.federated.rounds import fabric, fit, settings
 from tests.toy import ToyNet, largest_difference, same_bits, toy_data, toy_module, toy_net
-
-
-def settings(**changes: object) -> Federation:
-    defaults = {"rounds": 4, "batch_size": 8, "optimizer": partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)}
-    return Federation(**{**defaults, **changes})  # type: ignore[arg-type]
-
-
-def fabric(precision: str = "64-true") -> Fabric:
-    return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
-
-
-class Memory(AbstractContextManager["Memory"]):
-    """Keeps the state of training in memory, as `GlobalModelFiles` does on disk."""
-
-    def __init__(self, start: Checkpoint | None = None) -> None:
-        self.start, self.rounds, self.end = start, list[Checkpoint](), None
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def resume(self) -> Checkpoint | None:
-        return self.start
-
-    def save_round(self, now: Checkpoint, last: bool) -> None:
-        self.rounds.append(now)
-
-    def save_model(self, end: Checkpoint) -> None:
-        self.end = end
-
-    def stopping(self) -> bool:
-        return False
-
-
-def fit(
-    data: FederatedDataModule,
-    chosen: Federation,
-    size: int = 1,
-    norm: bool = False,
-    start: Checkpoint | None = None,
-    net: ToyNet | None = None,
-) -> Checkpoint:
-    files = Memory(start)
-    assert FedAvg(fabric(), net or toy_net(norm), data, chosen, size, seed=0).fit(files)  # type: ignore[arg-type]
-    end = files.rounds[-1]
-    assert files.end is end
-    assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
-    return end
 
 
 def test_the_recorded_loss_counts_every_sample_once() -> None:

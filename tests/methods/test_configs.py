@@ -15,7 +15,7 @@ from tests.methods.fitting import passes
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "methods").glob("*.yaml"))
 
-UNTRAINED = ("none", "prior", "adabn", "stats_mix", "rotated", "pooled")
+UNTRAINED = ("none", "prior", "adabn", "stats_mix", "rotated", "pooled", "fedbn", "fedrep", "ditto")
 
 
 def load(path: Path, *more: str) -> Method:

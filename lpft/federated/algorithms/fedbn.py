@@ -1,0 +1,35 @@
+"""FedBN: every client keeps its own BatchNorm layers."""
+
+from __future__ import annotations
+
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from lpft.federated.algorithms.base import KeepsEntries
+from lpft.models.base import BodyHeadNet
+from lpft.types import State
+
+
+class FedBN(KeepsEntries):
+    """Keep scales, shifts and running statistics of BatchNorm layers at the client; average all else.
+
+    The global model, which methods personalize and other clients are tested with, has the mean of the clients'
+    BatchNorm layers; the row ``lpft.methods.federated.FedBN`` has every client's own.
+
+    References:
+        Li et al., arXiv:2102.07623, Algorithm 1.
+    """
+
+    def check(self, net: BodyHeadNet, optimizer: Optimizer) -> None:
+        """Raise ValueError if the network has no BatchNorm layer."""
+        if not self.memory(net):
+            raise ValueError(
+                f"FedBN keeps BatchNorm layers, but {type(net).__name__} has none."
+                " HINT: choose a network that has, such as `--network.norm true`, or leave FedBN out."
+            )
+
+    def memory(self, net: BodyHeadNet) -> State:
+        """Return the entries of BatchNorm layers; their counters are nobody's own."""
+        layers = {name: module for name, module in net.named_modules() if isinstance(module, _BatchNorm)}
+        entries = {f"{layer}.{name}": t for layer, module in layers.items() for name, t in module.state_dict().items()}
+        return {name: t for name, t in entries.items() if t.is_floating_point()}
