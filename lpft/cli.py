@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
-from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
+from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, listen, listen_for_interrupts
 
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
@@ -33,7 +33,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft --version
 
 Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration; 75 stopped by signal USR1
-after the current round or stack; the same command continues from there.
+after the current round or stack; 130, 143, 129 interrupted at once by Ctrl-C, TERM or HUP. The same command continues.
 """
 
 
@@ -53,13 +53,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logging.getLogger("lpft").setLevel(logging.INFO)
     try:
         listen()  # before heavy imports: until then the signal would end the process
+        listen_for_interrupts()
         slurm.check_command(command)
     except ValueError as error:
         _fail(str(error), 2)
     try:
         sys.exit(COMMANDS[command](args))
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept. Run the same command again to continue.", 130)
+    except KeyboardInterrupt as interrupt:
+        code = interrupt.code if isinstance(interrupt, Interrupted) else 130
+        _fail("interrupted; what is finished is kept. Run the same command again to continue.", code)
     except OSError as error:  # full disk, read-only folder
         _fail(f"{error}. What is finished is kept; run the same command again to continue.", 1)
     finally:

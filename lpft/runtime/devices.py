@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from lpft.runtime import slurm
-from lpft.runtime.processes import available_cores
+from lpft.runtime.launched import launched_by_cluster, launched_by_torchrun, launched_here
+from lpft.runtime.processes import StartMethod, available_cores, start_method
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -88,13 +94,14 @@ class Devices:
 
     def fabric(self) -> Fabric:
         """Make the Fabric of federated training; with one device it starts no process."""
-        plugins: list[Any] = [LightningEnvironment()]
+        ranks: ClusterEnvironment = OwnProcesses()
         if self.launched_by_cluster:
-            strategy, plugins = "ddp", []
+            strategy = "ddp"
+            ranks = TorchElasticEnvironment() if launched_by_torchrun() else SLURMEnvironment(auto_requeue=False)
         elif self.count == 1:
             strategy = "auto"
         else:
-            strategy = "ddp_fork" if self.kind == "cpu" else "ddp_spawn"
+            strategy = f"ddp_{self.start_method}"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
             return Fabric(
@@ -103,17 +110,42 @@ class Devices:
                 num_nodes=self.num_nodes,
                 strategy=strategy,
                 precision=self.precision,
-                plugins=plugins,
+                plugins=[ranks],
             )
+
+    @property
+    def start_method(self) -> StartMethod:
+        """How the processes of several devices are started."""
+        return start_method(self.kind)
 
     @property
     def launched_by_cluster(self) -> bool:
         """Whether srun or torchrun has already started one process per device."""
-        return slurm.num_tasks() > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+        return launched_by_cluster()
 
 
-def launched_here() -> int | None:
-    """Return how many processes srun or torchrun have started on this machine; None if they have not."""
-    if slurm.num_tasks() > 1:
-        return int(os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or None
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or None if "TORCHELASTIC_RUN_ID" in os.environ else None
+class OwnProcesses(LightningEnvironment):
+    """The processes that lpft starts itself, on this machine: no variable of the environment says who they are."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether somebody else has started the ranks."""
+        return False
+
+    @property
+    def main_address(self) -> str:
+        """Address of the first rank."""
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """A port that was free when it was first asked for."""
+        if self._main_port == -1:
+            with socket.socket() as free:
+                free.bind((self.main_address, 0))
+                self._main_port = free.getsockname()[1]
+        return self._main_port
+
+    def node_rank(self) -> int:
+        """Return the number of this machine, the only one."""
+        return 0
