@@ -92,6 +92,61 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     assert outcome(run) == outcome(finished)
 
 
+@pytest.mark.parametrize(
+    ("stage", "devices", "number"),
+    [
+        ("federate", 1, signal.SIGTERM),
+        ("federate", 2, signal.SIGINT),
+        ("federate", 2, signal.SIGTERM),
+        ("personalize", 1, signal.SIGTERM),
+        ("personalize", 2, signal.SIGINT),
+        ("personalize", 2, signal.SIGHUP),
+    ],
+)
+def test_an_interrupted_command_ends_all_and_loses_nothing(
+    stage: str, devices: int, number: signal.Signals, finished: Run, out: Path, tmp_path: Path
+) -> None:
+    """The signal comes to the main process alone."""
+    run = Run(_copied(finished, out, "seed_*/global/*" if stage == "personalize" else "none"))
+    process = Forked(
+        *(stage, "-c", TOY, "--out", out, "--trainer.devices", devices),
+        log=tmp_path / "log",
+        before=lambda: write_slowly(0.1),
+    )
+    try:
+        wait_until(lambda: MOMENTS[stage](run) or not process.alive())
+        process.send(number)
+        assert process.code(20) == 128 + number, process.said()
+        wait_until(lambda: not process.alive(), seconds=5)
+    finally:
+        process.kill(everyone=True)
+    assert "interrupted; what is finished is kept. Run the same command again" in process.said()
+    assert "Traceback" not in process.said()
+    before = contents(run)
+    assert len(before) < len(contents(finished)), "it was interrupted too late"
+    finish(out)
+    assert before.items() <= contents(run).items()
+    assert outcome(run) == outcome(finished)
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(out: Path, tmp_path: Path) -> None:
+    """As Ctrl-C in jobs in the background of a script, and HUP below nohup."""
+    ignored = (signal.SIGINT, signal.SIGHUP)
+
+    def ignoring() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    process = Forked("federate", "-c", TOY, "--out", out, "--trainer.devices", 2, log=tmp_path / "log", before=ignoring)
+    try:
+        wait_until(lambda: MOMENTS["federate"](Run(out)) or not process.alive())
+        for number in ignored:
+            process.send(number, everyone=True)
+        assert process.code() == 0, process.said()
+    finally:
+        process.kill(everyone=True)
+
+
 def write_slowly(seconds: float) -> None:
     """Let every file take its time to get to its place."""
     replace = Path.replace

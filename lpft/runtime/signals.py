@@ -71,11 +71,18 @@ def listen() -> None:
         ) from error
 
 
-def listen_for_interrupts() -> None:
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
     """Let INT, TERM and HUP raise `Interrupted`, except where the caller has set them to be ignored, as nohup does."""
-    for number in _ending():
-        signal.signal(number, _interrupt)
-        _heard.add(number)
+    global _interrupted
+    _interrupted = None
+    before = {number: signal.signal(number, _interrupt) for number in _ending()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is _interrupt:  # not ignored by now
+                signal.signal(number, handler)
 
 
 def die_of_interrupts() -> None:
@@ -101,9 +108,9 @@ def listening() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Ignore signals at the end: otherwise they would kill the interpreter while that shuts down, or a requeued job."""
+    """Ignore signals at the end: otherwise they would kill the interpreter while that shuts down."""
     if threading.current_thread() is threading.main_thread():
-        for number in _heard:
+        for number in [*_heard, *(number for number in _ending() if signal.getsignal(number) is _interrupt)]:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -133,10 +140,9 @@ def stop_before() -> bool:
 
 
 def forget() -> None:
-    """Forget the signals that arrived, and any progress."""
-    global _requested, _made_progress, _interrupted
+    """Forget that the signal arrived, and any progress."""
+    global _requested, _made_progress
     _requested = _made_progress = False
-    _interrupted = None
 
 
 def _ending() -> list[signal.Signals]:
