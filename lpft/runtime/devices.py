@@ -33,7 +33,7 @@ class Devices:
     """Devices that a command may use: four of the Lightning Trainer's settings.
 
     Args:
-        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any.
+        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any. `mps`, Apple's GPU, is refused.
         devices: number of devices on each node; `auto` is the number of processes that srun or torchrun started,
             otherwise of GPUs, or of cores that this process may use.
         num_nodes: number of machines; more than one under srun or torchrun only.
@@ -44,7 +44,7 @@ class Devices:
 
     def __init__(
         self,
-        accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto",
+        accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
         devices: PositiveInt | Literal["auto"] = "auto",
         num_nodes: PositiveInt = 1,
         precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
@@ -59,6 +59,12 @@ class Devices:
 
     def check(self) -> None:
         """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
+        start_method(self.kind)
+        if self.accelerator == "mps":
+            raise ValueError(
+                "`trainer.accelerator=mps`: Apple's GPUs have no float64, in which clients are averaged."
+                " HINT: use `--trainer.accelerator cpu`, as `auto` does on a Mac."
+            )
         if self.kind == "cuda" and not self.available:
             raise ValueError(
                 f"`trainer.accelerator={self.accelerator}`, but torch {torch.__version__} finds no GPU on this machine."

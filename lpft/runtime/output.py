@@ -1,4 +1,4 @@
-"""Standard output and error: text that their encoding lacks, and readers that have left, as in ``lpft report RUN | head``."""
+"""Standard output and error: text that their encoding lacks, and readers that have left, as in ``lpft ... | head``."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Imported and installed before anything heavy, since a signal without a handler ends the process without a word.
 Schedulers send the first, USR1, before a job's time limit; you can send it with ``kill -USR1``. It sets a flag. Ctrl-C
-(INT), ``kill`` (TERM) and a closed terminal (HUP) raise `Interrupted` in the main thread. Whoever starts other processes
-ends them with `lpft.runtime.processes.ending_children`.
+(INT), ``kill`` (TERM) and a closed terminal (HUP) raise `Interrupted` in the main thread. Whoever has started other
+processes ends them with `lpft.runtime.processes.ending_children`.
 """
 
 from __future__ import annotations
