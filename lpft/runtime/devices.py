@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments import (
 
 from lpft.runtime import slurm
 from lpft.runtime.launched import launched_by_cluster, launched_by_torchrun, launched_here
-from lpft.runtime.processes import StartMethod, available_cores, start_method
+from lpft.runtime.processes import StartMethod, available_cores, is_interactive, start_method
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -35,7 +35,7 @@ class Devices:
     Args:
         accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any. `mps`, Apple's GPU, is refused.
         devices: number of devices on each node; `auto` is the number of processes that srun or torchrun started,
-            otherwise of GPUs, or of cores that this process may use.
+            otherwise of GPUs, or of cores that this process may use; 1 in a notebook on a system without fork.
         num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
 
@@ -52,14 +52,18 @@ class Devices:
         has_gpu = torch.cuda.is_available()
         self.kind = "cuda" if accelerator in ("cuda", "gpu") or (has_gpu and accelerator == "auto") else "cpu"
         self.available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
-        self.count: int = (launched_here() or self.available) if devices == "auto" else devices
+        self.count: int = (launched_here() or self._most()) if devices == "auto" else devices
         self.accelerator = accelerator
         self.num_nodes: int = num_nodes
         self.precision = precision
 
     def check(self) -> None:
         """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
-        start_method(self.kind)
+        if start_method(self.kind) == "spawn" and self.count > 1 and is_interactive() and not launched_by_cluster():
+            raise ValueError(
+                f"`trainer.devices={self.count}` in a notebook needs processes that are copies of it, which is not safe"
+                " here. HINT: use `auto` or 1, or the command `lpft`."
+            )
         if self.accelerator == "mps":
             raise ValueError(
                 "`trainer.accelerator=mps`: Apple's GPUs have no float64, in which clients are averaged."
@@ -83,6 +87,10 @@ class Devices:
                 f"`trainer.num_nodes={self.num_nodes}`, but this is a single process. HINT: start one for each device"
                 f" with `srun --nodes={self.num_nodes} --ntasks-per-node={self.count}`, or use `--trainer.num_nodes 1`."
             )
+
+    def _most(self) -> int:
+        """Return how many devices there are, or 1 where processes cannot be started for them."""
+        return 1 if is_interactive() and start_method(self.kind) == "spawn" else self.available
 
     @property
     def dtype(self) -> torch.dtype:

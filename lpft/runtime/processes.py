@@ -61,6 +61,20 @@ def ending_children() -> Iterator[None]:
         raise
 
 
+def refuse_missing_guard(function: str) -> None:
+    """Raise RuntimeError in a process that is being started anew, and for that runs the user's script once more."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            f"`lpft.{function}` is called whenever this script is imported, also by the processes that it starts."
+            " HINT: call it below `if __name__ == '__main__':`."
+        )
+
+
+def is_interactive() -> bool:
+    """Return whether this is a notebook or a Python prompt, whose definitions a process that is started anew lacks."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
+
+
 def leave_with_parent(parent: int) -> None:
     """End this process as soon as its parent has ended, for whatever reason, so that no process keeps writing.
 

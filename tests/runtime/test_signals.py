@@ -149,6 +149,7 @@ def test_every_stop_gets_on_and_the_end_is_the_same(
     assert outcome(toy("run", out)) == outcome(finished)
 
 
+@pytest.mark.processes
 def test_a_signal_to_the_main_process_reaches_its_ranks(out: Path) -> None:
     command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out)]
     process = subprocess.Popen(
@@ -203,7 +204,7 @@ class Long(FT):
 
 
 @pytest.mark.parametrize("to_all", [True, False])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.processes)])
 def test_an_interrupt_ends_personalization_at_once(
     devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run
 ) -> None:
