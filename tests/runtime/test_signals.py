@@ -238,6 +238,7 @@ def test_an_interrupt_ends_personalization_at_once(
     assert "Traceback" not in error
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_has_swallowed_is_not_forgotten() -> None:
     """An exception that a handler raises in a destructor is printed, and lost."""
 
