@@ -74,6 +74,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
+def running(pid: int) -> bool:
+    """Tell whether a process runs (zombies do not)."""
+    return any(number == pid and fields[0] != "Z" for number, fields in _stats())
+
+
 def without_privileges() -> None:
     """Let file permissions hold for this process, also if it is root's."""
 

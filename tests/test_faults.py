@@ -5,11 +5,13 @@ What goes wrong with data is in tests/data, with Slurm in tests/test_slurm.py an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +32,7 @@ from lpft.storage.run import Run, read_cell
 from lpft.types import StackUpdate, State
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
-from tests.forked import FORK, Forked, wait_until, without_privileges
+from tests.forked import FORK, Forked, running, wait_until, without_privileges
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
@@ -164,6 +166,33 @@ def test_a_process_whose_parent_has_ended_already_ends_too() -> None:
     process.start()
     process.join(10)
     assert process.exitcode == 1
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_a_process_ends_soon_after_its_parent(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows does not say that a parent has ended: there, its handle does."""
+    monkeypatch.setattr(sys, "platform", platform)
+    reading, writing = FORK.Pipe(duplex=False)
+
+    def work(parent: int) -> None:
+        leave_with_parent(parent)
+        writing.send(os.getpid())
+        time.sleep(60)
+
+    def start() -> None:
+        FORK.Process(target=work, args=(os.getpid(),)).start()
+        time.sleep(60)
+
+    middle = FORK.Process(target=start)
+    middle.start()
+    pid = reading.recv()
+    middle.kill()
+    middle.join(10)
+    try:
+        wait_until(lambda: not running(pid), seconds=10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def die_at_write(number: int, after: bool) -> None:

@@ -83,8 +83,12 @@ def leave_with_parent(parent: int) -> None:
     """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        original = multiprocessing.parent_process()
+        if sys.platform == "win32" and original is not None:  # there, a parent's number stays the same after its end
+            original.join()
+        else:
+            while os.getppid() == parent:
+                time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()

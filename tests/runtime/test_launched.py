@@ -35,6 +35,7 @@ LEFT = {
     "TPU_PROCESS_BOUNDS": "1",
     "LT_DEVICES": "3",
     "LT_STRATEGY": "fsdp",
+    "GLOO_SOCKET_IFNAME": "ib7",
 }
 
 
@@ -56,7 +57,8 @@ def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
     with without_foreign_ranks():
-        assert not LEFT.keys() & os.environ.keys() - {"SLURM_NTASKS"}
+        assert LEFT.keys() & os.environ.keys() <= {"SLURM_NTASKS", "GLOO_SOCKET_IFNAME"}
+        assert os.environ.get("GLOO_SOCKET_IFNAME") in ("lo", "lo0", None)
     assert dict(os.environ) == before
 
 
