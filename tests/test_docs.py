@@ -42,7 +42,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.processes)])
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_method_and_a_network_in_files_of_their_own_run_stacked(written: Path, devices: int) -> None:
     words = ("--methods.anchored", "my_method.AnchoredFT", "--methods.anchored.strength", 0.5, "--seeds", "[0]")
     net = ("--network", "my_network.TwoLayers", "--network.width", 8, "--trainer.devices", devices)

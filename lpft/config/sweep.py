@@ -119,7 +119,7 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
         swept = {key: values for key, values in sweep.items() if key.startswith(f"methods.{name}.")}
         for combination in combinations(swept):
             changed = put({"methods": {name: method}}, combination)
-            variant = short_name("+".join([name, *labels(combination, swept)]))
+            variant = short_name("+".join([name, *labels(combination, swept)])) if combination else name
             if variant in expanded or (combination and variant in methods):
                 raise ValueError(f"`sweep` makes a method `{variant}`, but there is one of this name already.")
             expanded[variant] = changed["methods"][name]

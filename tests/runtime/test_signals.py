@@ -203,8 +203,9 @@ class Long(FT):
     starts_head = True
 
 
-@pytest.mark.parametrize("to_all", [True, False])
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.processes)])
+@pytest.mark.parametrize(
+    ("devices", "to_all"), [(1, True), (1, False), (2, True), pytest.param(2, False, marks=pytest.mark.processes)]
+)
 def test_an_interrupt_ends_personalization_at_once(
     devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run
 ) -> None:
