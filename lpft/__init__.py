@@ -87,9 +87,11 @@ def load(folder: str | Path) -> Results:
 
 
 def _do(command: str, config: str | Path | Mapping[str, Any], settings: Mapping[str, Any]) -> Results:
+    from lpft.runtime.processes import refuse_missing_guard
     from lpft.runtime.session import heavy_work
     from lpft.runtime.signals import listening
 
+    refuse_missing_guard(command)
     with heavy_work(), listening():
         from lpft import pipeline
         from lpft.config.study import arguments, open_study

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import sys
 from argparse import ArgumentParser
@@ -13,7 +15,8 @@ from typing import NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
-from lpft.runtime.signals import STOPPED, Stopped, ignore, listen
+from lpft.runtime.output import CLOSED, any_text, leave_output
+from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interruptible, listen
 
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
@@ -33,13 +36,23 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft --version
 
 Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration; 75 stopped by signal USR1
-after the current round or stack; the same command continues from there.
+after the current round or stack; 130, 143, 129 interrupted at once by Ctrl-C, TERM or HUP. The same command continues.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``lpft`` with the given arguments, by default the command line's, and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with any_text():
+            _main(words)
+    except OSError as error:  # of the output itself
+        if leave_output():
+            sys.exit(CLOSED)
+        _fail(f"the output cannot be written: {error}", 1)
+
+
+def _main(words: list[str]) -> NoReturn:
     command, args = (words[0], words[1:]) if words else ("--help", [])
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -49,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
     if command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.", 2)
+    atexit.register(gc.freeze)  # otherwise Python looks through all of torch's objects, for seconds, before it ends
     logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
     logging.getLogger("lpft").setLevel(logging.INFO)
     try:
@@ -57,9 +71,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except ValueError as error:
         _fail(str(error), 2)
     try:
-        sys.exit(COMMANDS[command](args))
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept. Run the same command again to continue.", 130)
+        with interruptible():
+            sys.exit(COMMANDS[command](args))
+    except KeyboardInterrupt as interrupt:
+        code = interrupt.code if isinstance(interrupt, Interrupted) else 130
+        _fail("interrupted; what is finished is kept. Run the same command again to continue.", code)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # full disk, read-only folder
         _fail(f"{error}. What is finished is kept; run the same command again to continue.", 1)
     finally:

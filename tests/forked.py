@@ -54,6 +54,10 @@ class Forked:
             (os.killpg if everyone else os.kill)(self.pid, signal.SIGKILL)
         return self.code() == -signal.SIGKILL
 
+    def send(self, number: int, everyone: bool = False) -> None:
+        """Send a signal to the main process alone, or to the whole group."""
+        (os.killpg if everyone else os.kill)(self.pid, number)
+
     def alive(self) -> bool:
         """Tell whether any process of the group is alive (zombies are not)."""
         return any(int(fields[2]) == self.pid and fields[0] != "Z" for _, fields in _stats())
@@ -68,6 +72,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.002)
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process runs (zombies do not)."""
+    return any(number == pid and fields[0] != "Z" for number, fields in _stats())
 
 
 def without_privileges() -> None:
@@ -88,6 +97,7 @@ def _command(words: list[str], log: Path, before: Callable[[], object]) -> None:
         os.dup2(file, number)
     sys.stdout = sys.stderr = os.fdopen(file, "a", buffering=1)
     logging.getLogger().handlers.clear()  # pytest's
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started pytest without
     torch.cuda._is_in_bad_fork = lambda: False  # to have asked for GPUs before a fork forbids the next one
     before()
     main(words)

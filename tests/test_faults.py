@@ -5,11 +5,13 @@ What goes wrong with data is in tests/data, with Slurm in tests/test_slurm.py an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +32,7 @@ from lpft.storage.run import Run, read_cell
 from lpft.types import StackUpdate, State
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
-from tests.forked import FORK, Forked, wait_until, without_privileges
+from tests.forked import FORK, Forked, running, wait_until, without_privileges
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
@@ -92,6 +94,61 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     assert outcome(run) == outcome(finished)
 
 
+@pytest.mark.parametrize(
+    ("stage", "devices", "number"),
+    [
+        ("federate", 1, signal.SIGTERM),
+        ("federate", 2, signal.SIGINT),
+        ("federate", 2, signal.SIGTERM),
+        ("personalize", 1, signal.SIGTERM),
+        ("personalize", 2, signal.SIGINT),
+        ("personalize", 2, signal.SIGHUP),
+    ],
+)
+def test_an_interrupted_command_ends_all_and_loses_nothing(
+    stage: str, devices: int, number: signal.Signals, finished: Run, out: Path, tmp_path: Path
+) -> None:
+    """The signal comes to the main process alone."""
+    run = Run(_copied(finished, out, "seed_*/global/*" if stage == "personalize" else "none"))
+    process = Forked(
+        *(stage, "-c", TOY, "--out", out, "--trainer.devices", devices),
+        log=tmp_path / "log",
+        before=lambda: write_slowly(0.1),
+    )
+    try:
+        wait_until(lambda: MOMENTS[stage](run) or not process.alive())
+        process.send(number)
+        assert process.code(20) == 128 + number, process.said()
+        wait_until(lambda: not process.alive(), seconds=5)
+    finally:
+        process.kill(everyone=True)
+    assert "interrupted; what is finished is kept. Run the same command again" in process.said()
+    assert "Traceback" not in process.said()
+    before = contents(run)
+    assert len(before) < len(contents(finished)), "it was interrupted too late"
+    finish(out)
+    assert before.items() <= contents(run).items()
+    assert outcome(run) == outcome(finished)
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(out: Path, tmp_path: Path) -> None:
+    """As Ctrl-C in jobs in the background of a script, and HUP below nohup."""
+    ignored = (signal.SIGINT, signal.SIGHUP)
+
+    def ignoring() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    process = Forked("federate", "-c", TOY, "--out", out, "--trainer.devices", 2, log=tmp_path / "log", before=ignoring)
+    try:
+        wait_until(lambda: MOMENTS["federate"](Run(out)) or not process.alive())
+        for number in ignored:
+            process.send(number, everyone=True)
+        assert process.code() == 0, process.said()
+    finally:
+        process.kill(everyone=True)
+
+
 def write_slowly(seconds: float) -> None:
     """Let every file take its time to get to its place."""
     replace = Path.replace
@@ -109,6 +166,33 @@ def test_a_process_whose_parent_has_ended_already_ends_too() -> None:
     process.start()
     process.join(10)
     assert process.exitcode == 1
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_a_process_ends_soon_after_its_parent(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows does not say that a parent has ended: there, its handle does."""
+    monkeypatch.setattr(sys, "platform", platform)
+    reading, writing = FORK.Pipe(duplex=False)
+
+    def work(parent: int) -> None:
+        leave_with_parent(parent)
+        writing.send(os.getpid())
+        time.sleep(60)
+
+    def start() -> None:
+        FORK.Process(target=work, args=(os.getpid(),)).start()
+        time.sleep(60)
+
+    middle = FORK.Process(target=start)
+    middle.start()
+    pid = reading.recv()
+    middle.kill()
+    middle.join(10)
+    try:
+        wait_until(lambda: not running(pid), seconds=10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def die_at_write(number: int, after: bool) -> None:

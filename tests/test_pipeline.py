@@ -139,7 +139,7 @@ def test_a_second_run_does_nothing(finished: Run) -> None:
     assert stamps() == before
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.processes), 3])
 def test_any_number_of_processes_gives_the_same_files(finished: Run, devices: int, out: Path) -> None:
     assert outcome(toy("run", out, "--trainer.devices", devices)) == outcome(finished)
 
@@ -266,7 +266,7 @@ class OddNet(ToyNet):
         self.scale = torch.nn.Parameter(torch.ones(1))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.processes)])
 def test_a_failing_method_does_not_stop_the_others(
     finished: Run, devices: int, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

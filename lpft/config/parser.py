@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import logging
 import os
 import re
 import warnings
@@ -26,7 +27,11 @@ from lpft.models.base import NetFactory
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Tuning
 from lpft.runtime.devices import Devices
+from lpft.storage.config_file import read_config
 from lpft.storage.provenance import Provenance
+from lpft.storage.run import Run
+
+log = logging.getLogger("lpft")
 
 Config = dict[str, Any]
 """All settings of an experiment, defaults included, as JSON has them."""
@@ -98,7 +103,7 @@ class ExperimentCLI(LightningCLI):
     parser: ExperimentParser
 
     def __init__(self, command: str, args: Sequence[str] | Mapping[str, Any]) -> None:
-        self.command = command
+        self.command, self.words = command, args
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
@@ -155,4 +160,20 @@ class ExperimentCLI(LightningCLI):
     def resolved(self) -> Config:
         """Return all settings as JSON has them."""
         settings: Config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
+        settings["out"] = self._where_it_lies(settings["out"])
         return {key: value for key, value in settings.items() if key not in ("config", "print_config")}
+
+    def _where_it_lies(self, out: str | None) -> str | None:
+        """Return the folder of a run that is continued from its own config.yaml; it may have been moved.
+
+        Args:
+            out: the folder that the settings name.
+        """
+        file = Path((self.config.get("config") or [""])[-1])
+        chosen = any(word == "--out" or str(word).startswith("--out=") for word in self.words)
+        if chosen or out is None or file.name != "config.yaml" or not read_config(Run(file.parent)).get("provenance"):
+            return out
+        if file.parent.resolve() != Path(out).expanduser().resolve():
+            log.info("%s names %s, but lies in %s: that run is continued", file, out, file.parent)
+            return str(file.parent)
+        return out

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lpft.runtime.seeding import stable_seed
+from lpft.storage.fingerprint import digest
+from lpft.storage.run import MOST_BYTES
 
 Settings = dict[str, Any]
 
@@ -117,7 +119,7 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
         swept = {key: values for key, values in sweep.items() if key.startswith(f"methods.{name}.")}
         for combination in combinations(swept):
             changed = put({"methods": {name: method}}, combination)
-            variant = "+".join([name, *labels(combination, swept)])
+            variant = short_name("+".join([name, *labels(combination, swept)])) if combination else name
             if variant in expanded or (combination and variant in methods):
                 raise ValueError(f"`sweep` makes a method `{variant}`, but there is one of this name already.")
             expanded[variant] = changed["methods"][name]
@@ -135,7 +137,19 @@ def points(sweep: Mapping[str, Sequence[Any]]) -> dict[str, Settings]:
     keys = {key: values for key, values in sweep.items() if not key.startswith("methods.")}
     if not keys:
         return {}
-    return {",".join(labels(combination, keys)): combination for combination in combinations(keys)}
+    return {short_name(",".join(labels(combination, keys))): combination for combination in combinations(keys)}
+
+
+def short_name(name: str) -> str:
+    """Return a name that a file system can take: of a longer one the start, and a hash of all of it.
+
+    >>> short_name("lr=0.1"), len(short_name("layers=" + 100 * "_64_"))
+    ('lr=0.1', 200)
+    """
+    if len(name.encode()) <= MOST_BYTES:
+        return name
+    start = name.encode()[: MOST_BYTES - 11].decode(errors="ignore")
+    return f"{start}-{digest({'name': name})[:10]}"
 
 
 def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:

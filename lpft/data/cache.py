@@ -25,7 +25,7 @@ from torch import Tensor
 from lpft.data.duplicates import DIGEST_SIZE, digests, without_duplicates
 from lpft.data.sources.image_files import Decoded
 from lpft.data.splits import SPLITS, SplitPositions
-from lpft.storage.atomic import write_atomically
+from lpft.storage.atomic import flush_to_disk, write_atomically
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
@@ -247,7 +247,7 @@ class _Build:
                     print(json.dumps(batch), file=journal, flush=True)
                 self.batches.append(batch)
             with _clear_errors(self.folder.parent):
-                os.fsync(images.fileno())
+                flush_to_disk(images.fileno())
                 self._finish(key)
 
     def _finish(self, key: Mapping[str, Any]) -> None:

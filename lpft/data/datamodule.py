@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -154,8 +156,7 @@ class FederatedDataModule(LightningDataModule):
         self._held_out = held_out
         self._shown: Literal["all", "participants", "pooled"] = "all"
         self._clients_shown: list[ClientSplit] | None = None
-        default = os.environ.get("LPFT_CACHE") or Path.home() / ".cache" / "lpft"
-        self._cache_dir = Path(cache_dir or default).expanduser()
+        self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
         self._arrays: Arrays | None = None
 
     @cached_property
@@ -306,6 +307,17 @@ class FederatedDataModule(LightningDataModule):
 
     def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
         return self.source.rng(self._seed, *self.source.partition_key(domain), *key)
+
+
+def default_cache() -> Path:
+    """Return ``LPFT_CACHE``, otherwise a folder at home, or of its own where there is no home, as in containers."""
+    if named := os.environ.get("LPFT_CACHE"):
+        return Path(named).expanduser()
+    with contextlib.suppress(RuntimeError):  # no HOME, and the user id has no name
+        cache = Path.home() / ".cache" / "lpft"
+        if os.access(next(folder for folder in (cache, *cache.parents) if folder.exists()), os.W_OK):
+            return cache
+    return Path(tempfile.gettempdir()) / (f"lpft-{os.getuid()}" if hasattr(os, "getuid") else "lpft")
 
 
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from lpft.data.cache import Interrupted
 from lpft.data.sources.base import Source
 from lpft.data.sources.image_files import Decoded
-from lpft.runtime.processes import available_cores, leave_with_parent
+from lpft.runtime.processes import available_cores, leave_with_parent, start_method
 from lpft.runtime.progress import Steps
+from lpft.runtime.signals import stop_requested
 from lpft.types import DataSpec
 
 BATCH_BYTES = 8 * 2**20
@@ -41,6 +42,7 @@ def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> I
         cast("Dataset[Any]", batches),
         batch_size=None,
         num_workers=helpers,
+        multiprocessing_context=start_method("cpu") if helpers else None,
         collate_fn=partial(source.read, channels=spec.in_channels, size=spec.image_size),
         worker_init_fn=partial(_start_helper, os.getpid()),
     )
@@ -52,6 +54,7 @@ def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> I
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            stop_requested()  # Ctrl-C has ended the helper, and this process as well
             raise Interrupted(
                 "A process that decodes images was killed (out of memory?). What is decoded is kept."
                 " HINT: start the same command again; with fewer cores, it needs less memory."

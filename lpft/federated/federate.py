@@ -20,8 +20,8 @@ from lpft.models.base import NetFactory, build_network
 from lpft.models.weights import DamagedFileError, load_model
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
-from lpft.runtime.processes import leave_with_parent
-from lpft.runtime.signals import Stopped, listen, note_progress, stop_before
+from lpft.runtime.processes import ending_children, leave_with_parent
+from lpft.runtime.signals import Stopped, die_of_interrupts, ignore, listen, note_progress, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
 
@@ -79,11 +79,17 @@ def train_global_models(
     fabric = task.devices.fabric()
     failures: list[str]
     try:
-        failures, stopped = fabric.launch(_train_seeds, task, missing, events, os.getpid())  # type: ignore[arg-type]
+        with ending_children():
+            failures, stopped = fabric.launch(_train_seeds, task, missing, events, os.getpid())  # type: ignore[arg-type]
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
         return [f"A process has ended: {error}"]
-    if distributed.is_initialized():  # this process is a rank itself; at its exit, threads left over could abort it
-        distributed.destroy_process_group()
+    if stopped:
+        ignore()
+        if fabric.is_global_zero:
+            requeue()
+    if distributed.is_initialized():  # this process is a rank itself
+        fabric.barrier()  # as soon as one rank has left, srun ends the others
+        distributed.destroy_process_group()  # at its exit, threads left over could abort it
     if stopped:
         raise Stopped(failures)
     note_progress()  # the rounds were perhaps those of other processes
@@ -129,6 +135,7 @@ def _train_seeds(
     """Train the seeds on this rank; return what went wrong, and whether a signal has stopped it."""
     torch.set_num_threads(1)
     if fabric.world_size > 1 and not task.devices.launched_by_cluster:
+        die_of_interrupts()
         leave_with_parent(parent)
         listen()
     task.data.setup()
@@ -156,9 +163,7 @@ def _train_seeds(
             except OSError as error:  # a full disk: it would be the same with every other seed
                 return [*failures, str(error)], False
             if not finished:
-                if fabric.is_global_zero:
-                    requeue()
-                fabric.barrier()  # as soon as one rank has left, srun ends the others
+                fabric.barrier()
                 return failures, True
             if fabric.is_global_zero:
                 _note_failure(task, seed, None)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from functools import partial
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -18,9 +20,9 @@ import torch
 from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.worker import StackWorker
 from lpft.runtime.heartbeat import Heartbeat
-from lpft.runtime.processes import leave_with_parent
+from lpft.runtime.processes import ending_children, leave_with_parent
 from lpft.runtime.progress import Steps
-from lpft.runtime.signals import Stopped, listen, note_progress, stop_before, stop_requested
+from lpft.runtime.signals import Stopped, die_of_interrupts, listen, note_progress, stop_before, stop_requested
 from lpft.runtime.slurm import requeue
 
 FinishedJob = tuple[Job, Callable[[], str]]
@@ -67,8 +69,8 @@ def personalize(
                 steps.advance(f"seed {job.seed} {job.method}: {summary}", len(job.clients))
                 if on_stack is not None and succeeded:
                     on_stack(job.seed, job.method)
-        except BrokenProcessPool:
-            return [*failures, "A worker process was killed (out of memory?); the results so far are kept."]
+        except BrokenProcessPool as error:
+            return [*failures, f"{error}; the results so far are kept."]
     if steps.done < len(jobs):
         requeue()
         raise Stopped(failures)
@@ -93,45 +95,66 @@ def _run_here(task: PersonalTask, jobs: list[Job]) -> Generator[FinishedJob]:
 
 def _run_in_pool(task: PersonalTask, jobs: list[Job], processes: int) -> Generator[FinishedJob]:
     """Closed before the end, as by Ctrl-C, it ends its processes at once."""
-    context = multiprocessing.get_context("fork" if task.devices.kind == "cpu" else "spawn")
+    context = multiprocessing.get_context(task.devices.start_method)
     numbers = context.SimpleQueue()
     for number in range(processes):
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(task, numbers, os.getpid()))
     heartbeat = Heartbeat(task.run)
     try:
-        todo = iter(jobs)
-        running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
-        while running:
-            heartbeat.at(job.work for job in running.values())
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result
-                for job in islice(todo, 0 if stop_requested() else 1):
-                    running[pool.submit(_do, job)] = job
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.kill()
-        raise
+        with ending_children():
+            todo = iter(jobs)
+            running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
+            while running:
+                heartbeat.at(job.work for job in running.values())
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), partial(_outcome, future, pool)
+                    for job in islice(todo, 0 if stop_requested() else 1):
+                        running[pool.submit(_do, job)] = job
     finally:
         heartbeat.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: StackWorker
-"""The worker of a child process."""
+def _outcome(future: Future[str], pool: ProcessPoolExecutor) -> str:
+    """Return a job's summary, or raise what has ended it; if that was the end of a worker, say how it came."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise BrokenProcessPool(_first_end(list((pool._processes or {}).values()))) from error
+
+
+def _first_end(workers: list[BaseProcess]) -> str:
+    """Say how the worker ended that was the first to do so; the executor ends the others by TERM."""
+    codes = [code for worker in workers if (code := worker.exitcode) and code != -signal.SIGTERM]
+    if not codes:
+        return "A worker process has ended"
+    if codes[0] > 0:
+        return f"A worker process has ended with exit code {codes[0]}, for the reason given above"
+    name = signal.Signals(-codes[0]).name
+    return f"A worker process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+_worker: StackWorker | Exception
+"""The worker of a child process, or what has kept it from starting."""
 
 
 def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_of_interrupts()
     leave_with_parent(parent)
     listen()
     torch.set_num_threads(1)
-    task.data.setup()
-    _worker = StackWorker(task, task.devices.device(numbers.get()))
+    try:
+        task.data.setup()
+        _worker = StackWorker(task, task.devices.device(numbers.get()))
+    except Exception as error:  # raised here, it would end the pool without a reason
+        _worker = error
 
 
 def _do(job: Job) -> str:
+    if isinstance(_worker, Exception):
+        raise _worker
     return _worker.do(job)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from lpft.personalization.module import Personalizer
-from lpft.runtime.devices import Devices
+from lpft.runtime.devices import Devices, OwnProcesses
 
 
 def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Path) -> None:
@@ -36,7 +36,7 @@ def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Pa
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        plugins=[LightningEnvironment()],
+        plugins=[OwnProcesses()],
     )
     with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
         trainer.fit(module)
@@ -45,15 +45,16 @@ def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Pa
 
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C, where the Trainer ignores it from then on, and exits."""
+    """Raise the KeyboardInterrupt that came, where the Trainer ignores SIGINT from then on, and exits."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit:
-        if not trainer.interrupted:
+    except SystemExit as error:
+        if not trainer.interrupted or not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise error.__context__ from None
 
 
 @contextmanager

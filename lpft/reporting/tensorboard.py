@@ -103,7 +103,7 @@ def write_events(analysis: Analysis) -> None:
         if result.cells:
             cells = analysis.run.method_file(result.seed, result.method, "cells")
             image = heatmap_png(matrix, result.clients, scale)
-            summaries = [*_settings(result, settings), *method_scalars(result, measured)]
+            summaries = [*_settings(result, settings[result.method]), *method_scalars(result, measured)]
             summaries.append((summaries[-1][0], _image("accuracy matrix", *image)))
             replace_events(cells.parent, summaries, _newest(cells.glob("*.json")))
     for method in analysis.experiment.complete_methods:
@@ -316,22 +316,17 @@ def _image(tag: str, png: bytes, width: int, height: int) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def _settings(result: MethodResult, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[int, Summary]]:
-    """Yield what the HPARAMS tab needs, and the layout of the CUSTOM SCALARS tab."""
-    examples: dict[str, list[Any]] = {}
-    for of_method in (*settings.values(), {"seed": result.seed}):
-        for name, value in of_method.items():
-            examples.setdefault(name, []).append(value)
-    infos = [api_pb2.HParamInfo(name=name, type=_data_type(values)) for name, values in examples.items()]
-    metrics = [api_pb2.MetricInfo(name={"tag": f"final/{metric.name}"}) for metric in shown_metrics()]
+def _settings(result: MethodResult, settings: Mapping[str, Any]) -> Iterator[tuple[int, Summary]]:
+    """Yield what the HPARAMS tab needs, and the layout of the CUSTOM SCALARS tab.
+
+    The columns of HPARAMS are not said: TensorBoard would take those of one run for all that lie below its folder.
+    """
     start = SessionStartInfo()
-    for name, value in {**settings[result.method], "seed": result.seed}.items():
+    for name, value in {**settings, "seed": result.seed}.items():
         if isinstance(value, str):
             start.hparams[name].string_value = value
         else:
             start.hparams[name].number_value = value
-    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
-    yield 0, _plugin(hparams.EXPERIMENT_TAG, experiment=experiment)
     yield 0, _plugin(hparams.SESSION_START_INFO_TAG, session_start_info=start)
     if result.complete:
         end = SessionEndInfo(status=api_pb2.Status.Value("STATUS_SUCCESS"))
@@ -343,14 +338,6 @@ def _settings(result: MethodResult, settings: Mapping[str, Mapping[str, Any]]) -
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape={})
     yield 0, _tagged(custom_scalars.CONFIG_SUMMARY_TAG, custom_scalars.PLUGIN_NAME, tensor=tensor)
-
-
-def _data_type(values: Sequence[Any]) -> Any:
-    """Return the type that all values of a setting have; text if they differ."""
-    booleans = [isinstance(value, bool) for value in values]
-    alike = all(booleans) or not any(booleans)
-    numbers = alike and all(isinstance(value, int | float) for value in values)
-    return api_pb2.DATA_TYPE_FLOAT64 if numbers else api_pb2.DATA_TYPE_STRING
 
 
 def _plugin(tag: str, **data: Any) -> Summary:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from lpft.runtime import slurm
-from lpft.runtime.processes import available_cores
+from lpft.runtime.launched import launched_by_cluster, launched_by_torchrun, launched_here
+from lpft.runtime.processes import StartMethod, available_cores, is_interactive, start_method
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -27,9 +33,9 @@ class Devices:
     """Devices that a command may use: four of the Lightning Trainer's settings.
 
     Args:
-        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any.
+        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any. `mps`, Apple's GPU, is refused.
         devices: number of devices on each node; `auto` is the number of processes that srun or torchrun started,
-            otherwise of GPUs, or of cores that this process may use.
+            otherwise of GPUs, or of cores that this process may use; 1 in a notebook on a system without fork.
         num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
 
@@ -38,7 +44,7 @@ class Devices:
 
     def __init__(
         self,
-        accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto",
+        accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
         devices: PositiveInt | Literal["auto"] = "auto",
         num_nodes: PositiveInt = 1,
         precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
@@ -46,13 +52,23 @@ class Devices:
         has_gpu = torch.cuda.is_available()
         self.kind = "cuda" if accelerator in ("cuda", "gpu") or (has_gpu and accelerator == "auto") else "cpu"
         self.available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
-        self.count: int = (launched_here() or self.available) if devices == "auto" else devices
+        self.count: int = (launched_here() or self._most()) if devices == "auto" else devices
         self.accelerator = accelerator
         self.num_nodes: int = num_nodes
         self.precision = precision
 
     def check(self) -> None:
         """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
+        if start_method(self.kind) == "spawn" and self.count > 1 and is_interactive() and not launched_by_cluster():
+            raise ValueError(
+                f"`trainer.devices={self.count}` in a notebook needs processes that are copies of it, which is not safe"
+                " here. HINT: use `auto` or 1, or the command `lpft`."
+            )
+        if self.accelerator == "mps":
+            raise ValueError(
+                "`trainer.accelerator=mps`: Apple's GPUs have no float64, in which clients are averaged."
+                " HINT: use `--trainer.accelerator cpu`, as `auto` does on a Mac."
+            )
         if self.kind == "cuda" and not self.available:
             raise ValueError(
                 f"`trainer.accelerator={self.accelerator}`, but torch {torch.__version__} finds no GPU on this machine."
@@ -72,6 +88,10 @@ class Devices:
                 f" with `srun --nodes={self.num_nodes} --ntasks-per-node={self.count}`, or use `--trainer.num_nodes 1`."
             )
 
+    def _most(self) -> int:
+        """Return how many devices there are, or 1 where processes cannot be started for them."""
+        return 1 if is_interactive() and start_method(self.kind) == "spawn" else self.available
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
@@ -88,13 +108,14 @@ class Devices:
 
     def fabric(self) -> Fabric:
         """Make the Fabric of federated training; with one device it starts no process."""
-        plugins: list[Any] = [LightningEnvironment()]
+        ranks: ClusterEnvironment = OwnProcesses()
         if self.launched_by_cluster:
-            strategy, plugins = "ddp", []
+            strategy = "ddp"
+            ranks = TorchElasticEnvironment() if launched_by_torchrun() else SLURMEnvironment(auto_requeue=False)
         elif self.count == 1:
             strategy = "auto"
         else:
-            strategy = "ddp_fork" if self.kind == "cpu" else "ddp_spawn"
+            strategy = f"ddp_{self.start_method}"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
             return Fabric(
@@ -103,17 +124,42 @@ class Devices:
                 num_nodes=self.num_nodes,
                 strategy=strategy,
                 precision=self.precision,
-                plugins=plugins,
+                plugins=[ranks],
             )
+
+    @property
+    def start_method(self) -> StartMethod:
+        """How the processes of several devices are started."""
+        return start_method(self.kind)
 
     @property
     def launched_by_cluster(self) -> bool:
         """Whether srun or torchrun has already started one process per device."""
-        return slurm.num_tasks() > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+        return launched_by_cluster()
 
 
-def launched_here() -> int | None:
-    """Return how many processes srun or torchrun have started on this machine; None if they have not."""
-    if slurm.num_tasks() > 1:
-        return int(os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or None
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or None if "TORCHELASTIC_RUN_ID" in os.environ else None
+class OwnProcesses(LightningEnvironment):
+    """The processes that lpft starts itself, on this machine: no variable of the environment says who they are."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether somebody else has started the ranks."""
+        return False
+
+    @property
+    def main_address(self) -> str:
+        """Address of the first rank."""
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """A port that was free when it was first asked for."""
+        if self._main_port == -1:
+            with socket.socket() as free:
+                free.bind((self.main_address, 0))
+                self._main_port = free.getsockname()[1]
+        return self._main_port
+
+    def node_rank(self) -> int:
+        """Return the number of this machine, the only one."""
+        return 0

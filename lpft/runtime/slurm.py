@@ -6,12 +6,20 @@ import os
 import subprocess
 import sys
 
+from lpft.runtime.signals import ignore
+
 STAGE = "HINT: use the stages, as the scripts in slurm/ do: `srun lpft federate`, then an array of `--shard I/N`"
 
 
 def num_tasks() -> int:
     """Return how many processes srun has started; 1 outside of Slurm."""
-    return int(os.environ.get("SLURM_NTASKS", 1))
+    return number("SLURM_NTASKS") or 1
+
+
+def number(name: str) -> int | None:
+    """Return a variable of the environment as a number above 0; None if it is none."""
+    text = os.environ.get(name, "")
+    return int(text) or None if text.isascii() and text.isdigit() else None
 
 
 def check_command(command: str) -> None:
@@ -48,8 +56,8 @@ def check_command(command: str) -> None:
 def check_devices(devices: int, num_nodes: int) -> None:
     """Raise ValueError if Slurm's tasks do not match the section `trainer`; Lightning does not always notice."""
     tasks = num_tasks()
-    per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE", devices))
-    nodes = int(os.environ.get("SLURM_NNODES", num_nodes))
+    per_node = number("SLURM_NTASKS_PER_NODE") or devices
+    nodes = number("SLURM_NNODES") or num_nodes
     if (per_node, nodes) != (devices, num_nodes) or tasks != devices * num_nodes:
         raise ValueError(
             f"`trainer.devices={devices}` on `trainer.num_nodes={num_nodes}` are {devices * num_nodes} processes, but"
@@ -61,8 +69,9 @@ def check_devices(devices: int, num_nodes: int) -> None:
 def requeue() -> None:
     """Requeue this job, or this task of an array, and print the outcome.
 
-    Does nothing outside of Slurm, or with ``LPFT_REQUEUE=0``.
+    It is not requeued outside of Slurm, or with ``LPFT_REQUEUE=0``. From here on signals are ignored.
     """
+    ignore()  # Slurm ends a requeued job with TERM, but it ends by itself
     job = _job()
     if job is None or os.environ.get("LPFT_REQUEUE", "1") == "0":
         return

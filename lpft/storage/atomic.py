@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,13 +28,30 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading only
+            flush_to_disk(written.fileno())
+        with contextlib.suppress(PermissionError):  # some file systems have one mode for all files
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def flush_to_disk(file: int) -> None:
+    """Wait until a file is on the disk, on file systems that can tell.
+
+    Args:
+        file: descriptor of a file that is open for writing.
+
+    Raises:
+        OSError: if the disk is full or broken.
+    """
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def _umask() -> int:

@@ -23,6 +23,9 @@ from lpft.storage.client_result import ClientResult, DamagedFileError
 CLIENTS = "clients"
 """Name of the positions of clients, among those that take part, in the file of what clients keep to themselves."""
 
+MOST_BYTES = 200
+"""Length of a name of a client, a method or a swept point; file systems take 255 bytes, and lpft adds to it."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -231,7 +234,7 @@ def check_client_names(names: Iterable[str]) -> None:
         key = file_name(name).casefold()
         if not name:
             raise ValueError("A client has an empty name. HINT: give every client a name.")
-        if len(key) > 200:
+        if len(key) > MOST_BYTES:
             raise ValueError(f"The client name {name[:60]!r}... is too long for a file name. HINT: shorten it.")
         if key in seen:
             raise ValueError(
@@ -250,6 +253,8 @@ def check_method_names(names: Iterable[str]) -> None:
                 f"`methods.{name}` is not a name for a method."
                 " HINT: use letters, digits and `_ - + = .`, but not `global` or `advised`."
             )
+        if len(name) > MOST_BYTES:
+            raise ValueError(f"The method name {name[:60]!r}... is too long for a folder. HINT: shorten it.")
 
 
 def _check_text(name: object, what: str) -> None:

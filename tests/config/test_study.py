@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from lpft.config.files import ConfigError
 from lpft.config.on_disk import compare_settings
 from lpft.config.study import arguments, open_study
+from lpft.config.sweep import points
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
 from lpft.models.base import build_network
@@ -50,6 +52,45 @@ def test_seeds_of_tuning_need_a_global_model_only_if_a_selected_method_is_tuned(
         open_study("plan", args(out, *tune, "--only", only)).experiments for only in ("ft,lpft", "lpft")
     )
     assert (tuned.global_seeds, other.global_seeds) == ([0, 1, 7], [0, 1])
+
+
+def test_a_moved_run_is_continued_where_it_lies(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its own config.yaml, which still names the old place; another `--out`, and copies of other names, count."""
+    for sweep in ("null", "{federation.rounds: [1, 2]}"):
+        open_study("federate", args(out, "--sweep", sweep))
+        moved = out.rename(tmp_path / "moved")
+        caplog.clear()
+        with caplog.at_level("INFO", "lpft"):
+            study = open_study("run", ["-c", str(moved / "config.yaml")])
+        assert study.run.root == moved
+        assert all(experiment.run.root.is_relative_to(moved) for experiment in study.experiments)
+        assert str(out) in caplog.text
+        assert not out.exists()
+        assert yaml.safe_load((moved / "config.yaml").read_text())["out"] == str(moved)
+        monkeypatch.chdir(moved)
+        assert open_study("plan", ["-c", "config.yaml"]).run.root.resolve() == moved
+        monkeypatch.chdir(tmp_path)
+        other = open_study("plan", ["-c", str(moved / "config.yaml"), "--out", str(tmp_path / "other")])
+        assert other.run.root == tmp_path / "other"
+        copy = tmp_path / "copy.yaml"
+        copy.write_text((moved / "config.yaml").read_text().replace(f"out: {moved}", f"out: {out}"))
+        assert open_study("plan", ["-c", str(copy)]).run.root == out
+        shutil.rmtree(moved)
+
+
+def test_names_that_are_too_long_are_found_before_anything_is_trained(out: Path) -> None:
+    """Swept values are shortened, each to a name of its own; names that somebody has chosen are refused."""
+    lists = [[value] * 90 for value in (1.25, 1.5)]
+    sweep = yaml.safe_dump({"methods.ft.lr": [0.1], "data.mean": lists}, default_flow_style=True, width=10**6)
+    with pytest.raises(ConfigError, match="mean"):  # it is no valid mean, but its folder has a name
+        open_study("plan", args(out, "--sweep", sweep))
+    names = list(points({"data.mean": lists}))
+    assert len(set(names)) == 2
+    assert all(len(name) <= 200 for name in names)
+    with pytest.raises(ConfigError, match="too long for a folder"):
+        open_study("plan", args(out, f"--methods.{'m' * 201}", "lpft.methods.ft.FT"))
 
 
 def test_provenance_says_what_a_run_was_made_with(out: Path) -> None:

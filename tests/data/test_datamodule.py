@@ -1,18 +1,21 @@
 import copy
 import logging
+import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from lpft.data.cache import Arrays, ClientSplit
-from lpft.data.datamodule import warn_of_gaps
+from lpft.data.datamodule import default_cache, warn_of_gaps
 from lpft.data.partition import Dirichlet, Iid
 from lpft.data.sources import CifarC, Digits, Sites
 from tests.data.made import assert_no_leaks, made, opened
 from tests.layouts import save_archive
 from tests.shapes import save_shapes
+from tests.toy import toy_module
 
 
 @pytest.fixture
@@ -108,3 +111,22 @@ def test_domains_are_dealt_to_several_clients(tmp_path):
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         made(Digits, **settings)
+
+
+def test_where_there_is_no_home_the_cache_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with ``--user 12345``: HOME is `/`, or not set, and the user id has no name."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LPFT_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "me")
+    assert default_cache() == tmp_path / "me" / ".cache" / "lpft"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    elsewhere = default_cache()
+    assert elsewhere.parent == Path(tempfile.gettempdir())
+    monkeypatch.setattr(Path, "home", homeless)
+    assert default_cache() == elsewhere
+    assert toy_module(cache_dir=str(tmp_path))._cache_dir == tmp_path

@@ -10,11 +10,16 @@ import pytest
 from fabricate import make_run
 from PIL import Image
 from tensorboard.backend.event_processing import io_wrapper
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.directory_watcher import DirectoryWatcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams.backend_context import Context
 
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.heatmap import color_scale, heatmap_png
@@ -104,7 +109,16 @@ def test_hyperparameters_are_the_methods_settings(run: Run) -> None:
     ).hparams
     assert start["method"].string_value == "lpft"
     assert (start["seed"].number_value, start["lp_epochs"].number_value) == (1, 5)
-    experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG].plugin_data.content)
+
+
+def test_the_columns_of_hparams_are_those_of_all_runs_below_a_folder(run: Run, tmp_path: Path) -> None:
+    """As TensorBoard's own backend finds them; the runs have different methods, hence different settings."""
+    for name, methods in (("a", ("lpft", "none")), ("b", ("ft_short",))):
+        write(make_run(tmp_path / name, seeds=(0,), methods=methods))
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
+    content = context.hparams_metadata(RequestContext(), "")
+    experiment = context.experiment_from_metadata(RequestContext(), "", True, content, [])
     assert {info.name for info in experiment.hparam_infos} == {
         "method",
         "class",
@@ -113,6 +127,8 @@ def test_hyperparameters_are_the_methods_settings(run: Run) -> None:
         "lp_epochs",
         "lp_lr",
     }
+    found = {info.name.tag for info in experiment.metric_infos}
+    assert found >= {f"final/{metric.name}" for metric in shown_metrics()}
 
 
 def test_global_model_on_the_round_axis(run: Run) -> None:

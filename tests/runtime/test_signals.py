@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,10 +21,12 @@ from lpft.methods.base import HeadData, Phase
 from lpft.methods.ft import FT
 from lpft.personalization.worker import StackWorker
 from lpft.runtime import signals
+from lpft.runtime.processes import ending_children
 from lpft.runtime.progress import Steps
 from lpft.storage.run import Run
 from lpft.types import State
 from tests.commands import TOY, outcome, toy
+from tests.forked import FORK
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +149,7 @@ def test_every_stop_gets_on_and_the_end_is_the_same(
     assert outcome(toy("run", out)) == outcome(finished)
 
 
+@pytest.mark.processes
 def test_a_signal_to_the_main_process_reaches_its_ranks(out: Path) -> None:
     command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out)]
     process = subprocess.Popen(
@@ -156,10 +160,13 @@ def test_a_signal_to_the_main_process_reaches_its_ranks(out: Path) -> None:
         text=True,
     )
     run = Run(out)
-    while not run.global_file(0, "checkpoint.pt").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGUSR1)
-    _, error = process.communicate(timeout=60)
+    try:
+        while not run.global_file(0, "checkpoint.pt").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGUSR1)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 75
     assert "stopped by a signal" in error
     assert run.global_file(0, "checkpoint.pt").exists()
@@ -196,8 +203,9 @@ class Long(FT):
     starts_head = True
 
 
-@pytest.mark.parametrize("to_all", [True, False])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("devices", "to_all"), [(1, True), (1, False), (2, True), pytest.param(2, False, marks=pytest.mark.processes)]
+)
 def test_an_interrupt_ends_personalization_at_once(
     devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run
 ) -> None:
@@ -214,13 +222,53 @@ def test_an_interrupt_ends_personalization_at_once(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may have started pytest without
     )
-    while len(list(begun.iterdir())) < devices and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    assert process.poll() is None, process.communicate()[1]
-    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)  # the pipe is closed when the last worker has ended
+    try:
+        while len(list(begun.iterdir())) < devices and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert process.poll() is None, process.communicate()[1]
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)  # the pipe is closed when the last worker has ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert "interrupted; what is finished is kept" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_has_swallowed_is_not_forgotten() -> None:
+    """An exception that a handler raises in a destructor is printed, and lost."""
+
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with signals.interruptible():
+        with contextlib.suppress(signals.Interrupted):
+            Late()
+        with pytest.raises(signals.Interrupted) as interrupt:
+            signals.stop_requested()
+    assert interrupt.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with signals.interruptible():
+        assert not signals.stop_requested()
+
+
+def test_children_of_the_caller_are_not_ended() -> None:
+    """As in a notebook that has processes of its own."""
+    theirs = FORK.Process(target=time.sleep, args=(60,))
+    theirs.start()
+    try:
+        ours = FORK.Process(target=time.sleep, args=(60,))
+        with contextlib.suppress(KeyboardInterrupt), ending_children():
+            ours.start()
+            raise KeyboardInterrupt
+        ours.join(10)
+        assert (ours.exitcode, theirs.exitcode) == (-signal.SIGKILL, None)
+    finally:
+        theirs.kill()
+        theirs.join(10)

@@ -12,6 +12,7 @@ import pytest
 
 from lpft.runtime import slurm
 from lpft.runtime.devices import Devices
+from lpft.runtime.launched import TORCHRUN
 from tests.commands import TOY, lpft
 
 TASKS = {
@@ -126,8 +127,8 @@ def test_the_plan_is_made_for_devices_that_are_elsewhere(
 
 
 def test_torchrun_says_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for name in TORCHRUN:
+        monkeypatch.setenv(name, "3")
     assert Devices("cpu", "auto", num_nodes=2).count == 3
 
 
