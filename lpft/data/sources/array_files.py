@@ -17,6 +17,7 @@ from PIL.Image import Image
 from lpft.data.messages import about
 from lpft.data.sources.base import Images
 from lpft.data.splits import Split
+from lpft.storage.sniff import check_content
 
 
 class SourceSplit(NamedTuple):
@@ -197,6 +198,8 @@ class ArrayFiles:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    if path.exists():
+        check_content(path)
     try:
         yield
     except FileNotFoundError:
