@@ -69,7 +69,7 @@ class ClientStack(StackedTensors):
             return features.unsqueeze(0)
 
         body_params = _of_body(self.params() if params is None else params)
-        if _is_plain(body):
+        if _is_plain(body, body_params):
             return _run_plain(body, body_params, x.expand(self.num_clients, *x.shape) if shared else x)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
@@ -139,12 +139,20 @@ class ClientStack(StackedTensors):
                     parameter.grad = None
 
 
-def _is_plain(body: nn.Module) -> bool:
-    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time."""
+def _is_plain(body: nn.Module, params: State) -> bool:
+    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time.
+
+    Hooks, such as those of `torch.nn.utils.weight_norm`, and tied weights are not plain.
+    """
     kinds = (nn.Flatten, nn.Linear, nn.ReLU)
-    if not isinstance(body, nn.Sequential) or body._forward_hooks:
+    if not isinstance(body, nn.Sequential) or any(m._forward_hooks or m._forward_pre_hooks for m in body.modules()):
         return False
-    return all(type(layer) in kinds and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1) for layer in body)
+    return all(
+        type(layer) in kinds
+        and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1)
+        and not (isinstance(layer, nn.Linear) and f"{name}.weight" not in params)
+        for name, layer in body.named_children()
+    )
 
 
 def _run_plain(body: nn.Module, params: State, x: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack, heads_per_stack
+from lpft.clients.trial import stacking_problem
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.federated.cohort import cohort_size
@@ -12,6 +16,8 @@ from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
 from lpft.storage.config_file import read_config
 from lpft.storage.run import check_client_names, check_method_names
+
+log = logging.getLogger("lpft")
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -43,7 +49,13 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def resolve_stacks(experiment: Experiment) -> None:
-    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one."""
+    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one.
+
+    A network that does not work in stacks is trained client by client.
+
+    Raises:
+        ValueError: if stacks are asked for by number and do not work, or the network cannot be trained at all.
+    """
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
     num_clients, num_participants = (
         sum(len(client.train) > 0 for client in data.clients)
@@ -55,10 +67,25 @@ def resolve_stacks(experiment: Experiment) -> None:
         settings = experiment.config[section] = dict(experiment.config[section])
         given = settings["clients_per_stack"]
         setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
-        settings["clients_per_stack"] = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
+        number = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
+        problem = stacking_problem(net, spec) if number > 1 else None
+        if problem and given != "auto":
+            raise ValueError(
+                f"`{section}.clients_per_stack={given}`: clients of {type(net).__name__} cannot be trained as one:"
+                f" {problem}. HINT: set `--{section}.clients_per_stack 1`."
+            )
+        if problem:
+            _say_once(f"{type(net).__name__}'s clients are trained one by one, which may take longer: {problem}")
+        settings["clients_per_stack"] = 1 if problem else number
         if settings.get("heads_per_stack") == "auto":
             heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
             settings["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log what holds for every run of a sweep."""
+    log.info("%s", text)
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:
