@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lpft.clients.stacked import StackedTensors
+from lpft.models.base import run_with
 from lpft.types import State
 
 ELEMENTWISE_OPTIMIZERS = (
@@ -65,7 +66,7 @@ class ClientStack(StackedTensors):
         if self.num_clients == 1:
             x = x if shared else x.squeeze(0)
             body_params = {} if params is None else {name: t.squeeze(0) for name, t in _of_body(params).items()}
-            features: Tensor = functional_call(body, body_params, (x,)) if body_params else body(x)
+            features: Tensor = run_with(body, body_params, x, self._ties) if body_params else body(x)
             return features.unsqueeze(0)
 
         body_params = _of_body(self.params() if params is None else params)
@@ -73,7 +74,7 @@ class ClientStack(StackedTensors):
             return _run_plain(body, body_params, x.expand(self.num_clients, *x.shape) if shared else x)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
-            return functional_call(body, (params, buffers), (x,))
+            return run_with(body, {**params, **buffers}, x, self._ties)
 
         in_dims = (0, 0, None if shared else 0)
         return vmap(run, in_dims=in_dims, randomness="different")(body_params, _of_body(self.net_buffers()), x)

@@ -96,5 +96,6 @@ def _best_sizes() -> dict[tuple[str, bool], dict[float, int]]:
 def forward_flops(net: BodyHeadNet, spec: DataSpec, batch_size: int) -> int:
     """Count the floating-point operations of one client's forward pass, without computing anything."""
     with FlopCounterMode(display=False) as counter:
-        dry_run(net, spec, batch_size, training=True)
-    return int(counter.get_total_flops()) + 2 * batch_size * net.head.in_features * net.head.out_features
+        images, _ = dry_run(net, spec, training=True)
+    of_body = counter.get_total_flops() * batch_size // len(images)  # BatchNorm may not take a batch of one
+    return int(of_body) + 2 * batch_size * net.head.in_features * net.head.out_features

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lpft.models.base import BodyHeadNet, aliases, copy_network
+from lpft.models.base import BodyHeadNet, aliases, copy_network, tied_slots
 from lpft.types import State
 
 
@@ -28,6 +28,7 @@ class StackedTensors(nn.Module):
         self._buffer_names = [name for name, _ in net.named_buffers()]
         self._state_names = list(net.state_dict())
         self._aliases = aliases(net)
+        self._ties = tied_slots(net.body)
         self._frozen_by_net = {name for name, p in net.named_parameters() if not p.requires_grad}
         if num_clients == 1:
             self.net = copy_network(net).to(memory_format=torch.channels_last)

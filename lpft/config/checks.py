@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from functools import cache
 
+from lpft.clients.single_values import single_value_layers, untrainable_clients
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack, heads_per_stack
 from lpft.clients.trial import stacking_problem
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
+from lpft.data.messages import shortened
 from lpft.federated.cohort import cohort_size
 from lpft.methods.base import check_phases
 from lpft.methods.references import Reference
@@ -46,6 +48,7 @@ def check_experiment(experiment: Experiment) -> None:
     for name, method in experiment.methods.items():
         check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
     _check_optimizers(experiment)
+    _check_norm(experiment)
 
 
 def resolve_stacks(experiment: Experiment) -> None:
@@ -67,25 +70,73 @@ def resolve_stacks(experiment: Experiment) -> None:
         settings = experiment.config[section] = dict(experiment.config[section])
         given = settings["clients_per_stack"]
         setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
-        number = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
-        problem = stacking_problem(net, spec) if number > 1 else None
-        if problem and given != "auto":
+        sizes = {"clients_per_stack": clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)}
+        if "heads_per_stack" in settings:
+            heads = settings["heads_per_stack"]
+            if heads == "auto":
+                heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
+            sizes["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+        if max(sizes.values()) > 1:
+            sizes = _stackable(experiment, section, sizes)
+        settings.update(sizes)
+
+
+def _stackable(experiment: Experiment, section: str, sizes: dict[str, int]) -> dict[str, int]:
+    """Return the sizes of stacks, 1 for a network that does not work in stacks."""
+    name, problem = type(experiment.net).__name__, stacking_problem(experiment.net, experiment.data.spec)
+    if problem is None:
+        return sizes
+    for key, size in sizes.items():
+        if size > 1 and experiment.config[section][key] != "auto":
             raise ValueError(
-                f"`{section}.clients_per_stack={given}`: clients of {type(net).__name__} cannot be trained as one:"
-                f" {problem}. HINT: set `--{section}.clients_per_stack 1`."
+                f"`{section}.{key}={size}`: clients of {name} cannot be trained as one: {problem}."
+                f" HINT: set `--{section}.{key} 1`."
             )
-        if problem:
-            _say_once(f"{type(net).__name__}'s clients are trained one by one, which may take longer: {problem}")
-        settings["clients_per_stack"] = 1 if problem else number
-        if settings.get("heads_per_stack") == "auto":
-            heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
-            settings["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+    _say_once(f"{name}'s clients are trained one by one, which may take longer; as one they cannot: {problem}")
+    return dict.fromkeys(sizes, 1)
 
 
 @cache
 def _say_once(text: str) -> None:
     """Log what holds for every run of a sweep."""
     log.info("%s", text)
+
+
+def _check_norm(experiment: Experiment) -> None:
+    """Refuse batches of one image where BatchNorm would see no variance, and warn of clients that have nothing else."""
+    layers = single_value_layers(experiment.net, experiment.data.spec)
+    epochs = experiment.personalization.epochs
+    training = {
+        "federation": experiment.federation.init is None,
+        "personalization": any(
+            method.trains_norm(epochs)
+            for name, method in experiment.methods.items()
+            if name not in experiment.references
+        ),
+    }
+    if not layers or not any(training.values()):
+        return
+    what = (
+        f"{layers[0]} of {type(experiment.net).__name__}, a BatchNorm layer, gets one value for each channel and image"
+    )
+    for section, trains in training.items():
+        if trains and experiment.config[section]["batch_size"] == 1:
+            raise ValueError(
+                f"`{section}.batch_size=1`: {what}, so a batch has no variance."
+                f" HINT: set `--{section}.batch_size 2` or more, or choose a network without BatchNorm."
+            )
+    clients = experiment.data.clients
+    untrainable = [clients[position].name for position in untrainable_clients(experiment.net, experiment.data)]
+    if len(untrainable) == sum(len(client.train) > 0 for client in clients):
+        raise ValueError(f"No client can be trained: each has copies of one image alone, and {what}.")
+    if untrainable:
+        log.warning(
+            "All training images of %s are the same, and %s, so that batches have no variance, whatever `batch_size`"
+            " is: such clients take no part in federated training, and their models count as diverged where BatchNorm"
+            " is trained.",
+            shortened(untrainable),
+            what,
+        )
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:

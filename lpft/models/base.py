@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from lpft.runtime.seeding import global_generator
-from lpft.types import DataSpec
+from lpft.types import DataSpec, State
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -110,6 +111,33 @@ def aliases(net: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
     return {name: first[id(t)] for name, t in named if first.setdefault(id(t), name) != name}
+
+
+def tied_slots(net: nn.Module) -> dict[str, str]:
+    """Return the aliases that are attributes of other modules than the first name; those of a shared module are not."""
+
+    def slot(name: str) -> tuple[int, str]:
+        parent, _, child = name.rpartition(".")
+        return id(net.get_submodule(parent)), child
+
+    found = {slot(alias): (alias, name) for alias, name in aliases(net).items() if slot(alias) != slot(name)}
+    return dict(found.values())
+
+
+def run_with(net: nn.Module, tensors: State, x: Tensor, ties: Mapping[str, str]) -> Tensor:
+    """Run a network with other parameters and buffers.
+
+    It is `torch.func.functional_call` for networks with shared modules, too, in which that leaves tensors behind.
+
+    Args:
+        net: the network.
+        tensors: what takes the place of its own tensors, by name.
+        x: its input.
+        ties: `tied_slots` of it.
+    """
+    others = {alias: tensors[name] for alias, name in ties.items() if name in tensors}
+    out: Tensor = functional_call(net, {**tensors, **others}, (x,), tie_weights=False)
+    return out
 
 
 def copy_network(net: Net, device: str | None = None) -> Net:
