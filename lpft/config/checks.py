@@ -107,7 +107,7 @@ def _check_norm(experiment: Experiment) -> None:
     layers = single_value_layers(experiment.net, experiment.data.spec)
     epochs = experiment.personalization.epochs
     training = {
-        "federation": experiment.federation.init is None,
+        "federation": experiment.federation.init is None or bool(experiment.references),
         "personalization": any(
             method.trains_norm(epochs)
             for name, method in experiment.methods.items()
@@ -125,10 +125,15 @@ def _check_norm(experiment: Experiment) -> None:
                 f"`{section}.batch_size=1`: {what}, so a batch has no variance."
                 f" HINT: set `--{section}.batch_size 2` or more, or choose a network without BatchNorm."
             )
+    participants = experiment.data.participants()
+    num_trainable = sum(len(client.train) > 0 for client in participants.clients)
+    if training["federation"] and len(untrainable_clients(experiment.net, participants)) == num_trainable:
+        raise ValueError(
+            f"No client can be trained: each has copies of one image alone, and {what}."
+            " HINT: choose a network without BatchNorm, or `augment` images."
+        )
     clients = experiment.data.clients
     untrainable = [clients[position].name for position in untrainable_clients(experiment.net, experiment.data)]
-    if len(untrainable) == sum(len(client.train) > 0 for client in clients):
-        raise ValueError(f"No client can be trained: each has copies of one image alone, and {what}.")
     if untrainable:
         log.warning(
             "All training images of %s are the same, and %s, so that batches have no variance, whatever `batch_size`"

@@ -95,11 +95,12 @@ def _content(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(64)
     members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    other = _other_format(path, head, members)
+    is_safetensors = head[8:9] == b"{"  # its first bytes are a length, and look like anything
+    other = None if is_safetensors else _other_format(path, head, members)
     if other:
         raise ValueError(f"The model file {path} {other}")
     try:
-        if head[8:9] == b"{" or path.suffix == ".safetensors":
+        if is_safetensors or path.suffix == ".safetensors":
             return load_file(path)
         if head.startswith(b"\x93NUMPY") or any(name.endswith(".npy") for name in members):
             return _arrays(path)
@@ -146,7 +147,7 @@ def _other_format(path: Path, head: bytes, members: list[str]) -> str | None:
         return f'is a pickle, which can run any code. HINT: if you trust it, save the weights alone: python -c "{line}"'
     if members and not any(name.endswith(("/data.pkl", ".npy")) for name in members):
         return f"is a zip archive of {', '.join(members[:5])}, .... HINT: unpack it, and name the file of the model."
-    if tarfile.is_tarfile(path):
+    if not members and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             members = archive.getnames()
         if {"storages", "tensors", "pickle"} <= set(members):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path
 
 HEAD = 1024
 """Bytes of a file that are looked at."""
-GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b\x08"
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".incomplete", ".aria2")
 """Endings that programs give to files while they are downloading them."""
 
@@ -30,7 +31,10 @@ def check_content(path: Path, text: bool = False) -> None:
         raise ValueError(f"{path} is a folder that holds {listed or 'nothing'}. HINT: name a file.")
     with path.open("rb") as file:
         head = file.read(HEAD)
-    content = zlib.decompressobj(31).decompress(head, HEAD) if _is_gzip(head) else head
+    content = head
+    if _is_gzip(head):
+        with contextlib.suppress(zlib.error):
+            content = zlib.decompressobj(31).decompress(head, HEAD)
     problem = _stand_in(content, text) or _unfinished(path, head)
     if problem:
         raise ValueError(f"{path} {problem}")
@@ -39,7 +43,7 @@ def check_content(path: Path, text: bool = False) -> None:
 
 
 def _is_gzip(head: bytes) -> bool:
-    return head.startswith(GZIP) and len(head) > 18
+    return head.startswith(GZIP) and head[8:9] != b"{"  # safetensors begin with a length
 
 
 def _stand_in(head: bytes, text: bool) -> str | None:

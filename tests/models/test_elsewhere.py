@@ -3,13 +3,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import pathlib
 import pickle
 import re
-import shlex
-import subprocess
-import sys
 import tarfile
 from collections import Counter, OrderedDict
 from fractions import Fraction
@@ -140,6 +136,18 @@ def test_what_is_read(write, tmp_path: Path) -> None:
     assert same_bits(read_weights(write(tmp_path), state()), state())
 
 
+@pytest.mark.parametrize("start", [b"\x80", b"\x78\x9c"])  # of pickles, and of what zlib has compressed
+def test_safetensors_may_begin_like_anything(start: bytes, tmp_path: Path) -> None:
+    path, note = tmp_path / "m.bin", 0
+    while True:
+        save_file({"w": torch.ones(2, 2)}, path, metadata={"note": "x" * note})
+        content = path.read_bytes()
+        if content.startswith(start):
+            break
+        note += max(1, (int.from_bytes(start, "little") - int.from_bytes(content[:8], "little")) // 2)
+    assert same_bits(read_state(path), {"w": torch.ones(2, 2)})
+
+
 def scripted(path: Path) -> Path:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
     return path
@@ -210,15 +218,14 @@ OBJECTS = {
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("content", OBJECTS.values(), ids=OBJECTS)
-def test_refused_classes_are_named_and_the_line_works(content, zipped: bool, tmp_path: Path) -> None:
+def test_refused_classes_are_named_and_the_line_works(
+    content, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path / "m.pt", content(), _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"objects of .*(test_elsewhere\.Own|fractions\.Fraction)") as caught:
         read_state(tmp_path / "m.pt")
-    line = re.search(r"python -c .*", str(caught.value))
+    line = re.search(r'python -c "(.*)"', str(caught.value))
     assert line is not None
-    subprocess.run([sys.executable, *shlex.split(line[0])[1:]], cwd=tmp_path, check=True, env=importable())
+    monkeypatch.chdir(tmp_path)
+    exec(line[1], {})
     assert set(read_state(tmp_path / "weights.pt")) == {"layer.weight", "layer.bias"}
-
-
-def importable() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
