@@ -94,7 +94,7 @@ def _content(path: Path) -> Any:
         raise ValueError(f"The model file {error}") from None
     with path.open("rb") as file:
         head = file.read(64)
-    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    members = zipfile.ZipFile(path).namelist() if head.startswith(b"PK") and zipfile.is_zipfile(path) else []
     is_safetensors = head[8:9] == b"{"  # its first bytes are a length, and look like anything
     other = None if is_safetensors else _other_format(path, head, members)
     if other:
