@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lpft.clients.stacked import StackedTensors
+from lpft.models.base import run_with
 from lpft.types import State
 
 ELEMENTWISE_OPTIMIZERS = (
@@ -65,15 +66,15 @@ class ClientStack(StackedTensors):
         if self.num_clients == 1:
             x = x if shared else x.squeeze(0)
             body_params = {} if params is None else {name: t.squeeze(0) for name, t in _of_body(params).items()}
-            features: Tensor = functional_call(body, body_params, (x,)) if body_params else body(x)
+            features: Tensor = run_with(body, body_params, x, self._ties) if body_params else body(x)
             return features.unsqueeze(0)
 
         body_params = _of_body(self.params() if params is None else params)
-        if _is_plain(body):
+        if _is_plain(body, body_params):
             return _run_plain(body, body_params, x.expand(self.num_clients, *x.shape) if shared else x)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
-            return functional_call(body, (params, buffers), (x,))
+            return run_with(body, {**params, **buffers}, x, self._ties)
 
         in_dims = (0, 0, None if shared else 0)
         return vmap(run, in_dims=in_dims, randomness="different")(body_params, _of_body(self.net_buffers()), x)
@@ -139,12 +140,20 @@ class ClientStack(StackedTensors):
                     parameter.grad = None
 
 
-def _is_plain(body: nn.Module) -> bool:
-    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time."""
+def _is_plain(body: nn.Module, params: State) -> bool:
+    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time.
+
+    Hooks, such as those of `torch.nn.utils.weight_norm`, and tied weights are not plain.
+    """
     kinds = (nn.Flatten, nn.Linear, nn.ReLU)
-    if not isinstance(body, nn.Sequential) or body._forward_hooks:
+    if not isinstance(body, nn.Sequential) or any(m._forward_hooks or m._forward_pre_hooks for m in body.modules()):
         return False
-    return all(type(layer) in kinds and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1) for layer in body)
+    return all(
+        type(layer) in kinds
+        and not (isinstance(layer, nn.Flatten) and layer.start_dim != 1)
+        and not (isinstance(layer, nn.Linear) and f"{name}.weight" not in params)
+        for name, layer in body.named_children()
+    )
 
 
 def _run_plain(body: nn.Module, params: State, x: Tensor) -> Tensor:

@@ -6,18 +6,16 @@ or the number of devices.
 
 from __future__ import annotations
 
-import copy
 import csv
 import math
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, dry_run
 from lpft.types import DataSpec
 
 ClientsPerStack = int | Literal["auto"]
@@ -97,7 +95,7 @@ def _best_sizes() -> dict[tuple[str, bool], dict[float, int]]:
 
 def forward_flops(net: BodyHeadNet, spec: DataSpec, batch_size: int) -> int:
     """Count the floating-point operations of one client's forward pass, without computing anything."""
-    shape = (batch_size, spec.in_channels, spec.image_size, spec.image_size)
     with FlopCounterMode(display=False) as counter:
-        copy.deepcopy(net).to("meta")(torch.empty(shape, device="meta", dtype=net.head.weight.dtype))
-    return int(counter.get_total_flops())
+        images, _ = dry_run(net, spec, training=True)
+    of_body = counter.get_total_flops() * batch_size // len(images)  # BatchNorm may not take a batch of one
+    return int(of_body) + 2 * batch_size * net.head.in_features * net.head.out_features

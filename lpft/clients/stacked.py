@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, aliases, copy_network, tied_slots
 from lpft.types import State
 
 
@@ -29,12 +27,14 @@ class StackedTensors(nn.Module):
         self._param_names = [name for name, _ in net.named_parameters()]
         self._buffer_names = [name for name, _ in net.named_buffers()]
         self._state_names = list(net.state_dict())
+        self._aliases = aliases(net)
+        self._ties = tied_slots(net.body)
         self._frozen_by_net = {name for name, p in net.named_parameters() if not p.requires_grad}
         if num_clients == 1:
-            self.net = copy.deepcopy(net).to(memory_format=torch.channels_last)
+            self.net = copy_network(net).to(memory_format=torch.channels_last)
             return
         # The skeleton lends its forward pass; in a tuple, so that it is not a submodule. It holds no values.
-        self._skeleton = (copy.deepcopy(net).to("meta"),)
+        self._skeleton = (copy_network(net, "meta"),)
         self.stacked = nn.ParameterDict(
             {_key(name): nn.Parameter(_stacked(p, num_clients), p.requires_grad) for name, p in net.named_parameters()}
         )
@@ -61,7 +61,7 @@ class StackedTensors(nn.Module):
     def stacked_state(self) -> State:
         """Return the state of all clients, each tensor ``(K, ...)`` and not copied, with persistent buffers only."""
         tensors = {**self.params(), **self.net_buffers()}
-        return {name: tensors[name].detach() for name in self._state_names}
+        return {name: tensors[self._aliases.get(name, name)].detach() for name in self._state_names}
 
     def states(self) -> list[State]:
         """Return a copy of every client's state, a plain state dict of the network, with persistent buffers only."""
@@ -76,7 +76,7 @@ class StackedTensors(nn.Module):
         """Overwrite parameters and buffers, given by name, each ``(K, ...)``; without K, the same for all clients."""
         targets = {**self.params(), **self.net_buffers()}
         for name, tensor in tensors.items():
-            targets[name].copy_(tensor)
+            targets[self._aliases.get(name, name)].copy_(tensor)
 
     @property
     def module(self) -> BodyHeadNet:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cache
 
 from torch.optim import Optimizer
 
+from lpft.clients.single_values import single_value_layers, untrainable_clients
 from lpft.clients.stack import check_elementwise
 from lpft.clients.stack_size import clients_per_stack, heads_per_stack
+from lpft.clients.trial import stacking_problem
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
+from lpft.data.messages import shortened
 from lpft.data.sources.sites import Sites
 from lpft.federated.cohort import cohort_size
 from lpft.federated.server import check_server_optimizer
@@ -51,10 +55,17 @@ def check_experiment(experiment: Experiment) -> None:
         check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
     _check_optimizers(experiment)
     _check_class_order(experiment)
+    _check_norm(experiment)
 
 
 def resolve_stacks(experiment: Experiment) -> None:
-    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one."""
+    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one.
+
+    A network that does not work in stacks is trained client by client.
+
+    Raises:
+        ValueError: if stacks are asked for by number and do not work, or the network cannot be trained at all.
+    """
     before = {} if experiment.selection.overwrite else read_config(experiment.run)
     num_clients, num_participants = (
         sum(len(client.train) > 0 for client in data.clients)
@@ -66,10 +77,78 @@ def resolve_stacks(experiment: Experiment) -> None:
         settings = experiment.config[section] = dict(experiment.config[section])
         given = settings["clients_per_stack"]
         setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
-        settings["clients_per_stack"] = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
-        if settings.get("heads_per_stack") == "auto":
-            heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
-            settings["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+        sizes = {"clients_per_stack": clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)}
+        if "heads_per_stack" in settings:
+            heads = settings["heads_per_stack"]
+            if heads == "auto":
+                heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
+            sizes["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+        if max(sizes.values()) > 1:
+            sizes = _stackable(experiment, section, sizes)
+        settings.update(sizes)
+
+
+def _stackable(experiment: Experiment, section: str, sizes: dict[str, int]) -> dict[str, int]:
+    """Return the sizes of stacks, 1 for a network that does not work in stacks."""
+    name, problem = type(experiment.net).__name__, stacking_problem(experiment.net, experiment.data.spec)
+    if problem is None:
+        return sizes
+    for key, size in sizes.items():
+        if size > 1 and experiment.config[section][key] != "auto":
+            raise ValueError(
+                f"`{section}.{key}={size}`: clients of {name} cannot be trained as one: {problem}."
+                f" HINT: set `--{section}.{key} 1`."
+            )
+    _say_once(f"{name}'s clients are trained one by one, which may take longer; as one they cannot: {problem}")
+    return dict.fromkeys(sizes, 1)
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log what holds for every run of a sweep."""
+    log.info("%s", text)
+
+
+def _check_norm(experiment: Experiment) -> None:
+    """Refuse batches of one image where BatchNorm would see no variance, and warn of clients that have nothing else."""
+    layers = single_value_layers(experiment.net, experiment.data.spec)
+    epochs = experiment.personalization.epochs
+    training = {
+        "federation": experiment.federation.init is None or bool(experiment.references),
+        "personalization": any(
+            method.trains_norm(epochs)
+            for name, method in experiment.methods.items()
+            if name not in experiment.references
+        ),
+    }
+    if not layers or not any(training.values()):
+        return
+    what = (
+        f"{layers[0]} of {type(experiment.net).__name__}, a BatchNorm layer, gets one value for each channel and image"
+    )
+    for section, trains in training.items():
+        if trains and experiment.config[section]["batch_size"] == 1:
+            raise ValueError(
+                f"`{section}.batch_size=1`: {what}, so a batch has no variance."
+                f" HINT: set `--{section}.batch_size 2` or more, or choose a network without BatchNorm."
+            )
+    participants = experiment.data.participants()
+    num_trainable = sum(len(client.train) > 0 for client in participants.clients)
+    if training["federation"] and len(untrainable_clients(experiment.net, participants)) == num_trainable:
+        raise ValueError(
+            f"No client can be trained: each has copies of one image alone, and {what}."
+            " HINT: choose a network without BatchNorm, or `augment` images."
+        )
+    clients = experiment.data.clients
+    untrainable = [clients[position].name for position in untrainable_clients(experiment.net, experiment.data)]
+    if untrainable:
+        log.warning(
+            "All training images of %s are the same, and %s, so that batches have no variance, whatever `batch_size`"
+            " is: such clients take no part in federated training, and their models count as diverged where BatchNorm"
+            " is trained.",
+            shortened(untrainable),
+            what,
+        )
 
 
 def _check_class_order(experiment: Experiment) -> None:

@@ -103,7 +103,7 @@ class Experiment:
         network, federation = dict(self.config["network"]), dict(self.config["federation"])
         if self.net.weights_hash is not None:  # the file's content counts, not its path
             network["init_args"] = {**network["init_args"], "weights": self.net.weights_hash}
-        del federation["init_map"]  # its result counts
+        del federation["init_map"], federation["init_entry"]  # their result counts
         if federation["init"] is None:
             del federation["init_head"]
         else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from lpft.clients.features import GlobalFeatures, chunks
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, copy_network
 from lpft.types import State
 
 IMAGES = 32
@@ -46,7 +45,7 @@ def distortion_by_depth(
     """
     if not len(index):
         return {}
-    net, other = features.net, copy.deepcopy(like or features.net)
+    net, other = features.net, copy_network(like or features.net)
     other.load_state_dict(state)
     other.eval()
     distances = dict.fromkeys(_of_images(net.body, features.images(index[:1])), 0.0)

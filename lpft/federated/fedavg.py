@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 from lpft.clients.batches import stacks
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.features import chunks
+from lpft.clients.single_values import untrainable_clients
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.aggregation import Aggregator
 from lpft.federated.checkpoint import Checkpoint, History
@@ -112,7 +113,8 @@ class FedAvg:
             FloatingPointError: if all clients of a round have diverged.
             OSError: on every rank, if the state cannot be written.
         """
-        num_samples = [len(client.train) for client in self.data.clients]
+        left_out = untrainable_clients(self.net, self.data)
+        num_samples = [0 if k in left_out else len(client.train) for k, client in enumerate(self.data.clients)]
         trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
         aggregator = self.settings.aggregator(self.settings.weighting)
         num_clients = sum(count > 0 for count in num_samples)

@@ -12,7 +12,7 @@ from lpft.federated.aggregation import AggregatorFactory, WeightedMean
 from lpft.federated.algorithms import Algorithm
 from lpft.federated.cohort import cohort_size
 from lpft.models.base import BodyHeadNet
-from lpft.models.weights import read_weights
+from lpft.models.fit import read_weights
 from lpft.types import OptimizerCallable, State
 
 Participation = restricted_number_type(
@@ -38,14 +38,17 @@ class Federation:
         server_optimizer: takes a step from the global model towards the clients' average, such as `torch.optim.Adam`;
             null: the average itself is the next global model, which is FedAvg.
         clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
-        init: a model file (safetensors, or a torch state dict) to start from instead of federated training.
+        init: a model file to start from instead of federated training: safetensors, a torch state dict or checkpoint,
+            or `.npz` (with names, or Flower's arrays in the order of the state dict).
+        init_entry: the entry of that file that holds the model, such as `server_model`, if it holds several; dots lead
+            into nested entries.
         init_map: what names in that file begin with, and what they are to begin with in the network, such as
             `{"fc.": head., "": body.}` for torchvision's ResNets; of several that fit the longest counts. null leaves
             tensors out.
         init_head: whether to `keep` the file's head, or to start from a `new` one, as is needed for other classes.
 
     Raises:
-        ValueError: if there is a map or a new head, but no file.
+        ValueError: if there is an entry, a map or a new head, but no file.
     """
 
     def __init__(
@@ -61,12 +64,13 @@ class Federation:
         server_optimizer: OptimizerCallable | None = None,
         clients_per_stack: PositiveInt | Literal["auto"] = "auto",
         init: str | None = None,
+        init_entry: str | None = None,
         init_map: dict[str, str | None] | None = None,
         init_head: Literal["keep", "new"] = "keep",
     ) -> None:
-        if init is None and (init_map or init_head != "keep"):
+        if init is None and (init_entry or init_map or init_head != "keep"):
             raise ValueError(
-                "`federation.init_map` and `federation.init_head` are for a model from a file."
+                "`federation.init_entry`, `init_map` and `init_head` are for a model from a file."
                 " HINT: name it with `--federation.init FILE`, or remove them."
             )
         self.rounds = rounds
@@ -80,6 +84,7 @@ class Federation:
         self.server_optimizer = server_optimizer
         self.clients_per_stack = clients_per_stack
         self.init = init
+        self.init_entry = init_entry
         self.init_map = init_map
         self.init_head = init_head
 
@@ -98,4 +103,4 @@ class Federation:
             FileNotFoundError, ValueError: if the file is not there, cannot be read or does not fit.
         """
         assert self.init is not None
-        return read_weights(self.init, net.state_dict(), self.init_map, self.init_head == "new")
+        return read_weights(self.init, net.state_dict(), self.init_map, self.init_head == "new", self.init_entry)

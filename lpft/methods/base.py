@@ -282,6 +282,11 @@ class Method(ABC):
         )
         return not changes and all(phase.trains == "head" for phase in self.phases(budget))
 
+    def trains_norm(self, budget: int) -> bool:
+        """Tell whether BatchNorm's statistics change with the client's data."""
+        phases = self.phases(budget)
+        return self.refresh_norm or any(phase.trains != "head" and phase.bn == "train" for phase in phases)
+
     def is_followed(self, other: Method) -> bool:
         """Tell whether another method, with its settings, trains the models that this one starts from."""
         settings = vars(other)

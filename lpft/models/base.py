@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from lpft.runtime.seeding import global_generator
-from lpft.types import DataSpec
+from lpft.types import DataSpec, State
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class BodyHeadNet(nn.Module):
@@ -43,6 +49,13 @@ def check_network(net: nn.Module) -> None:
             f"{name} lacks a `body` that is a torch.nn.Module or a `head` that is a torch.nn.Linear."
             " HINT: set both in its `__init__`; layers before the last linear one belong to the body."
         )
+    lazy = [part for part, module in net.named_modules() if isinstance(module, LazyModuleMixin)]
+    if lazy:
+        raise ValueError(
+            f"{name} has layers whose size is not known before they run: {', '.join(lazy[:5])}."
+            " HINT: give their sizes, such as by nn.Linear instead of nn.LazyLinear."
+        )
+    _check_head(net)
     owned = [part for part, _ in (*net.named_parameters(), *net.named_buffers())]
     others = [part for part in owned if not part.startswith(("body.", "head."))]
     if others:
@@ -56,6 +69,103 @@ def check_network(net: nn.Module) -> None:
             f"{name} has buffers that are not saved with it: {', '.join(lost[:5])}."
             " HINT: register them with `persistent=True`."
         )
+    complex_ones = [part for part, parameter in net.named_parameters() if parameter.is_complex()]
+    if complex_ones:
+        raise ValueError(
+            f"{name} has complex parameters, which cannot be averaged: {', '.join(complex_ones[:5])}."
+            " HINT: hold real and imaginary parts, and join them by `torch.view_as_complex` in `forward`."
+        )
+    synchronized = [part for part, module in net.named_modules() if isinstance(module, nn.SyncBatchNorm)]
+    if synchronized:
+        raise ValueError(
+            f"{name} has SyncBatchNorm, which would mix clients of different processes: {', '.join(synchronized[:5])}."
+            " HINT: use BatchNorm; lpft never divides a client's batch."
+        )
+
+
+def _check_head(net: BodyHeadNet) -> None:
+    """Raise ValueError if a head is not what is computed for it, or shares tensors with the body."""
+    name, head = type(net).__name__, net.head
+    hooked = head._forward_hooks or head._forward_pre_hooks
+    if type(head).forward is not nn.Linear.forward or hooked or "weight" not in head._parameters:
+        raise ValueError(
+            f"{name}'s head, {type(head).__name__}, is no plain torch.nn.Linear: it has a `forward`, a hook or a"
+            " parametrization of its own. HINT: use nn.Linear, and move the rest into `body`."
+        )
+    tied = [part for part, first in aliases(net).items() if part.startswith("head.") and first.startswith("body.")]
+    if tied:
+        raise ValueError(
+            f"{name} ties {' and '.join(tied)} to {aliases(net)[tied[0]]}, but head and body are trained apart."
+            " HINT: give the head parameters of its own."
+        )
+
+
+def aliases(net: nn.Module) -> dict[str, str]:
+    """Return the further names of tied parameters and buffers, and the name that each is known by.
+
+    >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> tied[1].weight = tied[0].weight
+    >>> aliases(tied)
+    {'1.weight': '0.weight'}
+    """
+    first: dict[int, str] = {}
+    named = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
+    return {name: first[id(t)] for name, t in named if first.setdefault(id(t), name) != name}
+
+
+def tied_slots(net: nn.Module) -> dict[str, str]:
+    """Return the aliases that are attributes of other modules than the first name; those of a shared module are not."""
+
+    def slot(name: str) -> tuple[int, str]:
+        parent, _, child = name.rpartition(".")
+        return id(net.get_submodule(parent)), child
+
+    found = {slot(alias): (alias, name) for alias, name in aliases(net).items() if slot(alias) != slot(name)}
+    return dict(found.values())
+
+
+def run_with(net: nn.Module, tensors: State, x: Tensor, ties: Mapping[str, str]) -> Tensor:
+    """Run a network with other parameters and buffers.
+
+    It is `torch.func.functional_call` for networks with shared modules, too, in which that leaves tensors behind.
+
+    Args:
+        net: the network.
+        tensors: what takes the place of its own tensors, by name.
+        x: its input.
+        ties: `tied_slots` of it.
+    """
+    others = {alias: tensors[name] for alias, name in ties.items() if name in tensors}
+    out: Tensor = functional_call(net, {**tensors, **others}, (x,), tie_weights=False)
+    return out
+
+
+def copy_network(net: Net, device: str | None = None) -> Net:
+    """Copy a network, also one that keeps computed tensors, as `torch.nn.utils.weight_norm` does.
+
+    Such tensors cannot be copied with what they were computed from; they are computed anew in every forward pass.
+
+    Args:
+        net: the network.
+        device: where the copy is to be; its tied tensors stay tied there, also on the meta device.
+    """
+    attributes = (value for module in net.modules() for value in vars(module).values())
+    computed = {id(t): t.detach() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
+    copied = copy.deepcopy(net, computed)
+    if device is None:
+        return copied
+    tied = aliases(copied)
+    copied = copied.to(device)
+    for alias, name in tied.items():
+        parent, _, child = alias.rpartition(".")
+        setattr(copied.get_submodule(parent), child, _tensor(copied, name))
+    return copied
+
+
+def _tensor(net: nn.Module, name: str) -> Tensor:
+    parent, _, child = name.rpartition(".")
+    tensor: Tensor = getattr(net.get_submodule(parent), child)
+    return tensor
 
 
 def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
@@ -64,6 +174,69 @@ def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
         raise ValueError(
             f"{type(net).__name__} needs images of at least {smallest}x{smallest} pixels, but the data's are"
             f" {spec.image_size}x{spec.image_size}. HINT: raise the data's `image_size`, or use lpft.models.mlp.MLP."
+        )
+
+
+def dry_run(
+    net: BodyHeadNet,
+    spec: DataSpec,
+    batch_size: int = 2,
+    training: bool = False,
+    watch: Callable[[BodyHeadNet], object] = lambda copied: None,
+) -> tuple[Tensor, object]:
+    """Run a copy of a body on a batch of zeros, on the meta device, where nothing is computed, if it can run there.
+
+    A network that looks at its values or draws numbers runs on the CPU instead.
+
+    Args:
+        net: the network.
+        spec: size of the images.
+        batch_size: number of images.
+        training: run in training mode.
+        watch: is given the copy before it runs, such as to add hooks.
+
+    Returns:
+        The images, and what the body has returned.
+
+    Raises:
+        ValueError: if it cannot run.
+    """
+    shape = (batch_size, spec.in_channels, spec.image_size, spec.image_size)
+    for device in ("meta", "cpu"):
+        probe = copy_network(net, device).train(training)
+        watch(probe)
+        images = torch.zeros(shape, device=device, dtype=net.head.weight.dtype)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return images, probe.body(images)
+        except Exception as error:  # networks can be anything
+            cause = error
+    raise ValueError(
+        f"{type(net).__name__} cannot run on images of {spec.in_channels}x{spec.image_size}x{spec.image_size}:"
+        f" {type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}."
+        " HINT: run its `body` on such a batch, and correct it or the data's `image_size` and `channels`."
+    ) from cause
+
+
+def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
+    """Raise ValueError if a body does not turn images into features for the head, or changes the images."""
+    name, width = type(net).__name__, net.head.in_features
+    for training in (False, True):
+        images, features = dry_run(net, spec, training=training)
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"{name}'s body returns a {type(features).__name__}, not features alone."
+                " HINT: return one tensor of shape (batch, features), in training, too."
+            )
+        if features.shape != (len(images), width):
+            raise ValueError(
+                f"{name}'s body returns {tuple(features.shape)} for {len(images)} images, but its head takes"
+                f" ({len(images)}, {width}). HINT: change the head's `in_features`, or flatten in the body."
+            )
+    if images._version:
+        raise ValueError(
+            f"{name}'s body changes the images that it is given, which are used again."
+            " HINT: let its first operations not work in place: `x = x - mean`, `nn.ReLU(inplace=False)`."
         )
 
 
@@ -80,4 +253,6 @@ def build_network(network: NetFactory, spec: DataSpec, dtype: torch.dtype, seed:
     with global_generator(seed, "network"):
         net = network(spec)
     check_network(net)
-    return net.to(dtype)
+    net = net.to(dtype)
+    check_forward(net, spec)
+    return net

@@ -7,7 +7,6 @@ and ``LAYER.lora.up``, or ``LAYER.adapter.down.weight`` and so on.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
@@ -15,7 +14,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Generator, Tensor, nn
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, aliases, copy_network, dry_run
 from lpft.models.rotation import ROTATION, with_rotation
 from lpft.types import DataSpec, State
 
@@ -86,7 +85,7 @@ def extend_layers(
     """Return a copy of a network in which the chosen linear layers of the body are replaced.
 
     Layers of `torch.nn.MultiheadAttention` and `torch.nn.TransformerEncoderLayer` cannot be chosen: these use weights
-    without calling the layers.
+    without calling the layers. Nor can layers whose weight is tied to another, or computed from other parameters.
 
     Args:
         net: the network.
@@ -100,10 +99,15 @@ def extend_layers(
     """
     bypassing = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
     hidden = [f"{name}." for name, module in net.named_modules() if isinstance(module, bypassing)]
+    tied = {name for pair in aliases(net).items() for name in pair}
     layers = [
         name
         for name, module in net.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("body") and not name.startswith(tuple(hidden))
+        if isinstance(module, nn.Linear)
+        and name.startswith("body")
+        and not name.startswith(tuple(hidden))
+        and "weight" in module._parameters
+        and f"{name}.weight" not in tied
     ]
     matching = [name for name in layers if any(fnmatch(name, pattern) for pattern in targets or default)]
     chosen = matching if matching or targets else layers
@@ -151,18 +155,19 @@ def load_personalized(net: BodyHeadNet, state: State) -> BodyHeadNet:
 
 def unused_layers(net: BodyHeadNet, spec: DataSpec) -> list[str]:
     """Return the names of LoRA and adapter layers that a forward pass does not call; nothing is computed."""
-    probe = copy.deepcopy(net).to("meta").eval()
-    added = {name for name, module in probe.named_modules() if isinstance(module, LoRALinear | AdapterLinear)}
+    added = [name for name, module in net.named_modules() if isinstance(module, LoRALinear | AdapterLinear)]
     called: set[str] = set()
-    for name in added:
-        probe.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
-    shape = (2, spec.in_channels, spec.image_size, spec.image_size)
-    probe(torch.empty(shape, device="meta", dtype=probe.head.weight.dtype))
-    return sorted(added - called)
+
+    def watch(probe: BodyHeadNet) -> None:
+        for name in added:
+            probe.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
+
+    dry_run(net, spec, watch=watch)
+    return sorted(set(added) - called)
 
 
 def _replaced(net: BodyHeadNet, names: Sequence[str], make: Callable[[str, nn.Linear], nn.Linear]) -> BodyHeadNet:
-    extended = copy.deepcopy(net)
+    extended = copy_network(net)
     for name in names:
         parent, _, child = name.rpartition(".")
         layer = extended.get_submodule(name)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lpft.models.base import BodyHeadNet
-from lpft.models.weights import checksum, fit_state, read_state
+from lpft.models.elsewhere import read_state
+from lpft.models.fit import fit_state
+from lpft.models.weights import checksum
 from lpft.types import DataSpec, State
 
 log = logging.getLogger("lpft")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, copy_network
 
 ROTATION = "feature_rotation"
 """Name of the matrix in the body; it is a buffer, so that it is saved and never trained."""
@@ -43,7 +42,7 @@ def with_rotation(net: BodyHeadNet, rotation: Tensor) -> BodyHeadNet:
 
     A hook applies Q to whatever the body returns, so that the names of all other tensors stay.
     """
-    rotated = copy.deepcopy(net)
+    rotated = copy_network(net)
     rotated.body.register_buffer(ROTATION, rotation.to(net.head.weight))
     rotated.body.register_forward_hook(_rotate)
     return rotated

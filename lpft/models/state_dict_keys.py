@@ -47,28 +47,54 @@ def rename(state: State, renames: Renames) -> State:
     return renamed
 
 
-def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[str, str] | None:
+def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[str, str | None] | None:
     """Guess the renames with which a model fits a network; None if there are none, or more than ``most``.
 
     Tensors are paired in their order if all shapes match, otherwise by shape and the number of parts that the ends of
-    their names have in common. The number of classes of the head may differ.
+    their names have in common. The number of classes of the head may differ. Tensors that the network does not have
+    are left out: those before or behind the model, or those that no tensor of the network is paired with.
 
     >>> from torch import zeros
     >>> network = {"body.0.weight": zeros(4, 2), "head.weight": zeros(3, 4), "head.bias": zeros(3)}
     >>> proposal({"0.weight": zeros(4, 2), "fc.weight": zeros(9, 4), "fc.bias": zeros(9)}, network)
     {'': 'body.', 'fc.': 'head.'}
+    >>> proposal({"0.weight": zeros(4, 2), "fc.weight": zeros(9, 4), "fc.bias": zeros(9), "loss.w": zeros(9)}, network)
+    {'': 'body.', 'fc.': 'head.', 'loss.': None}
     """
     given, wanted = ({n: t for n, t in tensors.items() if not n.endswith(COUNTER)} for tensors in (state, like))
-    if len(given) != len(wanted):
-        return None
-    in_order = list(zip(given, wanted, strict=True))
-    for pairs in (in_order, _paired_by_name(given, wanted)):
-        if not all(_fits(new, given[old], wanted[new]) for old, new in pairs):
+    names, extra = list(given), len(given) - len(wanted)
+    in_order = [list(zip(names[start:], wanted, strict=False)) for start in range(extra + 1)]
+    for pairs in (*in_order, _paired_by_name(given, wanted)):
+        if not pairs or not all(_fits(new, given[old], wanted[new]) for old, new in pairs):
             continue
-        renames = dict(sorted(_prefixes(old, new) for old, new in pairs))
-        if len(renames) <= most and list(rename(given, renames)) == [new for _, new in pairs]:
+        kept = {old for old, _ in pairs}
+        dropped = [name for name in names if name not in kept]
+        renames: dict[str, str | None] = dict(sorted(_prefixes(old, new) for old, new in pairs))
+        renames |= dict.fromkeys(sorted({_family(name, kept) for name in dropped}), None)
+        if len(renames) <= most and _does(renames, state, pairs, like):
             return renames
     return None
+
+
+def _does(renames: Renames, state: State, pairs: list[tuple[str, str]], like: Mapping[str, Tensor]) -> bool:
+    """Return whether renames turn each tensor into the one it is paired with, and nothing else is left."""
+    try:
+        renamed = rename(state, renames)
+    except ValueError:
+        return False
+    unknown = [name for name in renamed if name not in like]
+    return not unknown and all(renamed.get(new) is state[old] for old, new in pairs)
+
+
+def _family(name: str, kept: set[str]) -> str:
+    """Return the shortest prefix, in whole parts, that a name shares with no name that is kept.
+
+    >>> _family("loss.weight.0", {"net.weight"}), _family("scale", {"scales.weight"})
+    ('loss.', 'scale')
+    """
+    parts = name.split(".")
+    prefixes = [".".join(parts[:count]) + "." for count in range(1, len(parts))]
+    return next((prefix for prefix in prefixes if not any(old.startswith(prefix) for old in kept)), name)
 
 
 def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
@@ -92,7 +118,7 @@ def _paired_by_name(given: State, wanted: State) -> list[tuple[str, str]]:
         if old not in pairs and new not in taken:
             pairs[old] = new
             taken.add(new)
-    return [(old, pairs[old]) for old in given if old in pairs] if len(pairs) == len(given) else []
+    return [(old, pairs[old]) for old in given if old in pairs] if len(pairs) == len(wanted) else []
 
 
 def _common_end(old: str, new: str) -> int:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import ComparedBatch, HeadData, Method
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, copy_network, run_with, tied_slots
 from lpft.personalization.batchnorm import has_batch_norm, refresh_batch_norm
 from lpft.personalization.data import StackData
 from lpft.runtime.seeding import generator
@@ -154,10 +153,11 @@ class MethodHooks:
         samples = self.data.samples
         order = samples.epoch(self.seed, "prepare")[: self.method.num_prepare_batches].transpose(0, 1)
         positions, shape = order.flatten(1).to(self.data.index.device), order.shape[1:]
-        net = self.start_net.eval()
+        net = copy_network(self.start_net).eval()  # modules may keep tensors of the call
+        ties = tied_slots(net)
 
         def loss(params: State, images: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(functional_call(net, params, (images,)), labels)
+            return F.cross_entropy(run_with(net, params, images, ties), labels)
 
         self.memory = self.stack.map(
             lambda params, images, labels: self.method.prepare(loss, params, images, labels),
@@ -211,7 +211,8 @@ class MethodHooks:
         """The same with buffers among the parameters, if the method uses them."""
         if not self.method.uses_buffers:
             return self._map(hook, *extra)
-        global_state = {name: t.detach() for name, t in self.start_net.state_dict().items()}
+        net = self.start_net
+        global_state = {name: t.detach() for name, t in (*net.named_parameters(), *net.named_buffers())}
         return self._map_over(hook, {**self.stack.params(), **self.stack.net_buffers()}, global_state, *extra)
 
     def _map_over(self, hook: Callable[..., Any], params: State, global_params: State, *extra: Any) -> Any:

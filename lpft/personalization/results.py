@@ -37,12 +37,14 @@ class TrainedStack:
         start: the network that they started from; it takes the place of networks that have diverged.
         records: one per epoch.
         train_passes: each client's cost per training sample.
+        collapsed: places in the stack of networks whose norm statistics are worthless, which count as diverged.
     """
 
     stack: ClientStack
     start: BodyHeadNet
     records: list[EpochRecord]
     train_passes: list[float]
+    collapsed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def evaluate_stack(
     """
     stack, features = trained.stack, evaluator.global_features
     finite = stack.finite()
+    finite[list(trained.collapsed)] = False
     if not finite.all():
         start = trained.start.state_dict()
         for name, tensor in {**stack.params(), **stack.net_buffers()}.items():

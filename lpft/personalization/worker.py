@@ -7,8 +7,10 @@ import time
 import torch
 
 from lpft.clients.features import GlobalFeatures
+from lpft.clients.single_values import untrainable_clients
 from lpft.clients.stack import ClientStack
 from lpft.evaluation.matrix import Evaluator
+from lpft.models.base import BodyHeadNet
 from lpft.models.weights import DamagedFileError, load_model, save_model
 from lpft.personalization.cost import train_passes
 from lpft.personalization.jobs import Job, PersonalTask
@@ -33,6 +35,7 @@ class StackWorker:
         self.task = task
         self.device = device
         self._evaluators: dict[int, Evaluator] = {}
+        self._untrainable: list[int] | None = None
 
     def do(self, job: Job) -> str:
         """Personalize the clients of a stack, and write the results that are missing; return a summary."""
@@ -91,7 +94,15 @@ class StackWorker:
             module.hooks.start()
             module.hooks.finish()
         records = [] if method.follows else module.records  # the same, whoever has trained the models
-        return TrainedStack(*module.hooks.merged(), records, train_passes(module))
+        return TrainedStack(*module.hooks.merged(), records, train_passes(module), self._collapsed(job, net))
+
+    def _collapsed(self, job: Job, net: BodyHeadNet) -> tuple[int, ...]:
+        """Return the places of those clients of a job whose data make norm statistics worthless."""
+        if not self.task.methods[job.method].trains_norm(self.task.settings_of(job.method).epochs):
+            return ()
+        if self._untrainable is None:
+            self._untrainable = untrainable_clients(net, self.task.data)
+        return tuple(k for k, client in enumerate(job.clients) if client in self._untrainable)
 
     def _take_trained(self, job: Job, module: Personalizer) -> bool:
         """Load the models of the row that the job's method follows, if all of them are there; tell whether they are."""

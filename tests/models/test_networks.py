@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from lpft.models.alexnet import AlexNetBN
-from lpft.models.base import BodyHeadNet, NetFactory, check_network
+from lpft.models.base import BodyHeadNet, NetFactory, build_network, check_network
 from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
 from lpft.models.mcmahan import McMahanCNN
@@ -165,3 +165,67 @@ def test_a_network_that_does_not_fit_is_refused(spoil, message):
 def test_a_network_with_its_own_forward_is_refused(net):
     with pytest.raises(ValueError, match="HINT: derive"):
         check_network(net)
+
+
+class Own(BodyHeadNet):
+    """A network whose parts are given."""
+
+    def __init__(self, body: nn.Module, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.head = body, head or nn.Linear(4, 3)
+
+
+class Calls(nn.Module):
+    """A body that calls a function on the features."""
+
+    def __init__(self, function, before=lambda x: x) -> None:
+        super().__init__()
+        self.layer, self.function, self.before = nn.Linear(16, 4), function, before
+
+    def forward(self, x):
+        return self.function(self.layer(self.before(x).flatten(1)))
+
+
+def tied_to_the_head():
+    net = Own(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 3), nn.Linear(3, 4)))
+    net.head.weight = net.body[2].weight
+    return net
+
+
+def of_layer(layer):
+    return Own(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), layer))
+
+
+class ComplexScale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x * self.scale).real
+
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return super().forward(nn.functional.normalize(x))
+
+
+UNFIT = {
+    "tied to the head": (tied_to_the_head, "ties head.weight to body.2.weight"),
+    "lazy": (lambda: of_layer(nn.LazyLinear(4)), "not known before they run: body.2"),
+    "complex": (lambda: of_layer(ComplexScale()), "complex parameters.*body.2.scale"),
+    "synchronized": (lambda: of_layer(nn.SyncBatchNorm(4)), "SyncBatchNorm.*body.2"),
+    "own head": (lambda: Own(Calls(lambda x: x), Cosine(4, 3)), "no plain torch.nn.Linear"),
+    "normed head": (lambda: Own(Calls(lambda x: x), nn.utils.weight_norm(nn.Linear(4, 3))), "no plain torch.nn.Linear"),
+    "tuple": (lambda: Own(Calls(lambda x: (x, x))), "returns a tuple"),
+    "dict": (lambda: Own(Calls(lambda x: {"features": x})), "returns a dict"),
+    "shape": (lambda: Own(Calls(lambda x: x[..., None])), r"\(2, 4, 1\) for 2 images.*\(2, 4\)"),
+    "in place": (lambda: Own(Calls(lambda x: x, before=lambda x: x.sub_(0.5))), "changes the images"),
+    "error": (lambda: Own(Calls(lambda x: x @ torch.ones(5, 5))), "cannot run on images of 1x4x4: RuntimeError"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), UNFIT.values(), ids=UNFIT)
+def test_networks_that_cannot_be_trained_are_refused_by_name(make, message) -> None:
+    with pytest.raises(ValueError, match=f"{message}.*HINT"):
+        build_network(lambda spec: make(), DataSpec(1, 4, 3), torch.float32, seed=0)

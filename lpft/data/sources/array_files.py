@@ -18,6 +18,7 @@ from lpft.data.messages import about
 from lpft.data.sources.base import Images
 from lpft.data.sources.foreign import foreign
 from lpft.data.splits import Split
+from lpft.storage.sniff import check_content
 
 
 class SourceSplit(NamedTuple):
@@ -214,6 +215,8 @@ class ArrayFiles:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    if path.exists():
+        check_content(path)
     try:
         yield
     except FileNotFoundError:

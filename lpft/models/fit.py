@@ -1,0 +1,173 @@
+"""Whether the tensors of another program's model fit a network, and what to do if they do not."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lpft.models.elsewhere import read_state
+from lpft.models.state_dict_keys import COUNTER, Renames, proposal, rename
+from lpft.types import State
+
+
+def read_weights(
+    path: str | Path,
+    like: Mapping[str, Tensor],
+    renames: Renames | None = None,
+    new_head: bool = False,
+    entry: str | None = None,
+) -> State:
+    """Read a model of another program, and check that it fits the network.
+
+    Arrays without names, such as Flower saves, are taken in the order of the network's state dict.
+
+    Args:
+        path: a file that `read_state` can read.
+        like: state dict of the network.
+        renames: prefixes of names in the file, and what replaces them in the network.
+        new_head: leave the file's head out, of whatever shape; the result lacks it.
+        entry: name of the entry of the file that holds the model.
+
+    Returns:
+        The state, in the types of `like`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or names or shapes differ; the message lists the differences, and proposes
+            renames or a new head where those would do.
+    """
+    as_read = read_state(path, entry)
+    source = f"The model file {path}"
+    if not renames and all(re.fullmatch(r"arr_\d+", name) for name in as_read):
+        as_read = _named_in_order(as_read, like, source)
+    try:
+        state = rename(as_read, renames or {})
+    except ValueError as error:
+        raise ValueError(f"{source} does not fit `federation.init_map`: {error}") from error
+    hint = _hint(as_read, state, like, new_head)
+    if new_head:
+        state, like = _headless(state), _headless(like)
+    return fit_state(state, like, source, hint)
+
+
+def fit_state(state: State, like: Mapping[str, Tensor], source: str, hint: str = "") -> State:
+    """Check that a state fits a network.
+
+    BatchNorm's counters, which older files lack, may be missing or of any shape and type: what is not one number is
+    taken as 0.
+
+    Args:
+        state: the tensors.
+        like: state dict of the network, or the part of it that is wanted.
+        source: description of their origin.
+        hint: what to do if they do not fit.
+
+    Returns:
+        The state, in the order and the types of `like`.
+
+    Raises:
+        ValueError: if names, shapes or kinds of numbers differ, or values are not finite; the message lists which.
+    """
+    complete = _with_counters(state, like)
+    differences = _differences(complete, like)
+    if differences:
+        hint = hint or "choose the network whose layers have these names and shapes, or rename the file's entries."
+        raise ValueError(f"{source} does not fit the network:{_listed(differences)}\nHINT: {hint}")
+    problems = [line for name, t in like.items() for line in _value_problems(name, complete[name], t)]
+    if problems:
+        raise ValueError(
+            f"{source} cannot be used:{_listed(problems)}\nHINT: save the model from before its training diverged, in"
+            " floating-point numbers."
+        )
+    return {name: complete[name].to(like[name].dtype) for name in like}
+
+
+def _named_in_order(arrays: State, like: Mapping[str, Tensor], source: str) -> State:
+    """Name arrays without names as the network's tensors, with or without its counters, in their order."""
+    values = [arrays[name] for name in sorted(arrays, key=lambda name: int(name.removeprefix("arr_")))]
+    for names in (list(like), [name for name in like if not name.endswith(COUNTER)]):
+        if len(names) == len(values):
+            return dict(zip(names, values, strict=True))
+    statistics = [name for name in like if name.endswith((COUNTER, "running_mean", "running_var"))]
+    missing = (
+        " It has as many parameters: the statistics of BatchNorm are missing, and without them the model is another."
+        if len(values) == len(like) - len(statistics)
+        else ""
+    )
+    shapes = [str(tuple(value.shape)) for value in values]
+    raise ValueError(
+        f"{source} holds {len(values)} arrays without names, but the network's state dict has {len(like)} tensors."
+        f"{missing} The arrays' shapes: {', '.join(shapes[:20])}{', ...' * (len(shapes) > 20)}."
+        " HINT: choose the network that the model is of, or save all of its state dict, with names:"
+        " `numpy.savez(path, **{name: t.numpy() for name, t in net.state_dict().items()})`."
+    )
+
+
+def _with_counters(state: State, like: Mapping[str, Tensor]) -> State:
+    """Let every counter of BatchNorm be one whole number, 0 where the state has none."""
+    counters = {name: _counter(state.get(name), t) for name, t in like.items() if name.endswith(COUNTER)}
+    return {**state, **counters}
+
+
+def _counter(given: Tensor | None, like: Tensor) -> Tensor:
+    value = float(given) if given is not None and given.numel() == 1 and not given.is_complex() else 0.0
+    return torch.full_like(like, round(value) if math.isfinite(value) else 0, device="cpu")
+
+
+def _hint(as_read: State, state: State, like: Mapping[str, Tensor], new_head: bool) -> str:
+    """Return what to do about a state that does not fit; empty if nothing simple helps."""
+    without_head = _headless(like)
+    if not new_head and not _differences(_with_counters(_headless(state), without_head), without_head):
+        return (
+            "for a new head, whose initial values depend on the seed, set `--federation.init_head new`;"
+            " otherwise choose data with the classes that the model knows."
+        )
+    renames = proposal(as_read, like)
+    if renames is None and new_head:
+        renames = proposal(as_read, without_head)
+    if renames is None:
+        return ""
+    changed = rename(as_read, renames)
+    other_head = not new_head and any(
+        name in changed and changed[name].shape != t.shape for name, t in like.items() if name.startswith("head.")
+    )
+    return (
+        f"the shapes fit with `--federation.init_map '{json.dumps(renames)}'`"
+        + (", and a new head, `--federation.init_head new`" if other_head else "")
+        + ". See that it is right: layers of the same shape could be mixed up."
+    )
+
+
+def _headless(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+
+
+def _differences(state: State, like: Mapping[str, Tensor]) -> list[str]:
+    lines = [f"missing in the file: {name} {tuple(like[name].shape)}" for name in like if name not in state]
+    lines += [f"unknown to the network: {name} {tuple(state[name].shape)}" for name in state if name not in like]
+    lines += [
+        f"other shape: {name} is {tuple(state[name].shape)}, the network needs {tuple(like[name].shape)}"
+        for name in like
+        if name in state and state[name].shape != like[name].shape
+    ]
+    return lines
+
+
+def _value_problems(name: str, tensor: Tensor, like: Tensor) -> list[str]:
+    if tensor.device.type == "meta":
+        return [f"no values: {name}"]
+    if like.is_floating_point() and not tensor.is_floating_point():
+        return [f"no floating-point numbers: {name} is {str(tensor.dtype).removeprefix('torch.')}"]
+    if not tensor.isfinite().all():
+        return [f"not finite: {name} has NaN or infinity"]
+    return []
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines[:20]) + ("\n  ..." if len(lines) > 20 else "")
