@@ -299,8 +299,8 @@ class _Build:
             "clients": sizes,
             "group_names": list(self.samples.group_names),
             "left_out": by_client(left_out),
-            "left_out_of_classes": by_class(left_out.values(), labels),
-            "blank": count_labels(labels[blank]),
+            "left_out_of_classes": _with_text_keys(by_class(left_out.values(), labels)),
+            "blank": _with_text_keys(count_labels(labels[blank])),
             "ambiguous": under_several_classes(self.digests, labels, np.concatenate([bad, blank])),
             "bad": self._listed("bad"),
             "depths": merged(self._listed("depths")),
@@ -339,6 +339,10 @@ def _map(path: Path) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def _with_text_keys(counts: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(label): count for label, count in counts.items()}  # as JSON returns them: their order matters to hashes
 
 
 def _hash(array: np.ndarray) -> str:
