@@ -11,3 +11,4 @@ assert dependencies
 for name, version in re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)', dependencies[1]):
     if name not in HEAVY:
         print(f"{name}=={version}")
+print("pytz")  # pandas needs it before 3.0
