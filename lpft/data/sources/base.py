@@ -16,6 +16,7 @@ import pandas as pd
 
 from lpft.data.messages import content_of, shortened
 from lpft.data.sources.image_files import Decoded, decode_files, resize, stamp
+from lpft.data.sources.pixels import PixelSettings
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.runtime.seeding import stable_seed
 
@@ -73,7 +74,7 @@ class Source(ABC):
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of some rows, given in ascending order, of any size."""
 
-    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+    def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Return the images of some rows, uint8, ``(n, channels, size, size)``; see `images`."""
         stored = self.images(positions)
         if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
@@ -157,10 +158,10 @@ class FileSource(Source):
         """Not used: files are decoded and resized in one step."""
         raise NotImplementedError
 
-    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+    def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Decode files."""
         names = self.cached_table["file"].to_numpy(object)[positions]
-        return decode_files(self.folder, list(names), channels, size, self.crop)
+        return decode_files(self.folder, list(names), channels, size, self.crop, settings)
 
     def present(self, table: pd.DataFrame) -> pd.DataFrame:
         """Leave out the rows whose files are missing, and log how many."""

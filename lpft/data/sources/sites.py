@@ -62,7 +62,7 @@ class Sites(FileSource):
         ROOT/SITE/train/CLASS/IMAGE       its own split; val and test are optional
         ROOT/SITE/labels.csv              columns: file, label, and if need be split (train, val, test) and group
 
-    Images may be of any size, grey or RGB (see `lpft.data.sources.image_files.EXTENSIONS` for endings, in upper or
+    Images may be of any size, depth and colour (see `lpft.data.sources.image_files.EXTENSIONS` for endings, in upper or
     lower case), and links. Names that start with a dot are passed over. The classes are those of all sites together,
     folders without images included. A test or val part that a site does not have is cut from its training images; one
     whose folder is there but empty stays empty.
