@@ -15,7 +15,7 @@ from lpft.data.sources.domains import DOMAINNET
 
 
 class Set:
-    """Images and lists of a made-up set; every image has one value all over, of which no other image has the same."""
+    """Images and lists of a made-up set; every image has a value of its own above a black edge."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.values, self.count = folder, dict[str, int](), 0
@@ -24,7 +24,9 @@ class Set:
         value = self.count = self.count + 1
         self.values[path] = value
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (5, 7), (value % 251, value // 251, 9)).save(self.folder / path)
+        image = Image.new("RGB", (5, 7), (value % 251, value // 251, 9))
+        image.paste("black", (0, 5, 5, 7))
+        image.save(self.folder / path)
 
     def lists(
         self,

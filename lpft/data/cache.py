@@ -6,31 +6,37 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
-import filelock
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from lpft.data.duplicates import DIGEST_SIZE, digests, without_duplicates
+from lpft.data.duplicates import (
+    DIGEST_SIZE,
+    are_blank,
+    by_class,
+    by_client,
+    count_labels,
+    digests,
+    under_several_classes,
+    without_duplicates,
+)
+from lpft.data.entry_folder import Interrupted, clear_errors, partial_folder, publish, remove
 from lpft.data.sources.image_files import Decoded
+from lpft.data.sources.pixels import Depth, merged
 from lpft.data.splits import SPLITS, SplitPositions
 from lpft.storage.atomic import write_atomically
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
-FORMAT = 3
+FORMAT = 4
 """Part of every entry's name; another layout of the files needs another number."""
 
 ARRAYS = ("images", "labels", "groups", "index")
@@ -40,10 +46,6 @@ log = logging.getLogger("lpft")
 
 class DamagedEntryError(Exception):
     """An entry of the cache is not what was written."""
-
-
-class Interrupted(ValueError):
-    """A build has ended, but what it has done is worth keeping: the same command continues from there."""
 
 
 class BadImageError(Interrupted):
@@ -95,7 +97,12 @@ class Arrays:
         content_hash: sha256 over images, labels, groups, names and splits.
         group_names: names of the groups that accuracies are shown for, such as ``"blond, man"``.
         left_out: how many images were left out, being in a part that is chosen or tested on, by client and split.
+        left_out_of_classes: the same by class and split.
+        blank: how many images of one even colour there are, by class.
+        ambiguous: how many other images are, pixel for pixel, under several classes.
         bad: files that could not be decoded and were left out, each with the reason.
+        depths: images of more than 8 bits a channel.
+        frames: files with several frames (pages), of which the first is read.
     """
 
     entry: Path
@@ -106,7 +113,12 @@ class Arrays:
     content_hash: str
     group_names: tuple[str, ...] = ()
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out_of_classes: dict[int, dict[str, int]] = field(default_factory=dict)
+    blank: dict[int, int] = field(default_factory=dict)
+    ambiguous: int = 0
     bad: tuple[str, ...] = ()
+    depths: tuple[Depth, ...] = ()
+    frames: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, entry: Path) -> Arrays:
@@ -138,7 +150,12 @@ class Arrays:
             content_hash=meta["content_hash"],
             group_names=tuple(meta["group_names"]),
             left_out=meta["left_out"],
+            left_out_of_classes={int(label): counts for label, counts in meta["left_out_of_classes"].items()},
+            blank={int(label): count for label, count in meta["blank"].items()},
+            ambiguous=meta["ambiguous"],
             bad=tuple(meta["bad"]),
+            depths=tuple(merged(meta["depths"])),
+            frames=tuple(meta["frames"]),
             **arrays,
         )
 
@@ -177,17 +194,17 @@ def open_or_build(
         ValueError: if there are no samples, or nothing can be written below `cache_dir`.
     """
     entry = cache_dir / f"{name}-{fingerprint({'format': FORMAT, **key})}"
-    if not _is_whole(entry):
-        with _partial_folder(entry) as folder:
+    if not _is_whole(entry, warn=True):
+        with partial_folder(entry, _is_whole) as folder:
             if folder is not None:
                 try:
                     _Build(folder, samples(), spec).run(decode, on_bad_image, key)
                 except (KeyboardInterrupt, SystemExit, Interrupted):
                     raise
                 except BaseException:
-                    _remove(folder)
+                    remove(folder)
                     raise
-                _publish(folder, entry)
+                publish(folder, entry, _is_whole)
     arrays = Arrays.open(entry)
     if on_bad_image == "error":
         _refuse_bad_images(arrays.bad)
@@ -202,7 +219,7 @@ class _Build:
         check_client_names(samples.clients)
         self.shape = (len(samples.rows), spec.in_channels, spec.image_size, spec.image_size)
         _refuse_empty(len(samples.rows), len(samples.clients))
-        with _clear_errors(folder.parent):
+        with clear_errors(folder.parent):
             try:
                 self.batches = self._read_journal()
                 self._open("r+")
@@ -237,22 +254,31 @@ class _Build:
                     _refuse_bad_images(decoded.bad)
                 rows = first + np.arange(len(decoded.good))
                 first += len(rows)
-                batch = {"stop": first, "bad_rows": rows[~decoded.good].tolist(), "bad": decoded.bad}
+                batch = {
+                    "stop": first,
+                    "bad_rows": rows[~decoded.good].tolist(),
+                    "blank_rows": rows[decoded.good][are_blank(decoded.images)].tolist(),
+                    "bad": decoded.bad,
+                    **vars(decoded.notes),
+                }
                 written = np.zeros((len(rows), *self.shape[1:]), np.uint8)
                 written[decoded.good] = decoded.images
-                with _clear_errors(self.folder.parent):
+                with clear_errors(self.folder.parent):
                     images.write(written.data)
                     images.flush()
                     self.digests[rows[decoded.good]] = digests(decoded.images)
                     print(json.dumps(batch), file=journal, flush=True)
                 self.batches.append(batch)
-            with _clear_errors(self.folder.parent):
+            with clear_errors(self.folder.parent):
                 os.fsync(images.fileno())
                 self._finish(key)
 
+    def _listed(self, key: str) -> list[Any]:
+        return [entry for batch in self.batches for entry in batch[key]]
+
     def _finish(self, key: Mapping[str, Any]) -> None:
-        bad_rows = np.array([row for batch in self.batches for row in batch["bad_rows"]], np.int64)
-        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad_rows)
+        bad, blank = (np.array(self._listed(rows), np.int64) for rows in ("bad_rows", "blank_rows"))
+        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad, blank)
         index = np.concatenate([part for parts in clients.values() for part in parts])
         _refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}
@@ -263,6 +289,7 @@ class _Build:
         for array in (self.digests, self.samples.labels, self.samples.groups):
             content.update(np.ascontiguousarray(array[index]).tobytes())
         self.digests.flush()
+        labels = self.samples.labels
         meta = {
             "key": dict(key),
             "content_hash": content.hexdigest(),
@@ -271,8 +298,13 @@ class _Build:
             "digests": {name: _hash(array.astype(np.int64)) for name, array in arrays.items()},
             "clients": sizes,
             "group_names": list(self.samples.group_names),
-            "left_out": left_out,
-            "bad": [bad for batch in self.batches for bad in batch["bad"]],
+            "left_out": by_client(left_out),
+            "left_out_of_classes": _with_text_keys(by_class(left_out.values(), labels)),
+            "blank": _with_text_keys(count_labels(labels[blank])),
+            "ambiguous": under_several_classes(self.digests, labels, np.concatenate([bad, blank])),
+            "bad": self._listed("bad"),
+            "depths": merged(self._listed("depths")),
+            "frames": self._listed("frames"),
         }
         write_atomically(self.folder / "meta.json", json.dumps({**meta, "checksum": _hash_meta(meta)}))
         self.journal.unlink()
@@ -292,7 +324,7 @@ def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:
         )
 
 
-def _is_whole(entry: Path, warn: bool = True) -> bool:
+def _is_whole(entry: Path, warn: bool = False) -> bool:
     try:
         Arrays.open(entry)
     except DamagedEntryError as error:
@@ -302,94 +334,15 @@ def _is_whole(entry: Path, warn: bool = True) -> bool:
     return True
 
 
-def _publish(folder: Path, entry: Path) -> None:
-    """Rename a finished folder to its place, unless another process put a whole entry there meanwhile."""
-    if entry.exists() and not _is_whole(entry, warn=False):
-        damaged = _temporary(entry)
-        with suppress(FileNotFoundError):
-            entry.rename(damaged)
-            _remove(damaged)
-    try:
-        folder.rename(entry)
-    except OSError as error:
-        if not _is_whole(entry, warn=False):
-            raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.") from error
-        _remove(folder)
-
-
-@contextmanager
-def _partial_folder(entry: Path) -> Iterator[Path | None]:
-    """Give the folder in which an entry is built, to this process alone; None if there is a whole entry meanwhile."""
-    folder = entry.parent / f".{entry.name}.partial"
-    with _clear_errors(entry.parent):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(entry.parent)
-        lock = _locked(entry)
-    if lock is None:  # a file system without locks: a folder that no other process knows
-        folder = _temporary(entry)
-    try:
-        if lock is not None and _is_whole(entry, warn=False):
-            yield None
-        else:
-            folder.mkdir(exist_ok=True)
-            yield folder
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _locked(entry: Path) -> filelock.BaseFileLock | None:
-    """Lock an entry, waiting for a process that builds it; None where there are no locks."""
-    lock = filelock.FileLock(entry.parent / f".{entry.name}.lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            log.warning("Another process is preparing %s: waiting for it.", entry.name)
-            lock.acquire()
-    except (NotImplementedError, OSError):
-        if not os.access(entry.parent, os.W_OK):
-            raise
-        return None
-    return lock
-
-
-def _temporary(entry: Path) -> Path:
-    return entry.parent / f".{entry.name}.{uuid4().hex}.tmp"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove what killed builds have left, if nothing was written there for a week."""
-    for folder in (*cache_dir.glob(".*.tmp"), *cache_dir.glob(".*.partial")):
-        with suppress(OSError):  # another process removes it
-            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if time.time() - newest > 7 * 24 * 3600:
-                _remove(folder)
-
-
-@contextmanager
-def _clear_errors(cache_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Interrupted(
-            f"The array cache {cache_dir} cannot be written: {error.strerror or error}."
-            " HINT: choose another folder with `--data.cache_dir` or the environment variable LPFT_CACHE."
-        ) from error
-
-
 def _map(path: Path) -> Tensor:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def _with_text_keys(counts: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(label): count for label, count in counts.items()}  # as JSON returns them: their order matters to hashes
 
 
 def _hash(array: np.ndarray) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +18,16 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
+from lpft.data.checks import refuse_large_losses, warn_of_gaps, warn_of_ignored, warn_of_pixels
 from lpft.data.decode import decode
 from lpft.data.held_out import chosen_to_be_held_out, pooled
-from lpft.data.messages import shortened
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
+from lpft.data.sources.pixels import PixelSettings
 from lpft.data.splits import SPLITS, SplitPositions, SplitSettings, assign_splits, split_clients
 from lpft.data.transforms import Augment
 from lpft.types import DataSpec
-
-log = logging.getLogger("lpft")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class FederatedDataModule(LightningDataModule):
     The source gives a table of samples, the partition turns it into clients, whose samples are then split into train,
     val and test as far as the source has not done so. An image that is, pixel for pixel, in anyone's test part is left
     out of all train and val parts, and one that is in a val part is left out of the train parts; how many is logged.
-    Images are decoded once into an array cache, which all processes map; afterwards a batch is a gather by index.
+    Images of one even colour stay: that they are equal does not make them copies. Images are decoded once into an array
+    cache, which all processes map; afterwards a batch is a gather by index.
 
     Args:
         source: where the samples come from.
@@ -99,6 +98,12 @@ class FederatedDataModule(LightningDataModule):
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
         on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
             listed.
+        background: colour behind transparent image files: `white`, `black`, or any such as `#808080`.
+        bits: of image files with more than 8 bits a channel, how many are used, at most 16: with 12, values from 0 to
+            4095 become 0 to 255, and higher ones 255. By default all that the files have.
+        value_range: instead of `bits`, the two values that become 0 and 255, such as `[-1000, 2000]`.
+        max_left_out: largest share of a class's or a client's train or val images that may be left out because the same
+            images are in a test or val part; more is an error. 1 permits all.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -124,6 +129,10 @@ class FederatedDataModule(LightningDataModule):
         seed: int = 0,
         cache_dir: str | None = None,
         on_bad_image: OnBadImage = "error",
+        background: str = "white",
+        bits: PositiveInt | None = None,
+        value_range: list[float] | None = None,
+        max_left_out: ClosedUnitInterval = 0.1,
     ) -> None:
         super().__init__()
         self.source = source
@@ -151,7 +160,9 @@ class FederatedDataModule(LightningDataModule):
             )
         self._split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
         self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image
-        self._held_out = held_out
+        self._held_out, self._max_left_out = held_out, float(max_left_out)
+        self.pixels = PixelSettings.of(background, bits, value_range)
+        """How image files become pixels of 8 bits."""
         self._shown: Literal["all", "participants", "pooled"] = "all"
         self._clients_shown: list[ClientSplit] | None = None
         default = os.environ.get("LPFT_CACHE") or Path.home() / ".cache" / "lpft"
@@ -225,12 +236,8 @@ class FederatedDataModule(LightningDataModule):
         arrays = self._arrays or self._open()
         chosen_to_be_held_out(arrays.clients, self._held_out, self._seed)  # fails early
         warn_of_gaps(arrays, self.spec.num_classes)
-        ignored = self.source.ignored_files()
-        if ignored:
-            log.warning(
-                "%d files in the class folders are left out, being no images by their ending: %s.",
-                len(ignored), shortened(ignored),
-            )  # fmt: skip
+        warn_of_pixels(arrays, self.pixels)
+        warn_of_ignored(self.source.ignored_files())
 
     def setup(self, stage: str | None = None) -> None:
         """Map the arrays, building them first if needed."""
@@ -253,17 +260,19 @@ class FederatedDataModule(LightningDataModule):
             "size": [self._channels, self._image_size],
             "num_classes": self._num_classes,
             "seed": self._seed,
+            "pixels": vars(self.pixels),
         }
         arrays = open_or_build(
             self._cache_dir,
             type(self.source).__name__,
             key,
             self._samples,
-            lambda samples, done: decode(self.source, samples.rows, self.spec, done),
+            lambda samples, done: decode(self.source, samples.rows, self.spec, self.pixels, done),
             self.spec,
             self._on_bad_image,
         )
         self.source.release()
+        refuse_large_losses(arrays, self._max_left_out, self.source.class_names)
         return arrays
 
     def _samples(self) -> Samples:
@@ -317,29 +326,3 @@ def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
         raise ValueError("the column `domain` is not categorical. HINT: make it with `sources.base.categories`.")
     split = table["split"].fillna("") if "split" in table else ""
     return table.reset_index(drop=True).assign(split=split)
-
-
-def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
-    """Log which samples were left out, and which clients lack samples or classes."""
-    left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
-    if left_out:
-        log.warning(
-            "%d images of %s were left out of train or val: the same images are in a test or val part.",
-            left_out, shortened([f"client {name}" for name in arrays.left_out]),
-        )  # fmt: skip
-    if arrays.bad:
-        log.warning(
-            "%d image files could not be decoded and were left out: %s.", len(arrays.bad), shortened(arrays.bad)
-        )
-    trained = [client for client in arrays.clients if len(client.train)]
-    gaps = {
-        "have no training samples": [client for client in arrays.clients if not len(client.train)],
-        "have no test samples": [client for client in arrays.clients if not len(client.test)],
-        f"lack some of the {num_classes} classes in training": [
-            client for client in trained if len(arrays.labels[client.train].unique()) < num_classes
-        ],
-    }
-    for gap, clients in gaps.items():
-        if clients:
-            names = shortened([client.name for client in clients])
-            log.warning("%d of %d clients %s: %s.", len(clients), len(arrays.clients), gap, names)

@@ -10,9 +10,10 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lpft.data.cache import Interrupted
+from lpft.data.entry_folder import Interrupted
 from lpft.data.sources.base import Source
 from lpft.data.sources.image_files import Decoded
+from lpft.data.sources.pixels import PixelSettings
 from lpft.runtime.processes import available_cores, leave_with_parent
 from lpft.runtime.progress import Steps
 from lpft.types import DataSpec
@@ -27,7 +28,9 @@ SHOWN_FROM = 5000
 """Progress is shown from so many samples on."""
 
 
-def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> Iterator[Decoded]:
+def decode(
+    source: Source, rows: np.ndarray, spec: DataSpec, settings: PixelSettings, done: int = 0
+) -> Iterator[Decoded]:
     """Yield the images of a source's rows, given in ascending order, some at a time, after those that are done.
 
     Raises:
@@ -41,7 +44,7 @@ def decode(source: Source, rows: np.ndarray, spec: DataSpec, done: int = 0) -> I
         cast("Dataset[Any]", batches),
         batch_size=None,
         num_workers=helpers,
-        collate_fn=partial(source.read, channels=spec.in_channels, size=spec.image_size),
+        collate_fn=partial(source.read, channels=spec.in_channels, size=spec.image_size, settings=settings),
         worker_init_fn=partial(_start_helper, os.getpid()),
     )
     with Steps("prepare", len(rows), "image", len(rows) >= SHOWN_FROM, done, counted="images", lines=10) as steps:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,12 @@ from lpft.data.splits import HELD_OUT, SPLITS, SplitPositions
 DIGEST_SIZE = 16
 """Bytes of an image's hash."""
 
+EVEN_LEVELS = 2
+"""An image is blank if the levels of each channel, of 256, differ by no more than this: by rounding."""
+
+FEW_COPIES = 3
+"""So many copies in a client or a class are never too many, whatever their share is."""
+
 
 def digests(images: np.ndarray) -> np.ndarray:
     """Hash images, ``(n, ...)``: what is equal has equal bytes, uint8, ``(n, 16)``."""
@@ -19,40 +26,142 @@ def digests(images: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_SIZE)
 
 
+def are_blank(images: np.ndarray) -> np.ndarray:
+    """Find images, uint8, ``(n, channels, height, width)``, of one even colour; bool, ``(n,)``.
+
+    That two of them are equal does not show that one is a copy of the other: empty ground looks the same everywhere.
+
+    >>> are_blank(np.array([[[[7, 7, 8]]], [[[7, 7, 10]]]], np.uint8))
+    array([ True, False])
+    """
+    channels = images.reshape(*images.shape[:2], -1)
+    return np.asarray((channels.max(-1) - channels.min(-1) <= EVEN_LEVELS).all(-1))
+
+
+def numbered(hashes: np.ndarray) -> np.ndarray:
+    """Number images by their hashes, uint8, ``(n, 16)``: equal images have equal numbers, int64, ``(n,)``."""
+    return np.unique(np.ascontiguousarray(hashes).view(f"V{DIGEST_SIZE}").ravel(), return_inverse=True)[1]
+
+
 def without_duplicates(
-    clients: Mapping[str, SplitPositions], hashes: np.ndarray, bad: np.ndarray
-) -> tuple[dict[str, SplitPositions], dict[str, dict[str, int]]]:
+    clients: Mapping[str, SplitPositions], hashes: np.ndarray, bad: np.ndarray, blank: np.ndarray
+) -> tuple[dict[str, SplitPositions], dict[str, SplitPositions]]:
     """Leave images in anyone's test part out of all val and train parts, and those in a val part out of train parts.
 
-    Duplicates within a split stay.
+    Duplicates within a split stay, and so do blank images.
 
     Args:
         clients: positions of every client's samples.
         hashes: hash of every image, uint8, ``(n, 16)``.
         bad: positions that hold no image.
+        blank: positions of images of one even colour.
 
     Returns:
-        The positions that are left, and how many were left out, by client and split.
+        The positions that are left, and those of the duplicates that were left out.
     """
-    images = np.unique(np.ascontiguousarray(hashes).view(f"V{DIGEST_SIZE}").ravel(), return_inverse=True)[1]
-    usable = np.ones(len(hashes), bool)
+    images = numbered(hashes)
+    usable, telling = np.ones(len(hashes), bool), np.ones(len(hashes), bool)
     usable[bad] = False
+    telling[blank] = False
     held: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
         parts_of_split = [getattr(parts, split) for parts in clients.values()]
         held[split] = np.zeros(len(images), bool)
         for part in parts_of_split:
             held[split][images[part[usable[part]]]] = True
-    kept, left_out = dict[str, SplitPositions](), dict[str, dict[str, int]]()
+    kept, left_out = dict[str, SplitPositions](), dict[str, SplitPositions]()
     for name, parts in clients.items():
-        remaining = []
+        remaining, duplicates = [], []
         for split, part in zip(SPLITS, parts, strict=True):
             part = part[usable[part]]
-            duplicate = np.any(
+            elsewhere = np.any(
                 [np.zeros(len(part), bool), *(held[other][images[part]] for other in HELD_OUT[split])], 0
             )
-            if duplicate.any():
-                left_out.setdefault(name, {})[split] = int(duplicate.sum())
+            duplicate = elsewhere & telling[part]
             remaining.append(part[~duplicate])
-        kept[name] = SplitPositions(*remaining)
+            duplicates.append(part[duplicate])
+        kept[name], left_out[name] = SplitPositions(*remaining), SplitPositions(*duplicates)
     return kept, left_out
+
+
+def under_several_classes(hashes: np.ndarray, labels: np.ndarray, leave: np.ndarray) -> int:
+    """Count the samples whose image another sample of another class has, but for the positions to leave.
+
+    >>> hashes = np.repeat(np.array([1, 1, 2, 2], np.uint8)[:, None], DIGEST_SIZE, axis=1)
+    >>> under_several_classes(hashes, np.array([0, 1, 1, 1]), np.empty(0, np.int64))
+    2
+    """
+    use = np.ones(len(labels), bool)
+    use[leave] = False
+    images, labels = numbered(hashes[use]), labels[use]
+    lowest, highest = np.full(len(images), np.iinfo(np.int64).max), np.full(len(images), -1)
+    np.minimum.at(lowest, images, labels)
+    np.maximum.at(highest, images, labels)
+    return int((lowest != highest)[images].sum())
+
+
+def by_class(clients: Collection[Any], labels: np.ndarray) -> dict[int, dict[str, int]]:
+    """Count all clients' samples, whose positions have the attributes train, val and test, by class and split."""
+    counts: dict[int, dict[str, int]] = {}
+    for split in SPLITS:
+        positions = np.concatenate([getattr(parts, split) for parts in clients])
+        for label, count in count_labels(labels[positions]).items():
+            counts.setdefault(label, {})[split] = count
+    return counts
+
+
+def by_client(clients: Mapping[str, SplitPositions]) -> dict[str, dict[str, int]]:
+    """Count samples by client and split, for those that have some."""
+    counts = {
+        name: {split: len(part) for split, part in parts._asdict().items() if len(part)}
+        for name, parts in clients.items()
+    }
+    return {name: of_client for name, of_client in counts.items() if of_client}
+
+
+def count_labels(labels: np.ndarray) -> dict[int, int]:
+    """Count the samples of each class that has some.
+
+    >>> count_labels(np.array([2, 0, 2]))
+    {0: 1, 2: 2}
+    """
+    return {label: count for label, count in enumerate(np.bincount(labels).tolist()) if count}
+
+
+class Loss(NamedTuple):
+    """Duplicates that were left out of a split of a client or of a class, of so many images."""
+
+    whose: str
+    split: str
+    left_out: int
+    images: int
+
+
+def large_losses(
+    kept: Mapping[str, Mapping[str, int]],
+    left_out: Mapping[str, Mapping[str, int]],
+    most: float,
+    nothing_left: bool = False,
+) -> list[Loss]:
+    """Return where the share of images that were left out is too large, the largest share first.
+
+    A few images are never too many, except, with `nothing_left`, where nothing is left to train on.
+
+    Args:
+        kept: number of images that are left, by client or class and split; what is missing is none.
+        left_out: number of those that were left out likewise.
+        most: largest share.
+        nothing_left: see above.
+
+    >>> large_losses({"a": {"train": 95}, "b": {"train": 80}}, {"a": {"train": 5}, "b": {"train": 20}}, 0.1)
+    [Loss(whose='b', split='train', left_out=20, images=100)]
+    """
+    losses = [
+        Loss(whose, split, count, count + kept.get(whose, {}).get(split, 0))
+        for whose, counts in left_out.items()
+        for split, count in counts.items()
+    ]
+    large = [loss for loss in losses if loss.left_out > max(most * loss.images, FEW_COPIES)]
+    if nothing_left:
+        large += [loss for loss in losses if loss.split == "train" and loss.left_out == loss.images <= FEW_COPIES]
+    return sorted(large, key=lambda loss: -loss.left_out / loss.images)

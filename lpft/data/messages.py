@@ -7,13 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def printable(name: str) -> str:
+    r"""Write a file's name in one line that any terminal shows: control characters and stray bytes are escaped.
+
+    >>> print(printable("two\nlines"))
+    two\nlines
+    """
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
+
+
 def shortened(names: Sequence[str], most: int = 5) -> str:
     """Join names, and count those after the first few.
 
     >>> shortened(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
-    listed = ", ".join(names[:most])
+    listed = ", ".join(printable(name) for name in names[:most])
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from lpft.data.cache import ClientSplit
+from lpft.data.checks import scaling
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.messages import shortened
 from lpft.data.splits import SPLITS
@@ -65,6 +66,24 @@ def describe(data: FederatedDataModule, console: Console) -> None:
         print_plain(f"left out of {name}: {' and '.join(counted)}, the same images are in a test or val part")
     if arrays.bad:
         print_plain(f"left out, cannot be decoded: {len(arrays.bad)} files: {shortened(arrays.bad)}")
+    if arrays.blank:
+        of_classes = [f"{count} of class {name_of_class(data, label)}" for label, count in arrays.blank.items()]
+        print_plain(
+            f"of one even colour, in any part: {sum(arrays.blank.values())} images: {shortened(of_classes, 20)}"
+        )
+    if arrays.ambiguous:
+        print_plain(f"in several classes, pixel for pixel: {arrays.ambiguous} images")
+    for depth in arrays.depths:
+        print_plain(scaling(depth, data.pixels))
+    if arrays.frames:
+        print_plain(
+            f"several frames or pages, the first is read: {len(arrays.frames)} files: {shortened(arrays.frames)}"
+        )
+
+
+def name_of_class(data: FederatedDataModule, label: int) -> str:
+    """Return a class's name, or its number if it has none."""
+    return data.source.class_names[label] if data.source.class_names else str(label)
 
 
 def class_counts(data: FederatedDataModule, samples: Tensor) -> Tensor:
@@ -111,8 +130,7 @@ def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
             left = names + column * (side + gap)
             sheet.paste(picture(data.images[sample], side), (left, top))
             label = int(data.labels[sample])
-            text = data.source.class_names[label] if data.source.class_names else str(label)
-            draw.text((left, top + side + 1), fitting(text, side, font), "dimgray", font)
+            draw.text((left, top + side + 1), fitting(name_of_class(data, label), side, font), "dimgray", font)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lpft.data.cache import Arrays, ClientSplit
-from lpft.data.datamodule import warn_of_gaps
+from lpft.data.checks import warn_of_gaps
 from lpft.data.partition import Dirichlet, Iid
 from lpft.data.sources import CifarC, Digits, Sites
 from tests.data.made import assert_no_leaks, made, opened

@@ -74,10 +74,10 @@ def test_a_bad_file_stops_the_build_and_what_was_decoded_is_kept(root, monkeypat
 class Deadly(Sites):
     """Its seventh batch kills the process that decodes it."""
 
-    def read(self, positions, channels, size):
+    def read(self, positions, channels, size, settings):
         if positions[0] == 24:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(positions, channels, size)
+        return super().read(positions, channels, size, settings)
 
 
 def test_a_killed_helper_loses_nothing_that_was_decoded(root, monkeypatch):

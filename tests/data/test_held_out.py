@@ -96,7 +96,7 @@ def test_no_image_of_training_is_in_a_new_clients_test_part(tmp_path):
                 images[:5] = shared
             return images, labels
 
-    data = opened(Overlapping, held_out=["c1"], cache_dir=str(tmp_path))
+    data = opened(Overlapping, held_out=["c1"], max_left_out=0.25, cache_dir=str(tmp_path))
     assert data.arrays.left_out == {"c0": {"train": 5}}
     assert_no_leaks(data)
     trained = {data.images[i].numpy().tobytes() for i in data.pooled().clients[0].train.tolist()}

@@ -30,11 +30,12 @@ class Coloured(Source):
         images = np.zeros((8, 10, 10, 3), np.uint8)
         images[[1, 3]] += 9
         images[4:7, ..., 0] = 255
+        images[[0, 7], 0] = 99  # the only one that is not of one even colour, twice
         return images[positions]
 
 
 def coloured(tmp_path):
-    return opened(Coloured, val_share=0.0, cache_dir=str(tmp_path))
+    return opened(Coloured, val_share=0.0, max_left_out=1.0, cache_dir=str(tmp_path))
 
 
 def test_counts_by_hand(tmp_path):
@@ -55,6 +56,7 @@ def test_what_is_told(tmp_path):
     assert "1/3" in told
     assert "group old: 2 train, 0 val, 1 test" in told
     assert "left out of full: 1 of train" in told
+    assert "6 images: 3 of class red, 1 of class a very long name of a class, 2 of class blue" in told
 
 
 def test_a_contact_sheet_shows_the_images_of_clients_that_have_some(tmp_path):
@@ -63,4 +65,4 @@ def test_a_contact_sheet_shows_the_images_of_clients_that_have_some(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     red = (sheet == [255, 0, 0]).all(-1)
     assert red.sum() == 3 * 48 * 48
-    assert torch.equal(data.images[0], torch.zeros(3, 10, 10, dtype=torch.uint8)), "the arrays are as they were"
+    assert torch.equal(data.images[1], torch.full((3, 10, 10), 9, dtype=torch.uint8)), "the arrays are as they were"

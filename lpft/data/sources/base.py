@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lpft.data.sources.image_files import Decoded, decode_files, resize, stamp
+from lpft.data.sources.pixels import PixelSettings
 from lpft.data.splits import SPLITS, GivenSplits
 from lpft.runtime.seeding import stable_seed
 
@@ -69,7 +70,7 @@ class Source(ABC):
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of some rows, given in ascending order, of any size."""
 
-    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+    def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Return the images of some rows, uint8, ``(n, channels, size, size)``; see `images`."""
         stored = self.images(positions)
         if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
@@ -147,10 +148,10 @@ class FileSource(Source):
         """Not used: files are decoded and resized in one step."""
         raise NotImplementedError
 
-    def read(self, positions: np.ndarray, channels: int, size: int) -> Decoded:
+    def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Decode files."""
         names = self.cached_table["file"].to_numpy(object)[positions]
-        return decode_files(self.folder, list(names), channels, size, self.crop)
+        return decode_files(self.folder, list(names), channels, size, self.crop, settings)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table and the files' names, sizes and times."""

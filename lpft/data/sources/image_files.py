@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lpft.data.messages import shortened
+from lpft.data.messages import printable, shortened
+from lpft.data.sources.pixels import DEFAULT_PIXELS, Notes, PixelSettings, read_pixels
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 """What is taken for an image file, by its ending in lower case."""
 
-SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+OTHER_KINDS = (
+    (0, b"version https://git-lfs", "it is a pointer of Git LFS. HINT: fetch the file with `git lfs pull`"),
+    (0, b"<", "it is a page of text, not an image. HINT: download it again"),
+    (4, b"ftyp", "it is a HEIC or AVIF image, which Pillow cannot read here. HINT: convert it to PNG or JPEG"),
+    (128, b"DICM", "it is a DICOM file. HINT: convert it to PNG of 16 bits"),
+)
+"""What is often found under the name of an image: where it starts, with what, and what it is."""
 
 
 class Decoded(NamedTuple):
@@ -27,15 +33,24 @@ class Decoded(NamedTuple):
         images: uint8, ``(n, channels, size, size)``, of those that could be decoded.
         good: which ones could be, bool, one for each file.
         bad: path and reason of those that could not.
+        notes: what should be known of those that could.
     """
 
     images: np.ndarray
     good: np.ndarray
     bad: list[str]
+    notes: Notes = Notes()
 
 
-def decode_files(root: Path, names: Sequence[str], channels: int, size: int, crop: int | None = None) -> Decoded:
-    """Read image files.
+def decode_files(
+    root: Path,
+    names: Sequence[str],
+    channels: int,
+    size: int,
+    crop: int | None = None,
+    settings: PixelSettings = DEFAULT_PIXELS,
+) -> Decoded:
+    """Read image files; whatever the decoder raises about a file makes that file a bad one.
 
     Args:
         root: folder that the names start from.
@@ -43,36 +58,36 @@ def decode_files(root: Path, names: Sequence[str], channels: int, size: int, cro
         channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
         size: height and width to which the images are resized, bilinearly with antialiasing.
         crop: side of a square that is cut out of the middle before resizing; by default the whole image is taken.
+        settings: how transparent images and those of more than 8 bits become opaque ones of 8 bits.
     """
+    notes = Notes()
     images, good, bad = [], [], []
     for name in names:
+        path = root / name
         try:
-            images.append(read_image(root / name, channels, size, crop))
+            images.append(read_image(path, channels, size, crop, settings, notes))
             good.append(True)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            bad.append(f"{root / name} ({str(error) or type(error).__name__})")
+        except Exception as error:  # decoders raise struct.error, KeyError, ZeroDivisionError, ...
+            bad.append(f"{printable(str(path))} ({reason(path, error)})")
             good.append(False)
     stacked = np.stack(images) if images else np.empty((0, channels, size, size), np.uint8)
-    return Decoded(stacked, np.array(good, bool), bad)
+    return Decoded(stacked, np.array(good, bool), bad, notes)
 
 
-def read_image(path: Path, channels: int, size: int, crop: int | None = None) -> np.ndarray:
-    """Read one image file as uint8, ``(channels, size, size)``; raise OSError or ValueError if it is not an image.
+def read_image(
+    path: Path,
+    channels: int,
+    size: int,
+    crop: int | None = None,
+    settings: PixelSettings = DEFAULT_PIXELS,
+    notes: Notes | None = None,
+) -> np.ndarray:
+    """Read one image file as uint8, ``(channels, size, size)``; raise an exception, of any kind, if that fails.
 
-    It is turned as its EXIF data say. Images of 16 bits a channel keep the upper 8.
+    Of several frames (pages) the first is read. It is turned as its metadata say, and laid over the background. Images
+    of more than 8 bits a channel are scaled to 8. Both settings see `PixelSettings`; `notes` gets what should be known.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-    if image.mode in SIXTEEN_BITS:
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of PIL's mode {image.mode}, expected 8 or 16 bits a channel")
-    if image.mode == "P" or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode != "L":
-        image = image.convert("RGB")
+    image = read_pixels(path, settings, Notes() if notes is None else notes)
     if crop:
         width, height = (max(side - crop, 0) for side in image.size)  # to cut off; nothing where an image is smaller
         image = ImageOps.crop(image, (width // 2, height // 2, width - width // 2, height - height // 2))
@@ -81,6 +96,18 @@ def read_image(path: Path, channels: int, size: int, crop: int | None = None) ->
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Say why a file cannot be read."""
+    if not isinstance(error, UnidentifiedImageError):
+        return printable(str(error)) or type(error).__name__
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "the file is empty"
+    kinds = (kind for place, signature, kind in OTHER_KINDS if start[place:].lstrip().startswith(signature))
+    return next(kinds, "it starts like no image that Pillow knows, or is damaged")
 
 
 def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:

@@ -174,7 +174,9 @@ def test_a_part_for_choices_shares_no_image_with_the_others(tmp_path, caplog):
     arrays = save_medmnist(tmp_path / "m.npz")
     both = np.concatenate([arrays["val_images"][:5], arrays["train_images"][5:]])
     save_medmnist(tmp_path / "m.npz", test_images=arrays["val_images"], test_labels=arrays["val_labels"])
-    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)})
+    with pytest.raises(ValueError, match="client m: 12 of 12 val images"):
+        make(tmp_path, {"m": ArrayDomain("m.npz", **MED)})
+    data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)}, max_left_out=1.0)
     assert sizes(data) == {"m": (80, 0, 12)}
     save_medmnist(tmp_path / "m.npz", train_images=both)
     data = make(tmp_path, {"m": ArrayDomain("m.npz", **MED)})

@@ -1,0 +1,125 @@
+"""What people should know about a dataset before they train on it, and what stops them from doing so."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from lpft.data.cache import Arrays
+from lpft.data.duplicates import by_class, large_losses
+from lpft.data.messages import shortened
+from lpft.data.sources.pixels import Depth, PixelSettings
+from lpft.data.splits import SPLITS
+
+log = logging.getLogger("lpft")
+
+OTHER_FORMATS = (".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom", ".nii", ".nii.gz", ".svs", ".svg", ".webm")
+"""Endings of pictures that are not read."""
+
+
+def refuse_large_losses(arrays: Arrays, most: float, class_names: Sequence[str]) -> None:
+    """Raise ValueError if more than a share of a class or of a client was left out as duplicates."""
+
+    def named(counts: Mapping[int, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
+        return {class_names[label] if class_names else str(label): of_class for label, of_class in counts.items()}
+
+    kept: dict[str, dict[str, int]] = {
+        client.name: {str(split): len(getattr(client, split)) for split in SPLITS} for client in arrays.clients
+    }
+    of_clients = large_losses(kept, arrays.left_out, most)
+    kept_of_classes = by_class(arrays.clients, arrays.labels.numpy()) if arrays.left_out else {}
+    of_classes = large_losses(named(kept_of_classes), named(arrays.left_out_of_classes), most, nothing_left=most < 1)
+    told = [
+        f"{kind} {loss.whose}: {loss.left_out} of {loss.images} {loss.split} images"
+        for kind, losses in (("class", of_classes), ("client", of_clients))
+        for loss in losses
+    ]
+    if told:
+        more = f"\n  and {len(told) - 10} more" if len(told) > 10 else ""
+        title = "Too many images are also, pixel for pixel, in a test or val part of some client:"
+        raise ValueError(
+            "\n  ".join([title, *told[:10]])
+            + f"{more}\nHINT: remove files that were copied, within a site or from another one, and pictures that stand"
+            " for a missing image. `--data.max_left_out 1` leaves all of these out of training."
+        )
+
+
+def scaling(depth: Depth, settings: PixelSettings) -> str:
+    """Say how images of more than 8 bits a channel became such of 8."""
+    start, end = settings.value_range or (0, depth.limit)
+    return (
+        f"{depth.images} images of more than 8 bits a channel have values from {depth.lowest:g} to {depth.highest:g};"
+        f" {start:g} to {end:g} became 0 to 255"
+    )
+
+
+def better_scaling(depth: Depth, settings: PixelSettings) -> str | None:
+    """Return the option that would scale images that use less than half of their range, if they do and none is set.
+
+    >>> better_scaling(Depth(65535, 100, 7, 4000), PixelSettings())
+    '--data.bits 12'
+    """
+    if settings.value_range is not None or not 0 < 2 * depth.highest <= depth.limit:
+        return None
+    if depth.limit == 1:
+        return f"--data.value_range '[0,{depth.highest:g}]'"
+    return f"--data.bits {int(depth.highest).bit_length()}"
+
+
+def warn_of_pixels(arrays: Arrays, settings: PixelSettings) -> None:
+    """Log where pixels may not be what people expect: depth, frames, blank images, images under several classes."""
+    start, end = settings.value_range or (-math.inf, math.inf)
+    for depth in arrays.depths:
+        option = better_scaling(depth, settings)
+        if option:
+            log.warning("%s, so that they are dark. HINT: `%s` scales them.", scaling(depth, settings), option)
+        elif not start <= depth.lowest <= depth.highest <= end:
+            log.warning("%s, and what is beyond is cut off.", scaling(depth, settings))
+    if arrays.frames:
+        log.warning(
+            "%d files have several frames or pages, of which the first is read: %s. HINT: save those that you need as"
+            " files of their own.",
+            len(arrays.frames), shortened(arrays.frames),
+        )  # fmt: skip
+    if arrays.ambiguous:
+        log.warning("%d images are, pixel for pixel, in several classes.", arrays.ambiguous)
+
+
+def warn_of_ignored(names: Sequence[str]) -> None:
+    """Log which files are passed over, being no images by their ending."""
+    if names:
+        others = any(name.lower().endswith(OTHER_FORMATS) for name in names)
+        hint = (
+            " HINT: convert HEIC, AVIF, DICOM and the like to PNG (of 16 bits, if need be) or JPEG." if others else ""
+        )
+        log.warning(
+            "%d files in the class folders are left out, being no images by their ending: %s.%s",
+            len(names), shortened(names), hint,
+        )  # fmt: skip
+
+
+def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
+    """Log which samples were left out, and which clients lack samples or classes."""
+    left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
+    if left_out:
+        log.warning(
+            "%d images of %s were left out of train or val: the same images are in a test or val part.",
+            left_out, shortened([f"client {name}" for name in arrays.left_out]),
+        )  # fmt: skip
+    if arrays.bad:
+        log.warning(
+            "%d image files could not be decoded and were left out: %s.", len(arrays.bad), shortened(arrays.bad)
+        )
+    trained = [client for client in arrays.clients if len(client.train)]
+    gaps = {
+        "have no training samples": [client for client in arrays.clients if not len(client.train)],
+        "have no test samples": [client for client in arrays.clients if not len(client.test)],
+        f"lack some of the {num_classes} classes in training": [
+            client for client in trained if len(arrays.labels[client.train].unique()) < num_classes
+        ],
+    }
+    for gap, clients in gaps.items():
+        if clients:
+            names = shortened([client.name for client in clients])
+            log.warning("%d of %d clients %s: %s.", len(clients), len(arrays.clients), gap, names)
