@@ -26,7 +26,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
-  lpft export      RUN         one client's model as a folder: tensors, model.json, programs for torch and ONNX
+  lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
   lpft predict     MODEL IMAGES..  classes and probabilities of image files, by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
 
@@ -170,7 +170,7 @@ def status(args: list[str]) -> int:
 
 def export_model(args: list[str]) -> int:
     """Write a client's model into a folder, and list its files."""
-    parser = _parser("export", "One client's model as a folder: tensors, model.json, programs for torch and ONNX.")
+    parser = _parser("export", "One client's model as a folder: tensors, model.json, programs for PyTorch and ONNX.")
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a run")
     add("--method", default="lpft", help="name of the method, or `global` (lpft)")
