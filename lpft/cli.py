@@ -29,6 +29,8 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
+  lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
+  lpft predict     MODEL IMAGES..  classes and probabilities of image files, by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
 
   lpft COMMAND --help          all settings of a command
@@ -184,6 +186,50 @@ def status(args: list[str]) -> int:
     return 0
 
 
+def export_model(args: list[str]) -> int:
+    """Write a client's model into a folder, and list its files."""
+    parser = _parser("export", "One client's model as a folder: tensors, model.json, programs for PyTorch and ONNX.")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of a run")
+    add("--method", default="lpft", help="name of the method, or `global` (lpft)")
+    add("--client", required=True, help="name of the client")
+    add("--seed", type=int, default=0)
+    add("--to", type=Path, required=True, metavar="FOLDER", help="folder to write, made if it is not there")
+    options = parser.parse_args(args)
+    from lpft.export import export
+    from lpft.storage.run import Run
+
+    try:
+        for path in export(Run(options.run), options.method, options.client, options.to, options.seed):
+            print(path)
+    except (FileNotFoundError, ValueError) as error:
+        _fail(str(error), 2)
+    return 0
+
+
+def predict(args: list[str]) -> int:
+    """Print class and probability of every image, or write them to a file; 1 if images could not be read."""
+    parser = _parser("predict", "Classes and probabilities of image files, by an exported model.")
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
+    add("images", nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
+    add("--batch-size", type=int, default=64)
+    add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")
+    options = parser.parse_args(args)
+    from lpft.prediction import ExportedModel, image_files, show
+
+    try:
+        files = image_files(options.images)
+        rows = ExportedModel.load(options.model, options.device).predict(files, max(1, options.batch_size))
+    except (FileNotFoundError, ValueError) as error:
+        _fail(str(error), 2)
+    problems = show(rows, options.to)
+    for problem in problems:
+        print(f"lpft predict: not read: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
 def theory(args: list[str]) -> int:
     """Compare FT and LP-FT in the linear model."""
     parser = _parser("theory", "FT against LP-FT in a linear model, in closed form and on finite samples.")
@@ -235,6 +281,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "status": status,
     "plan": plan,
+    "export": export_model,
+    "predict": predict,
     "theory": theory,
 }
 

@@ -108,6 +108,12 @@ class Results:
         path = self.run.global_model(seed) if is_global else self.run.model(seed, method, client)
         return load_network(self.run, path)
 
+    def export(self, method: str, client: str, to: str | Path, seed: int = 0) -> list[Path]:
+        """Write a client's model into a folder, for `lpft predict` and other programs; see `lpft.export.export`."""
+        from lpft.export import export
+
+        return export(self.run, method, client, Path(to), seed)
+
     def figure(self, name: str) -> Figure:
         """Return a figure of the report, such as ``tradeoff``, as matplotlib's.
 

@@ -23,6 +23,8 @@ LAYERS = (
     {"paper"},
     {"config"},
     {"pipeline"},
+    {"export"},
+    {"prediction"},
     {"results"},
     {"cli"},
 )

@@ -24,6 +24,10 @@ class Provenance:
         clients: names of the clients, in order.
         held_out: names of those that take no part in federated training and tuning.
         spec: channels, size and number of classes of the images.
+        classes: names of the classes, in the order of their labels; empty if the source has none.
+        mean: what is subtracted from images on the scale from 0 to 1, of every channel.
+        std: what they are then divided by.
+        crop: side of the square that the source cuts out of its image files.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
         reference_settings: the same of the settings that the results of references depend on.
@@ -41,6 +45,10 @@ class Provenance:
     clients: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     spec: dict[str, int] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    crop: int | None = None
     content_hash: str | None = None
     settings: str | None = None
     reference_settings: str | None = None

@@ -1,0 +1,176 @@
+"""Take a client's model out of a run, with all that prediction needs: no experiment, and no data set."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpft.config.schema import load_network
+from lpft.models.base import BodyHeadNet
+from lpft.models.weights import save_model
+from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.config_file import read_config
+from lpft.storage.run import Run, read_cell
+
+log = logging.getLogger("lpft")
+
+DESCRIPTION, WEIGHTS, PROGRAM, ONNX = "model.json", "model.safetensors", "model.pt2", "model.onnx"
+FIGURES = ("status", "local_before", "val_before", "val_after", "num_train", "num_val", "num_test")
+"""What model.json says of the client's result, beside accuracies."""
+
+
+class Deployed(nn.Module):
+    """A network with its normalization: from images as they are stored to logits.
+
+    Args:
+        net: the network, in evaluation mode.
+        mean: what is subtracted from images on the scale from 0 to 1, of every channel.
+        std: what they are then divided by.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: BodyHeadNet, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=net.head.weight.dtype).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, ``(n, num_classes)``, of uint8 images ``(n, channels, size, size)``."""
+        logits: Tensor = self.net((images.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return logits
+
+
+def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[Path]:
+    """Write a client's model into a folder.
+
+    ``model.safetensors`` has the tensors; ``model.json`` says which network it is, its classes, how images are read and
+    normalized, where the model comes from, and how it did. ``model.pt2`` (`torch.export`) and ``model.onnx`` take uint8
+    images ``(n, channels, size, size)`` and return logits, without lpft. Either is left out, and that is said, where
+    the network does not allow it; ONNX needs the packages of the extra ``onnx``.
+
+    Args:
+        run: the run.
+        method: name of the method; ``global`` for the global model.
+        client: name of the client.
+        to: the folder.
+        seed: the seed.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: if the run has no such model.
+        ValueError: if the run was made by a version that did not note what prediction needs.
+    """
+    config = read_config(run)
+    path = run.global_model(seed) if method == "global" else run.model(seed, method, client)
+    net = load_network(run, path)
+    description = describe(config, method, client, seed, _figures(run, method, client, seed))
+    to.mkdir(parents=True, exist_ok=True)
+    save_model(to / WEIGHTS, net.state_dict(), description["settings"] or "")
+    deployed = Deployed(net, description["images"]["mean"], description["images"]["std"]).eval()
+    written = [to / WEIGHTS, *_programs(deployed, description["spec"], to)]
+    write_atomically(to / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")  # last: it is done
+    return [to / DESCRIPTION, *written]
+
+
+def describe(config: dict[str, Any], method: str, client: str, seed: int, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of model.json.
+
+    Args:
+        config: the run's configuration.
+        method: name of the method.
+        client: name of the client.
+        seed: the seed.
+        figures: of the client's result.
+
+    Raises:
+        ValueError: if the configuration lacks what prediction needs.
+    """
+    provenance = config.get("provenance") or {}
+    if not provenance.get("mean"):
+        raise ValueError(
+            "The run's config.yaml does not say how images are normalized. HINT: run its last command again: that is"
+            " noted then, and nothing is trained anew."
+        )
+    network = dict(config["network"])
+    if "weights" in network.get("init_args", {}):  # the tensors are in the model
+        network["init_args"] = {**network["init_args"], "weights": None}
+    data = config["data"]
+    return {
+        "client": client,
+        "method": method,
+        "seed": seed,
+        "classes": provenance["classes"] or [str(label) for label in range(provenance["spec"]["num_classes"])],
+        "spec": provenance["spec"],
+        "network": network,
+        "images": {
+            **{key: provenance[key] for key in ("mean", "std", "crop")},
+            **{key: data.get(key) for key in ("background", "bits", "value_range")},
+        },
+        "figures": figures,
+        "run": config.get("name"),
+        "settings": provenance["settings"],
+        **{key: provenance.get(key) for key in ("version", "torch", "git", "content_hash")},
+    }
+
+
+def _figures(run: Run, method: str, client: str, seed: int) -> dict[str, Any]:
+    """Return how the model did; empty for a global model, which has no result of its own."""
+    if method == "global":
+        return {}
+    result = read_cell(run.cell(seed, method, client))
+    return {
+        **{name: getattr(result, name) for name in FIGURES},
+        "accuracy": dict(zip(result.clients, result.accuracy, strict=True)),
+    }
+
+
+def _programs(deployed: Deployed, spec: dict[str, int], to: Path) -> list[Path]:
+    """Write the programs that the network allows; say why one is left out."""
+    example = torch.zeros(2, spec["in_channels"], spec["image_size"], spec["image_size"], dtype=torch.uint8)
+    written = []
+    for name, write in ((PROGRAM, _write_program), (ONNX, _write_onnx)):
+        (to / name).unlink(missing_ok=True)
+        if name == ONNX and not all(find_spec(package) for package in ("onnx", "onnxscript")):
+            log.info("%s is left out. HINT: pip install 'lpft[onnx]'", name)
+            continue
+        try:
+            with replacing(to / name) as temporary:
+                write(deployed, example, temporary)
+            written.append(to / name)
+        except Exception as error:  # networks can be anything
+            log.warning("%s is left out: %s: %s", name, type(error).__name__, str(error).splitlines()[0])
+    return written
+
+
+def _write_program(deployed: Deployed, example: Tensor, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def _write_onnx(deployed: Deployed, example: Tensor, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    torch.onnx.export(
+        deployed,
+        (example,),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        input_names=["images"],
+        output_names=["logits"],
+        external_data=False,
+        verbose=False,
+    )
