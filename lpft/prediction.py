@@ -128,9 +128,9 @@ def show(rows: DataFrame, to: Path | None) -> list[str]:
         print(to)
     else:
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table("file", "class", "probability", box=None)
+        table = Table(Column("file", overflow="fold"), "class", "probability", box=None)
         for row in rows.itertuples():
             table.add_row(str(row.file), *(("-", "-") if row.problem else (str(row[2]), f"{row.probability:.3f}")))
         Console().print(table, highlight=False)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -387,8 +388,8 @@ def test_an_update_that_is_not_finite_has_no_weight(
     """In round 2 of seed 0 client c2 sends NaN; the same for one process and for two."""
     train = LocalTrainer.train
 
-    def struck(self: LocalTrainer, clients: list[int], state: State, round_: int) -> StackUpdate:
-        update = train(self, clients, state, round_)
+    def struck(self: LocalTrainer, clients: list[int], state: State, round_: int, **more: Any) -> StackUpdate:
+        update = train(self, clients, state, round_, **more)
         if (self.seed, round_) == (0, 2) and 2 in clients:
             update.state["head.bias"][clients.index(2), 0] = float("nan")
         return update

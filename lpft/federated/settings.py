@@ -70,7 +70,7 @@ class Federation:
     ) -> None:
         if init is None and (init_entry or init_map or init_head != "keep"):
             raise ValueError(
-                "`federation.init_entry`, `init_map` and `init_head` are for a model from a file."
+                "`federation.init_entry`, `federation.init_map` and `federation.init_head` are for a model from a file."
                 " HINT: name it with `--federation.init FILE`, or remove them."
             )
         self.rounds = rounds

@@ -15,7 +15,7 @@ from lpft.federated.fedavg import FedAvg
 from lpft.federated.local import LocalTrainer
 from lpft.federated.settings import Federation
 from lpft.types import State
-from tests.federated.test_fedavg import Memory
+from tests.federated.rounds import Memory
 from tests.toy import largest_difference, toy_data, toy_net
 
 pytestmark = [

@@ -118,7 +118,7 @@ def test_the_working_folder_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_import_paths_that_a_users_module_has_added_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", ["", "/library"])
     before = list(sys.path)
     with session.working_folder_last():
         assert sys.path[-1] == str(tmp_path)
