@@ -31,3 +31,11 @@ def _own_signals() -> Iterator[None]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Write empty figures in the tests of a module that does not look at them: drawing takes half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpft.reporting.drawing.to_svg", lambda name, draw: '<svg viewBox="0 0 72 72"></svg>')
+        yield

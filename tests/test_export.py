@@ -18,6 +18,8 @@ from lpft.prediction import ExportedModel, image_files
 from lpft.storage.run import Run
 from tests.commands import TOY, lpft, toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLIENT = "c2"
 
 

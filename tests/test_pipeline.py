@@ -30,6 +30,8 @@ from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.toy import ToyNet, same_bits, toy_data
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -15,6 +15,8 @@ from lpft.storage.run import Run
 from tests.commands import lpft, outcome, table, toy
 from tests.toy import same_bits
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROWS = {
     "none": {"class_path": "lpft.methods.ft.NoFineTuning"},
     "ft": {"class_path": "lpft.methods.ft.FT"},

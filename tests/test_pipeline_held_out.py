@@ -17,6 +17,8 @@ from tests.commands import lpft, table, toy
 from tests.federated.test_fedavg import settings
 from tests.toy import ToyNet, same_bits, toy_data, toy_module
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HELD_OUT = ("--data.held_out", "[c1, c4]")
 
 

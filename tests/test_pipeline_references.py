@@ -21,6 +21,8 @@ from lpft.storage.run import Run
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.toy import ToySource, same_bits
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 REFERENCES = {
     "none": {"class_path": "lpft.methods.ft.NoFineTuning"},
     "local": {"class_path": "lpft.methods.references.Local"},

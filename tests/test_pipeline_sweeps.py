@@ -14,6 +14,8 @@ from lpft.personalization.jobs import Job, PersonalTask
 from lpft.storage.run import Run, read_cell
 from tests.commands import TOY, lpft, outcome, table, toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def extra(folder: Path, **sections: object) -> Path:
     path = folder / "extra.yaml"

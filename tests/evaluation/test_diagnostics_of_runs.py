@@ -13,6 +13,8 @@ from lpft.types import State
 from tests.commands import table, toy
 from tests.toy import ToySource
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HERE = "tests.evaluation.test_diagnostics_of_runs"
 LEARNT = ("--seeds", "[0]", "--federation.rounds", 20, "--personalization.epochs", 30)
 """Enough rounds to converge, and epochs to learn by heart."""
