@@ -11,6 +11,7 @@ import sys
 
 from lpft.evaluation.certainty import Estimate
 from lpft.reporting.analysis import Analysis, analyze_results
+from lpft.reporting.experiment import Experiment, section
 from lpft.reporting.ladder import ladder
 from lpft.storage.run import Run
 
@@ -60,7 +61,7 @@ def describe(run: Run) -> str:
     levels = {method: summary[method, "local"] for method in named}
     steps = [rung for rung in ladder(analysis) if rung.name in ("adabn", "ft")]
     parts = [
-        f"## {experiment.config['name']}",
+        f"## {title(experiment)}",
         f"{len(experiment.client_names)} clients, {len(experiment.seeds)} seeds. Local, percent: "
         + ", ".join(f"`{method}` {level:.1f}" for method, level in levels.items())
         + ".",
@@ -76,6 +77,16 @@ def describe(run: Run) -> str:
                 parts.append(f"`adabn`, which learns nothing, has {one.mean / whole.mean:.0%} of FT's {what}.")
     tuned = tuned_line(analysis)
     return "\n\n".join([*parts, *([tuned] if tuned else [])])
+
+
+def title(experiment: Experiment) -> str:
+    """Return the experiment's name, and the seeds that tuning looked at, which are not among those of the results."""
+    name, tuned = str(experiment.config["name"]), section(experiment.config, "provenance", "tuned")
+    if not tuned:
+        return name
+    seeds = section(experiment.config, "tune")["seeds"]
+    assert not set(seeds) & set(experiment.seeds), "tuning has seen a seed of the results"
+    return f"{name}, tuned on seed {', '.join(map(str, seeds))}"
 
 
 def tuned_line(analysis: Analysis) -> str:
