@@ -25,6 +25,8 @@ class Hindrance(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         global passed
+        if x.device.type == "meta":  # a trial before training
+            return x
         passed += 1
         hold, life = Path(os.environ.get(HOLD, "/nowhere")), os.environ.get("SLURM_RESTART_COUNT", "0")
         try:
