@@ -128,3 +128,18 @@ def test_what_does_not_fit_is_refused_before_training(
     toy("run", out, *words, code=2)
     assert named in capsys.readouterr().err
     assert not (out / "seed_0").exists()
+
+
+def test_algorithms_can_be_swept(out: Path) -> None:
+    """Each point says which it is; runs of another algorithm do not share global models."""
+    swept = "[null, {class_path: lpft.federated.algorithms.FedProx, init_args: {mu: 0.5}}]"
+    ditto = ("--methods.ditto", "lpft.methods.federated.Ditto", "--only", "none,ditto")
+    run = toy("run", out, "--seeds", "[0]", *ditto, "--sweep", f"{{federation.algorithm: {swept}}}")
+    points = {point.root.name: point for point in run.points()}
+    assert list(points) == ["algorithm=FedProx", "algorithm=None"]
+    models = [load_model(point.global_model(0))[0] for point in points.values()]
+    assert not same_bits(*models)
+    files = [point.reference("ditto").global_file(0, "history.csv") for point in points.values()]
+    assert files[0].read_bytes() == files[1].read_bytes(), "with its seconds: trained once"
+    point = yaml.safe_load(points["algorithm=FedProx"].config.read_text())["provenance"]["point"]
+    assert point["federation.algorithm"]["init_args"] == {"mu": 0.5}

@@ -180,17 +180,23 @@ class Experiment:
             federation.algorithm = reference.algorithm
             if reference.epochs is not None:
                 federation.rounds, federation.local_epochs = reference.epochs, 1
-            settings = {**self.global_settings, "method": self.config["methods"][name]}
+            settings = {**self._global_settings_without("algorithm"), "method": self.config["methods"][name]}
             return {"settings": federation, "fingerprint": fingerprint(settings)}
         federation.rounds, federation.local_epochs = self.reference_rounds(reference)
         federation.participation, federation.algorithm, federation.server_optimizer = 1.0, None, None
-        settings = {**self.global_settings, "pooled": [federation.rounds, federation.local_epochs]}
+        settings = self._global_settings_without("algorithm", "server_optimizer")
+        settings["pooled"] = [federation.rounds, federation.local_epochs]
         return {
             "data": self.data.pooled(),
             "settings": federation,
             "clients_per_stack": 1,
             "fingerprint": fingerprint(settings),
         }
+
+    def _global_settings_without(self, *keys: str) -> Config:
+        """Return the settings of federated training without some of its keys, on which a reference does not depend."""
+        federation = {key: value for key, value in self.global_settings["federation"].items() if key not in keys}
+        return {**self.global_settings, "federation": federation}
 
     # Tasks
 

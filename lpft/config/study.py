@@ -136,7 +136,7 @@ def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment
         all_methods=parts.methods,
         devices=parts.trainer,
         tune=parts.tune,
-        provenance=parts.provenance,
+        provenance=Provenance(**config["provenance"]),  # not parsed again: swept classes would become objects
         selection=Selection(
             only=_names(parts.get("only")),
             shard=_shard(parts.get("shard", "0/1")),
