@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lpft.cli import main
 from lpft.storage.run import Run
@@ -25,6 +26,12 @@ def toy(command: str, out: Path, *words: Any, code: int = 0) -> Run:
     """Run an experiment command on the toy experiment, in the folder `out`."""
     lpft(command, "-c", TOY, "--out", out, *words, code=code)
     return Run(out)
+
+
+def save_methods(path: Path, methods: dict[str, Any]) -> Path:
+    """Write a file that gives the toy experiment other methods and one seed."""
+    path.write_text(yaml.safe_dump({"methods": methods, "seeds": [0]}, sort_keys=False))
+    return path
 
 
 def table(path: Path) -> list[dict[str, str]]:

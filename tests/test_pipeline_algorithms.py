@@ -12,7 +12,7 @@ import lpft as api
 from lpft.models.weights import load_model
 from lpft.reporting.analysis import analyze
 from lpft.storage.run import Run
-from tests.commands import lpft, outcome, table, toy
+from tests.commands import lpft, outcome, save_methods, table, toy
 from tests.toy import same_bits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -29,9 +29,7 @@ IN_PROCESS = ("fedbn", "fedrep", "ditto")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "rows.yaml"
-    path.write_text(yaml.safe_dump({"methods": ROWS, "seeds": [0]}, sort_keys=False))
-    return path
+    return save_methods(tmp_path_factory.mktemp("config") / "rows.yaml", ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lpft.config.study import open_study
 from lpft.federated.checkpoint import Checkpoint
@@ -18,7 +17,7 @@ from lpft.personalization.worker import StackWorker
 from lpft.reporting.analysis import analyze
 from lpft.reporting.references import Gains, gains, gains_line, reference_rows
 from lpft.storage.run import Run
-from tests.commands import TOY, lpft, outcome, table, toy
+from tests.commands import TOY, lpft, outcome, save_methods, table, toy
 from tests.toy import ToySource, same_bits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -33,9 +32,7 @@ REFERENCES = {
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "references.yaml"
-    path.write_text(yaml.safe_dump({"methods": REFERENCES, "seeds": [0]}, sort_keys=False))
-    return path
+    return save_methods(tmp_path_factory.mktemp("config") / "references.yaml", REFERENCES)
 
 
 @pytest.fixture(scope="module")
