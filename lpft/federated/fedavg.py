@@ -122,12 +122,13 @@ class FedAvg:
         server = self._server()
         test = ValidationTest(self.fabric, self.net, trainer.samples, self.seed)
         with files:
-            now = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
-            state = {name: t.to(self.fabric.device) for name, t in now.state.items()}
-            memory.load_state_dict(now.memory)
+            start = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
+            state = {name: t.to(self.fabric.device) for name, t in start.state.items()}
+            done, history = start.round, start.history
+            memory.load_state_dict(start.memory)
             if server:
-                server.load_state_dict(now.server)
-            for round_ in range(now.round + 1, self.settings.rounds + 1):
+                server.load_state_dict(start.server)
+            for round_ in range(done + 1, self.settings.rounds + 1):
                 began = time.perf_counter()
                 cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
                 parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
@@ -145,15 +146,15 @@ class FedAvg:
                 state = server.step(state, mean) if server else mean
                 accuracy, stop = test(state, files.stopping())
                 row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
-                kept = memory.state_dict(), server.state_dict() if server else {}
-                now = Checkpoint(round_, state, [*now.history, row], *kept)
-                files.save_round(now, last=stop or round_ == self.settings.rounds)
+                done, history = round_, [*history, row]
+                now = partial(_checkpoint, done, state, history, memory, server)
+                files.save_round(now, row, last=stop or done == self.settings.rounds)
                 note_progress()
                 if stop:
                     break
-            finished = now.round == self.settings.rounds
+            finished = done == self.settings.rounds
             if finished:
-                files.save_model(now, now.memory if trainer.algorithm.personalizes else {})
+                files.save_model(state, memory.state_dict() if trainer.algorithm.personalizes else {})
         return finished
 
     def _server(self) -> ServerOptimizer | None:
@@ -162,6 +163,12 @@ class FedAvg:
 
     def _describe(self, round_: int, client: int) -> str:
         return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
+
+
+def _checkpoint(
+    round_: int, state: State, history: list[History], memory: ClientMemory, server: ServerOptimizer | None
+) -> Checkpoint:
+    return Checkpoint(round_, state, history, memory.state_dict(), server.state_dict() if server else {})
 
 
 class ValidationTest:

@@ -83,30 +83,30 @@ class GlobalModelFiles:
             self.steps.start_at(start.round)
         return start
 
-    def save_round(self, now: Checkpoint, last: bool) -> None:
+    def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
         """Show a round, and write checkpoint, history and events.
 
         Rounds of less than a second share their writing, which would take as long as they do.
 
         Args:
-            now: the state after the round.
+            now: makes the state after the round; called where it is written, since clients may keep much.
+            row: the round's entry of the history.
             last: no round follows at once, so that this one has to be written.
         """
         if last or time.monotonic() >= self._next_write:
-            self._write(lambda: self._save_round(now))
+            self._write(lambda: self._save_round(now()))
             self._next_write = time.monotonic() + WRITE_EVERY
-        row = now.history[-1]
         text = f"train loss {row.train_loss:.4f}  val accuracy {row.val_accuracy:.2f}%"
         self.steps.advance(text, row.num_clients)
 
-    def save_model(self, end: Checkpoint, own: State) -> None:
+    def save_model(self, state: State, own: State) -> None:
         """Write the global model, which means that it is done, and remove the checkpoint.
 
         Args:
-            end: the state after the last round.
+            state: the global state after the last round.
             own: what clients keep to themselves; see `ClientMemory.state_dict`.
         """
-        self._write(lambda: self._save_model(end.state, own))
+        self._write(lambda: self._save_model(state, own))
 
     def take(self, state: State) -> None:
         """Write a model that was trained elsewhere; remove what is left of one that was trained here.

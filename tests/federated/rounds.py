@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -9,7 +10,7 @@ from lightning.fabric import Fabric
 from torch.optim import SGD
 
 from lpft.data.datamodule import FederatedDataModule
-from lpft.federated.checkpoint import Checkpoint
+from lpft.federated.checkpoint import Checkpoint, History
 from lpft.federated.fedavg import FedAvg
 from lpft.federated.settings import Federation
 from lpft.types import State
@@ -36,11 +37,11 @@ class Memory(AbstractContextManager["Memory"]):
     def resume(self) -> Checkpoint | None:
         return self.start
 
-    def save_round(self, now: Checkpoint, last: bool) -> None:
-        self.rounds.append(now)
+    def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
+        self.rounds.append(now())
 
-    def save_model(self, end: Checkpoint, own: State) -> None:
-        self.end, self.own = end, own
+    def save_model(self, state: State, own: State) -> None:
+        self.end, self.own = state, own
 
     def stopping(self) -> bool:
         return False
@@ -57,6 +58,6 @@ def fit(
     files = Memory(start)
     assert FedAvg(fabric(), net or toy_net(norm), data, chosen, size, seed=0).fit(files)  # type: ignore[arg-type]
     end = files.rounds[-1]
-    assert files.end is end
+    assert files.end is end.state
     assert [row.round for row in end.history] == list(range(1, chosen.rounds + 1))
     return end
