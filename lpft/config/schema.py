@@ -116,6 +116,8 @@ class Experiment:
         }
         if self.data.held_out:
             data["held_out"] = self.data.held_out
+        if self.data.kept is not None:
+            data["keep"] = self.data.kept
         augment = {} if self.config["augment"] is None else {"augment": self.config["augment"]}
         precision = {"precision": self.devices.precision}
         return {"data": data, **augment, "network": network, "federation": federation, "trainer": precision}

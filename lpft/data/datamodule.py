@@ -22,7 +22,7 @@ from torch import Tensor
 from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
 from lpft.data.checks import refuse_large_losses, warn_of_gaps, warn_of_ignored, warn_of_pixels
 from lpft.data.decode import decode
-from lpft.data.held_out import chosen_to_be_held_out, pooled
+from lpft.data.held_out import chosen_to_be_held_out, chosen_to_be_kept, pooled
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
@@ -96,6 +96,8 @@ class FederatedDataModule(LightningDataModule):
         num_classes: number of classes; by default what the source says, or the highest label plus one.
         held_out: clients that take no part in federated training and tuning, but are personalized and tested like the
             others: how many are drawn, or their names; null is none. Nothing else about the data depends on it.
+        keep: clients that this machine works with, as on a node of a federation: their names, or `I/N` for every N-th
+            one, beginning with number I, from 0; null is all. Their samples are the same as with all.
         seed: of the partition, the splits and the draw of clients that are held out; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
         on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
@@ -128,6 +130,7 @@ class FederatedDataModule(LightningDataModule):
         test_per_client: PositiveInt | None = None,
         num_classes: PositiveInt | None = None,
         held_out: NonNegativeInt | list[str] | None = None,
+        keep: list[str] | str | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
         on_bad_image: OnBadImage = "error",
@@ -162,7 +165,7 @@ class FederatedDataModule(LightningDataModule):
             )
         self._split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
         self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image
-        self._held_out, self._max_left_out = held_out, float(max_left_out)
+        self._held_out, self._keep, self._max_left_out = held_out, keep, float(max_left_out)
         self.pixels = PixelSettings.of(background, bits, value_range)
         """How image files become pixels of 8 bits."""
         self._shown: Literal["all", "participants", "pooled"] = "all"
@@ -202,11 +205,11 @@ class FederatedDataModule(LightningDataModule):
     @property
     def clients(self) -> list[ClientSplit]:
         """All clients, in their order; of what `participants` or `pooled` returned, the clients that it has."""
-        if self._shown == "all":
+        if self._shown == "all" and self._keep is None:
             return self.arrays.clients
         if self._clients_shown is None:
-            held_out = set(self.held_out)
-            chosen = [client for client in self.arrays.clients if client.name not in held_out]
+            left_out = set(self.held_out) if self._shown != "all" else set()
+            chosen = [client for client in self._kept_clients() if client.name not in left_out]
             self._clients_shown = [pooled(chosen)] if self._shown == "pooled" else chosen
         return self._clients_shown
 
@@ -217,7 +220,23 @@ class FederatedDataModule(LightningDataModule):
         Raises:
             ValueError: if a name is unknown, or nobody is left.
         """
-        return chosen_to_be_held_out(self.arrays.clients, self._held_out, self._seed)
+        held_out = chosen_to_be_held_out(self.arrays.clients, self._held_out, self._seed)
+        if self._keep is None:
+            return held_out
+        kept = {client.name for client in self._kept_clients()}
+        return [name for name in held_out if name in kept]
+
+    @property
+    def kept(self) -> list[str] | None:
+        """Names of the clients that this machine works with; None for all.
+
+        Raises:
+            ValueError: if a name is unknown, or nobody is left.
+        """
+        return None if self._keep is None else [client.name for client in self._kept_clients()]
+
+    def _kept_clients(self) -> list[ClientSplit]:
+        return chosen_to_be_kept(self.arrays.clients, self._keep)
 
     def participants(self) -> FederatedDataModule:
         """Return the same data with those clients alone that take part in federated training."""
@@ -236,6 +255,7 @@ class FederatedDataModule(LightningDataModule):
         """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
         arrays = self._arrays or self._open()
         chosen_to_be_held_out(arrays.clients, self._held_out, self._seed)  # fails early
+        chosen_to_be_kept(arrays.clients, self._keep)
         warn_of_gaps(arrays, self.spec.num_classes)
         warn_of_pixels(arrays, self.pixels)
         warn_of_ignored(self.source.ignored_files())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,7 @@ def chosen_to_be_held_out(clients: Sequence[ClientSplit], held_out: int | list[s
     """
     names = [client.name for client in clients]
     if isinstance(held_out, list):
-        unknown = [name for name in held_out if name not in names]
-        if unknown:
-            raise ValueError(
-                f"`data.held_out` names no client {shortened([repr(name) for name in unknown])}."
-                f" HINT: the clients are {shortened(names, most=40)}."
-            )
+        _check_names("held_out", held_out, names)
         chosen = set(held_out)
     else:
         order = torch.randperm(len(names), generator=generator(seed, "held out"))
@@ -44,6 +40,43 @@ def chosen_to_be_held_out(clients: Sequence[ClientSplit], held_out: int | list[s
             f" there are {len(names)} clients. HINT: hold out fewer."
         )
     return [name for name in names if name in chosen]
+
+
+def chosen_to_be_kept(clients: Sequence[ClientSplit], keep: str | list[str] | None) -> list[ClientSplit]:
+    """Return the clients that this machine works with.
+
+    Args:
+        clients: all clients.
+        keep: their names, or ``I/N`` for every N-th, beginning with number I; None for all.
+
+    Raises:
+        ValueError: if a name is unknown, or nobody is left.
+    """
+    if keep is None:
+        return list(clients)
+    if isinstance(keep, list):
+        _check_names("keep", keep, [client.name for client in clients])
+        kept = [client for client in clients if client.name in keep]
+    else:
+        numbers = re.fullmatch(r"(\d+)/(\d+)", keep)
+        if not numbers or int(numbers[1]) >= int(numbers[2]):
+            raise ValueError(
+                f"`data.keep={keep}` is not I/N with 0 <= I < N. HINT: for every fourth client from the second on, 1/4;"
+                " names of clients are a list, [north, south]."
+            )
+        kept = list(clients[int(numbers[1]) :: int(numbers[2])])
+    if not kept:
+        raise ValueError(f"`data.keep={keep}` leaves no client: there are {len(clients)}. HINT: make fewer parts.")
+    return kept
+
+
+def _check_names(key: str, named: Sequence[str], names: Sequence[str]) -> None:
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        raise ValueError(
+            f"`data.{key}` names no client {shortened([repr(name) for name in unknown])}."
+            f" HINT: the clients are {shortened(names, most=40)}."
+        )
 
 
 def pooled(clients: Sequence[ClientSplit]) -> ClientSplit:
