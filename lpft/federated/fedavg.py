@@ -6,8 +6,8 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -80,9 +80,98 @@ def fedavg_round(
     return aggregator.finish(total, like=global_state), float(losses.nanmean())
 
 
-@dataclass
+class Clients(Protocol):
+    """The clients of a federation: who they are, and what trains and tests them, here or elsewhere."""
+
+    num_samples: Sequence[int]
+    """Training samples of every client, by position; 0 for those that cannot be trained."""
+    memory: ClientMemory
+    """What they keep until they take part again."""
+
+    def cohort(
+        self, clients: list[int], state: State, round_: int
+    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
+        """Return the clients of a round in stacks, and what trains a stack from the global state."""
+
+    def test(self, state: State, stop: bool) -> tuple[float, bool]:
+        """Test a global state on the clients' validation sets; see `ValidationTest`."""
+
+    def describe(self, client: int) -> str:
+        """Name a client."""
+
+
+def train_rounds(
+    fabric: Fabric, net: BodyHeadNet, clients: Clients, settings: Federation, seed: int, files: GlobalModelFiles
+) -> bool:
+    """Train a global model from the start, or from the last checkpoint on.
+
+    Args:
+        fabric: the ranks.
+        net: the network to start from, the same on every rank.
+        clients: the clients.
+        settings: rounds, participation, aggregation, the server's optimizer.
+        seed: seed of the cohorts.
+        files: keep the state of training.
+
+    Returns:
+        Whether all rounds are done; False if training was to stop before.
+
+    Raises:
+        FloatingPointError: if all clients of a round have diverged.
+        OSError: on every rank, if the state cannot be written.
+    """
+    aggregator, memory = settings.aggregator(settings.weighting), clients.memory
+    make = settings.server_optimizer
+    server = None if make is None else ServerOptimizer(make, net, fabric.device)
+    with files:
+        start = files.resume() or Checkpoint(0, {name: t.clone() for name, t in net.state_dict().items()}, [])
+        state = {name: t.to(fabric.device) for name, t in start.state.items()}
+        done, history = start.round, start.history
+        memory.load_state_dict(start.memory)
+        if server:
+            server.load_state_dict(start.server)
+        for round_ in range(done + 1, settings.rounds + 1):
+            began = time.perf_counter()
+            cohort = sample_cohort(clients.num_samples, settings.participation, seed, round_)
+            parts, train = clients.cohort(cohort, state, round_)
+            describe = partial(_describe, clients, seed, round_)
+            try:
+                mean, loss = fedavg_round(
+                    fabric, state, parts, clients.num_samples, train, aggregator, describe, memory
+                )
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"In round {round_} of seed {seed} {error}."
+                    " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
+                ) from None
+            state = server.step(state, mean) if server else mean
+            accuracy, stop = clients.test(state, files.stopping())
+            row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
+            done, history = round_, [*history, row]
+            now = partial(_checkpoint, done, state, history, memory, server)
+            files.save_round(now, row, last=stop or done == settings.rounds)
+            note_progress()
+            if stop:
+                break
+        finished = done == settings.rounds
+        if finished:
+            personalizes = settings.algorithm is not None and settings.algorithm.personalizes
+            files.save_model(state, memory.state_dict() if personalizes else {})
+    return finished
+
+
+def _describe(clients: Clients, seed: int, round_: int, client: int) -> str:
+    return f"seed {seed}, round {round_}: client {clients.describe(client)}"
+
+
+def _checkpoint(
+    round_: int, state: State, history: list[History], memory: ClientMemory, server: ServerOptimizer | None
+) -> Checkpoint:
+    return Checkpoint(round_, state, history, memory.state_dict(), server.state_dict() if server else {})
+
+
 class FedAvg:
-    """Federated training of one global model.
+    """Federated training of one global model, with the clients' data at hand.
 
     Args:
         fabric: the ranks; launched already.
@@ -93,82 +182,38 @@ class FedAvg:
         seed: seed of cohorts and batches.
     """
 
-    fabric: Fabric
-    net: BodyHeadNet
-    data: FederatedDataModule
-    settings: Federation
-    clients_per_stack: int
-    seed: int
+    def __init__(
+        self,
+        fabric: Fabric,
+        net: BodyHeadNet,
+        data: FederatedDataModule,
+        settings: Federation,
+        clients_per_stack: int,
+        seed: int,
+    ) -> None:
+        self.fabric, self.net, self.settings, self.seed = fabric, net, settings, seed
+        self.data, self.clients_per_stack = data, clients_per_stack
+        left_out = untrainable_clients(net, data)
+        self.num_samples = [0 if k in left_out else len(client.train) for k, client in enumerate(data.clients)]
+        self.trainer = LocalTrainer(fabric, net, data, settings, seed)
+        num_clients = sum(count > 0 for count in self.num_samples)
+        self.memory = ClientMemory(self.trainer.algorithm, net, num_clients, fabric.device)
+        self.test = ValidationTest(fabric, net, self.trainer.samples, seed)
 
     def fit(self, files: GlobalModelFiles) -> bool:
-        """Train from the start, or from the last checkpoint on.
+        """Train from the start, or from the last checkpoint on; see `train_rounds`."""
+        return train_rounds(self.fabric, self.net, self, self.settings, self.seed, files)
 
-        Args:
-            files: keep the state of training.
+    def cohort(
+        self, clients: list[int], state: State, round_: int
+    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
+        """Return the clients of a round in stacks, and what trains a stack from the global state."""
+        parts = stacks(clients, self.num_samples, self.settings.batch_size, self.clients_per_stack)
+        return parts, partial(self.trainer.train, round_=round_, memory=self.memory)
 
-        Returns:
-            Whether all rounds are done; False if training was to stop before.
-
-        Raises:
-            FloatingPointError: if all clients of a round have diverged.
-            OSError: on every rank, if the state cannot be written.
-        """
-        left_out = untrainable_clients(self.net, self.data)
-        num_samples = [0 if k in left_out else len(client.train) for k, client in enumerate(self.data.clients)]
-        trainer = LocalTrainer(self.fabric, self.net, self.data, self.settings, self.seed)
-        aggregator = self.settings.aggregator(self.settings.weighting)
-        num_clients = sum(count > 0 for count in num_samples)
-        memory = ClientMemory(trainer.algorithm, self.net, num_clients, self.fabric.device)
-        server = self._server()
-        test = ValidationTest(self.fabric, self.net, trainer.samples, self.seed)
-        with files:
-            start = files.resume() or Checkpoint(0, {name: t.clone() for name, t in self.net.state_dict().items()}, [])
-            state = {name: t.to(self.fabric.device) for name, t in start.state.items()}
-            done, history = start.round, start.history
-            memory.load_state_dict(start.memory)
-            if server:
-                server.load_state_dict(start.server)
-            for round_ in range(done + 1, self.settings.rounds + 1):
-                began = time.perf_counter()
-                cohort = sample_cohort(num_samples, self.settings.participation, self.seed, round_)
-                parts = stacks(cohort, num_samples, self.settings.batch_size, self.clients_per_stack)
-                train = partial(trainer.train, round_=round_, memory=memory)
-                describe = partial(self._describe, round_)
-                try:
-                    mean, loss = fedavg_round(
-                        self.fabric, state, parts, num_samples, train, aggregator, describe, memory
-                    )
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"In round {round_} of seed {self.seed} {error}."
-                        " HINT: lower the learning rate, `--federation.optimizer.init_args.lr`."
-                    ) from None
-                state = server.step(state, mean) if server else mean
-                accuracy, stop = test(state, files.stopping())
-                row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
-                done, history = round_, [*history, row]
-                now = partial(_checkpoint, done, state, history, memory, server)
-                files.save_round(now, row, last=stop or done == self.settings.rounds)
-                note_progress()
-                if stop:
-                    break
-            finished = done == self.settings.rounds
-            if finished:
-                files.save_model(state, memory.state_dict() if trainer.algorithm.personalizes else {})
-        return finished
-
-    def _server(self) -> ServerOptimizer | None:
-        make = self.settings.server_optimizer
-        return None if make is None else ServerOptimizer(make, self.net, self.fabric.device)
-
-    def _describe(self, round_: int, client: int) -> str:
-        return f"seed {self.seed}, round {round_}: client {self.data.clients[client].name}"
-
-
-def _checkpoint(
-    round_: int, state: State, history: list[History], memory: ClientMemory, server: ServerOptimizer | None
-) -> Checkpoint:
-    return Checkpoint(round_, state, history, memory.state_dict(), server.state_dict() if server else {})
+    def describe(self, client: int) -> str:
+        """Name a client."""
+        return self.data.clients[client].name
 
 
 class ValidationTest:
@@ -199,7 +244,6 @@ class ValidationTest:
         self._images: dict[int, Tensor] = {}
         self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
-    @torch.no_grad()
     def __call__(self, state: State, stop: bool) -> tuple[float, bool]:
         """Test a global state, and tell all ranks in passing whether one of them is to stop.
 
@@ -210,14 +254,19 @@ class ValidationTest:
         Returns:
             The mean over clients of the accuracy, percent, NaN if no client has validation samples; whether to stop.
         """
+        correct, stops = _sum(self.fabric, self.correct(state), torch.tensor([float(stop)], device=self.fabric.device))
+        return mean_accuracy(correct.cpu(), self.sizes), bool(stops)
+
+    @torch.no_grad()
+    def correct(self, state: State) -> Tensor:
+        """Return how many images of every set a state is right about, ``(len(sizes),)``; this rank's part alone."""
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
         for number, (index, owner) in enumerate(self.pieces):
             logits = self.net(self._normalized(number))
             hits = logits.argmax(-1) == self.samples.labels(index)
             correct.index_add_(0, owner.to(self.fabric.device), hits.double())
-        correct, stops = _sum(self.fabric, correct, torch.tensor([float(stop)], device=self.fabric.device))
-        return float((100 * correct.cpu() / self.sizes).mean()), bool(stops)
+        return correct
 
     def _normalized(self, number: int) -> Tensor:
         images = self._images.get(number)
@@ -226,6 +275,11 @@ class ValidationTest:
             if self._keeps:
                 self._images[number] = images
         return images
+
+
+def mean_accuracy(correct: Tensor, sizes: Tensor) -> float:
+    """Return the mean over sets of the accuracy, percent; NaN if there is no set."""
+    return float((100 * correct / sizes).mean())
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:
