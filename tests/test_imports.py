@@ -23,6 +23,7 @@ LAYERS = (
     {"paper"},
     {"config"},
     {"pipeline"},
+    {"flower"},
     {"export"},
     {"prediction"},
     {"results"},

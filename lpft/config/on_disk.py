@@ -49,6 +49,7 @@ def claim(experiment: Experiment) -> None:
         content_hash=experiment.data.arrays.content_hash,
         settings=fingerprint(experiment.shared_settings),
         reference_settings=fingerprint(experiment.reference_settings),
+        flower=run.flower(),
     )
     write_config(run, experiment.config, provenance)
 
@@ -91,17 +92,21 @@ def check_global_models(experiment: Experiment) -> None:
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ConfigError if the results in a folder were made with other settings; it names those that differ."""
-    there, here = dict(dotted(before)), dict(dotted(now))
-    keys = ", ".join(
-        f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    )
-    if keys:
+    if keys := differing_settings(before, now):
         raise ConfigError(
             f"{folder} was made with other settings; different are: {keys}."
             " HINT: choose another folder with `--out`, or replace these results with `--overwrite`."
         )
+
+
+def differing_settings(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return the keys of settings that differ, with their values; empty if none do."""
+    there, here = dict(dotted(there)), dict(dotted(here))
+    return ", ".join(
+        f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )
 
 
 def _short(settings: Mapping[str, Any], key: str) -> str:

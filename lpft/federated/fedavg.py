@@ -83,7 +83,7 @@ def fedavg_round(
 class Clients(Protocol):
     """The clients of a federation: who they are, and what trains and tests them, here or elsewhere."""
 
-    num_samples: Sequence[int]
+    num_samples: list[int]
     """Training samples of every client, by position; 0 for those that cannot be trained."""
     memory: ClientMemory
     """What they keep until they take part again."""
@@ -234,9 +234,10 @@ class ValidationTest:
     def __init__(self, fabric: Fabric, net: BodyHeadNet, samples: DeviceSamples, seed: int) -> None:
         self.fabric, self.samples = fabric, samples
         self.net = net.to(fabric.device).to(memory_format=torch.channels_last).eval()
-        sets = [client.val for client in samples.data.clients if len(client.val)]
-        drawn = torch.randperm(len(sets), generator=generator(seed, "tested"))[: self.MAX_CLIENTS].sort().values
-        sets = [sets[number] for number in drawn.tolist()]
+        with_val = [client for client in samples.data.clients if len(client.val)]
+        drawn = torch.randperm(len(with_val), generator=generator(seed, "tested"))[: self.MAX_CLIENTS].sort().values
+        sets = [with_val[number].val for number in drawn.tolist()]
+        self.names = [with_val[number].name for number in drawn.tolist()]
         self.sizes = torch.tensor([len(val) for val in sets], dtype=torch.float64)
         owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
         pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []

@@ -15,7 +15,7 @@ from lpft.models.weights import save_model
 from lpft.runtime.progress import Steps
 from lpft.runtime.signals import stop_requested
 from lpft.storage.client_result import DamagedFileError
-from lpft.storage.run import Run
+from lpft.storage.run import FLOWER, Run
 from lpft.types import State
 
 log = logging.getLogger("lpft")
@@ -81,6 +81,8 @@ class GlobalModelFiles:
         start: Checkpoint | None = self.fabric.broadcast(self._load() if self.fabric.is_global_zero else None)
         if start is not None:
             self.steps.start_at(start.round)
+        elif self.fabric.is_global_zero:
+            self._write(lambda: self.run.global_file(self.seed, FLOWER).unlink(missing_ok=True))
         return start
 
     def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
@@ -134,7 +136,7 @@ class GlobalModelFiles:
         self.run.global_file(self.seed, "checkpoint.pt").unlink(missing_ok=True)
 
     def _take(self, state: State) -> None:
-        for pattern in ("checkpoint.pt", "history.csv", "clients.safetensors", "events.out.tfevents.*"):
+        for pattern in ("checkpoint.pt", "history.csv", FLOWER, "clients.safetensors", "events.out.tfevents.*"):
             for path in self.run.global_model(self.seed).parent.glob(pattern):
                 path.unlink()
         save_model(self.run.global_model(self.seed), state, self.fingerprint)

@@ -34,6 +34,7 @@ class Provenance:
         variants: for each swept method its ``method`` and swept ``values``, by the name of its row.
         point: the values of this run in a sweep; None if it is not part of one.
         tuned: the settings that tuning chose, by the name of the tuned method.
+        flower: the Flower runs that trained global models, by seed; empty where lpft did it itself.
     """
 
     version: str | None = None
@@ -55,6 +56,7 @@ class Provenance:
     variants: dict[str, Any] = field(default_factory=dict)
     point: dict[str, Any] | None = None
     tuned: dict[str, Any] = field(default_factory=dict)
+    flower: dict[str, Any] = field(default_factory=dict)
 
 
 def software() -> dict[str, Any]:

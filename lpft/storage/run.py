@@ -23,6 +23,9 @@ from lpft.storage.client_result import ClientResult, DamagedFileError
 CLIENTS = "clients"
 """Name of the positions of clients, among those that take part, in the file of what clients keep to themselves."""
 
+FLOWER = "flower.json"
+"""Name of the file, beside a global model, that says which Flower run has trained it."""
+
 MOST_BYTES = 200
 """Length of a name of a client, a method or a swept point; file systems take 255 bytes, and lpft adds to it."""
 
@@ -95,7 +98,12 @@ class Run:
 
     def take_global_model(self, other: Run, seed: int) -> None:
         """Copy another run's global model of a seed into this one, with what else there is of its training."""
-        for name in ("history.csv", "clients.safetensors", "model.safetensors"):  # last what means that it is done
+        for name in (
+            "history.csv",
+            FLOWER,
+            "clients.safetensors",
+            "model.safetensors",
+        ):  # last what means that it is done
             source = other.global_file(seed, name)
             if source.exists() or source == other.global_model(seed):
                 with replacing(self.global_file(seed, name)) as temporary:
@@ -108,6 +116,18 @@ class Run:
     def global_model(self, seed: int) -> Path:
         """Return the global model's file; it exists once federated training is done."""
         return self.global_file(seed, "model.safetensors")
+
+    def flower(self) -> dict[str, Any]:
+        """Return what the Flower runs that have trained global models say of themselves, by seed."""
+        notes = {seed: self.global_file(seed, FLOWER) for seed in self.seeds()}
+        return {
+            str(seed): json.loads(path.read_text(encoding="utf-8")) for seed, path in notes.items() if path.exists()
+        }
+
+    @property
+    def nodes(self) -> Path:
+        """The table of how personalized models do on Flower's nodes, where they stay."""
+        return self.root / "nodes.csv"
 
     def client_models(self, seed: int) -> Path:
         """Return the file of the entries that clients keep to themselves, where federated training personalizes."""

@@ -1,0 +1,64 @@
+"""The ClientApp: trains, tests and personalizes a node's clients where their data are.
+
+It answers four messages: ``query`` (who is here), ``train`` (one round), ``evaluate`` (validation samples) and
+``train.personalize`` (every client gets a model of its own, which stays on the node; numbers alone are sent back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lpft.flower import records
+from lpft.flower.api import ClientApp, Context, Message, RecordDict
+from lpft.flower.node import Node, open_node
+from lpft.flower.settings import NodeSettings, RunSettings
+from lpft.runtime.output import speak
+from lpft.runtime.session import heavy_work
+
+app = ClientApp()
+
+
+@app.query()
+def describe(message: Message, context: Context) -> Message:
+    """Say which clients are here."""
+    with _node(context) as node:
+        return _reply(records.put_description(node.describe()), message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the clients that a round asks for."""
+    with _node(context) as node:
+        config, state = records.config_of(message.content), records.state_of(message.content)
+        updates = node.train(int(config["seed"]), int(config["server-round"]), list(config["clients"]), state)
+        return _reply(records.put_updates(updates), message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Test the global model on the clients' validation samples."""
+    with _node(context) as node:
+        seed, state = int(records.config_of(message.content)["seed"]), records.state_of(message.content)
+        return _reply(records.put_tested(node.test(seed, state)), message)
+
+
+@app.train("personalize")
+def personalize(message: Message, context: Context) -> Message:
+    """Personalize the global model for every client, and keep the models here."""
+    with _node(context) as node:
+        config, state = records.config_of(message.content), records.state_of(message.content)
+        results = node.personalize(int(config["seed"]), tuple(config["methods"]), state)
+        return _reply(records.put_results(results), message)
+
+
+def _reply(content: RecordDict, message: Message) -> Message:
+    return Message(content, reply_to=message)
+
+
+@contextmanager
+def _node(context: Context) -> Iterator[Node]:
+    """Open the node in a process that is prepared for heavy work."""
+    with heavy_work():
+        speak()
+        yield open_node(RunSettings.of(context.run_config), NodeSettings.of(context.node_config))

@@ -1,0 +1,179 @@
+"""The nodes as the server sees them, and the clients of a federation on these nodes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from lightning.fabric import Fabric
+
+from lpft.federated.algorithms import Algorithm
+from lpft.federated.fedavg import mean_accuracy
+from lpft.federated.memory import ClientMemory
+from lpft.flower import records
+from lpft.flower.api import Grid, Message, RecordDict
+from lpft.flower.node import ClientUpdate, LocalResult
+from lpft.flower.roster import Roster
+from lpft.flower.settings import RunSettings
+from lpft.models.base import BodyHeadNet
+from lpft.types import StackUpdate, State
+
+log = logging.getLogger("lpft")
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks for replies."""
+
+
+class NodeError(RuntimeError):
+    """Nodes are missing, have failed, or do not answer; checkpoints are kept."""
+
+
+class Fleet:
+    """The connected nodes; asks them, and waits for their answers.
+
+    Args:
+        grid: Flower's connection.
+        settings: how many nodes there have to be, and how long to wait.
+    """
+
+    def __init__(self, grid: Grid, settings: RunSettings) -> None:
+        self.grid, self.settings = grid, settings
+
+    def gather(self) -> list[int]:
+        """Wait for nodes, and return them.
+
+        Raises:
+            NodeError: if there are too few.
+        """
+        end = time.monotonic() + self.settings.wait
+        while len(nodes := sorted(self.grid.get_node_ids())) < self.settings.min_nodes:
+            if time.monotonic() > end:
+                raise NodeError(
+                    f"{len(nodes)} nodes are connected after {self.settings.wait:g} seconds, but"
+                    f" `min-nodes={self.settings.min_nodes}`. HINT: start more with `flower-supernode`, or ask for"
+                    f" fewer by --run-config 'min-nodes={max(1, len(nodes))}'."
+                )
+            time.sleep(LONGEST_PAUSE)
+        return nodes
+
+    def ask(self, kind: str, contents: Mapping[int, RecordDict], what: str) -> dict[int, RecordDict]:
+        """Send each of some nodes a message, and return their answers.
+
+        Args:
+            kind: type of the message, such as ``train``.
+            contents: what is sent, by node.
+            what: what they are asked for, in messages to people.
+
+        Raises:
+            NodeError: if one of them fails, dies or does not answer in time.
+        """
+        messages = [Message(content, node, kind, group_id=what) for node, content in contents.items()]
+        missing = dict(zip(self.grid.push_messages(messages), contents, strict=True))
+        if len(missing) < len(contents) or None in missing:
+            raise NodeError(f"{what}: Flower could not send all messages to the nodes.")
+        answers: dict[int, RecordDict] = {}
+        end, pause = time.monotonic() + self.settings.timeout, 0.05
+        while True:
+            for reply in self.grid.pull_messages(list(missing)):
+                node = missing.pop(reply.metadata.reply_to_message_id)
+                if reply.has_error():
+                    raise NodeError(
+                        f"{what}: node {node} has failed: {reply.error.reason} HINT: its own log says more. What is"
+                        " finished is kept: start the same Flower run again to continue."
+                    )
+                answers[node] = reply.content
+            if not missing:
+                return answers
+            if time.monotonic() > end:
+                raise NodeError(
+                    f"{what}: {len(missing)} nodes have not answered in {self.settings.timeout:g} seconds:"
+                    f" {', '.join(map(str, missing.values()))}. HINT: give them longer by --run-config"
+                    " 'timeout=SECONDS'. What is finished is kept: start the same Flower run again to continue."
+                )
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.2 * pause)
+
+
+class RemoteClients:
+    """Clients on nodes, for `lpft.federated.fedavg.train_rounds`.
+
+    Args:
+        fleet: the nodes.
+        roster: which client is where.
+        net: the initial network.
+        fabric: the server's device.
+        seed: seed of the run.
+        on_start: called with the number of the first round that is trained.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        roster: Roster,
+        net: BodyHeadNet,
+        fabric: Fabric,
+        seed: int,
+        on_start: Callable[[int], None],
+    ) -> None:
+        self.fleet, self.roster, self.fabric, self.seed = fleet, roster, fabric, seed
+        self.num_samples = roster.num_samples
+        self.memory = ClientMemory(Algorithm(), net, len(roster.names), fabric.device)
+        self._on_start: Callable[[int], None] | None = on_start
+
+    def cohort(
+        self, clients: list[int], state: State, round_: int
+    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
+        """Train the clients of a round on their nodes, all at the same time."""
+        if self._on_start is not None:
+            self._on_start(round_)
+            self._on_start = None
+        names = [self.roster.names[client] for client in clients]
+        wanted: dict[int, list[str]] = {}
+        for name in names:
+            wanted.setdefault(self.roster.homes[name], []).append(name)
+        contents = {
+            node: records.request(state, seed=self.seed, clients=at_home, **{"server-round": round_})
+            for node, at_home in wanted.items()
+        }
+        what = f"seed {self.seed}, round {round_}"
+        answers = self.fleet.ask("train", contents, what)
+        updates = {update.client: update for content in answers.values() for update in records.updates_of(content)}
+        if missing := sorted(set(names) - updates.keys()):
+            raise NodeError(f"{what}: no update of {', '.join(missing)} has come.")
+        return [[client] for client in clients], lambda stack, _: self._stacked(stack, updates)
+
+    def test(self, state: State, stop: bool) -> tuple[float, bool]:
+        """Test a global state on the validation samples of all clients."""
+        contents = {node: records.request(state, seed=self.seed) for node in self.roster.nodes}
+        answers = self.fleet.ask("evaluate", contents, f"seed {self.seed}, validation")
+        counts: dict[str, tuple[int, int]] = {}
+        for content in answers.values():
+            counts |= records.tested_of(content)
+        tested = torch.tensor([counts[name] for name in self.roster.names if name in counts], dtype=torch.float64)
+        return mean_accuracy(*tested.view(-1, 2).unbind(1)), stop
+
+    def describe(self, client: int) -> str:
+        """Name a client."""
+        return self.roster.names[client]
+
+    def _stacked(self, stack: list[int], updates: Mapping[str, ClientUpdate]) -> StackUpdate:
+        chosen = [updates[self.roster.names[client]] for client in stack]
+        state = {
+            name: torch.stack([update.state[name] for update in chosen]).to(self.fabric.device)
+            for name in chosen[0].state
+        }
+        losses = torch.tensor([update.loss for update in chosen], dtype=torch.float64)
+        return StackUpdate(stack, state, [update.num_examples for update in chosen], losses)
+
+
+def personalize_on_nodes(
+    fleet: Fleet, nodes: list[int], seed: int, methods: tuple[str, ...], state: State
+) -> list[LocalResult]:
+    """Let every node personalize a global model for its clients, and return how they do at home, sorted by client."""
+    contents = {node: records.request(state, seed=seed, methods=list(methods)) for node in nodes}
+    answers = fleet.ask("train.personalize", contents, f"seed {seed}, personalization")
+    results = [result for content in answers.values() for result in records.results_of(content)]
+    order = {name: number for number, name in enumerate(methods)}
+    return sorted(results, key=lambda result: (order.get(result.method, len(order)), result.client))

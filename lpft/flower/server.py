@@ -1,0 +1,184 @@
+"""The ServerApp: trains the global model of every seed on Flower's nodes, and has it personalized there if asked to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import time
+from dataclasses import astuple, dataclass, fields, replace
+from importlib.metadata import version
+from statistics import fmean
+from typing import Any
+
+from lpft.config.files import ConfigError, config_errors
+from lpft.config.on_disk import compare_settings
+from lpft.config.parser import ExperimentCLI
+from lpft.config.schema import run_folder
+from lpft.config.study import open_study
+from lpft.federated.fedavg import train_rounds
+from lpft.federated.federate import GlobalTask, is_done
+from lpft.federated.files import GlobalModelFiles
+from lpft.flower import records
+from lpft.flower.api import Context, Grid, ServerApp
+from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
+from lpft.flower.node import LocalResult, comparable_settings, single
+from lpft.flower.roster import Roster, check_alike
+from lpft.flower.settings import RunSettings
+from lpft.models.base import build_network
+from lpft.models.weights import checksum, load_model
+from lpft.reporting.tensorboard import LiveEvents
+from lpft.runtime.output import speak
+from lpft.runtime.session import heavy_work
+from lpft.storage.atomic import write_atomically
+from lpft.storage.config_file import read_config, write_config
+from lpft.storage.fingerprint import fingerprint
+from lpft.storage.provenance import Provenance, software
+from lpft.storage.run import FLOWER, Run
+from lpft.types import DataSpec
+
+log = logging.getLogger("lpft")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train the global models that are missing; then, if the run names methods, personalize them on the nodes."""
+    with heavy_work(), config_errors():
+        speak()
+        settings = RunSettings.of(context.run_config)
+        serve(Fleet(grid, settings), settings, context.run_id)
+
+
+def serve(fleet: Fleet, settings: RunSettings, run_id: int) -> None:
+    """Do what a Flower run is for.
+
+    Args:
+        fleet: the nodes.
+        settings: what the run is told.
+        run_id: Flower's number of the run.
+
+    Raises:
+        ConfigError: if the experiment is not valid, or the nodes do not fit it.
+        NodeError: if nodes are missing or fail; what is finished is kept, and the same run continues.
+    """
+    query = {node: records.request() for node in fleet.gather()}
+    answers = fleet.ask("query", query, "who is here")
+    server = Server.open(settings, {node: records.description_of(content) for node, content in answers.items()})
+    for seed in server.task.seeds:
+        if not is_done(server.task, seed):
+            server.train(fleet, seed, run_id)
+    write_config(server.task.run, server.config, replace(server.provenance, flower=server.task.run.flower()))
+    results: dict[int, list[LocalResult]] = {}
+    for seed in server.task.seeds if settings.methods else ():
+        state, _ = load_model(server.task.run.global_model(seed))
+        results[seed] = personalize_on_nodes(fleet, server.roster.nodes, seed, settings.methods, state)
+        write_results(server.task.run, results)
+    log.info("done: %s", server.task.run.root.resolve())
+
+
+@dataclass
+class Server:
+    """What the server has: the experiment, the place of its global models, and who is where.
+
+    Args:
+        config: the resolved experiment.
+        provenance: what the results depend on.
+        task: the global models that are trained.
+        spec: what networks have to know about the data.
+        roster: which client is on which node.
+    """
+
+    config: dict[str, Any]
+    provenance: Provenance
+    task: GlobalTask
+    spec: DataSpec
+    roster: Roster
+
+    @classmethod
+    def open(cls, settings: RunSettings, descriptions: dict[int, dict[str, Any]]) -> Server:
+        """Open the experiment, with its data where the nodes share these, and compare it with what the nodes say."""
+        words = [f"--config={settings.experiment}", *settings.words, "--trainer.devices=1"]
+        if all(said["part"] is None for said in descriptions.values()):
+            return cls._without_data(words, Roster.of(descriptions))
+        experiment = single(open_study("federate", words).experiments)
+        task = experiment.global_task()
+        roster = Roster.of(descriptions, [client.name for client in task.data.clients])
+        mine = {
+            "spec": vars(task.data.spec),
+            "classes": list(task.data.source.class_names),
+            "settings": comparable_settings(experiment, own_data=False),
+        }
+        check_alike(mine, roster.node, "a node", "the server")
+        config = read_config(experiment.run)
+        return cls(config, Provenance(**config.pop("provenance")), task, task.data.spec, roster)
+
+    @classmethod
+    def _without_data(cls, words: list[str], roster: Roster) -> Server:
+        """Open an experiment whose data are on the nodes alone."""
+        cli = ExperimentCLI("federate", words)
+        config = cli.resolved()
+        if config["sweep"]:
+            raise ConfigError("A sweep is several experiments. HINT: remove `sweep`, and start a run for each point.")
+        parts, run, spec = cli.parser.build(config), run_folder(config), DataSpec(**roster.spec)
+        init = parts.federation.init
+        if init is not None:
+            init = checksum(parts.federation.read_init(build_network(parts.network, spec, parts.trainer.dtype, seed=0)))
+        made_with = fingerprint({**roster.settings, "init": init})
+        task = GlobalTask(run, parts.seeds, parts.data, parts.network, parts.federation, parts.trainer, 1, made_with)
+        known = {key: roster.node[key] for key in ("spec", "classes", "mean", "std", "crop")}
+        provenance = Provenance(
+            **software(), device=parts.trainer.kind, clients=roster.names, settings=made_with, **known
+        )
+        selections = {"overwrite", "only", "provenance"}
+        config = {key: value for key, value in config.items() if key not in selections} | {"out": str(run.root)}
+        for seed in task.seeds:
+            before = run.global_file(seed, "settings.json")
+            if before.exists() and not parts.overwrite:
+                compare_settings(before.parent, json.loads(before.read_text(encoding="utf-8")), roster.settings)
+            run.write_settings(seed, "global", roster.settings)
+        return cls(config, provenance, task, spec, roster)
+
+    def train(self, fleet: Fleet, seed: int, run_id: int) -> None:
+        """Train the global model of a seed on the nodes, or take the one that it is to start from."""
+        task, fabric = self.task, self.task.devices.fabric()
+        events = LiveEvents(task.run)
+        net = build_network(task.network, self.spec, task.devices.dtype, seed)
+        files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, task.settings.rounds, events, "flower")
+        if task.settings.init is not None:
+            files.take({**net.state_dict(), **task.settings.read_init(net)})
+            return
+
+        def note(round_: int) -> None:
+            """Write down who trains it, and from which round on."""
+            on_nodes = {str(node): self.roster.at(node) for node in self.roster.nodes}
+            text = {"flwr": version("flwr"), "run_id": str(run_id), "from_round": round_, "nodes": on_nodes}
+            write_atomically(task.run.global_file(seed, FLOWER), json.dumps(text, indent=1) + "\n")
+
+        clients = RemoteClients(fleet, self.roster, net, fabric, seed, note)
+        began = time.monotonic()
+        train_rounds(fabric, net, clients, task.settings, seed, files)
+        log.info("seed %d: the global model was trained in %.0f seconds", seed, time.monotonic() - began)
+
+
+def write_results(run: Run, results: dict[int, list[LocalResult]]) -> None:
+    """Write how personalized models do at home, one row for each seed, method and client, and show the means."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seed", *(field.name for field in fields(LocalResult))])
+    for seed, of_seed in results.items():
+        writer.writerows([seed, *("" if value is None else value for value in astuple(row))] for row in of_seed)
+    write_atomically(run.nodes, text.getvalue())
+    seed, latest = list(results.items())[-1]
+    for method in dict.fromkeys(result.method for result in latest):
+        tested = [(r.local_before, r.local_after) for r in latest if r.method == method]
+        pairs = [(before, after) for before, after in tested if before is not None and after is not None]
+        if pairs:
+            before, after = (fmean(values) for values in zip(*pairs, strict=True))
+            worse = sum(b > a for b, a in pairs)
+            log.info(
+                "seed %d, %s: accuracy at home %.2f%% -> %.2f%%, mean over %d clients; lower for %d of them",
+                *(seed, method, before, after, len(pairs), worse),
+            )
