@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
-from lpft.runtime.output import CLOSED, any_text, leave_output, speak
+from lpft.runtime.output import CLOSED, any_text, leave_output
 from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interruptible, listen
 
 USAGE = """\
@@ -64,7 +65,8 @@ def _main(words: list[str]) -> NoReturn:
     if command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.", 2)
     atexit.register(gc.freeze)  # otherwise Python looks through all of torch's objects, for seconds, before it ends
-    speak()
+    logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
+    logging.getLogger("lpft").setLevel(logging.INFO)
     try:
         listen()  # before heavy imports: until then the signal would end the process
         slurm.check_command(command)

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from lpft.flower import records
 from lpft.flower.api import ClientApp, Context, Message, RecordDict
 from lpft.flower.node import Node, open_node
-from lpft.flower.settings import NodeSettings, RunSettings
-from lpft.runtime.output import speak
+from lpft.flower.settings import NodeSettings, RunSettings, speak
 from lpft.runtime.session import heavy_work
 
 app = ClientApp()

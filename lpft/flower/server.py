@@ -25,11 +25,10 @@ from lpft.flower.api import Context, Grid, ServerApp
 from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
 from lpft.flower.node import LocalResult, comparable_settings, single
 from lpft.flower.roster import Roster, check_alike
-from lpft.flower.settings import RunSettings
+from lpft.flower.settings import RunSettings, speak
 from lpft.models.base import build_network
 from lpft.models.weights import checksum, load_model
 from lpft.reporting.tensorboard import LiveEvents
-from lpft.runtime.output import speak
 from lpft.runtime.session import heavy_work
 from lpft.storage.atomic import write_atomically
 from lpft.storage.config_file import read_config, write_config

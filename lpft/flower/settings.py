@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Mapping
@@ -111,3 +112,14 @@ def find_experiment(name: str) -> Path:
             " pyproject.toml, and name it there as `experiment`, or by --run-config 'experiment=\"FILE\"'."
         )
     return found
+
+
+def speak() -> None:
+    """Let lpft say in the process's log, once, what it does; other loggers are left to Flower."""
+    log = logging.getLogger("lpft")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("lpft: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import sys
@@ -63,9 +62,3 @@ def _is_closed(stream: TextIOWrapper) -> bool:
 def _streams() -> list[TextIOWrapper]:
     """Return standard output and error, unless they were replaced by something else, as in a notebook, or closed."""
     return [s for s in (sys.stdout, sys.stderr) if isinstance(s, TextIOWrapper) and not s.closed]
-
-
-def speak() -> None:
-    """Let lpft say on stderr what it does, and others what they warn of."""
-    logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
-    logging.getLogger("lpft").setLevel(logging.INFO)
