@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,8 +19,6 @@ from lpft.flower.roster import Roster
 from lpft.flower.settings import RunSettings
 from lpft.models.base import BodyHeadNet
 from lpft.types import StackUpdate, State
-
-log = logging.getLogger("lpft")
 
 LONGEST_PAUSE = 1.0
 """Seconds between two looks for replies."""
@@ -80,8 +78,8 @@ class Fleet:
                 node = missing.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
                     raise NodeError(
-                        f"{what}: node {node} has failed: {reply.error.reason} HINT: its own log says more. What is"
-                        " finished is kept: start the same Flower run again to continue."
+                        f"{what}: node {node} has failed: {_reason(reply.error.reason)} HINT: its own log says more."
+                        " What is finished is kept: start the same Flower run again to continue."
                     )
                 answers[node] = reply.content
             if not missing:
@@ -177,3 +175,13 @@ def personalize_on_nodes(
     results = [result for content in answers.values() for result in records.results_of(content)]
     order = {name: number for number, name in enumerate(methods)}
     return sorted(results, key=lambda result: (order.get(result.method, len(order)), result.client))
+
+
+def _reason(text: str) -> str:
+    """Return an error without the form that Flower gives it.
+
+    >>> _reason("<class 'ValueError'>:<'there is none.'>")
+    'there is none.'
+    """
+    found = re.fullmatch(r"<class '[^']*'>:<'(.*)'>", text, re.S)
+    return found[1] if found else text

@@ -215,9 +215,9 @@ def _init(path: Path | None) -> list[str]:
     ]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
 def open_node(run: RunSettings, node: NodeSettings) -> Node:
-    """Return a node; Flower's simulation engine asks for many in the same process."""
+    """Return a node; Flower's simulation engine asks for many in the same process, round after round."""
     return Node(run, node)
 
 
