@@ -19,6 +19,7 @@ import yaml
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
+from lpft.flower.app_folder import write_app
 from lpft.storage.run import Run
 from tests.commands import TOY, table, toy
 
@@ -131,11 +132,9 @@ def deployment(folder: Path) -> Iterator[Deployment]:
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     """The shipped app with the toy experiment."""
-    folder = tmp_path / "app"
-    folder.mkdir()
-    shutil.copy(ROOT / "examples" / "flower" / "pyproject.toml", folder)
-    shutil.copy(TOY, folder / "experiment.yaml")
-    return folder
+    write_app(tmp_path / "app")
+    shutil.copy(TOY, tmp_path / "app" / "experiment.yaml")
+    return tmp_path / "app"
 
 
 WORDS = ("--federation.clients_per_stack=1", "--federation.rounds=1", "--seeds=[0]")

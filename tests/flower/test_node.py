@@ -16,6 +16,7 @@ from lpft.federated.fedavg import mean_accuracy, train_rounds
 from lpft.federated.federate import train_global_models
 from lpft.federated.files import GlobalModelFiles
 from lpft.federated.memory import ClientMemory
+from lpft.flower.app_folder import write_app
 from lpft.flower.node import Node
 from lpft.flower.roster import Roster
 from lpft.flower.settings import NodeSettings, RunSettings
@@ -25,6 +26,8 @@ from lpft.storage.run import Run
 from lpft.types import StackUpdate, State
 from tests.commands import TOY, table
 from tests.toy import same_bits
+
+DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 
 def nodes(out: Path, *words: str, count: int = 2) -> list[Node]:
@@ -116,6 +119,18 @@ def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_algorithms_whose_clients_keep_something_are_refused(tmp_path: Path, algorithm: str) -> None:
     with pytest.raises(ConfigError, match=f"{algorithm}.*lpft federate"):
         nodes(tmp_path, f"--federation.algorithm=lpft.federated.algorithms.{algorithm}")
+
+
+def test_the_shipped_app_is_that_of_the_digits(tmp_path: Path) -> None:
+    write_app(tmp_path / "app")
+    words = [f"--config={tmp_path / 'app' / 'experiment.yaml'}", f"--out={tmp_path / 'run'}"]
+    (shipped,) = open_study("plan", words).experiments
+    (digits,) = open_study("plan", [f"--config={DIGITS}", f"--out={tmp_path / 'run'}"]).experiments
+    assert shipped.global_settings["network"] == digits.global_settings["network"]
+    assert shipped.global_settings["data"] == digits.global_settings["data"]
+    assert shipped.config["personalization"] == {**digits.config["personalization"], "eval_every": 0}
+    with pytest.raises(FileExistsError, match="HINT"):
+        write_app(tmp_path / "app")
 
 
 def test_other_bad_input_is_refused(tmp_path: Path) -> None:
