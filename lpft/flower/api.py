@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
+    "NODE_UNAVAILABLE",
     "ArrayRecord",
     "ClientApp",
     "ConfigRecord",
@@ -23,3 +24,6 @@ __all__ = [
     "RecordDict",
     "ServerApp",
 ]
+
+NODE_UNAVAILABLE = 5
+"""Code of the error that Flower makes if a node has gone; its name for it is not public."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -13,12 +15,14 @@ from lpft.federated.algorithms import Algorithm
 from lpft.federated.fedavg import mean_accuracy
 from lpft.federated.memory import ClientMemory
 from lpft.flower import records
-from lpft.flower.api import Grid, Message, RecordDict
+from lpft.flower.api import NODE_UNAVAILABLE, Grid, Message, RecordDict
 from lpft.flower.node import ClientUpdate, LocalResult
 from lpft.flower.roster import Roster
 from lpft.flower.settings import RunSettings
 from lpft.models.base import BodyHeadNet
 from lpft.types import StackUpdate, State
+
+log = logging.getLogger("lpft")
 
 LONGEST_PAUSE = 1.0
 """Seconds between two looks for replies."""
@@ -39,30 +43,39 @@ class Fleet:
     def __init__(self, grid: Grid, settings: RunSettings) -> None:
         self.grid, self.settings = grid, settings
 
-    def gather(self) -> list[int]:
-        """Wait for nodes, and return them.
+    def meet(self) -> dict[int, dict[str, Any]]:
+        """Wait for nodes, and return what each says of itself.
 
         Raises:
-            NodeError: if there are too few.
+            NodeError: if there are too few, or one of them fails.
         """
         end = time.monotonic() + self.settings.wait
         while len(nodes := sorted(self.grid.get_node_ids())) < self.settings.min_nodes:
             if time.monotonic() > end:
-                raise NodeError(
-                    f"{len(nodes)} nodes are connected after {self.settings.wait:g} seconds, but"
-                    f" `min-nodes={self.settings.min_nodes}`. HINT: start more with `flower-supernode`, or ask for"
-                    f" fewer by --run-config 'min-nodes={max(1, len(nodes))}'."
-                )
+                raise self._too_few(len(nodes))
             time.sleep(LONGEST_PAUSE)
-        return nodes
+        answers = self.ask("query", {node: records.request() for node in nodes}, "who is here", may_be_gone=True)
+        if len(answers) < self.settings.min_nodes:
+            raise self._too_few(len(answers))
+        return {node: records.description_of(content) for node, content in answers.items()}
 
-    def ask(self, kind: str, contents: Mapping[int, RecordDict], what: str) -> dict[int, RecordDict]:
+    def _too_few(self, number: int) -> NodeError:
+        return NodeError(
+            f"{number} nodes are connected after {self.settings.wait:g} seconds, but"
+            f" `min-nodes={self.settings.min_nodes}`. HINT: start more with `flower-supernode`, or ask for fewer by"
+            f" --run-config 'min-nodes={max(1, number)}'."
+        )
+
+    def ask(
+        self, kind: str, contents: Mapping[int, RecordDict], what: str, may_be_gone: bool = False
+    ) -> dict[int, RecordDict]:
         """Send each of some nodes a message, and return their answers.
 
         Args:
             kind: type of the message, such as ``train``.
             contents: what is sent, by node.
             what: what they are asked for, in messages to people.
+            may_be_gone: leave out nodes that have gone; Flower lists them for a minute.
 
         Raises:
             NodeError: if one of them fails, dies or does not answer in time.
@@ -76,6 +89,9 @@ class Fleet:
         while True:
             for reply in self.grid.pull_messages(list(missing)):
                 node = missing.pop(reply.metadata.reply_to_message_id)
+                if reply.has_error() and may_be_gone and reply.error.code == NODE_UNAVAILABLE:
+                    log.warning("node %d has gone and is left out", node)
+                    continue
                 if reply.has_error():
                     raise NodeError(
                         f"{what}: node {node} has failed: {_reason(reply.error.reason)} HINT: its own log says more."
@@ -177,11 +193,7 @@ def personalize_on_nodes(
     return sorted(results, key=lambda result: (order.get(result.method, len(order)), result.client))
 
 
-def _reason(text: str) -> str:
-    """Return an error without the form that Flower gives it.
-
-    >>> _reason("<class 'ValueError'>:<'there is none.'>")
-    'there is none.'
-    """
-    found = re.fullmatch(r"<class '[^']*'>:<'(.*)'>", text, re.S)
-    return found[1] if found else text
+def _reason(text: str | None) -> str:
+    """Return an error without the form that Flower gives it, ``<class 'ValueError'>:<'there is none.'>``."""
+    found = re.fullmatch(r"<class '[^']*'>:<'(.*)'>", text or "", re.S)
+    return found[1] if found else text or "it has not said why."

@@ -167,6 +167,17 @@ class Node:
         return list(self._results(single(study.experiments), seed))
 
     @property
+    def only_client(self) -> str:
+        """Name of the node's client; raise ConfigError if there are several."""
+        names = [client.name for client in self.experiment.global_task().data.clients]
+        if len(names) != 1:
+            raise ConfigError(
+                f"Flower's own strategies take one model from each node, but this one has {len(names)} clients."
+                " HINT: start a node for each client, or use `lpft.flower.server:app`, which averages clients."
+            )
+        return names[0]
+
+    @property
     def out(self) -> Path:
         """The folder of this node's own run."""
         if self.node.out is not None:
@@ -193,17 +204,18 @@ class Node:
 
     def _checked(self, federation: FedAvg, state: State) -> State:
         """Return a state on the device; raise ValueError if it is not one of the network."""
-        expected = {name: (tuple(t.shape), t.dtype) for name, t in federation.net.state_dict().items()}
-        given = {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
-        if given != expected:
-            wrong = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
+        like = federation.net.state_dict()
+        shapes, given = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (like, state))
+        if given != shapes:
+            wrong = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
             raise ValueError(
-                f"The model from the server is not one of {type(federation.net).__name__}: {wrong[0]} is"
-                f" {given.get(wrong[0], 'missing')} there and {expected.get(wrong[0], 'missing')} here"
+                f"The model from the server is not one of {type(federation.net).__name__}: the shape of {wrong[0]} is"
+                f" {given.get(wrong[0], 'missing')} there and {shapes.get(wrong[0], 'missing')} here"
                 + (f", and {len(wrong) - 1} others differ." if len(wrong) > 1 else ".")
                 + " HINT: all nodes and the server need the same `network` and classes."
             )
-        return {name: tensor.to(federation.fabric.device) for name, tensor in state.items()}
+        device = federation.fabric.device  # Flower's strategies average counters, too: then they are no integers
+        return {name: state[name].to(device, tensor.dtype) for name, tensor in like.items()}
 
 
 def _init(path: Path | None) -> list[str]:

@@ -58,6 +58,12 @@ def put_updates(updates: Iterable[ClientUpdate]) -> RecordDict:
     return content
 
 
+def put_update(update: ClientUpdate) -> RecordDict:
+    """Make the reply of a node that has trained its only client, in the form that Flower's own strategies take."""
+    metrics = {"num-examples": update.num_examples, "train-loss": update.loss}
+    return RecordDict({ARRAYS: ArrayRecord(torch_state_dict=update.state), METRICS: MetricRecord(metrics)})
+
+
 def updates_of(content: RecordDict) -> list[ClientUpdate]:
     """Return the updates that a reply carries."""
     names, metrics = _list(content.config_records[NAMES]["client"]), content.metric_records[METRICS]
@@ -69,20 +75,25 @@ def updates_of(content: RecordDict) -> list[ClientUpdate]:
 
 
 def put_tested(tested: Mapping[str, tuple[int, int]]) -> RecordDict:
-    """Make the reply of a node that has tested a state: of every client, how many samples are right, of how many."""
+    """Make the reply of a node that has tested a state: of every client, how many samples are right, of how many.
+
+    The other numbers are the node's own, for Flower's own strategies.
+    """
     correct, sizes = [right for right, _ in tested.values()], [size for _, size in tested.values()]
+    of_node = {"num-examples": sum(sizes), "accuracy": 100 * sum(correct) / max(1, sum(sizes))}
     return RecordDict(
         {
-            NAMES: ConfigRecord({"client": list(tested)}),
-            METRICS: MetricRecord({"correct": correct, "num-examples": sizes}),
+            NAMES: ConfigRecord({"client": list(tested), "correct": correct, "of": sizes}),
+            METRICS: MetricRecord(of_node),
         }
     )
 
 
 def tested_of(content: RecordDict) -> dict[str, tuple[int, int]]:
     """Return what a reply says of the clients' validation samples."""
-    names, metrics = _list(content.config_records[NAMES]["client"]), content.metric_records[METRICS]
-    return dict(zip(names, zip(_list(metrics["correct"]), _list(metrics["num-examples"]), strict=True), strict=True))
+    said = content.config_records[NAMES]
+    counts = zip(_list(said["correct"]), _list(said["of"]), strict=True)
+    return dict(zip(_list(said["client"]), counts, strict=True))
 
 
 WORDS = ("client", "method", "status")

@@ -20,7 +20,6 @@ from lpft.config.study import open_study
 from lpft.federated.fedavg import train_rounds
 from lpft.federated.federate import GlobalTask, is_done
 from lpft.federated.files import GlobalModelFiles
-from lpft.flower import records
 from lpft.flower.api import Context, Grid, ServerApp
 from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
 from lpft.flower.node import LocalResult, comparable_settings, single
@@ -63,9 +62,7 @@ def serve(fleet: Fleet, settings: RunSettings, run_id: int) -> None:
         ConfigError: if the experiment is not valid, or the nodes do not fit it.
         NodeError: if nodes are missing or fail; what is finished is kept, and the same run continues.
     """
-    query = {node: records.request() for node in fleet.gather()}
-    answers = fleet.ask("query", query, "who is here")
-    server = Server.open(settings, {node: records.description_of(content) for node, content in answers.items()})
+    server = Server.open(settings, fleet.meet())
     for seed in server.task.seeds:
         if not is_done(server.task, seed):
             server.train(fleet, seed, run_id)

@@ -14,14 +14,18 @@ import yaml
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
 from lpft.config.files import ConfigError
 from lpft.config.schema import load_network
+from lpft.config.study import open_study
 from lpft.flower import client, server
 from lpft.flower.fleet import NodeError
+from lpft.models.base import build_network
 from lpft.models.weights import load_model, save_model
 from lpft.storage.run import Run
 from tests.commands import TOY, lpft, table, toy
@@ -46,6 +50,7 @@ class Nodes(Grid):
         self, config: dict[str, Any], *nodes: dict[str, Any], fails: Callable[[str, int], bool] = lambda *_: False
     ):
         self.config, self.nodes, self.fails = config, dict(enumerate(nodes, start=1)), fails
+        self.gone: set[int] = set()
         self.asked: list[Message] = []
         self.replies: dict[str, Message] = {}
 
@@ -60,8 +65,8 @@ class Nodes(Grid):
     def create_message(self, *_: Any, **__: Any) -> Message:
         raise NotImplementedError
 
-    def send_and_receive(self, *_: Any, **__: Any) -> Iterable[Message]:
-        raise NotImplementedError
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))
 
     def get_node_ids(self) -> list[int]:
         return list(self.nodes)
@@ -77,9 +82,9 @@ class Nodes(Grid):
                 if self.fails(message.metadata.message_type, len(self.asked)):
                     raise RuntimeError("the power is gone")
                 reply = client.app(message, Context(7, node, self.nodes[node], RecordDict(), self.config))
+                if node in self.gone:
+                    reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "no heartbeat"), reply_to=message)
             except Exception as error:
-                from flwr.app.error import Error
-
                 reply = Message(Error(2, f"{type(error)}:<'{error}'>"), reply_to=message)
             self.replies[number] = reply
             numbers.append(number)
@@ -161,6 +166,7 @@ def test_a_run_whose_node_dies_is_continued(tmp_path: Path) -> None:
         two_nodes(tmp_path / "a", fails=lambda kind, number: kind == "train" and number == 8).run_server()
     assert not Run(tmp_path / "a").global_model(0).exists()
     grid = two_nodes(tmp_path / "a")
+    grid.nodes[3], grid.gone = grid.nodes[2], {3}  # the node has been started anew, and Flower lists the old one, too
     grid.run_server()
     assert grid.kinds.count("train") == 4
     whole = two_nodes(tmp_path / "b")
@@ -241,3 +247,22 @@ def test_a_model_from_elsewhere_is_personalized_on_the_nodes(tmp_path: Path) -> 
     given, _ = load_model(tmp_path / "given.safetensors")
     assert largest_difference(received, given) == 0
     assert torch.isfinite(received["head.weight"]).all()
+
+
+def test_nodes_answer_flowers_own_strategies(tmp_path: Path) -> None:
+    """Three rounds of Flower's FedAvg, a node for each client, are those of lpft within rounding."""
+    reference = toy("federate", tmp_path / "lpft", *ONE_BY_ONE)
+    (experiment,) = open_study("plan", [f"--config={TOY}", f"--out={tmp_path}", *ONE_BY_ONE]).experiments
+    net = build_network(experiment.network, experiment.data.spec, torch.float32, 0)
+    parts = ({"partition-id": k, "num-partitions": 5} for k in range(5))
+    grid = Nodes(config(TOY, tmp_path, *ONE_BY_ONE), *parts)
+    result = FedAvg().start(grid, ArrayRecord(net.state_dict()), num_rounds=3)
+    expected, _ = load_model(reference.global_model(0))
+    found = result.arrays.to_torch_state_dict()
+    assert all(
+        torch.allclose(found[name].float(), t, atol=1e-6) for name, t in expected.items() if t.is_floating_point()
+    )
+    assert 0 < result.evaluate_metrics_clientapp[3]["accuracy"] <= 100
+    two = two_nodes(tmp_path)
+    FedAvg().start(two, ArrayRecord(net.state_dict()), num_rounds=1)
+    assert "one model from each node" in next(iter(two.replies.values())).error.reason

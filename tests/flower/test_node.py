@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,14 @@ def test_clients_are_in_the_order_of_the_experiment_or_of_their_names() -> None:
 def test_nodes_that_do_not_fit_together_are_refused(others: list[dict[str, object]], message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         Roster.of(dict(enumerate([description("0/3", "a"), *others])))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flwr", "flwr.app"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "lpft.flower.api", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"lpft\[flower\]"):
+        importlib.import_module("lpft.flower.api")
 
 
 def test_sites_of_one_name_are_refused() -> None:
