@@ -60,7 +60,7 @@ def put_updates(updates: Iterable[ClientUpdate]) -> RecordDict:
 
 def put_update(update: ClientUpdate) -> RecordDict:
     """Make the reply of a node that has trained its only client, in the form that Flower's own strategies take."""
-    metrics = {"num-examples": update.num_examples, "train-loss": update.loss}
+    metrics: dict[str, Any] = {"num-examples": update.num_examples, "train-loss": update.loss}
     return RecordDict({ARRAYS: ArrayRecord(torch_state_dict=update.state), METRICS: MetricRecord(metrics)})
 
 
@@ -80,7 +80,7 @@ def put_tested(tested: Mapping[str, tuple[int, int]]) -> RecordDict:
     The other numbers are the node's own, for Flower's own strategies.
     """
     correct, sizes = [right for right, _ in tested.values()], [size for _, size in tested.values()]
-    of_node = {"num-examples": sum(sizes), "accuracy": 100 * sum(correct) / max(1, sum(sizes))}
+    of_node: dict[str, Any] = {"num-examples": sum(sizes), "accuracy": 100 * sum(correct) / max(1, sum(sizes))}
     return RecordDict(
         {
             NAMES: ConfigRecord({"client": list(tested), "correct": correct, "of": sizes}),
@@ -103,7 +103,7 @@ def put_results(results: Iterable[LocalResult]) -> RecordDict:
     """Make the reply of a node that has personalized its clients: names and numbers alone."""
     rows = list(results)
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(LocalResult)}
-    numbers = {
+    numbers: dict[str, Any] = {
         name: [math.nan if value is None else float(value) for value in values]
         for name, values in columns.items()
         if name not in WORDS
