@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from lpft.config.schema import Experiment
 from lpft.config.study import open_study
 from lpft.federated.fedavg import FedAvg
 from lpft.flower.settings import NodeSettings, RunSettings
+from lpft.methods.base import Method
 from lpft.methods.references import Reference
 from lpft.models.base import build_network
 from lpft.models.weights import save_model
@@ -144,12 +145,7 @@ class Node:
             RunFailed: if a stack of clients has failed.
         """
         state = self._checked(self._clients(seed), state)
-        references = [name for name in methods if isinstance(self.experiment.all_methods.get(name), Reference)]
-        if references:
-            raise ConfigError(
-                f"`methods={','.join(references)}`: references are not trained from the global model alone."
-                " HINT: choose methods that are, such as lpft."
-            )
+        check_methods(methods, self.experiment.all_methods)
         received = self.out / "received" / f"seed_{seed}.safetensors"
         save_model(received, state, fingerprint({"received": seed}))
         study = open_study(
@@ -259,6 +255,21 @@ def single(experiments: list[Experiment]) -> Experiment:
     experiment = experiments[0]
     check_algorithm(experiment)
     return experiment
+
+
+def check_methods(names: Sequence[str], methods: Mapping[str, Method]) -> None:
+    """Raise ConfigError unless all names are those of methods that nodes can personalize with.
+
+    Args:
+        names: the names.
+        methods: the experiment's methods, by name.
+    """
+    possible = [name for name, method in methods.items() if not isinstance(method, Reference)]
+    if wrong := [name for name in names if name not in possible]:
+        raise ConfigError(
+            f"`methods={','.join(wrong)}` of the run are not methods that nodes can start from the global model."
+            f" HINT: choose from {', '.join(possible)}."
+        )
 
 
 def check_algorithm(experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from importlib.metadata import version
 from statistics import fmean
@@ -22,7 +23,7 @@ from lpft.federated.federate import GlobalTask, is_done
 from lpft.federated.files import GlobalModelFiles
 from lpft.flower.api import Context, Grid, ServerApp
 from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
-from lpft.flower.node import LocalResult, comparable_settings, single
+from lpft.flower.node import LocalResult, check_methods, comparable_settings, single
 from lpft.flower.roster import Roster, check_alike
 from lpft.flower.settings import RunSettings, speak
 from lpft.models.base import build_network
@@ -68,7 +69,7 @@ def serve(fleet: Fleet, settings: RunSettings, run_id: int) -> None:
             server.train(fleet, seed, run_id)
     write_config(server.task.run, server.config, replace(server.provenance, flower=server.task.run.flower()))
     results: dict[int, list[LocalResult]] = {}
-    for seed in server.task.seeds if settings.methods else ():
+    for seed in server.seeds if settings.methods else ():
         state, _ = load_model(server.task.run.global_model(seed))
         results[seed] = personalize_on_nodes(fleet, server.roster.nodes, seed, settings.methods, state)
         write_results(server.task.run, results)
@@ -85,6 +86,7 @@ class Server:
         task: the global models that are trained.
         spec: what networks have to know about the data.
         roster: which client is on which node.
+        seeds: those whose models nodes personalize; tuning may need others' models, too.
     """
 
     config: dict[str, Any]
@@ -92,14 +94,16 @@ class Server:
     task: GlobalTask
     spec: DataSpec
     roster: Roster
+    seeds: list[int]
 
     @classmethod
     def open(cls, settings: RunSettings, descriptions: dict[int, dict[str, Any]]) -> Server:
         """Open the experiment, with its data where the nodes share these, and compare it with what the nodes say."""
         words = [f"--config={settings.experiment}", *settings.words, "--trainer.devices=1"]
         if all(said["part"] is None for said in descriptions.values()):
-            return cls._without_data(words, Roster.of(descriptions))
+            return cls._without_data(words, Roster.of(descriptions), settings.methods)
         experiment = single(open_study("federate", words).experiments)
+        check_methods(settings.methods, experiment.all_methods)
         task = experiment.global_task()
         roster = Roster.of(descriptions, [client.name for client in task.data.clients])
         mine = {
@@ -109,16 +113,17 @@ class Server:
         }
         check_alike(mine, roster.node, "a node", "the server")
         config = read_config(experiment.run)
-        return cls(config, Provenance(**config.pop("provenance")), task, task.data.spec, roster)
+        return cls(config, Provenance(**config.pop("provenance")), task, task.data.spec, roster, experiment.seeds)
 
     @classmethod
-    def _without_data(cls, words: list[str], roster: Roster) -> Server:
+    def _without_data(cls, words: list[str], roster: Roster, methods: Sequence[str]) -> Server:
         """Open an experiment whose data are on the nodes alone."""
         cli = ExperimentCLI("federate", words)
         config = cli.resolved()
         if config["sweep"]:
             raise ConfigError("A sweep is several experiments. HINT: remove `sweep`, and start a run for each point.")
         parts, run, spec = cli.parser.build(config), run_folder(config), DataSpec(**roster.spec)
+        check_methods(methods, parts.methods)
         init = parts.federation.init
         if init is not None:
             init = checksum(parts.federation.read_init(build_network(parts.network, spec, parts.trainer.dtype, seed=0)))
@@ -135,7 +140,7 @@ class Server:
             if before.exists() and not parts.overwrite:
                 compare_settings(before.parent, json.loads(before.read_text(encoding="utf-8")), roster.settings)
             run.write_settings(seed, "global", roster.settings)
-        return cls(config, provenance, task, spec, roster)
+        return cls(config, provenance, task, spec, roster, parts.seeds)
 
     def train(self, fleet: Fleet, seed: int, run_id: int) -> None:
         """Train the global model of a seed on the nodes, or take the one that it is to start from."""

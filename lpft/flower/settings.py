@@ -99,12 +99,13 @@ class NodeSettings:
 
 
 def find_experiment(name: str) -> Path:
-    """Return an experiment's file: in the working folder, or in that of the Flower app.
+    """Return an experiment's file: in the folder of the Flower app, or in the working folder.
 
     Raises:
         ConfigError: if it is in neither.
     """
-    places = [Path(name).expanduser(), *(Path(folder) / name for folder in sys.path)]  # Flower adds the app's folder
+    path = Path(name).expanduser()
+    places = [*(Path(folder) / path for folder in sys.path), path]  # Flower has put the app's folder first
     found = next((path for path in places if name and path.is_file()), None)
     if found is None:
         raise ConfigError(

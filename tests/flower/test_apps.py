@@ -180,6 +180,8 @@ def test_what_does_not_fit_together_is_refused_before_training(tmp_path: Path) -
     grid.nodes[2]["settings"] = "--network.norm=false"
     with pytest.raises(ConfigError, match=r"settings.network.init_args.norm.*same experiment"):
         grid.run_server()
+    with pytest.raises(ConfigError, match=r"methods=lfpt.*none, ft, lpft"):
+        two_nodes(tmp_path / "a", methods="lfpt,ft").run_server()
     with pytest.raises(NodeError, match=r"2 nodes are connected.*min-nodes=3"):
         two_nodes(tmp_path / "b", **{"min-nodes": 3}).run_server()
     grid = two_nodes(tmp_path / "c")

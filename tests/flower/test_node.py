@@ -32,9 +32,10 @@ from tests.toy import same_bits
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 
-def nodes(out: Path, *words: str, count: int = 2) -> list[Node]:
+def nodes(out: Path, *words: str, parts: tuple[str, ...] = ("0/2", "1/2")) -> list[Node]:
     run = RunSettings.of({"experiment": TOY, "settings": shlex.join([f"--out={out}", "--seeds=[0]", *words])})
-    return [Node(run, NodeSettings.of({"partition-id": k, "num-partitions": count})) for k in range(count)]
+    numbers = [part.split("/") for part in parts]
+    return [Node(run, NodeSettings.of({"partition-id": k, "num-partitions": n})) for k, n in numbers]
 
 
 class OnNodes:
@@ -97,7 +98,7 @@ def test_rounds_on_nodes_are_those_of_lpft(tmp_path: Path, more: tuple[str, ...]
 
 
 def test_a_node_personalizes_its_clients_and_tells_numbers_alone(tmp_path: Path) -> None:
-    node = nodes(tmp_path / "run")[1]
+    (node,) = nodes(tmp_path / "run", parts=("1/2",))
     state = build_network(node.experiment.network, node.experiment.data.spec, torch.float32, 0).state_dict()
     results = node.personalize(0, ("none", "lpft"), state)
     assert [(result.method, result.client) for result in results] == [
@@ -112,7 +113,7 @@ def test_a_node_personalizes_its_clients_and_tells_numbers_alone(tmp_path: Path)
 
 
 def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
-    (node,) = nodes(tmp_path, count=1)
+    (node,) = nodes(tmp_path, parts=("0/1",))
     with pytest.raises(ValueError, match=r"head.bias is missing.*same `network`"):
         node.test(0, {name: t for name, t in node.experiment.net.state_dict().items() if name != "head.bias"})
 
@@ -120,7 +121,7 @@ def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["Scaffold", "Ditto"])
 def test_algorithms_whose_clients_keep_something_are_refused(tmp_path: Path, algorithm: str) -> None:
     with pytest.raises(ConfigError, match=f"{algorithm}.*lpft federate"):
-        nodes(tmp_path, f"--federation.algorithm=lpft.federated.algorithms.{algorithm}")
+        nodes(tmp_path, f"--federation.algorithm=lpft.federated.algorithms.{algorithm}", parts=("0/2",))
 
 
 def test_the_shipped_app_is_that_of_the_digits(tmp_path: Path) -> None:
@@ -143,9 +144,9 @@ def test_other_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="which clients it has"):
         NodeSettings.of({})
     with pytest.raises(ConfigError, match=r"leaves no client.*there are 5"):
-        nodes(tmp_path, count=6)
+        nodes(tmp_path, parts=("5/6",))
     with pytest.raises(ConfigError, match="A sweep"):
-        nodes(tmp_path, '--sweep={"federation.rounds":[1,2]}')
+        nodes(tmp_path, '--sweep={"federation.rounds":[1,2]}', parts=("0/2",))
 
 
 def description(part: str | None, *clients: str, **more: object) -> dict[str, object]:
