@@ -23,8 +23,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from lpft.config.files import ConfigError
 from lpft.config.schema import load_network
 from lpft.config.study import open_study
-from lpft.flower import client, server
+from lpft.flower import client, records, server
 from lpft.flower.fleet import NodeError
+from lpft.flower.node import LocalResult
 from lpft.models.base import build_network
 from lpft.models.weights import load_model, save_model
 from lpft.storage.run import Run
@@ -268,3 +269,15 @@ def test_nodes_answer_flowers_own_strategies(tmp_path: Path) -> None:
     two = two_nodes(tmp_path)
     FedAvg().start(two, ArrayRecord(net.state_dict()), num_rounds=1)
     assert "one model from each node" in next(iter(two.replies.values())).error.reason
+
+
+def test_records_arrive_as_they_were_sent() -> None:
+    """Through Flower's encoding; what a node without clients or without test samples has to say, too."""
+
+    def sent(content: RecordDict) -> RecordDict:
+        return RecordDict({name: type(record).inflate(record.deflate()) for name, record in content.items()})
+
+    for tested in ({}, {"c0": (1, 2), "ø": (0, 3)}):
+        assert records.tested_of(sent(records.put_tested(tested))) == tested
+    for results in ([], [LocalResult("ø", "lpft", "no_test", None, None, 50.0, 75.0, 3, 4, 0)]):
+        assert records.results_of(sent(records.put_results(results))) == results

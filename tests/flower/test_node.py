@@ -191,3 +191,13 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sites_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="2 clients, but only 1 names"):
         Roster.of({1: description(None, "north"), 2: description(None, "north")})
+
+
+def test_a_node_may_have_nobody_who_takes_part_in_training(tmp_path: Path) -> None:
+    held_out = '--data.held_out=["c0","c2","c4"]'
+    idle, other = nodes(tmp_path, held_out)
+    assert idle.describe()["clients"] == {}
+    assert list(other.describe()["clients"]) == ["c1", "c3"]
+    assert Roster.of({1: idle.describe(), 2: other.describe()}, ["c1", "c3"]).names == ["c1", "c3"]
+    state = other.experiment.net.state_dict()
+    assert [result.client for result in idle.personalize(0, ("none",), state)] == ["c0", "c2", "c4"]
