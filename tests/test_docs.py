@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -120,6 +121,19 @@ def test_commands_in_the_documentation_are_valid(path: Path, written: Path, caps
         words = [str(ROOT / w) if w.startswith("configs/") else TOY if w == "my.yaml" else w for w in words]
         lpft(*words, *([] if "--print_config" in words else ["--print_config"]))
         capsys.readouterr()
+
+
+def test_every_init_command_writes_something_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_shapes(tmp_path / "sites" / "north", 4)
+    save_shapes(tmp_path / "sites" / "south", 4, seed=1)
+    lines = {line for path in DOCS for block in blocks(path, "sh") for line in block.splitlines()}
+    commands = [shlex.split(line)[1:] for line in sorted(lines) if line.startswith("lpft init ")]
+    assert ["init", "own_sites", "sites"] in commands
+    for words in commands:
+        before = set(tmp_path.rglob("*"))
+        lpft(*words)
+        assert set(tmp_path.rglob("*")) > before, words
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
