@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import NoReturn
 
 from lpft import __version__
@@ -96,10 +97,10 @@ def init(args: list[str]) -> int:
 
     if options.images and options.name != "own_sites":
         parser.error("only `own_sites` is fitted to a folder. HINT: --to FOLDER says where to write")
-    if not options.name:
-        print(files.listing())
-        return 0
     try:
+        if not options.name:
+            print(files.listing())
+            return 0
         if options.images:
             print(f"lpft init: looking through {options.images}", file=sys.stderr, flush=True)
             from lpft.shipped.own_sites import fitted_experiment
@@ -117,12 +118,11 @@ def init(args: list[str]) -> int:
 def completion(args: list[str]) -> int:
     """Print a script for a shell."""
     shell = parser_of("completion").parse_args(args).shell
+    if find_spec("shtab") is None:
+        _fail("completion needs shtab. HINT: pip install 'lpft[completion]'", 2)
     from lpft.completion import script
 
-    try:
-        print(script(shell, [name for name in COMMANDS if name not in ARGUMENTS]))
-    except ImportError as error:
-        _fail(str(error), 2)
+    print(script(shell, [name for name in COMMANDS if name not in ARGUMENTS]))
     return 0
 
 

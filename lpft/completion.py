@@ -1,12 +1,15 @@
-"""A shell's script that completes lpft's commands, options and values: made once, so that completing is quick."""
+"""A shell's script that completes lpft's commands, options and values: made once, so that completing is quick.
+
+It needs the extra `completion`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from importlib.util import find_spec
 
+import shtab
 from jsonargparse import ArgumentParser, Namespace
 
 import lpft.shipped.files as shipped
@@ -33,19 +36,12 @@ def script(shell: str, experiment_commands: Sequence[str]) -> str:
     Args:
         shell: which of them.
         experiment_commands: the commands that read an experiment.
-
-    Raises:
-        ImportError: if the extra `completion` is not installed.
     """
-    if find_spec("shtab") is None:
-        raise ImportError("completion needs shtab. HINT: pip install 'lpft[completion]'")
-    import shtab
-
     for package in PLUGINS:
         _import_all(f"lpft.{package}")
-    lpft = ArgumentParser(prog="lpft")
-    lpft.add_argument("-V", "--version", action="store_true", help="print the version")
-    commands = lpft.add_subcommands(required=False)
+    root = ArgumentParser(prog="lpft")
+    root.add_argument("-V", "--version", action="store_true", help="print the version")
+    commands = root.add_subcommands(required=False)
     for name in experiment_commands:
         commands.add_subcommand(name, _Unread(name, []).parser)
     for name in ARGUMENTS:
@@ -57,7 +53,7 @@ def script(shell: str, experiment_commands: Sequence[str]) -> str:
             elif action.metavar in FOLDERS + FILES:
                 action.complete = shtab.DIRECTORY if action.metavar in FOLDERS else shtab.FILE  # type: ignore[attr-defined]
         commands.add_subcommand(name, parser)
-    return lpft.get_completion_script(f"shtab-{shell}")
+    return root.get_completion_script(f"shtab-{shell}")
 
 
 def _import_all(name: str) -> None:

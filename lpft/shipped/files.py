@@ -54,8 +54,7 @@ class Shipped(NamedTuple):
 
 def shipped() -> list[Shipped]:
     """Return all configuration files, experiments first."""
-    paths = sorted(CONFIGS.rglob("*.yaml"), key=lambda path: (len(path.relative_to(CONFIGS).parts), path))
-    return [describe(path) for path in paths]
+    return [describe(path) for path in sorted(_paths(), key=lambda path: (len(path.relative_to(CONFIGS).parts), path))]
 
 
 def describe(path: Path) -> Shipped:
@@ -90,7 +89,7 @@ def find(name: str) -> Path:
         ValueError: if there is no such file; it names similar ones.
     """
     wanted = name.removeprefix("configs/").removesuffix(".yaml")
-    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in CONFIGS.rglob("*.yaml")}
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in _paths()}
     short = {path.stem: path for path in names.values() if not _is_section(path)}
     if wanted in names or wanted in short:
         return names.get(wanted) or short[wanted]
@@ -195,6 +194,16 @@ def write(texts: dict[Path, str], force: bool) -> None:
             write_atomically(path, text)
             if text.startswith("#!"):
                 path.chmod(path.stat().st_mode | 0o111)
+
+
+def _paths() -> list[Path]:
+    paths = list(CONFIGS.rglob("*.yaml"))
+    if not paths:
+        raise FileNotFoundError(
+            f"{CONFIGS} holds no files. HINT: in a checkout it is a link to the folder configs, which git makes on"
+            " Windows only after `git config core.symlinks true`; the wheel has the files themselves."
+        )
+    return paths
 
 
 def _is_section(path: Path) -> bool:
