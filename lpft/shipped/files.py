@@ -158,8 +158,8 @@ def listing() -> str:
         lines += ["", f"{title}:"]
         for entry in entries:
             if entry.kind == kind:
-                start = f"  {entry.name.removeprefix('experiments/'):25} "
-                lines.append(textwrap.fill(entry.about, width, initial_indent=start, subsequent_indent=" " * 28))
+                start = f"  {entry.name.removeprefix('experiments/'):27} "
+                lines.append(textwrap.fill(entry.about, width, initial_indent=start, subsequent_indent=" " * 30))
     lines += ["", "Sections of experiments:"]
     folders: dict[str, list[str]] = {}
     for entry in entries:
@@ -167,9 +167,9 @@ def listing() -> str:
             folder, _, name = entry.name.partition("/")
             folders.setdefault(folder, []).append(name)
     for folder, names in folders.items():
-        start = f"  {folder + '/':25} "
-        lines.append(textwrap.fill(", ".join(names), width, initial_indent=start, subsequent_indent=" " * 28))
-    return "\n".join([*lines, "", f"  {SCRIPTS:25} Scripts that run the stages of an experiment as Slurm arrays."])
+        start = f"  {folder + '/':27} "
+        lines.append(textwrap.fill(", ".join(names), width, initial_indent=start, subsequent_indent=" " * 30))
+    return "\n".join([*lines, "", f"  {SCRIPTS:27} Scripts that run the stages of an experiment as Slurm arrays."])
 
 
 def write(texts: dict[Path, str], force: bool) -> None:
