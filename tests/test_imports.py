@@ -27,6 +27,8 @@ LAYERS = (
     {"export"},
     {"prediction"},
     {"results"},
+    {"shipped", "arguments"},
+    {"completion"},
     {"cli"},
 )
 STRANGERS = (
