@@ -30,7 +30,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
-  lpft predict     MODEL IMAGES..  classes and probabilities of image files, by an exported model
+  lpft predict     MODEL IMAGES..  classes and probabilities of images (or feature files), by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
 
   lpft COMMAND --help          all settings of a command
@@ -122,15 +122,21 @@ def prepare(args: list[str]) -> int:
         from rich.console import Console
 
         from lpft.config.study import read_datasets
-        from lpft.data.summary import describe, write_contact_sheet, write_counts
+        from lpft.data.summary import describe, write_contact_sheet, write_counts, write_features
 
         console = Console()
         for run, data in read_datasets(args):
             describe(data, console)
-            counts, sheet = run.data_file("clients.csv"), run.data_file("contact_sheet.png")
+            counts = run.data_file("clients.csv")
             write_counts(counts, data)
-            write_contact_sheet(sheet, data)
-            console.print(f"{counts}\n{sheet}: look at it before you train on it", highlight=False, soft_wrap=True)
+            if data.source.has_features:
+                written = run.data_file("features.csv")
+                write_features(written, data)
+                said = "no contact sheet, augmentation or settings of pixels: these are for images"
+            else:
+                written, said = run.data_file("contact_sheet.png"), "look at it before you train on it"
+                write_contact_sheet(written, data)
+            console.print(f"{counts}\n{written}: {said}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -208,20 +214,28 @@ def export_model(args: list[str]) -> int:
 
 
 def predict(args: list[str]) -> int:
-    """Print class and probability of every image, or write them to a file; 1 if images could not be read."""
-    parser = _parser("predict", "Classes and probabilities of image files, by an exported model.")
+    """Print class and probability of every input, or write them to a file; 1 if some could not be read."""
+    parser = _parser("predict", "Classes and probabilities of images or rows of features, by an exported model.")
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
-    add("images", nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, or folders of them; for feature arrays .csv, .npz, ...",
+    )
     add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
     add("--batch-size", type=int, default=64)
     add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")
     options = parser.parse_args(args)
-    from lpft.prediction import ExportedModel, image_files, show
+    for path in options.inputs:
+        if not Path(path).exists():
+            _fail(f"{path} does not exist. HINT: name files, or folders of them.", 2)
+    from lpft.prediction import ExportedModel, show
 
     try:
-        files = image_files(options.images)
-        rows = ExportedModel.load(options.model, options.device).predict(files, max(1, options.batch_size))
+        model = ExportedModel.load(options.model, options.device)
+        rows = model.predict(model.files(options.inputs), max(1, options.batch_size))
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     problems = show(rows, options.to)
