@@ -53,7 +53,7 @@ class Content(NamedTuple):
 
 
 class FeatureArrays(FeatureSource):
-    """Rows of numbers from one file, or from a folder with one file for each site (domain), named after it.
+    """Rows of numbers from one file, or from a folder with one file for each site; a file is a domain, named after it.
 
     Files are ``.csv`` (also ``.csv.gz`` and ``.tsv``), ``.parquet``, ``.npz`` or ``.npy``:
 
@@ -72,7 +72,7 @@ class FeatureArrays(FeatureSource):
         label: column with the class.
         features: name of the array, or of the columns that are features, in this order; by default the only array or,
             in tables, all columns that are not named otherwise.
-        domain: column with the site; by default the names of the files, or one domain called ``all`` of a single file.
+        domain: column with the site; by default the names of the files.
         split: column with the part that a row belongs to: train, val or test, or 0, 1, 2; where it is empty, parts are
             made.
         unit: column with the person, device, ... that a row is of; none is ever in two parts.
@@ -250,7 +250,9 @@ class FeatureArrays(FeatureSource):
             if len(values) != len(file):
                 raise ValueError(f"{column.path} has {len(values)} values for the {len(file)} rows of {path}.")
             columns = columns.assign(**{name: np.asarray(values)})
-        return FeatureFile(path, columns, file.arrays, file.names)
+        file = FeatureFile(path, columns, file.arrays, file.names)
+        file.column(self.label)  # fails early
+        return file
 
     def _selected(self, files: list[FeatureFile]) -> list[Features]:
         """Take the features out of all files, in the order that the first has them."""
@@ -274,13 +276,7 @@ class FeatureArrays(FeatureSource):
 
     def _columns(self, file: FeatureFile) -> pd.DataFrame:
         """Return label, domain and what else is known of the rows of a file."""
-        labels = file.column(self.label)
-        if pd.api.types.is_float_dtype(labels.dtype) and (labels.dropna() % 1 != 0).any():
-            fraction = labels.dropna()[labels.dropna() % 1 != 0].iloc[0]
-            raise ValueError(f"{file.path}: the label {fraction} is no class. HINT: is `label: {self.label}` right?")
-        found: dict[str, Any] = {"label": words_of(labels), "domain": site_of(file.path)}
-        if not (self.root / self.path).is_dir():
-            found["domain"] = "all"
+        found: dict[str, Any] = {"label": words_of(file.column(self.label)), "domain": site_of(file.path)}
         for role in ("domain", "unit", "group"):
             if name := getattr(self, role):
                 found[role] = words_of(file.column(name))

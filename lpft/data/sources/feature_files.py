@@ -38,6 +38,10 @@ LEAST_DIGITS = 1e-3
 """Values may change by rounding to float32 by this share of a feature's range."""
 
 CHUNK_NUMBERS = 2**22
+"""So many numbers are looked at at once."""
+
+NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "-nan", "null", "NULL", "None", "?", ".")
+"""What CSV files have where a feature has no value."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _readable(path: Path) -> Iterator[None]:
         if str(path) in text:
             raise ValueError(text) from error
         hint = ""
-        if "allow_pickle" in text or "Object arrays" in text:
+        if any(words in text for words in ("allow_pickle", "Object arrays", "Python objects")):
             hint = " HINT: it holds Python objects, which are never unpickled; save numbers with"
             hint += " `array.astype('float32')` and names with `array.astype(str)`."
         raise ValueError(f"{path} cannot be read: {text}.{hint}") from error
@@ -195,9 +199,10 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
         sep=delimiter,
         encoding=encoding,
         skipinitialspace=True,
-        float_precision="round_trip",
         low_memory=False,
-        converters={name: str.strip for name in header if name.strip() in words},
+        dtype={name: str for name in header if name.strip() in words},
+        na_values={name: NOTHING for name in header if name.strip() not in words},
+        keep_default_na=False,
     )
     table.columns = pd.Index(names)
     numbered = re.compile(r"|Unnamed: \d+")  # by `DataFrame.to_csv`: the numbers of rows have no name
