@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -105,6 +106,30 @@ def test_sites_of_images_and_a_global_model_become_models(
     monkeypatch.setattr(sys, "argv", ["use_model.py", str(run.model(0, "lpft", "north")), str(tested)])
     runpy.run_path("use_model.py")
     assert capsys.readouterr().out.strip() in shapes
+
+
+def test_tables_of_wards_become_predictions(written: Path) -> None:
+    """The walk of docs/own.md with feature arrays: two files of sites, one model, classes of new patients."""
+    (written / "wards").mkdir()
+    rng = np.random.default_rng(0)
+    for ward in ("north", "west"):
+        labels = np.arange(40) // 2 % 2
+        rows = rng.normal(size=(40, 3)) + 2 * labels[:, None]
+        rows[0, 1] = np.nan
+        words, patients = np.array(["well", "ill"])[labels], np.arange(40) // 2
+        frame = pd.DataFrame(rows, columns=["age", "dose", "size"]).assign(diagnosis=words, patient=patients)
+        frame.to_csv(written / "wards" / f"{ward}.csv", index=False)
+    names = list(frame.columns[:3])
+    np.savez(written / "wards" / "west.npz", x=rows, feature_names=names, diagnosis=words, patient=patients)
+    (written / "wards" / "west.csv").unlink()
+    frame[[*names]].to_csv(written / "new_patients.csv")
+    lpft("prepare", "-c", "wards.yaml")
+    short = ("--federation.rounds", 2, "--personalization.epochs", 2, "--methods.lpft.lp_epochs", 1)
+    lpft("run", "-c", "wards.yaml", "--only", "none,lpft", "--trainer.devices", 1, *short)
+    lpft("export", "runs/wards", "--client", "north", "--to", "north")
+    lpft("predict", "north", "new_patients.csv", "--to", "found.csv")
+    found = pd.read_csv("found.csv")
+    assert np.mean(found["class"] == words) > 0.7
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -76,6 +76,7 @@ class Samples:
         groups: their positions in `group_names`, -1 for none; int64, ``(n,)``.
         clients: every client's positions in `rows`, by name.
         group_names: names of the groups.
+        equal_are_copies: equal samples are taken for copies of each other, so that one of them is left out.
     """
 
     rows: np.ndarray
@@ -83,6 +84,7 @@ class Samples:
     groups: np.ndarray
     clients: Mapping[str, SplitPositions]
     group_names: tuple[str, ...] = ()
+    equal_are_copies: bool = True
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ class _Build:
 
     def _finish(self, key: Mapping[str, Any]) -> None:
         bad, blank = (np.array(self._listed(rows), np.int64) for rows in ("bad_rows", "blank_rows"))
-        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad, blank)
+        spared = blank if self.samples.equal_are_copies else np.arange(self.shape[0])
+        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad, spared)
         index = np.concatenate([part for parts in clients.values() for part in parts])
         self._refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}

@@ -19,7 +19,7 @@ OTHER_FORMATS = (".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom", ".nii", ".
 
 HINT_FOR_ROWS = (
     "remove rows that were copied, within a site or from another one, and rows that stand for a missing one. If the"
-    " features have few values, so that different samples can be equal, add features."
+    " features have few values, so that different samples can be equal, set `--data.source.equal_rows keep`."
 )
 
 

@@ -314,6 +314,7 @@ class FederatedDataModule(LightningDataModule):
                 name: SplitPositions(*(np.searchsorted(rows, part) for part in parts)) for name, parts in splits.items()
             },
             group_names=() if groups is None else tuple(map(str, groups.categories)),
+            equal_are_copies=self.source.equal_are_copies,
         )
 
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:

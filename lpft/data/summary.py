@@ -55,7 +55,7 @@ def describe(data: FederatedDataModule, console: Console) -> None:
     if data.source.class_names:
         numbered = [f"{label} {name}" for label, name in enumerate(data.source.class_names)]
         print_plain(f"classes in their order: {shortened(numbered, MOST_CLASSES)}")
-    if spec.num_features is not None:
+    if any(name != str(number) for number, name in enumerate(data.source.feature_names)):
         print_plain(f"features in their order: {shortened(data.source.feature_names, MOST_CLASSES)}")
     table = Table(*("client", *SPLITS, "classes", "class histogram of train"), box=None, header_style="bold")
     for client in data.clients[:MOST_CLIENTS]:

@@ -49,6 +49,8 @@ class Source(ABC):
     """Whether samples are rows of numbers instead of images; see `lpft.data.sources.features`."""
     feature_names: Sequence[str] = ()
     """Names of these numbers, in their order."""
+    equal_are_copies = True
+    """Whether samples with the same numbers or pixels are copies, which are never in two parts."""
     fills_missing = False
     """Whether missing values among them become the mean of the training data."""
 

@@ -82,6 +82,8 @@ class FeatureArrays(FeatureSource):
         classes: names of the classes in the order of the model's outputs.
         missing: what to do about rows in which a feature has no value: stop, leave them out, or take the mean of the
             training data for it.
+        equal_rows: what to do about training rows that are equal to one of anyone's test or val part: leave them out as
+            copies, or keep them, where features have so few values that different samples can be equal.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -101,10 +103,11 @@ class FeatureArrays(FeatureSource):
         ignore: list[str] | None = None,
         classes: list[str] | None = None,
         missing: Literal["error", "leave_out", "mean"] = "error",
+        equal_rows: Literal["leave_out", "keep"] = "leave_out",
     ) -> None:
         self.path, self.root = path, Path(root).expanduser()
         self.label, self.features, self.domain, self.split = label, features, domain, split
-        self.unit, self.group, self.missing = unit, group, missing
+        self.unit, self.group, self.missing, self.equal_rows = unit, group, missing, equal_rows
         self.attributes, self.ignore, self.classes = list(attributes or []), list(ignore or []), classes
         roles = [label, *filter(None, (domain, split, unit, group)), *self.ignore]
         twice = sorted({name for name in roles if roles.count(name) > 1})
@@ -113,6 +116,11 @@ class FeatureArrays(FeatureSource):
             raise ValueError(f"`attributes` cannot have a column called {taken[0]!r}. HINT: rename it in the file.")
         if twice:
             raise ValueError(f"The column {twice[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once.")
+
+    @property
+    def equal_are_copies(self) -> bool:  # type: ignore[override]
+        """Whether equal rows are taken for copies."""
+        return self.equal_rows == "leave_out"
 
     @property
     def fills_missing(self) -> bool:  # type: ignore[override]

@@ -130,7 +130,11 @@ def test_columns_say_domain_split_unit_and_group(sites: Path) -> None:
     assert parts["train"].isdisjoint(parts["test"])
 
 
-@pytest.mark.parametrize("clients", [ByColumn("sex"), Iid(2), Dirichlet(2, 0.5, 10), Pathological(2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "clients",
+    [ByColumn("sex"), Iid(2), Dirichlet(2, 0.5, 10), Pathological(2, 1)],
+    ids=lambda made: type(made).__name__,
+)
 def test_any_partition(clients: Any, sites: Path) -> None:
     assert_no_leaks(opened(source(sites), sites, clients=clients))
 
@@ -300,6 +304,7 @@ def test_copies_in_test_and_training_rows_are_left_out(sites: Path) -> None:
     save(site(0), sites / "sites" / "south.csv")
     with pytest.raises(ValueError, match="rows are also, value for value, in a test or val part"):
         opened(source(sites), sites)
+    assert sizes(opened(source(sites, equal_rows="keep"), sites))["south"] == (27, 3, 10)
 
 
 def assert_no_leaks_between_parts(data: FederatedDataModule) -> None:
