@@ -117,7 +117,7 @@ def stage(command: str, args: list[str]) -> int:
 
 
 def prepare(args: list[str]) -> int:
-    """Build the array cache, print what is in it, and write counts and a contact sheet or, of features, their ranges."""
+    """Build the array cache, print what is in it, write counts and a contact sheet or, of features, their ranges."""
     with _session("prepare", args):
         from rich.console import Console
 

@@ -124,7 +124,7 @@ def test_tables_of_wards_become_predictions(written: Path) -> None:
     (written / "wards" / "west.csv").unlink()
     frame[[*names]].to_csv(written / "new_patients.csv")
     lpft("prepare", "-c", "wards.yaml")
-    short = ("--federation.rounds", 2, "--personalization.epochs", 2, "--methods.lpft.lp_epochs", 1)
+    short = ("--personalization.epochs", 2, "--methods.lpft.lp_epochs", 1)
     lpft("run", "-c", "wards.yaml", "--only", "none,lpft", "--trainer.devices", 1, *short)
     lpft("export", "runs/wards", "--client", "north", "--to", "north")
     lpft("predict", "north", "new_patients.csv", "--to", "found.csv")
