@@ -154,6 +154,12 @@ class FederatedDataModule(LightningDataModule):
         if num_classes is None:
             num_classes = 1 + int(self.source.cached_table["label"].max())
         if self.source.has_features:
+            names = self.source.class_names
+            if names and len(names) != num_classes:
+                raise ValueError(
+                    f"`num_classes={num_classes}`, but the labels have {len(names)} values: {', '.join(names[:20])}."
+                    " HINT: name all classes by `classes` of the source."
+                )
             return DataSpec.of_features(len(self.source.feature_names), num_classes)
         return DataSpec(self._channels, self._image_size, num_classes)
 

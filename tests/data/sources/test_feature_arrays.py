@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import logging
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +279,9 @@ def test_several_arrays_need_a_choice(tmp_path: Path) -> None:
         FeatureArrays("z.npz", str(tmp_path)).table()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is there")
-def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path) -> None:
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "fastparquet", None)  # type: ignore[arg-type]
     (tmp_path / "x.parquet").write_bytes(b"PAR1\x15\x04\x15\x10PAR1")
     with pytest.raises(ValueError, match=r"lpft\[parquet\]"):
         FeatureArrays("x.parquet", str(tmp_path)).table()
@@ -367,3 +369,12 @@ def test_tables_of_scikit_learn(name: Any, tmp_path: Path) -> None:
     assert len(data.clients) == 3
     assert data.spec.shape == (len(data.source.feature_names),)
     assert data.spec.num_classes == len(data.source.class_names)
+
+
+def test_all_classes_are_named(sites: Path) -> None:
+    with pytest.raises(ValueError, match="`num_classes=3`, but the labels have 2 values: no, yes"):
+        opened(source(sites), sites, num_classes=3)
+    data = opened(source(sites, classes=["yes", "maybe", "no"]), sites, num_classes=3)
+    assert data.labels.tolist() == [2, 0] * 60
+    with pytest.raises(ValueError, match="has the values 'yes', which are not in `classes`: no, maybe"):
+        opened(source(sites, classes=["no", "maybe"]), sites)
