@@ -136,6 +136,8 @@ def test_other_networks_and_augmentation_are_refused(root: Path, capsys: pytest.
     assert "SmallCNN is a network for images, but the data are rows of 4 features" in capsys.readouterr().err
     lpft(*words, "--augment", "lpft.data.transforms.FlipCrop", code=2)
     assert "`augment=FlipCrop` is for images" in capsys.readouterr().err
+    lpft("prepare", *words[1:], "--augment", "lpft.data.transforms.FlipCrop", code=2)
+    assert "`augment=FlipCrop` is for images" in capsys.readouterr().err
     lpft(*words, "--network", "tests.toy.ToyNet", code=2)
     assert "ToyNet cannot run on rows of 4 features" in capsys.readouterr().err
 

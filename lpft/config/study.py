@@ -114,7 +114,9 @@ def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, Federated
             settings = put({"data": config["data"]}, changes)
             if settings not in done:
                 done.append(settings)
-                data = cli.parser.build({**config, **settings}).data
+                parts = cli.parser.build({**config, **settings})
+                data = parts.data
+                data.augment = parts.augment  # fails where data are no images
                 _set_up(data)
                 yield (run.point(name) if name else run), data
 
