@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,12 @@ import pandas as pd
 
 from lpft.data.messages import content_of, shortened
 from lpft.data.sources.base import OnBadImage, categories
+from lpft.data.sources.feature_checks import Checks, lacks_values
 from lpft.data.sources.feature_files import (
     ENDINGS,
-    Checks,
     FeatureFile,
     Features,
     ending_of,
-    lacks_values,
     read_feature_file,
     select,
     words_of,
@@ -112,6 +112,8 @@ class FeatureArrays(FeatureSource):
         roles = [label, *filter(None, (domain, split, unit, group)), *self.ignore]
         twice = sorted({name for name in roles if roles.count(name) > 1})
         taken = [name for name in self.attributes if name in TAKEN]
+        if isinstance(features, list) and (label in features or len(set(features)) < len(features) or not features):
+            raise ValueError(f"`features: {features}` must name columns once each, and not the label {label!r}.")
         if taken:
             raise ValueError(f"`attributes` cannot have a column called {taken[0]!r}. HINT: rename it in the file.")
         if twice:
@@ -181,7 +183,8 @@ class FeatureArrays(FeatureSource):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash names, sizes and times of the files."""
-        return stamp(self.root, [str(path.relative_to(self.root)) for path in self._stamped()])
+        files = [path.relative_to(self.root) if path.is_relative_to(self.root) else path for path in self._stamped()]
+        return stamp(self.root, [path.as_posix() for path in files])
 
     def _stamped(self) -> Iterator[Path]:
         for path in self._files:
@@ -240,8 +243,8 @@ class FeatureArrays(FeatureSource):
         domains = list(dict.fromkeys(table["domain"]))
         table["domain"] = categories(table["domain"], in_order(domains) if self.domain else domains)
         check_client_names(table["domain"].cat.categories)
-        if self.group:
-            table["group"] = categories(table["group"], in_order(table["group"].dropna()))
+        for name in [*(["group"] if self.group else []), *self.attributes]:
+            table[name] = categories(table[name], in_order(table[name].dropna()))
         table["label"] = table["label"].map(codes).astype("int64")
         of_files = [(file.path, features) for file, features in zip(files, selected, strict=True)]
         return Content(of_files, names, classes, table)
@@ -299,13 +302,13 @@ class FeatureArrays(FeatureSource):
                     f"{file.path}: {missing} rows have no `{role}`, the first is row {first} (from 0)."
                     " HINT: fill in or remove them."
                 )
-        found.update({name: file.column(name).to_numpy() for name in self.attributes})
+        found.update({name: words_of(file.column(name)) for name in self.attributes})
         return pd.DataFrame(found, index=range(len(file)))
 
     def _classes(self, labels: pd.Series) -> tuple[str, ...]:
         """Return the names of the classes; raise ValueError if they cannot be classes."""
         found = in_order(labels)
-        if all(name.lstrip("-").isdecimal() for name in found):
+        if all(re.fullmatch(r"-?\d+", name) for name in found):
             found = tuple(sorted(found, key=int))
         if self.classes is not None:
             classes = checked_classes([str(name) for name in self.classes], "`classes`")

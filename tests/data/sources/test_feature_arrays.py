@@ -378,3 +378,27 @@ def test_all_classes_are_named(sites: Path) -> None:
     assert data.labels.tolist() == [2, 0] * 60
     with pytest.raises(ValueError, match="has the values 'yes', which are not in `classes`: no, maybe"):
         opened(source(sites, classes=["no", "maybe"]), sites)
+
+
+def test_features_can_be_chosen_from_any_kind_of_file(sites: Path) -> None:
+    save(site(1), sites / "sites" / "south.npz")
+    (sites / "sites" / "south.csv").unlink()
+    data = opened(source(sites, features=["size", "age"]), sites)
+    assert (data.images[40:80].numpy() == site(1)[["size", "age"]].to_numpy(np.float32)).all()
+    with pytest.raises(ValueError, match="must name columns once each, and not the label"):
+        source(sites, features=["age", "label"])
+
+
+def test_two_files_of_one_site_and_absolute_paths(sites: Path) -> None:
+    assert len(opened(FeatureArrays(str(sites / "sites"), ignore=["patient", "sex"]), sites).clients) == 3
+    save(site(1), sites / "sites" / "south.npz")
+    with pytest.raises(ValueError, match="south"):
+        opened(source(sites), sites)
+
+
+def test_attributes_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    save(site(0).assign(floor=[9, 10] * 20), tmp_path / "x.csv")
+    data = opened(
+        source(tmp_path, "x.csv", attributes=["floor"], ignore=["sex", "patient"]), tmp_path, clients=ByColumn("floor")
+    )
+    assert list(sizes(data)) == ["9", "10"]
