@@ -22,7 +22,6 @@ NOT_RUN = {
     "slurm/submit.sh": "needs Slurm; tests/slurm runs it",
     "lpft status /scratch": "needs Slurm; tests/slurm runs it",
     "python benchmarks/coverage.py": "takes a minute; tests/evaluation/test_certainty.py simulates a part of it",
-    "sphinx-build": "is what .ci/run does",
     "lpft run -c configs/digit5_small.yaml": "needs images that are not in the checkout; its command line is parsed",
     "lpft run -c configs/pacs_mobilenet.yaml": "needs images that are not in the checkout; its command line is parsed",
 }

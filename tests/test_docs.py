@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,25 +19,24 @@ from lpft.models.weights import load_model
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
+from tests.pages import NOT_RUN, PAGES, ROOT, blocks, reason
 from tests.shapes import save_shapes, shape
 
-ROOT = Path(__file__).parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+OWN = ROOT / "docs" / "own.md"
+DOCS = [ROOT / "README.md", *PAGES]
+EXPERIMENTS = ("run", "federate", "tune", "personalize", "prepare", "plan")
+"""Commands that read an experiment, and can print it."""
+LANGUAGES = ("sh", "python", "yaml", "text")
+DIRECTIVES = ("{toctree}", "{eval-rst}", "{include}", "{command-reference}")
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that docs/own.md shows, from which lpft is started."""
-    for block in (block for language in ("python", "yaml") for block in blocks(ROOT / "docs" / "own.md", language)):
-        if not (named := re.match(r"# (\w+\.(?:py|yaml))\n", block)):
-            continue
-        name = named[1]
-        (tmp_path / name).write_text(block)
-        sys.modules.pop(name.removesuffix(".py"), None)
+    """A folder with the files that the pages show, from which lpft is started."""
+    for block in (block for page in PAGES for block in blocks(page, "python", "yaml") if block.file):
+        assert not (tmp_path / block.file).exists(), f"{block.page}:{block.line}: another block has this name"
+        (tmp_path / block.file).write_text(block.text)
+        sys.modules.pop(block.file.removesuffix(".py"), None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
@@ -109,23 +109,51 @@ def test_sites_of_images_and_a_global_model_become_models(
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_commands_in_the_documentation_are_valid(path: Path, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every line that starts with lpft parses; what it would do is tested elsewhere."""
-    for line in "\n".join(blocks(path, "sh")).splitlines():
-        if not line.startswith("lpft "):
+    """Every experiment's command line parses. tests/test_pages.py runs them, but for those that it cannot."""
+    for command in (command for block in blocks(path, "sh") for command in block.commands()):
+        program, *words = shlex.split(command)
+        if program != "lpft":
             continue
-        words = [word.strip("'") for word in line.split()[1:]]
-        assert words[0] in COMMANDS, line
-        if words[0] in ("report", "status", "export", "predict"):
+        assert words[0] in COMMANDS, command
+        if words[0] not in EXPERIMENTS:
             continue
-        words = [str(ROOT / w) if w.startswith("configs/") else TOY if w == "my.yaml" else w for w in words]
+        words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
         lpft(*words, *([] if "--print_config" in words else ["--print_config"]))
         capsys.readouterr()
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_block_is_run_or_says_why_not(path: Path) -> None:
+    """A page has no other blocks than those that tests read, and no other commands than they run; Python compiles."""
+    for block in blocks(path):
+        where = f"{path.name}:{block.line}"
+        assert block.language in LANGUAGES or block.language.startswith(DIRECTIVES), where
+        if block.language == "python":
+            compile(block.text, where, "exec")
+        for command in block.commands() if block.language == "sh" else []:
+            known = command.split()[0] in ("lpft", "python") or reason(command)
+            assert known, f"{where}: say in tests/pages.py why `{command}` is not run"
+
+
+def test_what_is_not_run_is_still_shown() -> None:
+    shown = [command for page in DOCS for block in blocks(page, "sh") for command in block.commands()]
+    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in shown)] == []
+
+
+def test_figures_of_the_advice_are_those_of_the_results() -> None:
+    """Every figure with a decimal in docs/choose.md stands in a table or text that it is taken from."""
+    results = "".join((ROOT / "docs" / name).read_text() for name in ("findings.md", "experiments.md"))
+    figures = re.findall(
+        r"[+-]?\d+\.\d+\b(?!\d*[:.])", re.sub(r"arXiv:\S+|abs/\S+", "", (ROOT / "docs" / "choose.md").read_text())
+    )
+    assert len(figures) > 40
+    assert [figure for figure in figures if figure.lstrip("+-") not in results] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_yaml_in_the_documentation_is_yaml(path: Path) -> None:
     for block in blocks(path, "yaml"):
-        assert isinstance(yaml.safe_load(block), dict)
+        assert isinstance(yaml.safe_load(block.text), dict)
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
@@ -151,7 +179,7 @@ def test_the_readme_installs_by_two_commands() -> None:
 def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
     from PIL import Image
 
-    text = next(block for block in blocks(ROOT / "docs" / "own.md", "yaml") if "AttributeTable" in block)
+    text = next(block.text for block in blocks(OWN, "yaml") if "AttributeTable" in block.text)
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(yaml.safe_load(text)["data"]))
     (tmp_path / "skin").mkdir()
     lines = ["image,patient,diagnosis,age"]

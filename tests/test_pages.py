@@ -134,11 +134,12 @@ def run_python(block: Block, names: dict[str, object]) -> None:
 def run_command(block: Block, command: str) -> None:
     """Run a command in this process; it has to end well."""
     program, *words = shlex.split(command)
-    try:
-        if program == "lpft":
+    where = f"{block.page}:{block.line}: {command}"
+    if program == "lpft":
+        with pytest.raises(SystemExit) as stop:
             main(words)
-        assert program == "python", f"{block.page}:{block.line}: say in NOT_RUN why `{command}` is not run"
+        assert not stop.value.code, where
+    else:
+        assert program == "python", where
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as stop:
-        assert not stop.code, f"{block.page}:{block.line}: `{command}` has ended with {stop.code}"
