@@ -45,6 +45,7 @@ html_title = f"lpft {__version__}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 exclude_patterns = ["Thumbs.db", ".DS_Store"]
