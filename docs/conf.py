@@ -158,8 +158,16 @@ def keep_colons(app: Sphinx, what: str, name: str, obj: object, options: object,
         lines[0] = f": {lines[0]}"
 
 
+def named_types(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write aliases by their names within other types, too."""
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, returns))
+
+
 def setup(app: Sphinx) -> None:
-    """Add the directives and the hook."""
+    """Add the directives and the hooks."""
     app.add_directive("command-reference", CommandReference)
     app.add_directive("classes", Classes)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("autodoc-process-signature", named_types)
