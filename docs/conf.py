@@ -111,7 +111,7 @@ def _entries(text: str) -> Iterator[Entry]:
         title, _, body = group.partition(":\n")
         for entry in re.findall(r"^  (\S.*(?:\n {4,}.*)*)", body, re.MULTILINE):
             option, description = re.match(r"(.*?)(?:\s{2,}|\n\s+|$)((?:.|\n)*)", entry).groups()
-            yield title, option, " ".join(description.split())
+            yield title, option, re.sub(r", known subclasses: [^)]*", "", " ".join(description.split()))
 
 
 def _marked(text: str) -> list[nodes.Node]:
