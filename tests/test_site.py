@@ -13,7 +13,7 @@ import yaml
 from lpft.cli import COMMANDS
 from tests.pages import ROOT
 
-pytestmark = pytest.mark.docs
+pytestmark = [pytest.mark.docs, pytest.mark.xdist_group("site")]
 
 
 @pytest.fixture(scope="module")
