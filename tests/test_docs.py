@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -130,6 +131,8 @@ def test_every_block_is_run_or_says_why_not(path: Path) -> None:
         assert block.language in LANGUAGES or block.language.startswith(DIRECTIVES), where
         if block.language == "python":
             compile(block.text, where, "exec")
+        if block.language == "sh":
+            subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
         for command in block.commands() if block.language == "sh" else []:
             known = command.split()[0] in ("lpft", "python") or reason(command)
             assert known, f"{where}: say in tests/pages.py why `{command}` is not run"
@@ -151,9 +154,14 @@ def test_figures_of_the_advice_are_those_of_the_results() -> None:
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_yaml_in_the_documentation_is_yaml(path: Path) -> None:
+def test_yaml_in_the_documentation_is_read(path: Path, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block is an experiment, or sections of one: keys, classes and their settings exist."""
     for block in blocks(path, "yaml"):
-        assert isinstance(yaml.safe_load(block.text), dict)
+        found = yaml.safe_load(block.text)
+        sections = {"data": found} if "source" in found else found
+        (written / "block.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+        lpft("run", *([] if "network" in found else ["-c", TOY]), "-c", "block.yaml", "--print_config")
+        capsys.readouterr()
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
