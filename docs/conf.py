@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import json
 import os
 import pkgutil
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import ModuleType
 
 from docutils import nodes
@@ -165,9 +167,19 @@ def named_types(
     return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, returns))
 
 
+def add_cells(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put the cells of the notebook, but for its title, at the end of the page about it."""
+    if page == "notebook":
+        notebook = json.loads((Path(app.srcdir).parent / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+        texts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells]
+        source[0] += "\n" + re.sub(r"^# .*\n", "", "\n\n".join(texts))
+
+
 def setup(app: Sphinx) -> None:
     """Add the directives and the hooks."""
     app.add_directive("command-reference", CommandReference)
     app.add_directive("classes", Classes)
+    app.connect("source-read", add_cells)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-process-signature", named_types)
