@@ -20,6 +20,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from lpft import __version__
+from lpft.arguments import ARGUMENTS
 from lpft.cli import COMMANDS, main
 
 project = "lpft"
@@ -52,7 +53,7 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 exclude_patterns = ["Thumbs.db", ".DS_Store"]
 
-EXPERIMENTS = ("run", "federate", "tune", "personalize", "prepare", "plan")
+EXPERIMENTS = [command for command in COMMANDS if command not in ARGUMENTS]
 """Commands that read an experiment: they share their settings, which are shown for the first of them."""
 Entry = tuple[str, str, str]
 """Group, option and description of a setting."""

@@ -30,7 +30,7 @@ from tests.shapes import save_shapes
 
 pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("undrawn")]
 SMALL = ROOT / "tests" / "conf" / "small.yaml"
-CHECKOUT = ("configs", "benchmarks", "examples", "slurm")
+CHECKOUT = ("configs", "benchmarks", "examples")
 
 
 def save_sites(folder: Path) -> None:
@@ -57,6 +57,7 @@ def save_scans(folder: Path) -> None:
 
 
 GIVEN: dict[str, Callable[[Path], None]] = {
+    "install.md": save_sites,
     "own.md": save_sites,
     "export.md": save_photos,
     "extend.md": save_scans,
@@ -85,7 +86,7 @@ def digits(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who has run the first command."""
     folder = tmp_path_factory.mktemp("reader")
     for name in CHECKOUT:
-        (folder / name).symlink_to(ROOT / name)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         lpft("run", "-c", "configs/digits.yaml")
@@ -95,7 +96,7 @@ def digits(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it, in which a page is followed; what its modules register is taken back."""
-    copied = shutil.copytree(digits, tmp_path / "reader", symlinks=True)
+    copied = shutil.copytree(digits, tmp_path / "reader")
     modules, metrics, figures = set(sys.modules), list(METRICS), dict(FIGURES)
     monkeypatch.chdir(copied)
     monkeypatch.setattr(sys, "path", [str(copied), *sys.path])
