@@ -1,6 +1,6 @@
 """Every command and every snippet of the documentation runs, at a small size, page by page from the top down.
 
-`tests.pages.NOT_RUN` lists what is not run. CI runs it: ``pytest -m docs --dist loadgroup``.
+`tests.pages.NOT_RUN` lists what is not run. CI runs it: ``pytest -m docs --dist load``.
 """
 
 from __future__ import annotations
