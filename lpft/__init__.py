@@ -2,7 +2,7 @@
 
     import lpft
 
-    results = lpft.run("configs/digits.yaml", seeds=[0], federation={"rounds": 10})
+    results = lpft.run("configs/digits.yaml", out="runs/short", seeds=[0], federation={"rounds": 10})
     results.results                   # data frame: one row per seed and method
     results.matrix("lpft", seed=0)    # whose model (rows) on whose test set (columns), percent
     results.figure("tradeoff")
@@ -57,7 +57,7 @@ def tune(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
 
 
 def personalize(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
-    """Personalize every client with every method, from the global models that are there; see `run`."""
+    """Personalize every client with every method, from the global models on disk; see `run`."""
     return _do("personalize", config, settings)
 
 
