@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lpft import __version__
 from lpft.runtime import slurm
@@ -26,7 +26,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
-  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
+  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk; --loggers for others
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
@@ -156,13 +156,33 @@ def plan(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """Write everything that is derived from the client results, and print the comparison."""
-    from lpft.reporting.report import write_any_report
-
     parser = _parser("report", "Tables, figures, page and TensorBoard events from what is on disk.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    for folder in parser.parse_args(args).runs:
+    parser.add_argument(
+        "--loggers",
+        metavar="FILE|CLASS",
+        help="also give everything to these loggers: a YAML file, an experiment's, too; or `--loggers CLASS"
+        " --loggers.SETTING VALUE`; another one with `--loggers+`",
+    )
+    if any(word.startswith("--loggers") for word in args):
+        return _report_to_loggers(args)
+    return _write_reports(parser.parse_args(args).runs)
+
+
+def _report_to_loggers(args: list[str]) -> int:
+    with _session("report", args):
+        from lpft.config.loggers import logger_writers, read_loggers
+
+        runs, configs = read_loggers(args)
+        return _write_reports(runs, logger_writers(configs))
+
+
+def _write_reports(folders: list[str], writers: Sequence[Any] = ()) -> int:
+    from lpft.reporting.report import write_any_report
+
+    for folder in folders:
         try:
-            write_any_report(folder, show=True)
+            write_any_report(folder, writers, show=True)
         except (FileNotFoundError, ValueError) as error:
             _fail(str(error), 2)
     return 0
