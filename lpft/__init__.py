@@ -111,7 +111,7 @@ def _do(command: str, config: str | Path | Mapping[str, Any], settings: Mapping[
         from lpft.config.loggers import sorted_out
         from lpft.config.study import arguments, open_study
 
-        given = []
+        given: list[Any] = []
         if "loggers" in settings:
             configured, given = sorted_out(settings["loggers"])
             settings = {**settings, "loggers": configured}
