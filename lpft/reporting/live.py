@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from lpft.reporting.logs import Writer, global_log, method_log
@@ -36,7 +36,7 @@ class LiveLogs:
     def round(self, seed: int, history: Sequence[Any]) -> None:
         """Log the new rounds of a global model's history: rows of history.csv as dictionaries or dataclasses."""
         rows = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in history]
-        log = global_log(self.run, seed, rows)
+        log = replace(global_log(self.run, seed, rows), growing=True)
         for writer in self.writers:
             writer.write(log)
 

@@ -17,7 +17,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,32 +74,36 @@ class Record:
 
     Args:
         run_id: of the run that it was written to.
-        num_points: number of steps.
-        digest: hash of these steps and of the hyperparameters.
+        settings: hash of the hyperparameters.
+        points: hash of every step.
         pictures: hash of each image by tag.
     """
 
     run_id: str | None = None
-    num_points: int = 0
-    digest: str = ""
+    settings: str = ""
+    points: Sequence[str] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
 
-    def fits(self, part: Log) -> bool:
+    def fits(self, log: Log) -> bool:
         """Tell whether what was written is still so; more may have come."""
-        return not self.num_points or self.digest == _digest(part, self.num_points)
+        if not self.points:
+            return True
+        common = _hashes(log.scalars)[: len(self.points)]
+        complete = log.growing or len(common) == len(self.points)
+        return complete and list(self.points[: len(common)]) == common and self.settings == _hash(dict(log.settings))
 
-    def covers(self, part: Log) -> bool:
+    def covers(self, log: Log) -> bool:
         """Tell whether there is nothing to add."""
-        return self.fits(part) and self.num_points == len(part.scalars) and not self.new_pictures(part)
+        return self.fits(log) and len(self.points) >= len(log.scalars) and not self.new_pictures(log)
 
-    def new_pictures(self, part: Log) -> dict[str, Picture]:
+    def new_pictures(self, log: Log) -> dict[str, Picture]:
         """Return the images that were not written, or look different now."""
-        return {tag: image for tag, image in part.pictures.items() if self.pictures.get(tag) != _hash(image.png)}
+        return {tag: image for tag, image in log.pictures.items() if self.pictures.get(tag) != _hash(image.png.hex())}
 
-    def after(self, part: Log, run_id: str | None) -> Record:
-        """Return the record once all of a part is written."""
-        pictures = {**self.pictures, **{tag: _hash(image.png) for tag, image in part.pictures.items()}}
-        return Record(run_id, len(part.scalars), _digest(part, len(part.scalars)), pictures)
+    def after(self, log: Log, run_id: str | None) -> Record:
+        """Return the record once all of a log is written."""
+        pictures = {**self.pictures, **{tag: _hash(image.png.hex()) for tag, image in log.pictures.items()}}
+        return Record(run_id, _hash(dict(log.settings)), _hashes(log.scalars), pictures)
 
 
 class LoggerWriter:
@@ -195,9 +199,9 @@ class LoggerWriter:
             self._opened = (None if self.source.shared else log.folder, opened)
         logger = self._opened[1]
         prefix = f"{part}/" if self.source.shared else ""
-        if log.settings and not record.num_points:
+        if log.settings and not record.points:
             logger.log_hyperparams({prefix + name: value for name, value in log.settings.items()})
-        for step, values in by_step(log.scalars[record.num_points :]):
+        for step, values in by_step(log.scalars[len(record.points) :]):
             logger.log_metrics({prefix + tag: value for tag, value in values.items()}, step=step)
         run_id = str(logger.version) if self.source.continues else None
         for tag, picture in record.new_pictures(log).items():
@@ -322,9 +326,10 @@ def _finite(scalars: Scalars) -> Scalars:
     return [(step, values) for step, values in kept if values]
 
 
-def _digest(log: Log, num_points: int) -> str:
-    return _hash(json.dumps([dict(log.settings), log.scalars[:num_points]], sort_keys=True).encode())
+def _hashes(scalars: Scalars) -> list[str]:
+    return [_hash(point) for point in scalars]
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _hash(content: Any) -> str:
+    """Hash what JSON can hold to 16 hex digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -77,6 +77,7 @@ class Log:
         settings: hyperparameters, by name; none of a global model and of means.
         pictures: images by tag, at the last step.
         walltime: of the newest result, in seconds since 1970; 0 if there is none on disk.
+        growing: whether more steps are on their way, perhaps some that were there before: training resumes.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Log:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     walltime: float = 0.0
+    growing: bool = False
 
 
 class Writer(Protocol):
