@@ -174,7 +174,8 @@ def _report_to_loggers(args: list[str]) -> int:
         from lpft.config.loggers import logger_writers, read_loggers
 
         runs, configs = read_loggers(args)
-        return _write_reports(runs, logger_writers(configs))
+        writers = logger_writers(configs)
+        return _write_reports(runs, writers) or int(any(writer.failed for writer in writers))
 
 
 def _write_reports(folders: list[str], writers: Sequence[Any] = ()) -> int:

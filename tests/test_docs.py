@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import sys
@@ -30,8 +31,9 @@ def blocks(path: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that docs/own.md shows, from which lpft is started."""
-    for block in (block for language in ("python", "yaml") for block in blocks(ROOT / "docs" / "own.md", language)):
+    """A folder with the files that docs/own.md and docs/loggers.md show, from which lpft is started."""
+    shown = (blocks(ROOT / "docs" / f"{page}.md", kind) for page in ("own", "loggers") for kind in ("python", "yaml"))
+    for block in itertools.chain(*shown):
         if not (named := re.match(r"# (\w+\.(?:py|yaml))\n", block)):
             continue
         name = named[1]

@@ -71,6 +71,8 @@ class ExperimentParser(LightningArgumentParser):
             raise ex
         if not self.exit_on_error:
             raise ArgumentError(None, message) from ex
+        if message.startswith('Parser key "loggers"'):
+            message = _without_values(message)
         raise ConfigError(shortened(message) + self._hint(message)) from ex
 
     def _hint(self, message: str) -> str:
@@ -88,6 +90,15 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def _without_values(message: str) -> str:
+    """Return jsonargparse's message without the values that were given, which may be secret, and lists of types."""
+    message = re.sub(r"Got value: .*", "Got something else.", message)
+    message = re.sub(r"\n *Subclass types expect one of:(\n *- a (class path|dict) .*)+", "", message)
+    message = re.sub(r"\n *Given value type:.*", "", message, flags=re.S)
+    message = re.sub(r"( *)Does not validate .*\n *Subtypes: .*\n *Errors:", r"\1None of these fits:", message)
+    return re.sub(r"\n *- Expected a <class '(list|NoneType)'>", "", message)
 
 
 def add_loggers(parser: LightningArgumentParser) -> None:

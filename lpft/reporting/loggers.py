@@ -32,8 +32,8 @@ log = logging.getLogger("lpft")
 RECORDS = "loggers.json"
 """In the folder of a part: what each logger has of it."""
 
-SHARE = 0.05
-"""Logging takes at most this share of the time, but for the end."""
+SHARE, LATEST = 0.05, 5.0
+"""A slow logger gets points together, so that logging takes this share of the time, but after so many seconds."""
 
 WAIT = 60.0
 """Seconds to wait for another process that logs the same part."""
@@ -115,20 +115,23 @@ class LoggerWriter:
     Args:
         source: opens the logger.
         records: what it has already, by folder, of a logger that is not opened here.
+
+    Attributes:
+        failed: whether it gets nothing more.
     """
 
     def __init__(self, source: LoggerSource, records: dict[Path, Record] | None = None) -> None:
         self.source = source
         self._records = {} if records is None else records
         self._pid = os.getpid()
-        self._failed = False
+        self.failed = False
         self._waiting: dict[Path, Log] = {}
         self._opened: tuple[Path | None, Any] | None = None
         self._next = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of an object that has written nothing yet."""
-        return {**LoggerWriter(self.source).__dict__, "_pid": self._pid, "_failed": self._failed}
+        return {**LoggerWriter(self.source).__dict__, "_pid": self._pid, "failed": self.failed}
 
     def check(self, folder: Path) -> None:
         """Open the logger for a part, and write nothing; raise what its class raises."""
@@ -137,7 +140,7 @@ class LoggerWriter:
     def write(self, log: Log) -> None:
         """Add what is new and settled of a part: at once, or later where the logger is slow."""
         elsewhere = self.source.shared and os.getpid() != self._pid  # that process would not see it
-        if log.settled and not self._failed and not elsewhere and _is_first_rank():
+        if log.settled and not self.failed and not elsewhere and _is_first_rank():
             self._waiting[log.folder] = log
             if time.monotonic() >= self._next:
                 self._flush()
@@ -153,17 +156,17 @@ class LoggerWriter:
             self._guarded(lambda part=part: self._send(part))  # type: ignore[misc]
         self._waiting.clear()
         end = time.monotonic()
-        self._next = end + (end - start) / SHARE
+        self._next = end + min((end - start) / SHARE, LATEST)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do something with the logger; whatever it raises, the run goes on without it."""
-        if self._failed:
+        if self.failed:
             return
         try:
             with _quiet():
                 action()
         except Exception as error:
-            self._failed, self._opened = True, None
+            self.failed, self._opened = True, None
             reason = self.source.without_secrets(f"{type(error).__name__}: {error}")
             log.warning(
                 "%s has failed and gets nothing more (%s). Results are not affected;"

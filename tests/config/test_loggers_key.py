@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +81,21 @@ def test_what_cannot_work_is_refused_before_training(
     assert not (out / "seed_0").exists()
 
 
-def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
-    config = {"class_path": RECORDER, "init_args": {"folder": str(tmp_path), "api_key": "abc123", "id": "1"}}
-    with pytest.raises(ConfigError) as error:
-        logger_writers([config], folder=tmp_path / "run" / "seed_0" / "global")
-    assert "abc123" not in str(error.value)
+@pytest.mark.parametrize(
+    "settings",
+    [{"id": "1"}, {"nope": 1}, {"folder": ["abc123"]}, {"api_key": 123}],
+    ids=lambda given: next(iter(given)),
+)
+def test_secrets_are_not_in_errors(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"class_path": RECORDER, "init_args": {"folder": str(tmp_path), "api_key": "abc123", **settings}}
+    (tmp_path / "secret.yaml").write_text(yaml.safe_dump({"loggers": [config]}))
+    toy("run", tmp_path / "run", "-c", tmp_path / "secret.yaml", code=2)
+    said = capsys.readouterr().err
+    assert "loggers" in said
+    assert "abc123" not in said
+    assert "123" not in said.partition("loggers")[2].replace(str(tmp_path), "")
 
 
 @pytest.mark.parametrize(("name", "package"), [("MLFlowLogger", "mlflow"), ("WandbLogger", "wandb")])
@@ -93,3 +105,17 @@ def test_a_missing_package_is_named(name: str, package: str, tmp_path: Path) -> 
     except ImportError:
         with pytest.raises(ConfigError, match=f"pip install.*{package}"):
             logger_writers(read_loggers(["a", "--loggers", name])[1], folder=tmp_path / "run" / "seed_0" / "global")
+
+
+def test_the_example_of_the_documentation_is_all_that_a_new_logger_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "loggers.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "my_logger.py" in block)
+    (tmp_path / "my_logger.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    words = ("--seeds", "[0]", "--only", "none", "--federation.rounds", 1)
+    toy("run", tmp_path / "run", *words, "--loggers", "my_logger.JsonLines", "--loggers.folder", "lines")
+    lines = [json.loads(line) for line in (tmp_path / "lines/run/seed_0/none.jsonl").read_text().splitlines()]
+    assert lines[0]["settings"] == {"method": "none", "class": "NoFineTuning", "seed": 0}
+    assert "final/local" in lines[1]
