@@ -231,7 +231,10 @@ class LoggerWriter:
     def _record(self, folder: Path) -> Record:
         if not self.source.continues:
             return self._records.get(folder, Record())
-        return Record(**_read_records(folder).get(self.source.key, {}))
+        try:
+            return Record(**_read_records(folder).get(self.source.key, {}))
+        except TypeError:  # edited, or of another version
+            return Record()
 
     def _note(self, folder: Path, record: Record) -> None:
         if not self.source.continues:
