@@ -10,10 +10,11 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from lpft import __version__
+from lpft.arguments import ARGUMENTS, parser_of
 from lpft.runtime import slurm
 from lpft.runtime.output import CLOSED, any_text, leave_output
 from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interruptible, listen
@@ -21,6 +22,7 @@ from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interrup
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
 
+  lpft init        [NAME]      write an experiment to start from; `own_sites FOLDER` fits one to your images
   lpft run         -c FILE     federate -> personalize every method -> report, for every seed; does only what is missing
   lpft federate    -c FILE     train the global model of each seed
   lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
@@ -32,6 +34,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
   lpft predict     MODEL IMAGES..  classes and probabilities of image files, by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
+  lpft completion  SHELL       a script that completes commands, options and values in bash or zsh
 
   lpft COMMAND --help          all settings of a command
   lpft COMMAND -c FILE --print_config
@@ -84,6 +87,43 @@ def _main(words: list[str]) -> NoReturn:
         _fail(f"{error}. What is finished is kept; run the same command again to continue.", 1)
     finally:
         ignore()
+
+
+def init(args: list[str]) -> int:
+    """List what there is to start from, or write it; print the files and what to do next."""
+    parser = parser_of("init")
+    options = parser.parse_args(args)
+    from lpft.shipped import files
+
+    if options.images and options.name != "own_sites":
+        parser.error("only `own_sites` is fitted to a folder. HINT: --to FOLDER says where to write")
+    try:
+        if not options.name:
+            print(files.listing())
+            return 0
+        if options.images:
+            print(f"lpft init: looking through {options.images}", file=sys.stderr, flush=True)
+            from lpft.shipped.own_sites import fitted_experiment
+
+            texts, following = fitted_experiment(options.images, options.to)
+        else:
+            texts, following = files.copies(options.name, options.to), files.following(options.name, options.to)
+        files.write(texts, options.force)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        _fail(str(error), 2)
+    print(*texts, "", following, sep="\n")
+    return 0
+
+
+def completion(args: list[str]) -> int:
+    """Print a script for a shell."""
+    shell = parser_of("completion").parse_args(args).shell
+    if find_spec("shtab") is None:
+        _fail("completion needs shtab. HINT: pip install 'lpft[completion]'", 2)
+    from lpft.completion import script
+
+    print(script(shell, [name for name in COMMANDS if name not in ARGUMENTS]))
+    return 0
 
 
 def stage(command: str, args: list[str]) -> int:
@@ -156,17 +196,9 @@ def plan(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """Write everything that is derived from the client results, and print the comparison."""
-    parser = _parser("report", "Tables, figures, page and TensorBoard events from what is on disk.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument(
-        "--loggers",
-        metavar="FILE|CLASS",
-        help="also give everything to these loggers: a YAML file, an experiment's, too; or `--loggers CLASS"
-        " --loggers.SETTING VALUE`; another one with `--loggers+`",
-    )
     if any(word.startswith("--loggers") for word in args):
         return _report_to_loggers(args)
-    return _write_reports(parser.parse_args(args).runs)
+    return _write_reports(parser_of("report").parse_args(args).runs)
 
 
 def _report_to_loggers(args: list[str]) -> int:
@@ -194,12 +226,7 @@ def status(args: list[str]) -> int:
     from lpft.reporting.status import print_status, read_status
     from lpft.storage.run import Run
 
-    parser = _parser(
-        "status", "What is done, in progress, failed and missing; the last errors; how long the rest takes."
-    )
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(args)
+    options = parser_of("status").parse_args(args)
     try:
         print_status(read_status(Run(options.run)), as_json=options.json)
     except FileNotFoundError as error:
@@ -209,14 +236,7 @@ def status(args: list[str]) -> int:
 
 def export_model(args: list[str]) -> int:
     """Write a client's model into a folder, and list its files."""
-    parser = _parser("export", "One client's model as a folder: tensors, model.json, programs for PyTorch and ONNX.")
-    add = parser.add_argument
-    add("run", metavar="RUN", help="folder of a run")
-    add("--method", default="lpft", help="name of the method, or `global` (lpft)")
-    add("--client", required=True, help="name of the client")
-    add("--seed", type=int, default=0)
-    add("--to", type=Path, required=True, metavar="FOLDER", help="folder to write, made if it is not there")
-    options = parser.parse_args(args)
+    options = parser_of("export").parse_args(args)
     from lpft.export import export
     from lpft.storage.run import Run
 
@@ -230,14 +250,7 @@ def export_model(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """Print class and probability of every image, or write them to a file; 1 if images could not be read."""
-    parser = _parser("predict", "Classes and probabilities of image files, by an exported model.")
-    add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
-    add("images", nargs="+", metavar="IMAGES", help="image files, or folders of them")
-    add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
-    add("--batch-size", type=int, default=64)
-    add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")
-    options = parser.parse_args(args)
+    options = parser_of("predict").parse_args(args)
     from lpft.prediction import ExportedModel, image_files, show
 
     try:
@@ -253,19 +266,7 @@ def predict(args: list[str]) -> int:
 
 def theory(args: list[str]) -> int:
     """Compare FT and LP-FT in the linear model."""
-    parser = _parser("theory", "FT against LP-FT in a linear model, in closed form and on finite samples.")
-    add = parser.add_argument
-    add("--dim", type=int, default=20, metavar="D", help="dimension of the inputs (20)")
-    add("--shared", type=int, default=4, metavar="M", help="rows of the body that all clients use (4)")
-    add("--clients", type=int, default=5, metavar="C", help="number of clients (5)")
-    add("--signal", type=float, default=1.0, metavar="S", help="squared norm of the common head (1)")
-    add("--shift", type=float, default=0.5, metavar="LAMBDA", help="heterogeneity of the heads (0.5)")
-    add("--noise", type=float, metavar="EPS", help="combined shift: inputs are mu_i + EPS z")
-    add("--eta", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.25, 0.5, 1.0], help="step sizes")
-    add("--samples", type=int, metavar="N", help="also train on N samples per client (concept shift)")
-    add("--label-noise", type=float, default=0.5, metavar="SD", help="of the samples' targets (0.5)")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, metavar="FOLDER", help="write theory.csv and theory.svg there")
+    parser = parser_of("theory")
     options = parser.parse_args(args)
     for name in ("dim", "shared", "clients", "signal", "shift", "samples", "noise"):
         value = getattr(options, name)
@@ -297,6 +298,7 @@ def theory(args: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "init": init,
     **{command: partial(stage, command) for command in ("run", "federate", "tune", "personalize")},
     "prepare": prepare,
     "report": report,
@@ -305,6 +307,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export_model,
     "predict": predict,
     "theory": theory,
+    "completion": completion,
 }
 
 
@@ -325,10 +328,6 @@ def _session(command: str, args: list[str]) -> Iterator[None]:
         except ConfigError as error:
             print(f"lpft {command}: {error}\nFor all settings: lpft {command} --help", file=sys.stderr)
             sys.exit(2)
-
-
-def _parser(command: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"lpft {command}", description=description)
 
 
 def _fail(message: str, code: int) -> NoReturn:

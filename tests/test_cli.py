@@ -92,7 +92,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"lpft {package.__version__}" in out
 
 
-@pytest.mark.parametrize("command", ["run", "federate", "tune", "personalize", "prepare", "report", "status"])
+@pytest.mark.parametrize("command", ["run", "federate", "tune", "personalize", "prepare", "report", "status", "init"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     lpft(command, "--help")
     assert f"usage: lpft {command}" in capsys.readouterr().out
@@ -131,6 +131,7 @@ def test_prepare_prepares_every_dataset_of_a_sweep_once(tmp_path: Path, capsys: 
     ("words", "forbidden"),
     [
         (["--help"], {"torch", "lightning", "numpy", "matplotlib"}),
+        (["init"], {"torch", "lightning", "numpy", "matplotlib"}),
         (["status", "nowhere"], {"torch", "lightning", "matplotlib"}),
         (["report", "nowhere"], {"lightning"}),
     ],

@@ -26,6 +26,8 @@ LAYERS = (
     {"export"},
     {"prediction"},
     {"results"},
+    {"shipped", "arguments"},
+    {"completion"},
     {"cli"},
 )
 STRANGERS = (

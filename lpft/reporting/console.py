@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from lpft.evaluation.metric import Metric
-from lpft.evaluation.metrics import shown_metrics
+from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.reporting import english
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
@@ -177,8 +176,9 @@ def comparison_rows(
 
 
 def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods: int) -> Table:
-    """Return one row per point: its values, and Local and Global of some of its methods, mean over the seeds."""
+    """Return one row per point: its values, and Local above Global of some of its methods, with 95% intervals."""
     table = new_table()
+    table.show_lines = True
     names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
     for name in names.values():
         table.add_column(escape(name), justify="right", no_wrap=True)
@@ -186,16 +186,21 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
         table.add_column(escape(method), justify="right", overflow="fold", max_width=24)
     table.add_column("n", justify="right", no_wrap=True)
     for point in points:
-        means = point.frames.summary.set_index(["method", "metric"])["mean"]
-        pairs = [[means.get((method, metric), float("nan")) for metric in IN_SWEEP] for method in methods]
-        entries = [" / ".join("-" if pd.isna(value) else f"{value:.1f}" for value in pair) for pair in pairs]
+        entries = ["\n".join(_mean_entry(point, method, name) for name in IN_SWEEP) for method in methods]
         num_seeds = point.frames.results[point.frames.results["complete"]]["seed"].nunique()
         table.add_row(*(escape(word(point.experiment.values.get(key))) for key in names), *entries, str(num_seeds))
     measure = measure_word(points[0].experiment.config) if points else "accuracy"
-    table.caption = f"Local / Global: {measure} in percent, mean over n seeds."
+    table.caption = (
+        f"Local above Global: {measure} in percent, mean ± half of its 95% interval over clients and n seeds."
+    )
     if len(methods) < num_methods:
         table.caption += f" {num_methods - len(methods)} more methods are in the report."
     return table
+
+
+def _mean_entry(point: Analysis, method: str, name: str) -> str:
+    found = point.certainty.estimates.get((method, name))
+    return "-" if found is None else mean_text(metric_named(name), found.mean, found)
 
 
 def incomplete(analysis: Analysis) -> list[str]:

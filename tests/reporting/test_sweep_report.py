@@ -216,6 +216,14 @@ def test_a_narrow_terminal_shows_ft_and_lpft_of_a_sweep() -> None:
     assert "2 more methods are in the report" in " ".join(text.split())
 
 
+def test_printed_means_of_a_sweep_have_intervals() -> None:
+    """Of Local, 80, 82 and 84 with three seeds: 82 and, with two degrees of freedom, 4.303 * 2 / sqrt(3) around it."""
+    points = [make_point({"none": [(80.0, 40.0), (82.0, 40.0), (84.0, 40.0)]}, values={"data.shift": 0.5})]
+    console = Console(file=io.StringIO(), width=80)
+    print_sweep(points, [], [], console=console)
+    assert "82.0 ± 5.0" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_report_command_writes_the_sweep_and_refuses_a_wrong_verdict(
     tmp_path: Path, bare: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
