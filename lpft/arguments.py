@@ -41,6 +41,10 @@ def completion(parser: ArgumentParser) -> None:
 def report(parser: ArgumentParser) -> None:
     """Tables, figures, page and TensorBoard events from what is on disk."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    loggers = (
+        "give everything to these loggers, too: a YAML file, also an experiment's, or `CLASS --loggers.SETTING VALUE`"
+    )
+    parser.add_argument("--loggers", metavar="FILE|CLASS", help=loggers)
 
 
 def status(parser: ArgumentParser) -> None:

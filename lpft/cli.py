@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lpft import __version__
 from lpft.arguments import ARGUMENTS, parser_of
@@ -29,7 +29,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
-  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
+  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk; --loggers for others
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
@@ -203,11 +203,26 @@ def plan(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """Write everything that is derived from the client results, and print the comparison."""
+    if any(word.startswith("--loggers") for word in args):
+        return _report_to_loggers(args)
+    return _write_reports(parser_of("report").parse_args(args).runs)
+
+
+def _report_to_loggers(args: list[str]) -> int:
+    with _session("report", args):
+        from lpft.config.loggers import logger_writers, read_loggers
+
+        runs, configs = read_loggers(args)
+        writers = logger_writers(configs)
+        return _write_reports(runs, writers) or int(any(writer.failed for writer in writers))
+
+
+def _write_reports(folders: list[str], writers: Sequence[Any] = ()) -> int:
     from lpft.reporting.report import write_any_report
 
-    for folder in parser_of("report").parse_args(args).runs:
+    for folder in folders:
         try:
-            write_any_report(folder, show=True)
+            write_any_report(folder, writers, show=True)
         except (FileNotFoundError, ValueError) as error:
             _fail(str(error), 2)
     return 0

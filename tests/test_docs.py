@@ -17,6 +17,7 @@ import yaml
 
 from lpft.arguments import ARGUMENTS, parser_of
 from lpft.cli import COMMANDS
+from lpft.config.loggers import read_loggers
 from lpft.models.cnn import SmallCNN
 from lpft.models.weights import load_model
 from lpft.storage.run import Run, read_cell
@@ -146,6 +147,8 @@ def test_commands_in_the_documentation_are_valid(path: Path, written: Path, caps
             before = set(written.rglob("*"))
             lpft(*words)
             assert set(written.rglob("*")) > before or words == ["init"], command
+        elif words[0] == "report" and "--loggers" in words:
+            assert read_loggers(words[1:])
         elif words[0] in ARGUMENTS:
             parser_of(words[0]).parse_args(words[1:])
         else:
