@@ -2,7 +2,7 @@
 
     import lpft
 
-    results = lpft.run("configs/digits.yaml", seeds=[0], federation={"rounds": 10})
+    results = lpft.run("configs/digits.yaml", out="runs/short", seeds=[0], federation={"rounds": 10})
     results.results                   # data frame: one row per seed and method
     results.matrix("lpft", seed=0)    # whose model (rows) on whose test set (columns), percent
     results.figure("tradeoff")
@@ -13,6 +13,7 @@ of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,8 @@ def run(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
     Args:
         config: path of a YAML file, or its content as a dict.
         **settings: sections and keys that override those of the file, at any depth: ``seeds=[0]``,
-            ``federation={"rounds": 10}``, ``out="runs/mine"``, ``only=["lpft", "ft"]``, ``overwrite=True``.
+            ``federation={"rounds": 10}``, ``out="runs/mine"``, ``only=["lpft", "ft"]``, ``overwrite=True``;
+            ``loggers=[...]`` takes Lightning loggers that you have made, too.
 
     Returns:
         All results in the run's folder.
@@ -57,22 +59,34 @@ def tune(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
 
 
 def personalize(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
-    """Personalize every client with every method, from the global models that are there; see `run`."""
+    """Personalize every client with every method, from the global models on disk; see `run`."""
     return _do("personalize", config, settings)
 
 
-def report(folder: str | Path) -> Results:
+def report(folder: str | Path, loggers: Any = ()) -> Results:
     """Write tables, figures, page and TensorBoard events of a run from what is on disk.
 
     Args:
         folder: the run's folder, such as ``runs/digits``.
+        loggers: who gets everything, too: a logger or a list, each a Lightning logger, its configuration or a file.
 
     Raises:
         FileNotFoundError: if the folder holds no results.
+        ConfigError: (a ValueError) if a logger cannot be used.
     """
     from lpft.reporting.report import write_any_report
 
-    write_any_report(folder)
+    if not loggers:
+        write_any_report(folder)
+        return load(folder)
+    from lpft.runtime.session import heavy_work
+
+    with heavy_work():
+        from lpft.config.loggers import logger_writers, read_loggers, sorted_out
+
+        configured, given = sorted_out(loggers)
+        _, configs = read_loggers([str(folder), f"--loggers={json.dumps(configured)}"])
+        write_any_report(folder, logger_writers(configs, given))
     return load(folder)
 
 
@@ -98,8 +112,13 @@ def _do(command: str, config: str | Path | Mapping[str, Any], settings: Mapping[
     refuse_missing_guard(command)
     with heavy_work(), listening():
         from lpft import pipeline
+        from lpft.config.loggers import sorted_out
         from lpft.config.study import arguments, open_study
 
-        study = open_study(command, arguments(config, settings))
+        given: list[Any] = []
+        if "loggers" in settings:
+            configured, given = sorted_out(settings["loggers"])
+            settings = {**settings, "loggers": configured}
+        study = open_study(command, arguments(config, settings), given)
         getattr(pipeline, command)(study)
     return load(study.run.root)

@@ -41,6 +41,10 @@ def completion(parser: ArgumentParser) -> None:
 def report(parser: ArgumentParser) -> None:
     """Tables, figures, page and TensorBoard events from what is on disk."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    loggers = (
+        "give everything to these loggers, too: a YAML file, also an experiment's, or `CLASS --loggers.SETTING VALUE`"
+    )
+    parser.add_argument("--loggers", metavar="FILE|CLASS", help=loggers)
 
 
 def status(parser: ArgumentParser) -> None:
@@ -60,10 +64,10 @@ def export(parser: ArgumentParser) -> None:
 
 
 def predict(parser: ArgumentParser) -> None:
-    """Classes and probabilities of image files, by an exported model."""
+    """Classes and probabilities of images or rows of features, by an exported model."""
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
-    add("images", nargs="+", metavar="IMAGES", help="image files, or folders of them")
+    add("inputs", nargs="+", metavar="IMAGES", help="image files, or files of features (.csv, .npz, ...), or folders")
     add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
     add("--batch-size", type=int, default=64)
     add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")

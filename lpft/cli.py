@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from lpft import __version__
 from lpft.arguments import ARGUMENTS, parser_of
@@ -28,11 +29,11 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
   lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
-  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk
+  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk; --loggers for others
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
-  lpft predict     MODEL IMAGES..  classes and probabilities of image files, by an exported model
+  lpft predict     MODEL IMAGES..  classes and probabilities of images (or feature files), by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
   lpft completion  SHELL       a script that completes commands, options and values in bash or zsh
 
@@ -157,20 +158,26 @@ def stage(command: str, args: list[str]) -> int:
 
 
 def prepare(args: list[str]) -> int:
-    """Build the array cache, print what is in it, and write counts and a contact sheet."""
+    """Build the array cache, print what is in it, write counts and a contact sheet or, of features, their ranges."""
     with _session("prepare", args):
         from rich.console import Console
 
         from lpft.config.study import read_datasets
-        from lpft.data.summary import describe, write_contact_sheet, write_counts
+        from lpft.data.summary import describe, write_contact_sheet, write_counts, write_features
 
         console = Console()
         for run, data in read_datasets(args):
             describe(data, console)
-            counts, sheet = run.data_file("clients.csv"), run.data_file("contact_sheet.png")
+            counts = run.data_file("clients.csv")
             write_counts(counts, data)
-            write_contact_sheet(sheet, data)
-            console.print(f"{counts}\n{sheet}: look at it before you train on it", highlight=False, soft_wrap=True)
+            if data.source.has_features:
+                written = run.data_file("features.csv")
+                write_features(written, data)
+                said = "no contact sheet, augmentation or settings of pixels: these are for images"
+            else:
+                written, said = run.data_file("contact_sheet.png"), "look at it before you train on it"
+                write_contact_sheet(written, data)
+            console.print(f"{counts}\n{written}: {said}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -196,11 +203,26 @@ def plan(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """Write everything that is derived from the client results, and print the comparison."""
+    if any(word.startswith("--loggers") for word in args):
+        return _report_to_loggers(args)
+    return _write_reports(parser_of("report").parse_args(args).runs)
+
+
+def _report_to_loggers(args: list[str]) -> int:
+    with _session("report", args):
+        from lpft.config.loggers import logger_writers, read_loggers
+
+        runs, configs = read_loggers(args)
+        writers = logger_writers(configs)
+        return _write_reports(runs, writers) or int(any(writer.failed for writer in writers))
+
+
+def _write_reports(folders: list[str], writers: Sequence[Any] = ()) -> int:
     from lpft.reporting.report import write_any_report
 
-    for folder in parser_of("report").parse_args(args).runs:
+    for folder in folders:
         try:
-            write_any_report(folder, show=True)
+            write_any_report(folder, writers, show=True)
         except (FileNotFoundError, ValueError) as error:
             _fail(str(error), 2)
     return 0
@@ -234,13 +256,16 @@ def export_model(args: list[str]) -> int:
 
 
 def predict(args: list[str]) -> int:
-    """Print class and probability of every image, or write them to a file; 1 if images could not be read."""
+    """Print class and probability of every input, or write them to a file; 1 if some could not be read."""
     options = parser_of("predict").parse_args(args)
-    from lpft.prediction import ExportedModel, image_files, show
+    for path in options.inputs:
+        if not Path(path).exists():
+            _fail(f"{path} does not exist. HINT: name files, or folders of them.", 2)
+    from lpft.prediction import ExportedModel, show
 
     try:
-        files = image_files(options.images)
-        rows = ExportedModel.load(options.model, options.device).predict(files, max(1, options.batch_size))
+        model = ExportedModel.load(options.model, options.device)
+        rows = model.predict(model.files(options.inputs), max(1, options.batch_size))
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     problems = show(rows, options.to)

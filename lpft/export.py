@@ -18,6 +18,7 @@ from lpft.models.weights import save_model
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.config_file import read_config
 from lpft.storage.run import Run, read_cell
+from lpft.types import DataSpec
 
 log = logging.getLogger("lpft")
 
@@ -27,22 +28,23 @@ FIGURES = ("status", "local_before", "val_before", "val_after", "num_train", "nu
 
 
 class Deployed(nn.Module):
-    """A network with its normalization: from images as they are stored to logits.
+    """A network with its normalization: from images or features as they are stored to logits.
 
     Args:
         net: the network, in evaluation mode.
-        mean: what is subtracted from images on the scale from 0 to 1, of every channel.
+        mean: what is subtracted from images on the scale from 0 to 1, of every channel, or from every feature.
         std: what they are then divided by.
     """
 
     mean: Tensor
     std: Tensor
+    shape: tuple[int, ...] = (-1, 1, 1)
 
     def __init__(self, net: BodyHeadNet, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=net.head.weight.dtype).view(-1, 1, 1))
+            self.register_buffer(name, torch.tensor(values, dtype=net.head.weight.dtype).view(self.shape))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, ``(n, num_classes)``, of uint8 images ``(n, channels, size, size)``."""
@@ -50,13 +52,38 @@ class Deployed(nn.Module):
         return logits
 
 
+class DeployedOnFeatures(Deployed):
+    """The same for feature arrays; where missing values are permitted, the mean takes their place."""
+
+    shape = (-1,)
+    fills: bool = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the logits, ``(n, num_classes)``, of float32 rows ``(n, num_features)``."""
+        standardized = (rows.to(self.mean.dtype) - self.mean) / self.std
+        if self.fills:
+            standardized = standardized.masked_fill(standardized.isnan(), 0)
+        logits: Tensor = self.net(standardized)
+        return logits
+
+
+def deployed_as(description: dict[str, Any], net: BodyHeadNet) -> Deployed:
+    """Put a network and the normalization that its model.json describes together."""
+    if features := description.get("features"):
+        deployed = DeployedOnFeatures(net, features["mean"], features["std"])
+        deployed.fills = features["fills"]
+        return deployed
+    return Deployed(net, description["images"]["mean"], description["images"]["std"])
+
+
 def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[Path]:
     """Write a client's model into a folder.
 
     ``model.safetensors`` has the tensors; ``model.json`` says which network it is, its classes, how images are read and
     normalized, where the model comes from, and how it did. ``model.pt2`` (`torch.export`) and ``model.onnx`` take uint8
-    images ``(n, channels, size, size)`` and return logits, without lpft. Either is left out, and that is said, where
-    the network does not allow it; ONNX needs the packages of the extra ``onnx``.
+    images ``(n, channels, size, size)``, or rows of features, float32, ``(n, num_features)``, and return logits,
+    without lpft. Either is left out, and that is said, where the network does not allow it; ONNX needs the packages of
+    the extra ``onnx``.
 
     Args:
         run: the run.
@@ -78,8 +105,8 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
     description = describe(config, method, client, seed, _figures(run, method, client, seed))
     to.mkdir(parents=True, exist_ok=True)
     save_model(to / WEIGHTS, net.state_dict(), description["settings"] or "")
-    deployed = Deployed(net, description["images"]["mean"], description["images"]["std"]).eval()
-    written = [to / WEIGHTS, *_programs(deployed, description["spec"], to)]
+    deployed = deployed_as(description, net).eval()
+    written = [to / WEIGHTS, *_programs(deployed, DataSpec(**description["spec"]), to)]
     write_atomically(to / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")  # last: it is done
     return [to / DESCRIPTION, *written]
 
@@ -107,6 +134,16 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
     if "weights" in network.get("init_args", {}):  # the tensors are in the model
         network["init_args"] = {**network["init_args"], "weights": None}
     data = config["data"]
+    normalized = {key: provenance[key] for key in ("mean", "std")}
+    read_as = {
+        "images": {
+            **normalized,
+            "crop": provenance["crop"],
+            **{key: data.get(key) for key in ("background", "bits", "value_range")},
+        }
+    }
+    if provenance.get("features"):
+        read_as = {"features": {**normalized, **provenance["features"]}}
     return {
         "client": client,
         "method": method,
@@ -114,10 +151,7 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
         "classes": provenance["classes"] or [str(label) for label in range(provenance["spec"]["num_classes"])],
         "spec": provenance["spec"],
         "network": network,
-        "images": {
-            **{key: provenance[key] for key in ("mean", "std", "crop")},
-            **{key: data.get(key) for key in ("background", "bits", "value_range")},
-        },
+        **read_as,
         "figures": figures,
         "run": config.get("name"),
         "settings": provenance["settings"],
@@ -136,9 +170,9 @@ def _figures(run: Run, method: str, client: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _programs(deployed: Deployed, spec: dict[str, int], to: Path) -> list[Path]:
+def _programs(deployed: Deployed, spec: DataSpec, to: Path) -> list[Path]:
     """Write the programs that the network allows; say why one is left out."""
-    example = torch.zeros(2, spec["in_channels"], spec["image_size"], spec["image_size"], dtype=torch.uint8)
+    example = torch.zeros(2, *spec.shape, dtype=torch.uint8 if spec.num_features is None else torch.float32)
     written = []
     for name, write in ((PROGRAM, _write_program), (ONNX, _write_onnx)):
         (to / name).unlink(missing_ok=True)
@@ -169,7 +203,7 @@ def _write_onnx(deployed: Deployed, example: Tensor, path: Path) -> None:
         path,
         dynamo=True,
         dynamic_shapes=({0: batch},),
-        input_names=["images"],
+        input_names=["images" if example.dtype == torch.uint8 else "features"],
         output_names=["logits"],
         external_data=False,
         verbose=False,

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lpft.config.on_disk import claim
 from lpft.config.schema import Experiment
 from lpft.config.study import Study
 from lpft.config.tuning import read_trials, tuned_experiment, tuning_experiment
-from lpft.federated.federate import is_done, train_global_models
+from lpft.federated.federate import GlobalTask, is_done, train_global_models
 from lpft.personalization.pool import personalize as personalize_clients
 from lpft.personalization.recommended import write_recommended
 from lpft.personalization.starts import reuse_references
+from lpft.reporting.live import LiveLogs, log_histories
+from lpft.reporting.logs import Writer
 from lpft.reporting.report import write_any_report, write_tables
-from lpft.reporting.tensorboard import LiveEvents
 from lpft.runtime.signals import Stopped
 from lpft.storage.run import Run
 
@@ -39,7 +40,7 @@ class RunFailed(RuntimeError):
         self.failures = failures
 
 
-def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
+def run(study: Study, report: Callable[[Run, Sequence[Writer]], None] = write_any_report) -> None:
     """Federate, tune, personalize and report. A run of a sweep that fails does not stop the others.
 
     Args:
@@ -53,7 +54,7 @@ def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
     with collected_failures() as failures:
         for experiment in study.experiments:
             task = experiment.global_task()
-            failures += train_global_models(task, LiveEvents(experiment.run), study.global_tasks())
+            failures += train_and_log(task, study, study.global_tasks())
             failures += train_reference_models(experiment, study)
             seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
             if all(is_done(task, seed) for seed in experiment.global_seeds):
@@ -62,7 +63,7 @@ def run(study: Study, report: Callable[[Run], None] = write_any_report) -> None:
                 experiment = experiment if tuning_failures else tuned_experiment(experiment)
             failures += personalize_seeds(experiment, seeds, study)
         try:
-            report(study.run)
+            report(study.run, study.loggers)
         except FileNotFoundError as error:
             failures.append(str(error))
 
@@ -71,8 +72,7 @@ def federate(study: Study) -> None:
     """Train the global model of every seed."""
     with collected_failures() as failures:
         for experiment in study.experiments:
-            events = LiveEvents(experiment.run)
-            failures += train_global_models(experiment.global_task(), events, study.global_tasks())
+            failures += train_and_log(experiment.global_task(), study, study.global_tasks())
             failures += train_reference_models(experiment, study)
 
 
@@ -96,7 +96,14 @@ def train_reference_models(experiment: Experiment, study: Study) -> list[str]:
     """Train the models that selected methods need beside the global one, and that are missing; return what failed."""
     failures: list[str] = []
     for task in experiment.reference_tasks().values():
-        failures += train_global_models(task, LiveEvents(task.run), study.reference_tasks())
+        failures += train_and_log(task, study, study.reference_tasks())
+    return failures
+
+
+def train_and_log(task: GlobalTask, study: Study, siblings: Iterable[GlobalTask]) -> list[str]:
+    """Train global models that are missing, and log them; return what failed."""
+    failures = train_global_models(task, LiveLogs(task.run, study.loggers), siblings)
+    log_histories(task.run, task.seeds, study.loggers)
     return failures
 
 
@@ -123,8 +130,8 @@ def personalize_seeds(experiment: Experiment, seeds: list[int], study: Study) ->
     task = experiment.personal_task()
     task.seeds = seeds
     reuse_references(task, (other.personal_task() for other in study.experiments))
-    with contextlib.closing(LiveEvents(experiment.run)) as events:
-        failures = personalize_clients(task, experiment.selection.shard, events.stack)
+    with contextlib.closing(LiveLogs(experiment.run, study.loggers)) as logs:
+        failures = personalize_clients(task, experiment.selection.shard, logs.stack)
     if experiment.selection.fallback and not failures and seeds == experiment.seeds:
         if any(task.missing(job) for job in task.jobs()):
             log.warning("not all clients are finished: run the command again for `--fallback` to choose.")

@@ -21,14 +21,36 @@ class DataSpec:
     """What a network has to know about the data.
 
     Args:
-        in_channels: channels of an image, 1 (grey) or 3 (RGB).
-        image_size: height and width of an image in pixels.
+        in_channels: channels of an image, 1 (grey) or 3 (RGB); 0 if the inputs are no images.
+        image_size: height and width of an image in pixels; 0 if the inputs are no images.
         num_classes: number of classes over all clients.
+        num_features: numbers in a row of a feature array; None if the inputs are images.
+
+    >>> DataSpec(3, 32, 10).shape, DataSpec.of_features(30, num_classes=2).shape
+    ((3, 32, 32), (30,))
     """
 
     in_channels: int
     image_size: int
     num_classes: int
+    num_features: int | None = None
+
+    @classmethod
+    def of_features(cls, num_features: int, num_classes: int) -> DataSpec:
+        """Describe rows of feature arrays ``(n, num_features)``."""
+        return cls(0, 0, num_classes, num_features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: ``(channels, size, size)`` of an image, ``(num_features,)`` of a row of features."""
+        if self.num_features is None:
+            return self.in_channels, self.image_size, self.image_size
+        return (self.num_features,)
+
+    @property
+    def noun(self) -> str:
+        """What messages call inputs: images, or rows of features."""
+        return "images" if self.num_features is None else "rows"
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from lpft.arguments import ARGUMENTS, parser_of
 from lpft.cli import COMMANDS
+from lpft.config.loggers import read_loggers
 from lpft.models.cnn import SmallCNN
 from lpft.models.weights import load_model
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
+from tests.pages import NOT_RUN, PAGES, ROOT, blocks, reason
 from tests.shapes import save_shapes, shape
 
-ROOT = Path(__file__).parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+OWN = ROOT / "docs" / "own.md"
+DOCS = [ROOT / "README.md", *PAGES]
+LANGUAGES = ("sh", "python", "yaml", "text")
+DIRECTIVES = ("{toctree}", "{eval-rst}", "{include}", "{command-reference}")
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that docs/own.md shows, from which lpft is started."""
-    for block in (block for language in ("python", "yaml") for block in blocks(ROOT / "docs" / "own.md", language)):
-        if not (named := re.match(r"# (\w+\.(?:py|yaml))\n", block)):
-            continue
-        name = named[1]
-        (tmp_path / name).write_text(block)
-        sys.modules.pop(name.removesuffix(".py"), None)
+    """A folder with the files that the pages show, from which lpft is started."""
+    for block in (block for page in PAGES for block in blocks(page, "python", "yaml") if block.file):
+        assert not (tmp_path / block.file).exists(), f"{block.page}:{block.line}: another block has this name"
+        (tmp_path / block.file).write_text(block.text)
+        sys.modules.pop(block.file.removesuffix(".py"), None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
@@ -108,38 +109,107 @@ def test_sites_of_images_and_a_global_model_become_models(
     assert capsys.readouterr().out.strip() in shapes
 
 
+def test_tables_of_wards_become_predictions(written: Path) -> None:
+    """The walk of docs/own.md with feature arrays: two files of sites, one model, classes of new patients."""
+    (written / "wards").mkdir()
+    rng = np.random.default_rng(0)
+    for ward in ("north", "west"):
+        labels = np.arange(40) // 2 % 2
+        rows = rng.normal(size=(40, 3)) + 2 * labels[:, None]
+        rows[0, 1] = np.nan
+        words, patients = np.array(["well", "ill"])[labels], np.arange(40) // 2
+        frame = pd.DataFrame(rows, columns=["age", "dose", "size"]).assign(diagnosis=words, patient=patients)
+        frame.to_csv(written / "wards" / f"{ward}.csv", index=False)
+    names = list(frame.columns[:3])
+    np.savez(written / "wards" / "west.npz", x=rows, feature_names=names, diagnosis=words, patient=patients)
+    (written / "wards" / "west.csv").unlink()
+    frame[[*names]].to_csv(written / "new_patients.csv")
+    lpft("prepare", "-c", "wards.yaml")
+    short = ("--personalization.epochs", 2, "--methods.lpft.lp_epochs", 1)
+    lpft("run", "-c", "wards.yaml", "--only", "none,lpft", "--trainer.devices", 1, *short)
+    lpft("export", "runs/wards", "--client", "north", "--to", "north")
+    lpft("predict", "north", "new_patients.csv", "--to", "found.csv")
+    found = pd.read_csv("found.csv")
+    assert np.mean(found["class"] == words) > 0.7
+
+
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_commands_in_the_documentation_are_valid(path: Path, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every line that starts with lpft parses, those of init write files; what others would do is tested elsewhere."""
+    """Every command line parses, and those of init write files; tests/test_pages.py runs all that can be run."""
     for seed, site in enumerate(("north", "south")):
         save_shapes(written / "sites" / site, 4, seed)
-    for line in "\n".join(blocks(path, "sh")).splitlines():
-        if not line.startswith("lpft "):
+    for command in (command for block in blocks(path, "sh") for command in block.commands()):
+        program, *words = shlex.split(command.partition(" > ")[0])
+        if program != "lpft":
             continue
-        words = [word.strip("'") for word in line.partition(" > ")[0].split()[1:]]
-        assert words[0] in COMMANDS, line
+        assert words[0] in COMMANDS, command
         if words[0] == "init":
             before = set(written.rglob("*"))
             lpft(*words)
-            assert set(written.rglob("*")) > before or words == ["init"], line
+            assert set(written.rglob("*")) > before or words == ["init"], command
+        elif words[0] == "report" and "--loggers" in words:
+            assert read_loggers(words[1:])
         elif words[0] in ARGUMENTS:
             parser_of(words[0]).parse_args(words[1:])
         else:
-            words = [str(ROOT / w) if w.startswith("configs/") else TOY if w == "my.yaml" else w for w in words]
+            words = [str(ROOT / word) if word.startswith("configs/") else word for word in words]
             lpft(*words, *([] if "--print_config" in words else ["--print_config"]))
         capsys.readouterr()
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_yaml_in_the_documentation_is_yaml(path: Path) -> None:
+def test_every_block_is_run_or_says_why_not(path: Path) -> None:
+    """A page has no other blocks than those that tests read, and no other commands than they run; Python compiles."""
+    for block in blocks(path):
+        where = f"{path.name}:{block.line}"
+        assert block.language in LANGUAGES or block.language.startswith(DIRECTIVES), where
+        if block.language == "python":
+            compile(block.text, where, "exec")
+        if block.language == "sh":
+            subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+        for command in block.commands() if block.language == "sh" else []:
+            known = command.split()[0] in ("lpft", "python") or reason(command)
+            assert known, f"{where}: say in tests/pages.py why `{command}` is not run"
+
+
+def test_what_is_not_run_is_still_shown() -> None:
+    shown = [command for page in DOCS for block in blocks(page, "sh") for command in block.commands()]
+    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in shown)] == []
+
+
+def test_figures_of_the_advice_are_those_of_the_results() -> None:
+    """Every figure with a decimal in docs/choose.md stands in a table or text that it is taken from."""
+    results = "".join((ROOT / "docs" / name).read_text() for name in ("findings.md", "experiments.md"))
+    figures = re.findall(
+        r"[+-]?\d+\.\d+\b(?!\d*[:.])", re.sub(r"arXiv:\S+|abs/\S+", "", (ROOT / "docs" / "choose.md").read_text())
+    )
+    assert len(figures) > 40
+    assert [figure for figure in figures if figure.lstrip("+-") not in results] == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_yaml_in_the_documentation_is_read(path: Path, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block is an experiment, or sections of one: keys, classes and their settings exist."""
     for block in blocks(path, "yaml"):
-        assert isinstance(yaml.safe_load(block), dict)
+        found = yaml.safe_load(block.text)
+        section = "data" if "source" in found else "loggers" if "class_path" in found else None
+        sections = {section: found} if section else found
+        (written / "block.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+        lpft("run", *([] if "network" in found else ["-c", TOY]), "-c", "block.yaml", "--print_config")
+        capsys.readouterr()
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
-        assert target.startswith("http") or (path.parent / target).exists(), target
+    """Files exist, and have the heading that is linked to; names of headings are those of GitHub."""
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        linked = path.parent / target if target else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_the_readmes_class_paths_exist() -> None:
@@ -159,7 +229,7 @@ def test_the_readme_installs_by_two_commands() -> None:
 def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
     from PIL import Image
 
-    text = next(block for block in blocks(ROOT / "docs" / "own.md", "yaml") if "AttributeTable" in block)
+    text = next(block.text for block in blocks(OWN, "yaml") if "AttributeTable" in block.text)
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(yaml.safe_load(text)["data"]))
     (tmp_path / "skin").mkdir()
     lines = ["image,patient,diagnosis,age"]

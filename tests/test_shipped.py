@@ -24,7 +24,9 @@ ON_REAL_FILES = (
 )  # fmt: skip
 OWN_DATA = [CONFIGS / f"{name}.yaml" for name in ON_REAL_FILES]
 TEMPLATE = CONFIGS / "own_sites.yaml"
-EXPERIMENTS = [CONFIGS / "digits.yaml", CONFIGS / "digits_all.yaml", *sorted((CONFIGS / "experiments").glob("*.yaml"))]
+ON_BUNDLED_DATA = [CONFIGS / f"{name}.yaml" for name in ("breast_cancer", "digits", "digits_all")]
+EXPERIMENTS = [*ON_BUNDLED_DATA, *sorted((CONFIGS / "experiments").glob("*.yaml"))]
+SMOKE = {"peft": "smoke_vit.yaml", "breast_cancer": "smoke_features.yaml"}
 ALL = sorted({*CONFIGS.glob("*.yaml"), *EXPERIMENTS} - {CONFIGS / "tuned.yaml", CONFIGS / "ladder.yaml"})
 TYPES = yaml.safe_load((CONFIGS / "data" / "cifar10_c_19x.yaml").read_text())["source"]["init_args"]["types"]
 MADE: dict[str, Callable[[Path], object]] = {
@@ -65,7 +67,7 @@ def test_modes_of_batch_norm_are_compared_on_a_network_that_has_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_shipped_experiment_runs(config: Path, out: Path) -> None:
-    smoke = "smoke_vit.yaml" if config.stem == "peft" else "smoke.yaml"
+    smoke = SMOKE.get(config.stem, "smoke.yaml")
     lpft("run", "-c", config, "-c", CONFIGS / "sizes" / smoke, "--out", out, "--trainer.devices", 1)
     runs = Run(out).points() or [Run(out)]
     assert all((run.root / "results.csv").exists() for run in runs)

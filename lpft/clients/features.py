@@ -12,7 +12,7 @@ from lpft.data.datamodule import FederatedDataModule
 from lpft.models.base import BodyHeadNet
 
 CHUNK = 128
-"""Images in one forward pass without gradients. Fixed, since the size of a batch changes rounding."""
+"""Inputs in one forward pass without gradients. Fixed, since the size of a batch changes rounding."""
 
 
 def chunks(index: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
@@ -37,6 +37,7 @@ class GlobalFeatures:
         self.data = data
         self.device = device
         self.samples = DeviceSamples(data, device)
+        self._dims = len(data.spec.shape)
         self._train: dict[int, Tensor] = {}
 
     @property
@@ -53,13 +54,13 @@ class GlobalFeatures:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Compute the features ``(..., k)`` of normalized images ``(..., channels, size, size)``.
+        """Compute the features ``(..., k)`` of normalized inputs ``(..., *shape)``.
 
         They are in the network's type also within a Trainer's autocast, so that it does not matter who asks first.
         """
         with torch.autocast(self.device.type, enabled=False):
-            features: Tensor = self.net.body(images.flatten(0, -4))
-        return features.unflatten(0, images.shape[:-3])
+            features: Tensor = self.net.body(images.flatten(0, -1 - self._dims))
+        return features.unflatten(0, images.shape[: -self._dims])
 
     def images(self, index: Tensor, draws: Tensor | None = None) -> Tensor:
         """Return normalized images at positions of the dataset's arrays, in the network's type, on the device.

@@ -43,7 +43,7 @@ def clients_per_stack(
     Args:
         setting: a number, or ``auto``: the size that is best for the most similar network of the table.
         net: the network; its values do not matter.
-        spec: size of the images.
+        spec: shape of the inputs.
         batch_size: samples of one client in a step.
         num_clients: clients in a cohort; at least four stacks are made of them, so that devices can share the work.
         device_type: ``cpu`` or ``cuda``.

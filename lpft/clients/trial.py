@@ -21,7 +21,7 @@ def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
 
     Args:
         net: the network; its values do not matter.
-        spec: size of the images.
+        spec: shape of the inputs.
 
     Raises:
         ValueError: if one client cannot be trained either.
@@ -35,7 +35,7 @@ def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
     else:
         raise ValueError(
             f"{type(net).__name__} cannot be trained: {_described(cause)}."
-            " HINT: run a step of it on random images, forward and backward, and correct it."
+            f" HINT: run a step of it on random {spec.noun}, forward and backward, and correct it."
         ) from cause
     try:
         stacked = _step(net, spec, 2, device)
@@ -48,7 +48,7 @@ def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
 def _step(net: BodyHeadNet, spec: DataSpec, num_clients: int, device: str) -> tuple[set[str], set[str]]:
     """Run forward and backward passes; return the parameters with a gradient and the buffers that have changed."""
     stack = ClientStack(copy_network(net, device), num_clients).to(device)
-    shape = (num_clients, BATCH_SIZE, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (num_clients, BATCH_SIZE, *spec.shape)
     images = torch.ones(shape, device=device, dtype=net.head.weight.dtype)
     labels = torch.zeros(shape[:2], dtype=torch.int64, device=device)
     with torch.random.fork_rng(devices=[]):

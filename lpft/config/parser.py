@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 from lpft.config.files import ConfigError, check_file, shortened
 from lpft.data.datamodule import FederatedDataModule
@@ -47,7 +48,7 @@ DESCRIPTIONS = {
 TRAINER_HINTS = {
     "gradient_clip_val": "use `personalization.clip_norm`, which clips the gradient of every client by its own norm",
     "max_epochs": "use `personalization.epochs`",
-    "logger": "TensorBoard events are written for every method",
+    "logger": "TensorBoard events are written for every method; for others there is the section `loggers`",
     "callbacks": "write a method, `lpft.methods.base.Method`",
 }
 
@@ -70,6 +71,8 @@ class ExperimentParser(LightningArgumentParser):
             raise ex
         if not self.exit_on_error:
             raise ArgumentError(None, message) from ex
+        if message.startswith('Parser key "loggers"'):
+            message = _without_values(message)
         raise ConfigError(shortened(message) + self._hint(message)) from ex
 
     def _hint(self, message: str) -> str:
@@ -87,6 +90,32 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def _without_values(message: str) -> str:
+    """Return jsonargparse's message without the values that were given, which may be secret, and lists of types."""
+    message = re.sub(r"Got value: .*", "Got something else.", message)
+    message = re.sub(r"\n *Subclass types expect one of:(\n *- a (class path|dict) .*)+", "", message)
+    message = re.sub(r"\n *Given value type:.*", "", message, flags=re.S)
+    message = re.sub(r"( *)Does not validate .*\n *Subtypes: .*\n *Errors:", r"\1None of these fits:", message)
+    return re.sub(r"\n *- Expected a <class '(list|NoneType)'>", "", message)
+
+
+def add_loggers(parser: LightningArgumentParser) -> None:
+    """Add the key `loggers`: one logger, or a list of them."""
+    parser.add_argument(
+        "--loggers",
+        type=Logger | list[Logger] | None,
+        default=None,
+        sub_configs=True,
+        help="loggers beside TensorBoard, such as CSVLogger",
+    )
+
+
+def resolved_loggers(parser: ExperimentParser, parsed: Namespace) -> list[Config]:
+    """Return the loggers of parsed settings, with all their defaults, as JSON has them."""
+    loggers = json.loads(parser.dump(parsed, format="json", skip_unset=False))["loggers"]
+    return loggers if isinstance(loggers, list) else [loggers] if loggers else []
 
 
 class ExperimentCLI(LightningCLI):
@@ -148,6 +177,7 @@ class ExperimentCLI(LightningCLI):
         add("--verdicts", type=list[str], default=[], help="functions that judge the results: lpft.paper.verdicts.X")
         add("--compare", type=list[list[str]], default=[], help="pairs of methods to compare: [[lpft, ft]]")
         parser.add_class_arguments(Tuning, "tune", sub_configs=True)
+        add_loggers(parser)
         add("--provenance", type=Provenance, default=Provenance(), help="written to a run's config.yaml; not a setting")
         add("--overwrite", action="store_true", help="replace results that were made with other settings")
         if needed:
@@ -158,10 +188,14 @@ class ExperimentCLI(LightningCLI):
             add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
 
     def resolved(self) -> Config:
-        """Return all settings as JSON has them."""
+        """Return all settings but the loggers, as JSON has them."""
         settings: Config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         settings["out"] = self._where_it_lies(settings["out"])
-        return {key: value for key, value in settings.items() if key not in ("config", "print_config")}
+        return {key: value for key, value in settings.items() if key not in ("config", "print_config", "loggers")}
+
+    def loggers(self) -> list[Config]:
+        """Return the loggers: who watches a run is no part of its settings, nor do their secrets belong there."""
+        return resolved_loggers(self.parser, self.config)
 
     def _where_it_lies(self, out: str | None) -> str | None:
         """Return the folder of a run that is continued from its own config.yaml; it may have been moved.

@@ -111,8 +111,7 @@ class Experiment:
         data = {
             "content": self.data.arrays.content_hash,
             "num_classes": self.data.spec.num_classes,
-            "mean": list(self.data.normalize.mean),
-            "std": list(self.data.normalize.std),
+            **self.data.normalize.settings(),
         }
         if self.data.held_out:
             data["held_out"] = self.data.held_out

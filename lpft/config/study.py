@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 from lpft.config.checks import check_experiment, check_settings, resolve_stacks
 from lpft.config.files import ConfigError, config_errors
+from lpft.config.loggers import logger_writers
 from lpft.config.on_disk import check_global_models, claim, compare
 from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
 from lpft.config.schema import Experiment, Selection, run_folder
@@ -19,6 +22,7 @@ from lpft.config.sweep import dotted, expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
+from lpft.reporting.loggers import LoggerWriter
 from lpft.storage.config_file import write_config
 from lpft.storage.provenance import Provenance, software
 from lpft.storage.run import Run
@@ -33,10 +37,12 @@ class Study:
     Args:
         run: the folder of all runs.
         experiments: one for each run.
+        loggers: write what happens, besides TensorBoard.
     """
 
     run: Run
     experiments: list[Experiment]
+    loggers: list[LoggerWriter] = field(default_factory=list)
 
     def global_tasks(self) -> Iterator[GlobalTask]:
         """Yield the federated training of every run; runs that need the same global models share them."""
@@ -63,12 +69,13 @@ class Study:
             yield "personalize", missing + not_chosen, total + not_chosen
 
 
-def open_study(command: str, args: Sequence[str] | Config) -> Study:
+def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logger] = ()) -> Study:
     """Read an experiment, check all of it, and write down its settings in the folder of every run.
 
     Args:
         command: the command that it is for; ``plan`` writes nothing.
         args: a command line, or a configuration.
+        given: loggers that the caller has made.
 
     Raises:
         ConfigError: if it is not valid, or the folder holds results of other settings.
@@ -82,6 +89,10 @@ def open_study(command: str, args: Sequence[str] | Config) -> Study:
             for name, config in configs.items()
         ]
         experiments = _shards_in_turn(experiments)
+        loggers = []
+        if command in ("run", "federate", "personalize"):
+            first = experiments[0]
+            loggers = logger_writers(cli.loggers(), given, first.run.global_model(first.seeds[0]).parent)
         try:
             for experiment in experiments:
                 _check_against_disk(experiment)
@@ -93,7 +104,7 @@ def open_study(command: str, args: Sequence[str] | Config) -> Study:
             raise ConfigError(
                 f"`out: {run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
             ) from error
-    return Study(run, experiments)
+    return Study(run, experiments, loggers)
 
 
 def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, FederatedDataModule]]:
@@ -114,7 +125,9 @@ def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, Federated
             settings = put({"data": config["data"]}, changes)
             if settings not in done:
                 done.append(settings)
-                data = cli.parser.build({**config, **settings}).data
+                parts = cli.parser.build({**config, **settings})
+                data = parts.data
+                data.augment = parts.augment  # fails where data are no images
                 _set_up(data)
                 yield (run.point(name) if name else run), data
 

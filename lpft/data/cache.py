@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -75,6 +76,7 @@ class Samples:
         groups: their positions in `group_names`, -1 for none; int64, ``(n,)``.
         clients: every client's positions in `rows`, by name.
         group_names: names of the groups.
+        equal_are_copies: equal samples are taken for copies of each other, so that one of them is left out.
     """
 
     rows: np.ndarray
@@ -82,6 +84,7 @@ class Samples:
     groups: np.ndarray
     clients: Mapping[str, SplitPositions]
     group_names: tuple[str, ...] = ()
+    equal_are_copies: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Arrays:
 
     Args:
         entry: its folder.
-        images: uint8, ``(n, channels, size, size)``, memory-mapped and read-only: writing to it ends the process.
+        images: uint8, ``(n, channels, size, size)``, memory-mapped and read-only: writing to it ends the process. Of
+            feature arrays float32, ``(n, num_features)``.
         labels: int64, ``(n,)``, memory-mapped likewise.
         groups: position of every sample's group in `group_names`, -1 for none; int64, ``(n,)``, likewise.
         clients: every client's samples.
@@ -119,6 +123,16 @@ class Arrays:
     bad: tuple[str, ...] = ()
     depths: tuple[Depth, ...] = ()
     frames: tuple[str, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What messages call the samples: images, or rows of feature arrays."""
+        return "rows" if self.images.dim() == 2 else "images"
+
+    @property
+    def alike(self) -> str:
+        """What messages say of two samples that are the same."""
+        return "value for value" if self.noun == "rows" else "pixel for pixel"
 
     @classmethod
     def open(cls, entry: Path) -> Arrays:
@@ -186,7 +200,7 @@ def open_or_build(
         key: everything that the arrays depend on, JSON-serialisable.
         samples: gives the samples; the same at each call.
         decode: gives their images.
-        spec: channels and size of the images.
+        spec: shape of the inputs.
         on_bad_image: what to do about a file that cannot be decoded: raise, or leave it out and list it.
 
     Raises:
@@ -217,8 +231,9 @@ class _Build:
     def __init__(self, folder: Path, samples: Samples, spec: DataSpec) -> None:
         self.folder, self.samples, self.journal = folder, samples, folder / "journal"
         check_client_names(samples.clients)
-        self.shape = (len(samples.rows), spec.in_channels, spec.image_size, spec.image_size)
-        _refuse_empty(len(samples.rows), len(samples.clients))
+        self.shape, self.noun = (len(samples.rows), *spec.shape), spec.noun
+        self.dtype: type[np.generic] = np.uint8 if spec.num_features is None else np.float32
+        self._refuse_empty(len(samples.rows), len(samples.clients))
         with clear_errors(folder.parent):
             try:
                 self.batches = self._read_journal()
@@ -232,9 +247,10 @@ class _Build:
                 self._open("w+")
 
     def _open(self, mode: Literal["r+", "w+"]) -> None:
-        images = open_memmap(self.folder / "images.npy", mode, np.uint8, self.shape)
+        images = open_memmap(self.folder / "images.npy", mode, self.dtype, self.shape)
         self.digests: np.memmap = open_memmap(self.folder / "digests.npy", mode, np.uint8, (self.shape[0], DIGEST_SIZE))
-        if images.shape != self.shape or self.digests.shape != (self.shape[0], DIGEST_SIZE):
+        found = images.shape, images.dtype, self.digests.shape
+        if found != (self.shape, self.dtype, (self.shape[0], DIGEST_SIZE)):
             raise ValueError("its files are of another shape")
 
     def _read_journal(self) -> list[dict[str, Any]]:
@@ -248,20 +264,21 @@ class _Build:
         """Decode what is missing and write everything else."""
         first = self.batches[-1]["stop"] if self.batches else 0
         with self.journal.open("a", encoding="utf-8") as journal, (self.folder / "images.npy").open("r+b") as images:
-            images.seek(-(self.shape[0] - first) * int(np.prod(self.shape[1:])), os.SEEK_END)
+            images.seek(-(self.shape[0] - first) * math.prod(self.shape[1:]) * self.dtype().itemsize, os.SEEK_END)
             for decoded in decode(self.samples, first):
                 if on_bad_image == "error":
                     _refuse_bad_images(decoded.bad)
                 rows = first + np.arange(len(decoded.good))
+                blank = are_blank(decoded.images) if self.noun == "images" else np.zeros(len(decoded.images), bool)
                 first += len(rows)
                 batch = {
                     "stop": first,
                     "bad_rows": rows[~decoded.good].tolist(),
-                    "blank_rows": rows[decoded.good][are_blank(decoded.images)].tolist(),
+                    "blank_rows": rows[decoded.good][blank].tolist(),
                     "bad": decoded.bad,
                     **vars(decoded.notes),
                 }
-                written = np.zeros((len(rows), *self.shape[1:]), np.uint8)
+                written = np.zeros((len(rows), *self.shape[1:]), self.dtype)
                 written[decoded.good] = decoded.images
                 with clear_errors(self.folder.parent):
                     images.write(written.data)
@@ -278,9 +295,10 @@ class _Build:
 
     def _finish(self, key: Mapping[str, Any]) -> None:
         bad, blank = (np.array(self._listed(rows), np.int64) for rows in ("bad_rows", "blank_rows"))
-        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad, blank)
+        spared = blank if self.samples.equal_are_copies else np.arange(self.shape[0])
+        clients, left_out = without_duplicates(self.samples.clients, self.digests, bad, spared)
         index = np.concatenate([part for parts in clients.values() for part in parts])
-        _refuse_empty(len(index), len(clients))
+        self._refuse_empty(len(index), len(clients))
         arrays = {"labels.npy": self.samples.labels, "groups.npy": self.samples.groups, "index.npy": index}
         for name, array in arrays.items():
             np.save(self.folder / name, array.astype(np.int64))
@@ -309,10 +327,10 @@ class _Build:
         write_atomically(self.folder / "meta.json", json.dumps({**meta, "checksum": _hash_meta(meta)}))
         self.journal.unlink()
 
-
-def _refuse_empty(num_images: int, num_clients: int) -> None:
-    if not num_images:
-        raise ValueError(f"The dataset is empty: {num_clients} clients and not one image.")
+    def _refuse_empty(self, num_samples: int, num_clients: int) -> None:
+        if not num_samples:
+            noun = self.noun.removesuffix("s")
+            raise ValueError(f"The dataset is empty: {num_clients} clients and not one {noun}.")
 
 
 def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:

@@ -17,6 +17,11 @@ log = logging.getLogger("lpft")
 OTHER_FORMATS = (".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom", ".nii", ".nii.gz", ".svs", ".svg", ".webm")
 """Endings of pictures that are not read."""
 
+HINT_FOR_ROWS = (
+    "remove rows that were copied, within a site or from another one, and rows that stand for a missing one. If the"
+    " features have few values, so that different samples can be equal, set `--data.source.equal_rows keep`."
+)
+
 
 def refuse_large_losses(arrays: Arrays, most: float, class_names: Sequence[str]) -> None:
     """Raise ValueError if more than a share of a class or of a client was left out as duplicates."""
@@ -31,18 +36,17 @@ def refuse_large_losses(arrays: Arrays, most: float, class_names: Sequence[str])
     kept_of_classes = by_class(arrays.clients, arrays.labels.numpy()) if arrays.left_out else {}
     of_classes = large_losses(named(kept_of_classes), named(arrays.left_out_of_classes), most, nothing_left=most < 1)
     told = [
-        f"{kind} {loss.whose}: {loss.left_out} of {loss.images} {loss.split} images"
+        f"{kind} {loss.whose}: {loss.left_out} of {loss.images} {loss.split} {arrays.noun}"
         for kind, losses in (("class", of_classes), ("client", of_clients))
         for loss in losses
     ]
     if told:
         more = f"\n  and {len(told) - 10} more" if len(told) > 10 else ""
-        title = "Too many images are also, pixel for pixel, in a test or val part of some client:"
-        raise ValueError(
-            "\n  ".join([title, *told[:10]])
-            + f"{more}\nHINT: remove files that were copied, within a site or from another one, and pictures that stand"
-            " for a missing image. `--data.max_left_out 1` leaves all of these out of training."
-        )
+        title = f"Too many {arrays.noun} are also, {arrays.alike}, in a test or val part of some client:"
+        hint = "remove files that were copied, within a site or from another one, and pictures that stand for a missing"
+        hint = f"{hint} image." if arrays.noun == "images" else HINT_FOR_ROWS
+        leave_out = "`--data.max_left_out 1` leaves all of these out of training."
+        raise ValueError("\n  ".join([title, *told[:10]]) + f"{more}\nHINT: {hint} {leave_out}")
 
 
 def scaling(depth: Depth, settings: PixelSettings) -> str:
@@ -83,7 +87,7 @@ def warn_of_pixels(arrays: Arrays, settings: PixelSettings) -> None:
             len(arrays.frames), shortened(arrays.frames),
         )  # fmt: skip
     if arrays.ambiguous:
-        log.warning("%d images are, pixel for pixel, in several classes.", arrays.ambiguous)
+        log.warning("%d %s are, %s, in several classes.", arrays.ambiguous, arrays.noun, arrays.alike)
 
 
 def warn_of_ignored(names: Sequence[str]) -> None:
@@ -104,8 +108,8 @@ def warn_of_gaps(arrays: Arrays, num_classes: int) -> None:
     left_out = sum(num for of_client in arrays.left_out.values() for num in of_client.values())
     if left_out:
         log.warning(
-            "%d images of %s were left out of train or val: the same images are in a test or val part.",
-            left_out, shortened([f"client {name}" for name in arrays.left_out]),
+            "%d %s of %s were left out of train or val: the same %s are in a test or val part.",
+            left_out, arrays.noun, shortened([f"client {name}" for name in arrays.left_out]), arrays.noun,
         )  # fmt: skip
     if arrays.bad:
         log.warning(

@@ -1,4 +1,4 @@
-"""What the rest of the package sees of any data: clients, their samples, one array of images."""
+"""What the rest of the package sees of any data: clients, their samples, one array of images or of features."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
 from lpft.data.checks import refuse_large_losses, warn_of_gaps, warn_of_ignored, warn_of_pixels
 from lpft.data.decode import decode
 from lpft.data.held_out import chosen_to_be_held_out, chosen_to_be_kept, pooled
+from lpft.data.normalization import Normalization, Normalize, standardization
 from lpft.data.partition.base import Partition
 from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
@@ -32,45 +32,8 @@ from lpft.data.transforms import Augment
 from lpft.types import DataSpec
 
 
-@dataclass(frozen=True)
-class Normalization:
-    """Turns uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``.
-
-    `mean` and `std` are of every channel, on the scale from 0 to 1.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
-        """Check settings, whose defaults are 0.5 and 0.5; raise ValueError if they do not fit the channels.
-
-        >>> Normalization.of(1, [0.1307], None)
-        Normalization(mean=(0.1307,), std=(0.5,))
-        """
-        if channels not in (1, 3):
-            raise ValueError(f"`channels={channels}` is neither 1 (grey) nor 3 (RGB).")
-        for name, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != channels:
-                raise ValueError(f"`{name}={values}` is not one number for each of `channels={channels}`.")
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"`std={std}` is not above 0. HINT: `mean` and `std` are on the scale from 0 to 1.")
-        return cls(tuple(mean or (0.5,) * channels), tuple(std or (0.5,) * channels))
-
-    def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Normalize on the images' device."""
-        mean, std = (_per_channel(values, dtype, images.device) for values in (self.mean, self.std))
-        return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)
-
-
-@lru_cache
-def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
-
-
 class FederatedDataModule(LightningDataModule):
-    """Clients as slices of memory-mapped arrays.
+    """Clients as slices of memory-mapped arrays, of images or of features.
 
     The source gives a table of samples, the partition turns it into clients, whose samples are then split into train,
     val and test as far as the source has not done so. An image that is, pixel for pixel, in anyone's test part is left
@@ -78,14 +41,19 @@ class FederatedDataModule(LightningDataModule):
     Images of one even colour stay: that they are equal does not make them copies. Images are decoded once into an array
     cache, which all processes map; afterwards a batch is a gather by index.
 
+    What is said of images holds for rows of feature arrays, too, but for the settings that are marked. Features are
+    standardized by mean and deviation of the training data of the clients that take part in federated training.
+
     Args:
         source: where the samples come from.
         clients: who gets which; by default every domain of the source is a client.
         image_size: height and width to which all images are resized (bilinear, antialiased, shape not kept); by default
-            what the source sets.
-        channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
+            what the source sets. For images only.
+        channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition. For images
+            only.
         mean: what is subtracted from every channel, on the scale from 0 to 1; by default what the source sets, or 0.5.
-            A model that was trained elsewhere needs the values that it was trained with.
+            A model that was trained elsewhere needs the values that it was trained with. Of features: one number for
+            each or one for all, by default that of the training data.
         std: what every channel is divided by then.
         val_share: share of the training samples on which choices are made, for clients without a val part.
         test_share: share of a client's samples that is tested on, for clients without a test part; by default what the
@@ -101,7 +69,7 @@ class FederatedDataModule(LightningDataModule):
         seed: of the partition, the splits and the draw of clients that are held out; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
         on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
-            listed.
+            listed. For images only, like the next three.
         background: colour behind transparent image files: `white`, `black`, or any such as `#808080`.
         bits: of image files with more than 8 bits a channel, how many are used, at most 16: with 12, values from 0 to
             4095 become 0 to 255, and higher ones 255. By default all that the files have.
@@ -112,9 +80,6 @@ class FederatedDataModule(LightningDataModule):
     Raises:
         ValueError: if a setting is out of range.
     """
-
-    augment: Augment | None = None
-    """What training does to the images; the section `augment` of an experiment. The arrays do not depend on it."""
 
     def __init__(
         self,
@@ -142,16 +107,20 @@ class FederatedDataModule(LightningDataModule):
         super().__init__()
         self.source = source
         self._partition = clients or ByDomain()
-        self._channels = channels or source.channels
-        size = image_size or source.image_size
-        if size is None:
-            raise ValueError(
-                f"`{type(source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
-            )
-        self._image_size: int = size
-        defaults = (source.mean, source.std) if self._channels == source.channels else (None, None)
-        self.normalize = Normalization.of(self._channels, mean or defaults[0], std or defaults[1])
-        """Turns uint8 images ``(..., channels, size, size)`` into what a network takes."""
+        self._augment: Augment | None = None
+        self._normalize: Normalize | None = None
+        self._mean, self._std = mean, std
+        if source.has_features:
+            for_images = {"image_size": image_size, "channels": channels, "bits": bits, "value_range": value_range}
+            for_images["background"] = None if background == "white" else background
+            for_images["on_bad_image"] = None if on_bad_image == "error" else on_bad_image
+            _refuse_for_features(source, for_images)
+            self._channels = self._image_size = 0
+        else:
+            self._channels = channels or source.channels
+            self._image_size = self._size_of_images(image_size)
+            defaults = (source.mean, source.std) if self._channels == source.channels else (None, None)
+            self._normalize = Normalization.of(self._channels, mean or defaults[0], std or defaults[1])
         test_share = source.test_share if test_share is None else test_share
         if not val_share < 1 or not test_share < 1:
             raise ValueError(
@@ -173,17 +142,63 @@ class FederatedDataModule(LightningDataModule):
         self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
         self._arrays: Arrays | None = None
 
+    def _size_of_images(self, image_size: int | None) -> int:
+        size = image_size or self.source.image_size
+        if size is None:
+            raise ValueError(
+                f"`{type(self.source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
+            )
+        return size
+
     @cached_property
     def spec(self) -> DataSpec:
-        """Channels, size and number of classes; without images being decoded."""
+        """Shape of the inputs and number of classes; without images being decoded."""
         num_classes = self._num_classes or self.source.num_classes
         if num_classes is None:
             num_classes = 1 + int(self.source.cached_table["label"].max())
+        if self.source.has_features:
+            names = self.source.class_names
+            if names and len(names) != num_classes:
+                raise ValueError(
+                    f"`num_classes={num_classes}`, but the labels have {len(names)} values: {', '.join(names[:20])}."
+                    " HINT: name all classes by `classes` of the source."
+                )
+            return DataSpec.of_features(len(self.source.feature_names), num_classes)
         return DataSpec(self._channels, self._image_size, num_classes)
 
     @property
+    def normalize(self) -> Normalize:
+        """Turns stored inputs ``(..., *spec.shape)`` into what a network takes.
+
+        Features are standardized by the training data; no client that is held out counts.
+        """
+        if self._normalize is None:
+            held_out = set(self._all_held_out())
+            parts = [client.train for client in self.arrays.clients if client.name not in held_out]
+            source, train = self.source, torch.cat(parts).numpy()
+            self._normalize = standardization(
+                self.images, train, source.feature_names, source.fills_missing, self._mean, self._std
+            )
+        return self._normalize
+
+    @property
+    def augment(self) -> Augment | None:
+        """What training does to the images; the section `augment` of an experiment. The arrays do not depend on it.
+
+        Raises:
+            ValueError: if it is set and the data are no images.
+        """
+        return self._augment
+
+    @augment.setter
+    def augment(self, augment: Augment | None) -> None:
+        if augment is not None and self.source.has_features:
+            _refuse_for_features(self.source, {"augment": type(augment).__name__})
+        self._augment = augment
+
+    @property
     def arrays(self) -> Arrays:
-        """The opened arrays: images, labels, groups, and what was left out."""
+        """The opened arrays: images or features, labels, groups, and what was left out."""
         if self._arrays is None:
             raise RuntimeError("The data are not set up. HINT: call `setup()` first.")
         return self._arrays
@@ -194,7 +209,7 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def images(self) -> Tensor:
-        """uint8, ``(num_samples, channels, size, size)``, memory-mapped."""
+        """Images, uint8, ``(num_samples, channels, size, size)``, or features, float32, ``(num_samples, d)``."""
         return self.arrays.images
 
     @property
@@ -220,11 +235,8 @@ class FederatedDataModule(LightningDataModule):
         Raises:
             ValueError: if a name is unknown, or nobody is left.
         """
-        held_out = chosen_to_be_held_out(self.arrays.clients, self._held_out, self._seed)
-        if self._keep is None:
-            return held_out
         kept = {client.name for client in self._kept_clients()}
-        return [name for name in held_out if name in kept]
+        return [name for name in self._all_held_out() if name in kept]
 
     @property
     def kept(self) -> list[str] | None:
@@ -234,6 +246,9 @@ class FederatedDataModule(LightningDataModule):
             ValueError: if a name is unknown, or nobody is left.
         """
         return None if self._keep is None else [client.name for client in self._kept_clients()]
+
+    def _all_held_out(self) -> list[str]:
+        return chosen_to_be_held_out(self.arrays.clients, self._held_out, self._seed)
 
     def _kept_clients(self) -> list[ClientSplit]:
         return chosen_to_be_kept(self.arrays.clients, self._keep)
@@ -263,6 +278,7 @@ class FederatedDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Map the arrays, building them first if needed."""
         self._arrays = self._arrays or self._open()
+        _ = self.normalize  # measured once, and sent to other processes
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the arrays out of what is sent to another process, which maps the same files."""
@@ -299,6 +315,7 @@ class FederatedDataModule(LightningDataModule):
     def _samples(self) -> Samples:
         """Assign samples to clients and split them; no image is decoded."""
         table = checked_table(self.source.cached_table, self.spec.num_classes)
+        self.source.check_samples()
         if self._partition.makes_splits and self._on_bad_image == "skip":
             table = self.source.present(table)  # what is dealt in proportion must be there
         given = self.source.given_splits(table)
@@ -323,6 +340,7 @@ class FederatedDataModule(LightningDataModule):
                 name: SplitPositions(*(np.searchsorted(rows, part) for part in parts)) for name, parts in splits.items()
             },
             group_names=() if groups is None else tuple(map(str, groups.categories)),
+            equal_are_copies=self.source.equal_are_copies,
         )
 
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -336,6 +354,16 @@ class FederatedDataModule(LightningDataModule):
 
     def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
         return self.source.rng(self._seed, *self.source.partition_key(domain), *key)
+
+
+def _refuse_for_features(source: Source, settings: Mapping[str, object]) -> None:
+    """Raise ValueError if settings that only images have are set."""
+    for name, value in settings.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}={value}` is for images, but `{type(source).__name__}` has rows of features."
+                f" HINT: leave out `{name}`."
+            )
 
 
 def default_cache() -> Path:

@@ -37,7 +37,8 @@ def decode(
     Raises:
         Interrupted: if a process that helps is killed.
     """
-    batch_size = max(1, min(1024, BATCH_BYTES // (3 * spec.image_size**2)))
+    num_bytes = 3 * spec.image_size**2 if spec.num_features is None else 4 * spec.num_features
+    batch_size = max(1, min(1024, BATCH_BYTES // num_bytes))
     batches = [rows[start : start + batch_size] for start in range(done, len(rows), batch_size)]
     cores = available_cores()
     helpers = cores if source.parallel and len(rows) - done > FEW_FILES and cores > 1 else 0
@@ -49,7 +50,8 @@ def decode(
         collate_fn=partial(source.read, channels=spec.in_channels, size=spec.image_size, settings=settings),
         worker_init_fn=partial(_start_helper, os.getpid()),
     )
-    with Steps("prepare", len(rows), "image", len(rows) >= SHOWN_FROM, done, counted="images", lines=10) as steps:
+    noun, show = spec.noun, len(rows) >= SHOWN_FROM
+    with Steps("prepare", len(rows), noun.removesuffix("s"), show, done, counted=noun, lines=10) as steps:
         try:
             for decoded in loader:
                 yield decoded

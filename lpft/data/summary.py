@@ -32,6 +32,9 @@ MOST_CLASSES = 100
 SHEET_CLIENTS, SHEET_IMAGES = 20, 12
 """Rows and columns of the contact sheet."""
 
+SUMMED_ROWS = 4096
+"""Rows of features that are looked at at once."""
+
 LEAST_SIDE, MOST_SIDE = 48, 96
 """Small images are enlarged and large ones reduced, to be looked at; pixels."""
 
@@ -43,13 +46,17 @@ def describe(data: FederatedDataModule, console: Console) -> None:
     def print_plain(text: str) -> None:
         console.print(text, highlight=False)
 
-    form = f"{spec.in_channels}x{spec.image_size}x{spec.image_size}"
+    form = f"images {'x'.join(map(str, spec.shape))}"
+    if spec.num_features is not None:
+        form = f"rows of {spec.num_features} features"
     sizes = {split: sum(len(getattr(client, split)) for client in data.clients) for split in SPLITS}
     listed = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-    print_plain(f"{len(data.clients)} clients, {spec.num_classes} classes, images {form}: {listed}")
+    print_plain(f"{len(data.clients)} clients, {spec.num_classes} classes, {form}: {listed}")
     if data.source.class_names:
         numbered = [f"{label} {name}" for label, name in enumerate(data.source.class_names)]
         print_plain(f"classes in their order: {shortened(numbered, MOST_CLASSES)}")
+    if any(name != str(number) for number, name in enumerate(data.source.feature_names)):
+        print_plain(f"features in their order: {shortened(data.source.feature_names, MOST_CLASSES)}")
     table = Table(*("client", *SPLITS, "classes", "class histogram of train"), box=None, header_style="bold")
     for client in data.clients[:MOST_CLIENTS]:
         counts = class_counts(data, client.train)
@@ -69,7 +76,7 @@ def describe(data: FederatedDataModule, console: Console) -> None:
         print_plain(f"group {group}: {', '.join(counted)}")
     for name, of_client in list(arrays.left_out.items())[:MOST_CLIENTS]:
         counted = (f"{count} of {split}" for split, count in of_client.items())
-        print_plain(f"left out of {name}: {' and '.join(counted)}, the same images are in a test or val part")
+        print_plain(f"left out of {name}: {' and '.join(counted)}, the same {arrays.noun} are in a test or val part")
     if arrays.bad:
         print_plain(f"left out, cannot be decoded: {len(arrays.bad)} files: {shortened(arrays.bad)}")
     if arrays.blank:
@@ -78,7 +85,7 @@ def describe(data: FederatedDataModule, console: Console) -> None:
             f"of one even colour, in any part: {sum(arrays.blank.values())} images: {shortened(of_classes, 20)}"
         )
     if arrays.ambiguous:
-        print_plain(f"in several classes, pixel for pixel: {arrays.ambiguous} images")
+        print_plain(f"in several classes, {arrays.alike}: {arrays.ambiguous} {arrays.noun}")
     for depth in arrays.depths:
         print_plain(scaling(depth, data.pixels))
     if arrays.frames:
@@ -118,6 +125,26 @@ def write_counts(path: Path, data: FederatedDataModule) -> None:
     ]
     classes = data.source.class_names or range(data.spec.num_classes)
     write_atomically(path, pd.DataFrame(rows, columns=["client", "split", "samples", *classes]).to_csv(index=False))
+
+
+def write_features(path: Path, data: FederatedDataModule) -> None:
+    """Write a line for each feature: what it is standardized by, and its range and missing values in training data."""
+    train = torch.cat([client.train for client in data.participants().clients]).sort().values
+    lowest, highest = (np.full(data.spec.shape, end) for end in (np.inf, -np.inf))
+    missing = np.zeros(data.spec.shape, np.int64)
+    for part in train.split(SUMMED_ROWS):
+        rows = data.images[part].numpy()
+        lowest, highest = np.fmin(lowest, np.fmin.reduce(rows)), np.fmax(highest, np.fmax.reduce(rows))
+        missing += np.isnan(rows).sum(0)
+    columns = {
+        "feature": list(data.source.feature_names),
+        "mean": data.normalize.mean,
+        "std": data.normalize.std,
+        "min": lowest,
+        "max": highest,
+        "missing": missing,
+    }
+    write_atomically(path, pd.DataFrame(columns).to_csv(index=False))
 
 
 def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:

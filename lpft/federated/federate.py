@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import distributed
 
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.fedavg import FedAvg, any_rank
-from lpft.federated.files import Events, GlobalModelFiles
+from lpft.federated.files import GlobalModelFiles, Logs
 from lpft.federated.settings import Federation
 from lpft.models.base import NetFactory, build_network
 from lpft.models.weights import DamagedFileError, load_model
@@ -55,14 +55,12 @@ class GlobalTask:
     title: str = "federate"
 
 
-def train_global_models(
-    task: GlobalTask, events: Events | None = None, siblings: Iterable[GlobalTask] = ()
-) -> list[str]:
+def train_global_models(task: GlobalTask, logs: Logs | None = None, siblings: Iterable[GlobalTask] = ()) -> list[str]:
     """Train the global models that are missing; where there is a checkpoint, continue after its round.
 
     Args:
         task: what to do.
-        events: is given the history after every round; picklable.
+        logs: is given the history after every round; picklable.
         siblings: other tasks, whose global models are copied where they were made with the same settings and data.
 
     Returns:
@@ -80,7 +78,7 @@ def train_global_models(
     failures: list[str]
     try:
         with ending_children():
-            failures, stopped = fabric.launch(_train_seeds, task, missing, events, os.getpid())  # type: ignore[arg-type]
+            failures, stopped = fabric.launch(_train_seeds, task, missing, logs, os.getpid())  # type: ignore[arg-type]
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
         return [f"A process has ended: {error}"]
     if stopped:
@@ -130,7 +128,7 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
 
 
 def _train_seeds(
-    fabric: Fabric, task: GlobalTask, seeds: list[int], events: Events | None, parent: int
+    fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, parent: int
 ) -> tuple[list[str], bool]:
     """Train the seeds on this rank; return what went wrong, and whether a signal has stopped it."""
     torch.set_num_threads(1)
@@ -140,13 +138,13 @@ def _train_seeds(
         listen()
     task.data.setup()
     failures: list[str] = []
-    with closing(Heartbeat(task.run)) as heartbeat:
+    with closing(Heartbeat(task.run)) as heartbeat, closing(logs) if logs else nullcontext():
         for seed in seeds:
             if fabric.is_global_zero:
                 heartbeat.at([Work(seed, "global", [])])
             try:
                 rounds = task.settings.rounds
-                files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, rounds, events, task.title)
+                files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, rounds, logs, task.title)
                 finished = not any_rank(fabric, stop_before())
                 if finished:
                     net = build_network(task.network, task.data.spec, task.devices.dtype, seed)

@@ -24,11 +24,14 @@ WRITE_EVERY = 1.0
 """Seconds between two checkpoints: what a killed process loses at most, besides the round at hand."""
 
 
-class Events(Protocol):
+class Logs(Protocol):
     """Shows training while it runs."""
 
     def round(self, seed: int, history: Sequence[History]) -> None:
         """Show the rounds of `history` that were finished since the last call."""
+
+    def close(self) -> None:
+        """Show what is still waiting, and let go of files and connections."""
 
 
 class GlobalModelFiles:
@@ -43,7 +46,7 @@ class GlobalModelFiles:
         seed: seed of the model.
         fingerprint: of the settings that it is made with.
         rounds: number of rounds.
-        events: is given the history after every round.
+        logs: is given the history after every round.
         title: what the progress is of.
     """
 
@@ -54,11 +57,11 @@ class GlobalModelFiles:
         seed: int,
         fingerprint: str,
         rounds: int,
-        events: Events | None = None,
+        logs: Logs | None = None,
         title: str = "federate",
     ) -> None:
         self.fabric, self.run, self.seed = fabric, run, seed
-        self.fingerprint, self.events = fingerprint, events
+        self.fingerprint, self.logs = fingerprint, logs
         self.steps = Steps(f"{title} seed {seed}", rounds, "round", fabric.is_global_zero)
         self._problem: str | None = None
         self._next_write = 0.0
@@ -86,7 +89,7 @@ class GlobalModelFiles:
         return start
 
     def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
-        """Show a round, and write checkpoint, history and events.
+        """Show a round, and write checkpoint, history and logs.
 
         Rounds of less than a second share their writing, which would take as long as they do.
 
@@ -126,8 +129,8 @@ class GlobalModelFiles:
     def _save_round(self, now: Checkpoint) -> None:
         now.save(self.run.global_file(self.seed, "checkpoint.pt"), self.fingerprint)
         now.write_history(self.run.global_file(self.seed, "history.csv"))
-        if self.events is not None:
-            self.events.round(self.seed, now.history)
+        if self.logs is not None:
+            self.logs.round(self.seed, now.history)
 
     def _save_model(self, state: State, own: State) -> None:
         if own:

@@ -20,7 +20,7 @@ from lpft.models.weights import save_model
 from lpft.pipeline import run as run_pipeline
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import file_name, read_cell
-from lpft.types import State
+from lpft.types import DataSpec, State
 
 OF_A_MACHINE = ("clients_per_stack", "init", "init_head")
 """Keys of `federation` that server and nodes need not agree on."""
@@ -87,7 +87,7 @@ class Node:
 
     def __init__(self, run: RunSettings, node: NodeSettings) -> None:
         self.run, self.node = run, node
-        self._words = [f"--config={run.experiment}", *run.words, *node.words, "--trainer.devices=1"]
+        self._words = [f"--config={run.experiment}", *run.words, *node.words, "--trainer.devices=1", "--loggers=null"]
         self.experiment = single(open_study("plan", [*self._words, *_init(None), "--overwrite"]).experiments)
         self._federation: dict[int, FedAvg] = {}
 
@@ -99,11 +99,12 @@ class Node:
         return {
             "part": self.node.part,
             "clients": {client.name: {"train": count, "val": len(client.val)} for client, count in counts},
-            "spec": {key: int(value) for key, value in asdict(experiment.data.spec).items()},
+            "spec": known_spec(experiment.data.spec),
             "classes": list(experiment.data.source.class_names),
             "mean": list(experiment.data.normalize.mean),
             "std": list(experiment.data.normalize.std),
             "crop": getattr(experiment.data.source, "crop", None),
+            "features": experiment.data.source.feature_record(),
             "settings": comparable_settings(experiment, own_data=self.node.part is None),
             "content": experiment.data.arrays.content_hash,
         }
@@ -240,6 +241,11 @@ def comparable_settings(experiment: Experiment, own_data: bool) -> dict[str, Any
     federation = {key: value for key, value in settings["federation"].items() if key not in OF_A_MACHINE}
     local = {"keep", "held_out", *({"content"} if own_data else ())}
     return {**settings, "federation": federation, "data": {k: v for k, v in settings["data"].items() if k not in local}}
+
+
+def known_spec(spec: DataSpec) -> dict[str, int]:
+    """Return what a network has to know about the data, as JSON has it."""
+    return {key: int(value) for key, value in asdict(spec).items() if value is not None}
 
 
 def single(experiments: list[Experiment]) -> Experiment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Roster:
             _check_parts([part for part in parts.values() if part is not None], len(parts))
         first = next(iter(descriptions.values()))
         for node, said in descriptions.items():
-            check_alike(first, said, f"node {node}", "another node")
+            check_alike(first, said, f"node {node}", "another node", (*ALIKE, "mean", "std") if own_data else ALIKE)
         clients = {
             name: (node, count) for node, said in descriptions.items() for name, count in said["clients"].items()
         }
@@ -88,7 +88,13 @@ class Roster:
         return {**self.node["settings"], "nodes": sorted(self.contents.values())}
 
 
-def check_alike(one: Mapping[str, Any], other: Mapping[str, Any], here: str, there: str) -> None:
+ALIKE = ("spec", "classes", "settings")
+"""What server and nodes have to agree on."""
+
+
+def check_alike(
+    one: Mapping[str, Any], other: Mapping[str, Any], here: str, there: str, keys: Sequence[str] = ALIKE
+) -> None:
     """Raise ConfigError if two descriptions differ in what server and nodes have to agree on; it names the keys.
 
     Args:
@@ -96,14 +102,14 @@ def check_alike(one: Mapping[str, Any], other: Mapping[str, Any], here: str, the
         other: the second.
         here: who has said the second.
         there: who has said the first.
+        keys: what they have to agree on.
     """
-    keys = ("spec", "classes", "settings")
     differing = differing_settings({key: one[key] for key in keys}, {key: other[key] for key in keys})
     if differing:
         raise ConfigError(
             f"Flower: {here} has other settings than {there}; different are: {differing}."
-            " HINT: all of them need the same experiment, and nodes with images of their own the same list of"
-            " `classes`."
+            " HINT: all of them need the same experiment. Nodes with data of their own need the same list of `classes`,"
+            " and for feature arrays `data.mean` and `data.std` as numbers, since each would measure its own."
         )
 
 

@@ -8,12 +8,14 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, fields, replace
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
 
 from lpft.config.files import ConfigError, config_errors
+from lpft.config.loggers import logger_writers
 from lpft.config.on_disk import compare_settings
 from lpft.config.parser import ExperimentCLI
 from lpft.config.schema import run_folder
@@ -23,12 +25,13 @@ from lpft.federated.federate import GlobalTask, is_done
 from lpft.federated.files import GlobalModelFiles
 from lpft.flower.api import Context, Grid, ServerApp
 from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
-from lpft.flower.node import LocalResult, check_methods, comparable_settings, single
+from lpft.flower.node import LocalResult, check_methods, comparable_settings, known_spec, single
 from lpft.flower.roster import Roster, check_alike
 from lpft.flower.settings import RunSettings, speak
 from lpft.models.base import build_network
 from lpft.models.weights import checksum, load_model
-from lpft.reporting.tensorboard import LiveEvents
+from lpft.reporting.live import LiveLogs
+from lpft.reporting.loggers import LoggerWriter
 from lpft.runtime.session import heavy_work
 from lpft.storage.atomic import write_atomically
 from lpft.storage.config_file import read_config, write_config
@@ -87,6 +90,7 @@ class Server:
         spec: what networks have to know about the data.
         roster: which client is on which node.
         seeds: those whose models nodes personalize; tuning may need others' models, too.
+        loggers: write what happens, besides TensorBoard.
     """
 
     config: dict[str, Any]
@@ -95,6 +99,7 @@ class Server:
     spec: DataSpec
     roster: Roster
     seeds: list[int]
+    loggers: list[LoggerWriter]
 
     @classmethod
     def open(cls, settings: RunSettings, descriptions: dict[int, dict[str, Any]]) -> Server:
@@ -102,18 +107,27 @@ class Server:
         words = [f"--config={settings.experiment}", *settings.words, "--trainer.devices=1"]
         if all(said["part"] is None for said in descriptions.values()):
             return cls._without_data(words, Roster.of(descriptions), settings.methods)
-        experiment = single(open_study("federate", words).experiments)
+        study = open_study("federate", words)
+        experiment = single(study.experiments)
         check_methods(settings.methods, experiment.all_methods)
         task = experiment.global_task()
         roster = Roster.of(descriptions, [client.name for client in task.data.clients])
         mine = {
-            "spec": vars(task.data.spec),
+            "spec": known_spec(task.data.spec),
             "classes": list(task.data.source.class_names),
             "settings": comparable_settings(experiment, own_data=False),
         }
         check_alike(mine, roster.node, "a node", "the server")
         config = read_config(experiment.run)
-        return cls(config, Provenance(**config.pop("provenance")), task, task.data.spec, roster, experiment.seeds)
+        return cls(
+            config,
+            Provenance(**config.pop("provenance")),
+            task,
+            task.data.spec,
+            roster,
+            experiment.seeds,
+            study.loggers,
+        )
 
     @classmethod
     def _without_data(cls, words: list[str], roster: Roster, methods: Sequence[str]) -> Server:
@@ -129,7 +143,7 @@ class Server:
             init = checksum(parts.federation.read_init(build_network(parts.network, spec, parts.trainer.dtype, seed=0)))
         made_with = fingerprint({**roster.settings, "init": init})
         task = GlobalTask(run, parts.seeds, parts.data, parts.network, parts.federation, parts.trainer, 1, made_with)
-        known = {key: roster.node[key] for key in ("spec", "classes", "mean", "std", "crop")}
+        known = {key: roster.node[key] for key in ("spec", "classes", "mean", "std", "crop", "features")}
         provenance = Provenance(
             **software(), device=parts.trainer.kind, clients=roster.names, settings=made_with, **known
         )
@@ -140,17 +154,12 @@ class Server:
             if before.exists() and not parts.overwrite:
                 compare_settings(before.parent, json.loads(before.read_text(encoding="utf-8")), roster.settings)
             run.write_settings(seed, "global", roster.settings)
-        return cls(config, provenance, task, spec, roster, parts.seeds)
+        return cls(config, provenance, task, spec, roster, parts.seeds, logger_writers(cli.loggers()))
 
     def train(self, fleet: Fleet, seed: int, run_id: int) -> None:
         """Train the global model of a seed on the nodes, or take the one that it is to start from."""
         task, fabric = self.task, self.task.devices.fabric()
-        events = LiveEvents(task.run)
         net = build_network(task.network, self.spec, task.devices.dtype, seed)
-        files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, task.settings.rounds, events, "flower")
-        if task.settings.init is not None:
-            files.take({**net.state_dict(), **task.settings.read_init(net)})
-            return
 
         def note(round_: int) -> None:
             """Write down who trains it, and from which round on."""
@@ -158,9 +167,14 @@ class Server:
             text = {"flwr": version("flwr"), "run_id": str(run_id), "from_round": round_, "nodes": on_nodes}
             write_atomically(task.run.global_file(seed, FLOWER), json.dumps(text, indent=1) + "\n")
 
-        clients = RemoteClients(fleet, self.roster, net, fabric, seed, note)
-        began = time.monotonic()
-        train_rounds(fabric, net, clients, task.settings, seed, files)
+        with closing(LiveLogs(task.run, self.loggers)) as logs:
+            files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, task.settings.rounds, logs, "flower")
+            if task.settings.init is not None:
+                files.take({**net.state_dict(), **task.settings.read_init(net)})
+                return
+            clients = RemoteClients(fleet, self.roster, net, fabric, seed, note)
+            began = time.monotonic()
+            train_rounds(fabric, net, clients, task.settings, seed, files)
         log.info("seed %d: the global model was trained in %.0f seconds", seed, time.monotonic() - began)
 
 

@@ -20,8 +20,9 @@ Net = TypeVar("Net", bound=nn.Module)
 class BodyHeadNet(nn.Module):
     """A feature extractor with a linear classifier on top.
 
-    A subclass sets ``body``, which maps images ``(batch, channels, size, size)`` to features ``(batch, k)``, and
-    ``head``, which maps features to logits ``(batch, num_classes)``. Nothing else may own parameters or buffers.
+    A subclass sets ``body``, which maps inputs ``(batch, *shape)`` to features ``(batch, k)``, and ``head``, which maps
+    features to logits ``(batch, num_classes)``. Nothing else may own parameters or buffers. ``DataSpec.shape`` is the
+    inputs' shape: ``(channels, size, size)`` for images, ``(num_features,)`` for feature arrays.
     """
 
     body: nn.Module
@@ -31,7 +32,7 @@ class BodyHeadNet(nn.Module):
     """Hash of the file that the setting ``weights`` names, of a network that starts from one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, ``(batch, num_classes)``, of images ``(batch, channels, size, size)``."""
+        """Return the logits, ``(batch, num_classes)``, of inputs ``(batch, *shape)``."""
         logits: Tensor = self.head(self.body(x))
         return logits
 
@@ -169,7 +170,12 @@ def _tensor(net: nn.Module, name: str) -> Tensor:
 
 
 def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
-    """Raise ValueError if the data's images are too small for a network's poolings."""
+    """Raise ValueError if the data's images are too small for a network's poolings, or the data are no images."""
+    if spec.num_features is not None:
+        raise ValueError(
+            f"{type(net).__name__} is a network for images, but the data are rows of {spec.num_features} features."
+            " HINT: use lpft.models.mlp.MLP or lpft.models.residual.ResidualMLP."
+        )
     if spec.image_size < smallest:
         raise ValueError(
             f"{type(net).__name__} needs images of at least {smallest}x{smallest} pixels, but the data's are"
@@ -190,18 +196,18 @@ def dry_run(
 
     Args:
         net: the network.
-        spec: size of the images.
-        batch_size: number of images.
+        spec: shape of the inputs.
+        batch_size: number of inputs.
         training: run in training mode.
         watch: is given the copy before it runs, such as to add hooks.
 
     Returns:
-        The images, and what the body has returned.
+        The inputs, and what the body has returned.
 
     Raises:
         ValueError: if it cannot run.
     """
-    shape = (batch_size, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (batch_size, *spec.shape)
     for device in ("meta", "cpu"):
         probe = copy_network(net, device).train(training)
         watch(probe)
@@ -211,15 +217,18 @@ def dry_run(
                 return images, probe.body(images)
         except Exception as error:  # networks can be anything
             cause = error
+    what, hint = f"images of {'x'.join(map(str, spec.shape))}", "it or the data's `image_size` and `channels`"
+    if spec.num_features is not None:
+        what, hint = f"rows of {spec.num_features} features", "it: it is built for inputs of the shape `spec.shape`"
     raise ValueError(
-        f"{type(net).__name__} cannot run on images of {spec.in_channels}x{spec.image_size}x{spec.image_size}:"
+        f"{type(net).__name__} cannot run on {what}:"
         f" {type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}."
-        " HINT: run its `body` on such a batch, and correct it or the data's `image_size` and `channels`."
+        f" HINT: run its `body` on such a batch, and correct {hint}."
     ) from cause
 
 
 def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
-    """Raise ValueError if a body does not turn images into features for the head, or changes the images."""
+    """Raise ValueError if a body does not turn inputs into features for the head, or changes the inputs."""
     name, width = type(net).__name__, net.head.in_features
     for training in (False, True):
         images, features = dry_run(net, spec, training=training)
@@ -230,12 +239,12 @@ def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
             )
         if features.shape != (len(images), width):
             raise ValueError(
-                f"{name}'s body returns {tuple(features.shape)} for {len(images)} images, but its head takes"
+                f"{name}'s body returns {tuple(features.shape)} for {len(images)} {spec.noun}, but its head takes"
                 f" ({len(images)}, {width}). HINT: change the head's `in_features`, or flatten in the body."
             )
     if images._version:
         raise ValueError(
-            f"{name}'s body changes the images that it is given, which are used again."
+            f"{name}'s body changes the {spec.noun} that it is given, which are used again."
             " HINT: let its first operations not work in place: `x = x - mean`, `nn.ReLU(inplace=False)`."
         )
 

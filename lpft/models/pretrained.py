@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, check_image_size
 from lpft.models.elsewhere import read_state
 from lpft.models.fit import fit_state
 from lpft.models.weights import checksum
@@ -58,6 +58,7 @@ class SplitNet(BodyHeadNet, ABC):
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_image_size(self, spec, smallest=1)
         settings, label, names = settings or {}, f"{self.library}'s {name}", self.names()
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3)

@@ -8,7 +8,7 @@ from jsonargparse.typing import PositiveInt
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, check_image_size
 from lpft.types import DataSpec
 
 
@@ -29,6 +29,7 @@ class CifarResNet18(BodyHeadNet):
 
     def __init__(self, spec: DataSpec, width: PositiveInt = 64) -> None:
         super().__init__()
+        check_image_size(self, spec, smallest=1)
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(spec.in_channels, width, kernel_size=3, padding=1, bias=False),
             bn1=nn.BatchNorm2d(width),

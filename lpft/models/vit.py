@@ -8,7 +8,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, check_image_size
 from lpft.types import DataSpec
 
 
@@ -44,6 +44,7 @@ class SmallViT(BodyHeadNet):
         mlp: PositiveInt = 128,
     ) -> None:
         super().__init__()
+        check_image_size(self, spec, smallest=1)
         if width % heads:
             raise ValueError(f"`width={width}` cannot be divided among `heads={heads}`. HINT: make it a multiple.")
         if patch > spec.image_size:

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.english import say
+from lpft.reporting.english import say, texts
 from lpft.reporting.style import RC
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
@@ -52,14 +52,18 @@ class Drawing:
 def figure(draw: RunFigure) -> RunFigure:
     """Register a function of the analysis that returns a matplotlib figure, or None if there is nothing to show.
 
-    english.yaml has its title and caption under its name.
+    english.yaml has its title and caption under its name. Without them, the name is the title, and the first line of
+    the function's docstring the caption.
     """
     FIGURES[draw.__name__] = draw
     return draw
 
 
 def described(name: str, kind: str, draw: Callable[[], Figure | None], **values: Any) -> Drawing:
-    """Return a drawing with the title and caption that english.yaml has for its kind."""
+    """Return a drawing with the title and caption that english.yaml has for its kind; see `figure`."""
+    if kind not in texts("figures"):
+        caption = (getattr(draw, "func", draw).__doc__ or "").strip()
+        return Drawing(name, name.replace("_", " ").capitalize(), caption.partition("\n")[0], draw)
     return Drawing(name, say("figures", kind, "title", **values), say("figures", kind, "caption", **values), draw)
 
 

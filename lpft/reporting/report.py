@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpft.reporting.analysis import Analysis, Sweep, analyze_results, analyze_sweep
 from lpft.reporting.judging import judge, load_verdicts, write_verdicts
 from lpft.reporting.results import read_config
 from lpft.reporting.tables import write_all_tables, write_sweep_table
 from lpft.storage.run import Run
+
+if TYPE_CHECKING:
+    from lpft.reporting.logs import Writer
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,18 @@ class Report:
     judged: list[Any]
 
 
-def write_any_report(folder: Run | str | Path, show: bool = False) -> None:
+def write_any_report(folder: Run | str | Path, writers: Sequence[Writer] = (), show: bool = False) -> None:
     """Write the report of a run or of a sweep; see `write_report` and `write_sweep_report`."""
     run = folder if isinstance(folder, Run) else Run(folder)
     run.remove_leftovers()
-    if run.points():
-        write_sweep_report(run, show=show)
-    else:
-        write_report(run, show=show)
+    try:
+        if run.points():
+            write_sweep_report(run, writers, show)
+        else:
+            write_report(run, writers, show)
+    finally:
+        for writer in writers:
+            writer.close()
 
 
 def write_tables(run: Run) -> Analysis:
@@ -51,13 +59,14 @@ def write_tables(run: Run) -> Analysis:
     return analysis
 
 
-def write_report(run: Run, show: bool = False) -> Report:
+def write_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -> Report:
     """Rewrite tables, figures, TensorBoard events, verdicts and pages of a run from its results.
 
     The same results give the same bytes, however often it is called.
 
     Args:
         run: the run.
+        writers: write the logs, besides TensorBoard.
         show: print the comparison, too.
 
     Raises:
@@ -65,7 +74,7 @@ def write_report(run: Run, show: bool = False) -> Report:
         ValueError: if the experiment names a verdict that cannot be imported.
     """
     verdicts = load_verdicts(read_config(run))
-    report = _report(write_tables(run), verdicts)
+    report = _report(write_tables(run), verdicts, writers)
     if show:
         from lpft.reporting.console import print_comparison
 
@@ -73,25 +82,29 @@ def write_report(run: Run, show: bool = False) -> Report:
     return report
 
 
-def _report(analysis: Analysis, verdicts: Any) -> Report:
+def _report(analysis: Analysis, verdicts: Any, writers: Sequence[Writer]) -> Report:
     from lpft.reporting.drawing import write_figures  # matplotlib takes half a second
     from lpft.reporting.figures import draw_all
+    from lpft.reporting.logs import final_logs
     from lpft.reporting.page import write_page
-    from lpft.reporting.tensorboard import write_events
+    from lpft.reporting.tensorboard import EventFiles
 
     svgs = draw_all(analysis)
     figures = write_figures(analysis.run, svgs)
-    write_events(analysis)
+    for log in final_logs(analysis):
+        for writer in (EventFiles(), *writers):
+            writer.write(log)
     judged = judge(verdicts, [analysis])
     write_verdicts(analysis.run, judged)
     return Report(analysis, write_page(analysis, svgs, judged), figures, judged)
 
 
-def write_sweep_report(run: Run, show: bool = False) -> Sweep:
+def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -> Sweep:
     """Rewrite the reports of all points of a sweep, and the table, verdicts and page that compare them.
 
     Args:
         run: the run that has the points.
+        writers: write the logs, besides TensorBoard.
         show: print one line per point, too.
 
     Raises:
@@ -106,7 +119,7 @@ def write_sweep_report(run: Run, show: bool = False) -> Sweep:
     sweep = analyze_sweep(run)
     for point in sweep.points:
         write_all_tables(point)
-        _report(point, load_verdicts(point.experiment.config))
+        _report(point, load_verdicts(point.experiment.config), writers)
     write_sweep_table(run, sweep.points)
     judged = judge(verdicts, sweep.points)
     write_verdicts(run, judged)

@@ -23,11 +23,12 @@ class Provenance:
         device: ``cpu`` or ``cuda``.
         clients: names of the clients, in order.
         held_out: names of those that take no part in federated training and tuning.
-        spec: channels, size and number of classes of the images.
+        spec: channels, size and number of classes of the images; of feature arrays the number of features.
         classes: names of the classes, in the order of their labels; empty if the source has none.
-        mean: what is subtracted from images on the scale from 0 to 1, of every channel.
+        mean: what is subtracted from images on the scale from 0 to 1, of every channel, or from every feature.
         std: what they are then divided by.
         crop: side of the square that the source cuts out of its image files.
+        features: ``names`` of the features, and whether the mean ``fills`` missing ones; None of images.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
         reference_settings: the same of the settings that the results of references depend on.
@@ -50,6 +51,7 @@ class Provenance:
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
     crop: int | None = None
+    features: dict[str, Any] | None = None
     content_hash: str | None = None
     settings: str | None = None
     reference_settings: str | None = None

@@ -64,7 +64,7 @@ class Run:
         return self.root / "config.yaml"
 
     def data_file(self, name: str) -> Path:
-        """Return a file that describes the dataset: clients.csv, contact_sheet.png."""
+        """Return a file that describes the dataset: clients.csv, contact_sheet.png or features.csv."""
         return self.root / "data" / name
 
     def point(self, name: str) -> Run:

@@ -6,7 +6,9 @@ import pickle
 import pytest
 import torch
 
-from lpft.data.sources import Digits
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.partition import Dirichlet
+from lpft.data.sources import Digits, SklearnTable
 from lpft.data.summary import describe
 from tests.data.made import assert_no_leaks, made, opened, parse
 from tests.toy import ToySource
@@ -121,6 +123,17 @@ def test_what_is_kept_is_the_same_as_with_all_clients(digits):
     assert part.held_out == held_out[1:]
     assert names(part.participants()) == names(part)[1:]
     assert names(digits(None, keep=["inverted-1", "plain-0"])) == ["plain-0", "inverted-1"]
+
+
+def test_features_are_standardized_by_all_that_take_part_wherever_they_are(tmp_path):
+    def table(keep):
+        clients = Dirichlet(4, 1.0, 10, within_domains=False)
+        shared = {"clients": clients, "held_out": 2, "max_left_out": 1.0, "cache_dir": str(tmp_path)}
+        data = FederatedDataModule(SklearnTable("wine"), keep=keep, **shared)
+        data.setup()
+        return data
+
+    assert table("1/4").normalize == table("0/2").normalize == table(None).normalize
 
 
 @pytest.mark.parametrize(

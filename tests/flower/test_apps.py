@@ -281,3 +281,20 @@ def test_records_arrive_as_they_were_sent() -> None:
         assert records.tested_of(sent(records.put_tested(tested))) == tested
     for results in ([], [LocalResult("ø", "lpft", "no_test", None, None, 50.0, 75.0, 3, 4, 0)]):
         assert records.results_of(sent(records.put_results(results))) == results
+
+
+def test_feature_arrays_go_through_flower_like_images(tmp_path: Path) -> None:
+    experiment = {
+        **yaml.safe_load(Path(TOY).read_text()),
+        "data": {
+            "source": {"class_path": "lpft.data.sources.SklearnTable", "init_args": {"name": "wine"}},
+            "clients": {"class_path": "lpft.data.partition.Iid", "init_args": {"num_clients": 3}},
+        },
+        "network": {"class_path": "lpft.models.mlp.MLP", "init_args": {"widths": [8]}},
+    }
+    (tmp_path / "wine.yaml").write_text(yaml.safe_dump(experiment))
+    parts = ({"partition-id": k, "num-partitions": 2} for k in range(2))
+    Nodes(config(tmp_path / "wine.yaml", tmp_path / "flower", *ONE_BY_ONE, methods="lpft"), *parts).run_server()
+    lpft("federate", "-c", tmp_path / "wine.yaml", "--out", tmp_path / "lpft", *ONE_BY_ONE)
+    assert outcome_of_global(Run(tmp_path / "flower")) == outcome_of_global(Run(tmp_path / "lpft"))
+    assert [row["status"] for row in table(Run(tmp_path / "flower").nodes)] == ["ok"] * 3

@@ -151,7 +151,8 @@ def test_other_bad_input_is_refused(tmp_path: Path) -> None:
 
 def description(part: str | None, *clients: str, **more: object) -> dict[str, object]:
     counts = {name: {"train": 3, "val": 1} for name in clients}
-    same = {"spec": {"num_classes": 2}, "classes": ["x", "y"], "settings": {"network": "A"}, "content": str(clients)}
+    same = {"spec": {"num_classes": 2}, "classes": ["x", "y"], "settings": {"network": "A"}}
+    same |= {"content": str(clients), "mean": [0.5], "std": [0.5]}
     return {"part": part, "clients": counts, **same, **more}
 
 
@@ -173,6 +174,7 @@ def test_clients_are_in_the_order_of_the_experiment_or_of_their_names() -> None:
             '`settings.network` .*"B" here',
         ),
         ([description("1/3", "b", classes=["y", "x"]), description("2/3", "c")], "classes"),
+        ([description("1/3", "b", spec={"num_classes": 3}), description("2/3", "c")], "spec.num_classes"),
     ],
 )
 def test_nodes_that_do_not_fit_together_are_refused(others: list[dict[str, object]], message: str) -> None:
@@ -186,6 +188,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "lpft.flower.api", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"lpft\[flower\]"):
         importlib.import_module("lpft.flower.api")
+
+
+def test_nodes_that_standardize_features_each_by_its_own_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`mean` .*data.mean"):
+        Roster.of({1: description(None, "north", mean=[1.0]), 2: description(None, "south", mean=[2.0])})
 
 
 def test_sites_of_one_name_are_refused() -> None:

@@ -14,11 +14,19 @@ from lpft.models.cnn import SmallCNN
 from lpft.models.fedbn import FedBNDigitCNN
 from lpft.models.mcmahan import McMahanCNN
 from lpft.models.mlp import MLP
+from lpft.models.residual import ResidualMLP
 from lpft.models.resnet import CifarResNet18
 from lpft.types import DataSpec
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "networks"
-ANY_SIZE = {"mlp": MLP, "cifar-resnet18": lambda spec: CifarResNet18(spec, width=2)}
+FOR_FEATURES = {
+    "mlp": MLP,
+    "mlp-batch": lambda spec: MLP(spec, [8, 4], norm="batch"),
+    "mlp-layer": lambda spec: MLP(spec, norm="layer"),
+    "residual": ResidualMLP,
+    "residual-batch": lambda spec: ResidualMLP(spec, width=3, blocks=2, norm="batch"),
+}
+ANY_SIZE = {**FOR_FEATURES, "cifar-resnet18": lambda spec: CifarResNet18(spec, width=2)}
 FROM_4 = {
     "small": SmallCNN,
     "small-norm": lambda spec: SmallCNN(spec, norm=True),
@@ -50,6 +58,31 @@ def test_contract(name, spec):
     assert torch.equal(net(x), net.head(features))
     assert {name.split(".")[0] for name in net.state_dict()} == {"body", "head"}
     assert torch.equal(net(x)[:2], net(x[:2])) or torch.allclose(net(x)[:2], net(x[:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_feature_arrays(name):
+    """Flat networks take rows; networks for images say that they are."""
+    spec = DataSpec.of_features(7, num_classes=3)
+    if name in FOR_FEATURES:
+        net = build_network(NETS[name], spec, torch.float32, seed=0).eval()
+        assert net(torch.randn(5, 7)).shape == (5, 3)
+    else:
+        with pytest.raises(ValueError, match="is a network for images, but the data are rows of 7 features"):
+            NETS[name](spec)
+
+
+def test_a_residual_network_starts_as_a_linear_classifier_and_adds_by_hand():
+    """One block, features (2, 0), LayerNorm to (1, -1), W1 = [1 0], W2 = (3, 0): 2 + 3 * 1 and 0 + 0."""
+    net = ResidualMLP(DataSpec.of_features(2, 3), width=1)
+    x = torch.tensor([[2.0, 0.0]])
+    assert torch.equal(net.body(x), x)
+    block = net.body[1]
+    with torch.no_grad():
+        block.down.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        block.down.bias.zero_()
+        block.up.weight.copy_(torch.tensor([[3.0], [0.0]]))
+    assert net.body(x)[0].tolist() == pytest.approx([5.0, 0.0], abs=1e-4)
 
 
 @ANY_NET

@@ -67,3 +67,21 @@ def test_no_line_leads_to_a_model_that_was_chosen_afterwards(tmp_path: Path, nam
     kept = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "D"]
     ends = analyze(run).frames.mean_curves.query("epoch == 15")[["local", "global_all"]].mean()
     assert [tuple(place) for place in kept] == [(15, pytest.approx(ends[m])) for m in ends.index if last == 12]
+
+
+def test_a_figure_of_your_own_is_described_by_its_docstring(
+    analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def local_by_method(analysis: Analysis) -> Figure:
+        """Local of every method.
+
+        More that is not shown.
+        """
+        drawn = Figure()
+        drawn.subplots().bar(analysis.experiment.methods, analysis.frames.results.groupby("method")["local"].mean())
+        return drawn
+
+    monkeypatch.setitem(FIGURES, "local_by_method", local_by_method)
+    drawing = drawings(analysis)["local_by_method"]
+    assert (drawing.title, drawing.caption) == ("Local by method", "Local of every method.")
+    assert len(make_figure(analysis, "local_by_method").axes[0].patches) == len(analysis.experiment.methods)

@@ -23,9 +23,11 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.heatmap import color_scale, heatmap_png
+from lpft.reporting.live import LiveLogs
+from lpft.reporting.logs import TAGS, final_logs
 from lpft.reporting.report import write_tables
 from lpft.reporting.results import read_history
-from lpft.reporting.tensorboard import TAGS, LiveEvents, replace_events, write_events
+from lpft.reporting.tensorboard import EventFiles, replace_events
 from lpft.storage.run import Run
 
 
@@ -37,7 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def write(run: Run) -> None:
-    write_events(write_tables(run))
+    for log in final_logs(write_tables(run)):
+        EventFiles().write(log)
 
 
 def event_files(run: Run) -> list[Path]:
@@ -181,7 +184,7 @@ def test_live_events_end_as_the_final_ones(tmp_path: Path) -> None:
     others = {path: path.read_bytes() for path in run.method_file(0, "lpft", "cells").glob("*.json")}
     for path in sorted(others)[1:]:
         path.unlink()
-    live = pickle.loads(pickle.dumps(LiveEvents(run)))
+    live = pickle.loads(pickle.dumps(LiveLogs(run)))
     live.round(0, history[:2])
     assert [step for step, _ in scalars(run.global_file(0, ""))["federated/loss"]] == [1, 2]
     live.stack(0, "lpft")
@@ -209,13 +212,13 @@ def test_live_events_end_as_the_final_ones(tmp_path: Path) -> None:
 def test_an_open_reader_sees_new_rounds(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=(0,), methods=("ft",))
     history = read_history(run.global_file(0, "history.csv"))
-    live = LiveEvents(run)
+    live = LiveLogs(run)
     live.round(0, history[:3])
     reader = DirectoryWatcher(str(run.global_file(0, "")), EventFileLoader, io_wrapper.IsTensorFlowEventsFile)
     assert last_step(reader) == 3
     live.round(0, history[:5])
     assert last_step(reader) == 5
-    LiveEvents(run).round(0, history)  # another process, as after a resume
+    LiveLogs(run).round(0, history)  # another process, as after a resume
     assert last_step(reader) == 60
     live.close()
 

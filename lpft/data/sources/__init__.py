@@ -14,7 +14,9 @@ MODULES = {
     "Digits": "digits",
     "Domains": "domains",
     "DomainNet": "domains",
+    "FeatureArrays": "feature_arrays",
     "Sites": "sites",
+    "SklearnTable": "sklearn_tables",
     "Source": "base",
     "TeacherStudent": "teacher_student",
 }

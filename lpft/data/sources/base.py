@@ -45,6 +45,14 @@ class Source(ABC):
     class_names: tuple[str, ...] = ()
     parallel = False
     """Whether images are decoded in several processes."""
+    has_features = False
+    """Whether samples are rows of numbers instead of images; see `lpft.data.sources.features`."""
+    feature_names: Sequence[str] = ()
+    """Names of these numbers, in their order."""
+    equal_are_copies = True
+    """Whether samples with the same numbers or pixels are copies, which are never in two parts."""
+    fills_missing = False
+    """Whether missing values among them become the mean of the training data."""
 
     @abstractmethod
     def table(self) -> pd.DataFrame:
@@ -83,6 +91,10 @@ class Source(ABC):
         resized = np.concatenate([resize(batch, channels, size) for batch in batches])
         return Decoded(resized, np.ones(len(resized), bool), [])
 
+    def feature_record(self) -> dict[str, Any] | None:
+        """Return what reading features for an exported model takes; None of images."""
+        return {"names": list(self.feature_names), "fills": self.fills_missing} if self.has_features else None
+
     def release(self) -> None:
         """Free what is held for reading images; it is called when they are in the array cache."""
         return
@@ -110,6 +122,10 @@ class Source(ABC):
     def present(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows whose images are there, as far as that can be told without reading them."""
         return table
+
+    def check_samples(self) -> None:
+        """Look at all samples before they are put into the array cache; raise ValueError if some cannot be used."""
+        return
 
     def ignored_files(self) -> Sequence[str]:
         """Return files that are passed over, of which the user should know."""

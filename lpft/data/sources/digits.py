@@ -31,8 +31,8 @@ class Digits(Source):
 
     - plain: nothing;
     - inverted: 255 - image;
-    - blended: |photo - image| as in MNIST-M (Ganin et al., 2016), the photo being a random crop, 32x32 pixels averaged
-      to 16x16, of one of the two photographs that scikit-learn ships;
+    - blended: ``|photo - image|`` as in MNIST-M (Ganin et al., 2016), the photo being a random crop, 32x32 pixels
+      averaged to 16x16, of one of the two photographs that scikit-learn ships;
     - rotated: by 90 degrees, anticlockwise;
     - noisy: Gaussian noise of standard deviation 64 on every pixel and channel, cut to 0..255.
 

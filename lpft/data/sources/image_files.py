@@ -30,7 +30,8 @@ class Decoded(NamedTuple):
     """What came of some image files.
 
     Args:
-        images: uint8, ``(n, channels, size, size)``, of those that could be decoded.
+        images: uint8, ``(n, channels, size, size)``, of those that could be decoded; of feature arrays float32 rows,
+            ``(n, num_features)``.
         good: which ones could be, bool, one for each file.
         bad: path and reason of those that could not.
         notes: what should be known of those that could.

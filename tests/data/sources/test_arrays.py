@@ -264,7 +264,9 @@ def test_settings_that_cannot_be():
 
 
 NUM_CLASSES = {"teacher_student": 4, "pacs": 7, "cifar100_c": 100}
-NUM_CLASSES |= dict.fromkeys(["celeba", "celeba_3", "chexpert", "fairface", "pacs_spurious", "pneumonia_mnist"], 2)
+NUM_CLASSES |= dict.fromkeys(
+    ["celeba", "celeba_3", "chexpert", "fairface", "pacs_spurious", "pneumonia_mnist", "breast_cancer"], 2
+)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

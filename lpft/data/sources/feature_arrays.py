@@ -1,0 +1,351 @@
+"""Your own feature arrays: embeddings, or the tables of sites."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.messages import content_of, shortened
+from lpft.data.sources.base import OnBadImage, categories
+from lpft.data.sources.feature_checks import Checks, lacks_values
+from lpft.data.sources.feature_files import (
+    ENDINGS,
+    FeatureFile,
+    Features,
+    ending_of,
+    read_feature_file,
+    select,
+    words_of,
+)
+from lpft.data.sources.features import FeatureSource
+from lpft.data.sources.image_files import stamp
+from lpft.data.sources.names import checked_classes, in_order
+from lpft.data.sources.tables import split_words
+from lpft.storage.run import check_client_names
+
+log = logging.getLogger("lpft")
+
+SUSPICIOUS = (
+    "site", "domain", "client", "hospital", "center", "centre", "split", "fold", "unit", "patient", "patient_id",
+    "subject", "id", "index", "row", "group", "target", "class", "y",
+)  # fmt: skip
+"""Names of columns that are hardly features."""
+
+
+TAKEN = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
+"""Columns of the table of samples that attributes must not be called."""
+
+
+class Content(NamedTuple):
+    """What was read: the features of every file, their names, classes, and the table of samples."""
+
+    features: list[tuple[Path, Features]] | None
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+
+
+class FeatureArrays(FeatureSource):
+    """Rows of numbers from one file, or from a folder with one file for each site; a file is a domain, named after it.
+
+    Files are ``.csv`` (also ``.csv.gz`` and ``.tsv``), ``.parquet``, ``.npz`` or ``.npy``:
+
+    - A table has a column for every feature, or, in Parquet, one column of lists (embeddings).
+    - An ``.npz`` file has an array ``(n, d)`` and arrays ``(n,)``, which are its columns. ``feature_names`` ``(d,)``
+      names the features.
+    - An ``.npy`` file has the array ``(n, d)``; columns are other ``.npy`` files, such as ``label: labels.npy``, beside
+      it.
+
+    Nothing is unpickled. Values are kept in float32. Labels may be names or numbers: the classes are their different
+    values in all files, sorted, as numbers if all are.
+
+    Args:
+        path: the file or folder, relative to `root`.
+        root: folder that `path` starts from.
+        label: column with the class.
+        features: name of the array, or of the columns that are features, in this order; by default the only array or,
+            in tables, all columns that are not named otherwise.
+        domain: column with the site; by default the names of the files.
+        split: column with the part that a row belongs to: train, val or test, or 0, 1, 2; where it is empty, parts are
+            made.
+        unit: column with the person, device, ... that a row is of; none is ever in two parts.
+        group: column with the group whose accuracy is shown.
+        attributes: other columns that partitions use, such as `lpft.data.partition.ByColumn`.
+        ignore: other columns that are no features.
+        classes: names of the classes in the order of the model's outputs.
+        missing: what to do about rows in which a feature has no value: stop, leave them out, or take the mean of the
+            training data for it.
+        equal_rows: what to do about training rows that are equal to one of anyone's test or val part: leave them out as
+            copies, or keep them, where features have so few values that different samples can be equal.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        root: str = ".",
+        label: str = "label",
+        features: list[str] | str | None = None,
+        domain: str | None = None,
+        split: str | None = None,
+        unit: str | None = None,
+        group: str | None = None,
+        attributes: list[str] | None = None,
+        ignore: list[str] | None = None,
+        classes: list[str] | None = None,
+        missing: Literal["error", "leave_out", "mean"] = "error",
+        equal_rows: Literal["leave_out", "keep"] = "leave_out",
+    ) -> None:
+        self.path, self.root = path, Path(root).expanduser()
+        self.label, self.features, self.domain, self.split = label, features, domain, split
+        self.unit, self.group, self.missing, self.equal_rows = unit, group, missing, equal_rows
+        self.attributes, self.ignore, self.classes = list(attributes or []), list(ignore or []), classes
+        roles = [label, *filter(None, (domain, split, unit, group)), *self.ignore]
+        twice = sorted({name for name in roles if roles.count(name) > 1})
+        taken = [name for name in self.attributes if name in TAKEN]
+        if isinstance(features, list) and (label in features or len(set(features)) < len(features) or not features):
+            raise ValueError(f"`features: {features}` must name columns once each, and not the label {label!r}.")
+        if taken:
+            raise ValueError(f"`attributes` cannot have a column called {taken[0]!r}. HINT: rename it in the file.")
+        if twice:
+            raise ValueError(f"The column {twice[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once.")
+
+    @property
+    def equal_are_copies(self) -> bool:  # type: ignore[override]
+        """Whether equal rows are taken for copies."""
+        return self.equal_rows == "leave_out"
+
+    @property
+    def fills_missing(self) -> bool:  # type: ignore[override]
+        """Whether missing values become the mean of the training data."""
+        return self.missing == "mean"
+
+    @property
+    def feature_names(self) -> Sequence[str]:  # type: ignore[override]
+        """Names of the features; numbers of those that have none."""
+        return self._content.names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the classes, in the order of the labels."""
+        return self._content.classes
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Number of classes."""
+        return len(self.class_names)
+
+    def table(self) -> pd.DataFrame:
+        """Read all files."""
+        return self._content.table
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Take rows of each file that some positions are in."""
+        file_of, row_of = (self._content.table[column].to_numpy()[positions] for column in ("_file", "_row"))
+        read = self._features
+        parts = [read[number][1].values[row_of[file_of == number]] for number in np.unique(file_of)]
+        return np.concatenate([np.asarray(part, np.float32) for part in parts])
+
+    def check_samples(self) -> None:
+        """Look at all values.
+
+        Raises:
+            ValueError: if one is infinite or does not fit float32, or one is missing and must not be.
+        """
+        checks = Checks(permits_missing=self.missing != "error")
+        for path, features in self._features:
+            checks.look(features, path)
+        checks.finish(self._content.names)
+
+    def release(self) -> None:
+        """Free the rows; they are read again when they are needed."""
+        if "_content" in vars(self):
+            vars(self)["_content"] = self._content._replace(features=None)
+
+    @property
+    def _features(self) -> list[tuple[Path, Features]]:
+        if self._content.features is None:
+            del self._content  # it was released
+        return self._content.features or []
+
+    def settings(self) -> dict[str, object]:
+        """Return class and settings, and the names of the classes."""
+        return {**super().settings(), "classes": list(self.class_names)}
+
+    def stamp(self, on_missing: OnBadImage = "error") -> str:
+        """Hash names, sizes and times of the files."""
+        files = [path.relative_to(self.root) if path.is_relative_to(self.root) else path for path in self._stamped()]
+        return stamp(self.root, [path.as_posix() for path in files])
+
+    def _stamped(self) -> Iterator[Path]:
+        for path in self._files:
+            yield path
+            yield from (path.parent / name for name in self._roles if name.endswith(".npy"))
+
+    @property
+    def _roles(self) -> list[str]:
+        """The columns that are no features unless `features` names them."""
+        others = filter(None, (self.domain, self.split, self.unit, self.group))
+        return list(dict.fromkeys([self.label, *others, *self.attributes, *self.ignore]))
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        place = self.root / self.path
+        if not place.is_dir():
+            if not place.exists():
+                raise FileNotFoundError(
+                    f"`path: {self.path}` is not there: {place}; {place.parent} has: {content_of(place.parent)}."
+                    " HINT: it starts from `root`; set it with `--data.source.root`."
+                )
+            return [place]
+        inside = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+        files = [path for path in inside if path.is_file() and ending_of(path)]
+        if not files:
+            raise FileNotFoundError(
+                f"The folder {place} has: {content_of(place)}. Expected one file for each site, such as north.csv;"
+                f" files end in {', '.join(ENDINGS)}."
+            )
+        if len(files) < len(inside):
+            others = [path.name for path in inside if path not in files]
+            log.warning("%s: %d files or folders are left out: %s.", place, len(others), shortened(others))
+        check_client_names(map(site_of, files))
+        return files
+
+    @cached_property
+    def _content(self) -> Content:
+        files = [self._opened(path) for path in self._files]
+        selected = self._selected(files)
+        names = selected[0].names or tuple(map(str, range(selected[0].values.shape[1])))
+        tables = []
+        for number, (file, features) in enumerate(zip(files, selected, strict=True)):
+            table = self._columns(file).assign(_file=number, _row=np.arange(len(file)))
+            if self.missing == "leave_out":
+                lacking = lacks_values(features.values)
+                if lacking.any():
+                    log.warning("%s: %d of %d rows lack values and are left out.", file.path, lacking.sum(), len(table))
+                table = table[~lacking]
+            tables.append(table)
+        table = pd.concat(tables, ignore_index=True)
+        if not len(table):
+            raise ValueError(f"{self.root / self.path} has no rows, or none without missing values.")
+        self._warn_of_names(selected[0].names)
+        classes = self._classes(table["label"])
+        codes = {name: code for code, name in enumerate(classes)}
+        domains = list(dict.fromkeys(table["domain"]))
+        table["domain"] = categories(table["domain"], in_order(domains) if self.domain else domains)
+        check_client_names(table["domain"].cat.categories)
+        for name in [*(["group"] if self.group else []), *self.attributes]:
+            table[name] = categories(table[name], in_order(table[name].dropna()))
+        table["label"] = table["label"].map(codes).astype("int64")
+        of_files = [(file.path, features) for file, features in zip(files, selected, strict=True)]
+        return Content(of_files, names, classes, table)
+
+    def _opened(self, path: Path) -> FeatureFile:
+        """Read a file, and add the columns that are files of their own."""
+        file = read_feature_file(path, self._roles)
+        columns = file.columns
+        for name in (name for name in self._roles if name.endswith(".npy")):
+            if len(self._files) > 1:
+                raise ValueError(f"`{name}` is one file, but there are {len(self._files)}. HINT: use `.npz` files.")
+            column = read_feature_file(path.parent / name)
+            values = next(iter(column.arrays.values()))[:, 0] if column.arrays else column.columns.iloc[:, 0]
+            if len(values) != len(file):
+                raise ValueError(f"{column.path} has {len(values)} values for the {len(file)} rows of {path}.")
+            columns = columns.assign(**{name: np.asarray(values)})
+        file = FeatureFile(path, columns, file.arrays, file.names)
+        file.column(self.label)  # fails early
+        return file
+
+    def _selected(self, files: list[FeatureFile]) -> list[Features]:
+        """Take the features out of all files, in the order that the first has them."""
+        first = select(files[0], self.features, self._roles)
+        selected = [first]
+        for file in files[1:]:
+            found = select(file, self.features, self._roles)
+            if set(found.names) != set(first.names) or found.values.shape[1] != first.values.shape[1]:
+                differing = [*sorted(set(first.names) - set(found.names)), *sorted(set(found.names) - set(first.names))]
+                which = f"; only one of them has {shortened(differing, 8)}" if differing else ""
+                raise ValueError(
+                    f"{files[0].path} has {first.values.shape[1]} features and {file.path} has"
+                    f" {found.values.shape[1]}{which}. HINT: give all sites the same features, or name those"
+                    " that are in all by `features`."
+                )
+            if found.names != first.names:
+                order = [found.names.index(name) for name in first.names]
+                found = Features(found.values[:, order], first.names)
+            selected.append(found)
+        return selected
+
+    def _columns(self, file: FeatureFile) -> pd.DataFrame:
+        """Return label, domain and what else is known of the rows of a file."""
+        found: dict[str, Any] = {"label": words_of(file.column(self.label)), "domain": site_of(file.path)}
+        for role in ("domain", "unit", "group"):
+            if name := getattr(self, role):
+                found[role] = words_of(file.column(name))
+        if self.split:
+            words = words_of(file.column(self.split))
+            splits = split_words(words.dropna(), f"{file.path}, column {self.split!r}")
+            found["split"] = splits.reindex(words.index).fillna("")
+        for role in ("label", "domain", "unit"):
+            if isinstance(found.get(role), pd.Series) and (missing := int(found[role].isna().sum())):
+                first = int(np.flatnonzero(found[role].isna())[0])
+                raise ValueError(
+                    f"{file.path}: {missing} rows have no `{role}`, the first is row {first} (from 0)."
+                    " HINT: fill in or remove them."
+                )
+        found.update({name: words_of(file.column(name)) for name in self.attributes})
+        return pd.DataFrame(found, index=range(len(file)))
+
+    def _classes(self, labels: pd.Series) -> tuple[str, ...]:
+        """Return the names of the classes; raise ValueError if they cannot be classes."""
+        found = in_order(labels)
+        if all(re.fullmatch(r"-?\d+", name) for name in found):
+            found = tuple(sorted(found, key=int))
+        if self.classes is not None:
+            classes = checked_classes([str(name) for name in self.classes], "`classes`")
+            unknown = [name for name in found if name not in classes]
+            if unknown:
+                raise ValueError(
+                    f"`label: {self.label}` has the values {shortened(list(map(repr, unknown)))}, which are not in"
+                    f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove these rows."
+                )
+            return classes
+        if len(found) == 1 or len(found) > max(20, len(labels) // 2):
+            raise ValueError(
+                f"`label: {self.label}` has {len(found)} different values in {len(labels)} rows, such as"
+                f" {shortened(found, 3)}, which are no classes. HINT: name the column with the class by `label`."
+            )
+        spellings: dict[str, str] = {}
+        for name in found:
+            if spellings.setdefault(name.casefold(), name) != name:
+                raise ValueError(
+                    f"The classes {spellings[name.casefold()]!r} and {name!r} differ in case only. HINT: rename one, or"
+                    " list both in `classes`."
+                )
+        return found
+
+    def _warn_of_names(self, names: Sequence[str]) -> None:
+        hardly = [name for name in names if name.lower() in SUSPICIOUS and not self.features]
+        if hardly:
+            log.warning(
+                "The columns %s are taken for features. HINT: if they are none, name them as `domain`, `split`, `unit`,"
+                " `group`, in `attributes` or in `ignore`.", shortened(hardly),
+            )  # fmt: skip
+
+
+def site_of(path: Path) -> str:
+    """Return the name of a file without its ending.
+
+    >>> site_of(Path("sites/north.csv.gz"))
+    'north'
+    """
+    return path.name[: len(path.name) - len(ending_of(path))]

@@ -1,0 +1,301 @@
+"""Files of feature arrays: NumPy's, CSV and Parquet, read into columns and arrays. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import itertools
+import re
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.messages import shortened
+from lpft.storage.sniff import check_content
+
+ENDINGS = (".csv", ".csv.gz", ".tsv", ".npz", ".npy", ".parquet")
+"""What is read, by its ending in lower case."""
+
+ONE_ARRAY = "features"
+"""Name of the array in an ``.npy`` file."""
+
+NAMES = "feature_names"
+"""Array of an ``.npz`` file with the names of the features."""
+
+NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "-nan", "null", "NULL", "None", "?", ".")
+"""What CSV files have where a feature has no value."""
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What is in a file.
+
+    Args:
+        path: the file.
+        columns: one value for each row, by name.
+        arrays: numbers, ``(num_rows, d)``, by name.
+        names: of the d numbers of arrays, if the file has them as `NAMES`.
+    """
+
+    path: Path
+    columns: pd.DataFrame
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()))) if self.arrays else len(self.columns)
+
+    def column(self, name: str) -> pd.Series:
+        """Return a column; raise ValueError, with the names of all, if it is not there."""
+        if name not in self.columns:
+            listed = shortened(list(map(str, self.columns)), 30) or "none"
+            arrays = f" and the arrays {', '.join(self.arrays)}" if self.arrays else ""
+            raise ValueError(f"{self.path} has no column {name!r}, but {listed}{arrays}.")
+        return self.columns[name]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of numbers ``(num_rows, d)``, and their names; empty if the numbers of an array have none."""
+
+    values: np.ndarray
+    names: tuple[str, ...] = ()
+
+
+def ending_of(path: Path) -> str:
+    """Return a file's ending if it is one of those that are read, else nothing.
+
+    >>> ending_of(Path("North.CSV.gz")), ending_of(Path("north.xlsx"))
+    ('.csv.gz', '')
+    """
+    fitting = [ending for ending in ENDINGS if path.name.lower().endswith(ending)]
+    return max(fitting, key=len, default="")
+
+
+def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
+    """Read a file.
+
+    Args:
+        path: ``.csv``, ``.csv.gz``, ``.tsv``, ``.npz``, ``.npy`` or ``.parquet``.
+        words: columns whose values are names, so that ``NA`` or ``None`` in a CSV file are no missing values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else, is damaged, or needs a package that is not installed.
+    """
+    ending = ending_of(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}. HINT: relative paths start from `root`.")
+    if not ending:
+        raise ValueError(
+            f"{path} is no file of features by its ending. HINT: save them as {', '.join(ENDINGS)}; pickles and"
+            " files of torch.save are never read, for reading one can run any program."
+        )
+    check_content(path, text=ending in (".csv", ".csv.gz", ".tsv"))
+    with _readable(path):
+        if ending == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return _of_arrays(path, {name: file[name] for name in file.files})
+        if ending == ".npy":
+            return _of_arrays(path, {ONE_ARRAY: np.load(path, mmap_mode="r", allow_pickle=False)})
+        table = _read_parquet(path) if ending == ".parquet" else _read_csv(path, words)
+    if table.columns.duplicated().any():
+        raise ValueError(f"{path} has several columns {table.columns[table.columns.duplicated()][0]!r}.")
+    return _with_lists_as_arrays(path, table.rename(columns=str))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}). HINT: save it as CSV UTF-8.") from error
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        text = str(error)
+        if str(path) in text:
+            raise ValueError(text) from error
+        hint = ""
+        if any(words in text for words in ("allow_pickle", "Object arrays", "Python objects")):
+            hint = " HINT: it holds Python objects, which are never unpickled; save numbers with"
+            hint += " `array.astype('float32')` and names with `array.astype(str)`."
+        raise ValueError(f"{path} cannot be read: {text}.{hint}") from error
+
+
+def _of_arrays(path: Path, found: dict[str, np.ndarray]) -> FeatureFile:
+    columns: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, array in found.items():
+        if array.dtype.names:  # a structured array is a table
+            columns.update({key: np.asarray(array[key]) for key in array.dtype.names if array.ndim == 1})
+        elif array.ndim == 1:
+            columns[name] = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else np.asarray(array)
+        elif array.ndim == 2:
+            arrays[name] = array
+        elif array.ndim > 2:
+            raise ValueError(
+                f"{path}: {name} has the shape {array.shape}, expected (rows, features)."
+                " HINT: `array.reshape(len(array), -1)` makes rows; images are read by lpft.data.sources.Arrays."
+            )
+    names = tuple(map(str, columns.pop(NAMES).tolist())) if NAMES in columns else ()
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: {NAMES} has the same name twice.")
+    lengths = {name: len(array) for name, array in {**columns, **arrays}.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"{path}: the arrays have different numbers of rows ({listed}).")
+    if not lengths:
+        raise ValueError(f"{path} holds no array of one or two dimensions.")
+    return FeatureFile(path, pd.DataFrame(columns), arrays, names)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path).reset_index(drop=True)
+    except ImportError as error:
+        raise ValueError(f"{path} needs the package pyarrow. HINT: pip install 'lpft[parquet]'") from error
+
+
+def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
+    """Read a table whose first line has the names of the columns; commas, semicolons or tabs are between values."""
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as binary:
+        encoding = "utf-16" if binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with gzip.open(path, "rt", encoding=encoding) if packed else path.open(encoding=encoding) as file:
+        lines = list(itertools.islice((line for line in file if line.strip()), 2))
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    names = [name.strip() for name in header]
+    if len(lines) < 2:
+        raise ValueError(f"{path} has no rows.")
+    if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
+        raise ValueError(f"{path} starts with {shortened(names, 3)}. HINT: its first line must name the columns.")
+    repeated = sorted({name for name in names if names.count(name) > 1 and name})
+    if repeated:
+        raise ValueError(f"{path} has several columns {', '.join(map(repr, repeated))}.")
+    if len(first[0]) != len(names):
+        raise ValueError(
+            f"{path}: the first line names {len(names)} columns, but the next one has {len(first[0])} values."
+            " HINT: R writes names of rows without a name of their column; `write.csv(x, row.names = FALSE)` does not."
+        )
+    reader: Any = pd.read_csv  # its overloads do not take settings that are put together here
+    table: pd.DataFrame = reader(
+        path,
+        sep=delimiter,
+        encoding=encoding,
+        skipinitialspace=True,
+        low_memory=False,
+        dtype={name: str for name in header if name.strip() in words},
+        na_values={name: NOTHING for name in header if name.strip() not in words},
+        keep_default_na=False,
+    )
+    table.columns = pd.Index(names)
+    numbered = re.compile(r"|Unnamed: \d+")  # by `DataFrame.to_csv`: the numbers of rows have no name
+    return table.loc[:, [name for name in names if not numbered.fullmatch(name)]]
+
+
+def _with_lists_as_arrays(path: Path, table: pd.DataFrame) -> FeatureFile:
+    """Take columns of lists of numbers, as Parquet has embeddings, for arrays."""
+    arrays = {}
+    for name in table.columns:
+        column = table[name]
+        if len(column) and isinstance(column.iloc[0], np.ndarray | list | tuple):
+            lengths = {len(value) if isinstance(value, np.ndarray | list | tuple) else -1 for value in column}
+            if len(lengths) > 1:
+                raise ValueError(f"{path}: the lists in column {name!r} are of different lengths, or some are missing.")
+            arrays[name] = np.stack([np.asarray(value) for value in column])
+    return FeatureFile(path, table.drop(columns=list(arrays)), arrays)
+
+
+def select(file: FeatureFile, wanted: Sequence[str] | str | None, others: Collection[str]) -> Features:
+    """Take the features out of a file.
+
+    Args:
+        file: the file.
+        wanted: name of an array, or names of columns; None: the only array, or without arrays all columns.
+        others: columns that are no features if `wanted` does not name them.
+
+    Raises:
+        ValueError: if they are not there or are no numbers.
+    """
+    if isinstance(wanted, str) and wanted not in file.arrays:
+        wanted = [wanted]
+    if wanted is None and len(file.arrays) > 1:
+        raise ValueError(
+            f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: say which one by `features`, such as"
+            f" `features: {next(iter(file.arrays))}`."
+        )
+    if isinstance(wanted, str) or (wanted is None and file.arrays):
+        name = wanted if isinstance(wanted, str) else next(iter(file.arrays))
+        values = file.arrays[name]
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{file.path}: {name} is {values.dtype}, expected numbers.")
+        return Features(values, file.names if len(file.names) == values.shape[1] else ())
+    if wanted is not None and file.names and any(name not in file.columns for name in wanted):
+        return Features(select_named(file, wanted), tuple(wanted))
+    names = [str(name) for name in file.columns if name not in others] if wanted is None else list(wanted)
+    if not names:
+        raise ValueError(f"{file.path} has no features beside {', '.join(map(str, others))}.")
+    return Features(numbers_of([(name, file.column(name)) for name in names], file.path), tuple(map(str, names)))
+
+
+def select_named(file: FeatureFile, names: Sequence[str]) -> np.ndarray:
+    """Take certain features out of a file, such as those of a model; ``(num_rows, len(names))``.
+
+    Tables need columns of these names, beside any others; arrays need that many numbers, in the same order unless the
+    file names them.
+
+    Raises:
+        ValueError: if they are not there.
+    """
+    if all(name in file.columns for name in names):
+        return numbers_of([(name, file.columns[name]) for name in names], file.path)
+    for array in file.arrays.values():
+        if file.names and set(names) <= set(file.names) and array.shape[1] == len(file.names):
+            return array[:, [file.names.index(name) for name in names]]
+        if not file.names and array.shape[1] == len(names) and array.dtype.kind in "biuf":
+            return array
+    missing = [name for name in names if name not in (file.names or file.columns)]
+    found = shortened([*map(str, file.columns), *(f"{name} {array.shape}" for name, array in file.arrays.items())], 8)
+    raise ValueError(
+        f"{file.path} lacks {len(missing)} of the {len(names)} features, {shortened(missing)}; it has {found}."
+    )
+
+
+def numbers_of(columns: Sequence[tuple[str, pd.Series]], path: Path) -> np.ndarray:
+    """Return columns as float64, ``(n, d)``, NaN where a value is missing; raise ValueError if one has other values."""
+    values = np.empty((len(columns[0][1]), len(columns)))
+    for number, (name, column) in enumerate(columns):
+        numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_complex_dtype(column.dtype)
+        if not numeric and not column.isna().all():
+            example = column.dropna().iloc[0]
+            raise ValueError(
+                f"{path}: column {name!r} holds {example!r}, which is no number. HINT: name it as `label`, `domain`,"
+                " `split`, `unit`, `group`, in `attributes` or in `ignore`, or turn it into numbers; decimal commas"
+                " must be points."
+            )
+        values[:, number] = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+def words_of(column: pd.Series) -> pd.Series:
+    """Return the values of a column as text, whole numbers without a point, None where there is none.
+
+    >>> words_of(pd.Series([1.0, np.nan])).tolist(), words_of(pd.Series(["2.0", " a", ""])).tolist()
+    (['1', None], ['2', 'a', None])
+    """
+
+    def word(value: Any) -> str | None:
+        text = unicodedata.normalize("NFC", str(value).strip())
+        return re.sub(r"^([-+]?\d+)\.0*$", r"\1", text) or None
+
+    distinct = {value: word(value) for value in column.dropna().unique()}
+    return pd.Series([distinct.get(value) for value in column], index=column.index, dtype=object)

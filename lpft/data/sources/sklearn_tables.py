@@ -1,0 +1,61 @@
+"""Tables that come with scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lpft.data.sources.base import categories
+from lpft.data.sources.features import FeatureSource
+
+
+class SklearnTable(FeatureSource):
+    """One of the small tables that scikit-learn ships, no download; one domain, for a partition to deal out.
+
+    - breast_cancer: 569 tumours, malignant or benign, by 30 features of cell nuclei in an image (Street et al., 1993);
+    - digits: 1,797 handwritten digits by 64 block counts;
+    - iris: 150 flowers of 3 kinds by 4 lengths;
+    - wine: 178 wines of 3 growers by 13 chemical features.
+
+    Args:
+        name: which one.
+    """
+
+    def __init__(self, name: Literal["breast_cancer", "digits", "iris", "wine"]) -> None:
+        self.name = name
+
+    @cached_property
+    def _loaded(self) -> Any:
+        return getattr(importlib.import_module("sklearn.datasets"), f"load_{self.name}")()
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the features, those of scikit-learn."""
+        return tuple(map(str, self._loaded.feature_names))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the classes, those of scikit-learn."""
+        return tuple(map(str, self._loaded.target_names))
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Number of classes."""
+        return len(self.class_names)
+
+    def table(self) -> pd.DataFrame:
+        """Return the labels."""
+        domain = categories(["all"] * len(self._loaded.target), ["all"])
+        return pd.DataFrame({"label": self._loaded.target.astype(np.int64), "domain": domain})
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Return features."""
+        return np.asarray(self._loaded.data[positions], np.float32)
+
+    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
+        """Leave out the domain, of which there is one only."""
+        return ()
