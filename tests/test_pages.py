@@ -10,12 +10,13 @@ import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 from lpft.cli import main
@@ -70,9 +71,9 @@ def small() -> Iterator[None]:
     """Make every experiment small: the file `SMALL` comes after the files of a command line, one seed at its end."""
     opened = study.open_study
 
-    def open_small(command: str, args: list[str] | study.Config) -> study.Study:
+    def open_small(command: str, args: list[str] | study.Config, given: Sequence[Logger] = ()) -> study.Study:
         if isinstance(args, dict):
-            return opened(command, {**study._merged(args, yaml.safe_load(SMALL.read_text())), "seeds": [0]})
+            return opened(command, {**study._merged(args, yaml.safe_load(SMALL.read_text())), "seeds": [0]}, given)
         files = [i + 1 for i, word in enumerate(args) if args[i - 1] == "-c" or word.startswith("--config=")]
         return opened(command, [*args[: files[-1]], f"--config={SMALL}", *args[files[-1] :], "--seeds=[0]"])
 

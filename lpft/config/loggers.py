@@ -220,10 +220,19 @@ def _of_experiment(word: str) -> str:
 
 
 def sorted_out(loggers: Any) -> tuple[list[Any], list[Logger]]:
-    """Return the configurations and files among loggers, or of a single one, and the objects among them."""
+    """Return the configurations and files among loggers, or of a single one, and the objects among them.
+
+    The file of an experiment stands for its loggers.
+    """
     listed = list(loggers) if isinstance(loggers, list | tuple) else [] if loggers is None else [loggers]
-    given = [logger for logger in listed if isinstance(logger, Logger)]
-    return [str(item) if isinstance(item, Path) else item for item in listed if not isinstance(item, Logger)], given
+    configured: list[Any] = []
+    for item in listed:
+        if isinstance(item, str | Path):
+            of_experiment = _of_experiment(str(item))
+            configured += json.loads(of_experiment) if of_experiment != str(item) else [of_experiment]
+        elif not isinstance(item, Logger):
+            configured.append(item)
+    return configured, [logger for logger in listed if isinstance(logger, Logger)]
 
 
 def _public(config: Any) -> Any:

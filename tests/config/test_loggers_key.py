@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lpft.config.files import ConfigError
-from lpft.config.loggers import ConfiguredLogger, logger_writers, read_loggers
+from lpft.config.loggers import ConfiguredLogger, logger_writers, read_loggers, sorted_out
 from tests.commands import toy
 
 RECORDER = "tests.recording.Recorder"
@@ -56,6 +56,7 @@ def test_files_words_and_experiments_say_the_same(tmp_path: Path) -> None:
     assert read_loggers(["a", f"--loggers={tmp_path / 'csv.yaml'}"])[1] == expected
     assert read_loggers(["--loggers", str(tmp_path / "experiment.yaml"), "a"])[1] == expected
     assert read_loggers(["a", "--loggers", str(tmp_path / "experiments.yaml")])[1] == expected * 2
+    assert sorted_out(str(tmp_path / "experiments.yaml")) == sorted_out([tmp_path / "csv.yaml", single])
     words = ["a", "--loggers+=CSVLogger", "--loggers.save_dir=logs", "--loggers+", str(tmp_path / "csv.yaml")]
     assert read_loggers(words)[1] == expected * 2
 
