@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 
 from lpft.evaluation.certainty import Estimate
-from lpft.reporting.analysis import Analysis, analyze_results
-from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.analysis import Analysis, analyze_results, analyze_sweep
+from lpft.reporting.experiment import Experiment, section, word
 from lpft.reporting.ladder import ladder
 from lpft.storage.run import Run
 
@@ -79,6 +79,34 @@ def describe(run: Run) -> str:
     return "\n\n".join([*parts, *([tuned] if tuned else [])])
 
 
+def describe_sweep(run: Run) -> str:
+    """Return the section of a sweep: at every point, what LP-FT and FT do."""
+    points, rows = analyze_sweep(run).points, []
+    for analysis in points:
+        comparisons = analysis.certainty.comparisons
+        local, everywhere = (comparisons["lpft", "ft", metric] for metric in ("local", "global_all"))
+        found = [cell(one.estimate, one.verdict) for one in (local, everywhere)]
+        at_equal = analysis.tradeoff.comparisons["lpft", "ft"]
+        found.append(cell(at_equal.estimate, at_equal.verdict) if at_equal.matched.overlaps else "")
+        summary = analysis.frames.summary.set_index(["method", "metric"])["mean"]
+        values = ", ".join(word(value) for value in analysis.experiment.values.values())
+        rows.append([values, f"{summary['none', 'local']:.1f}", *found])
+    first = points[0]
+    summary = first.frames.summary.set_index(["method", "metric"])["mean"]
+    levels = [
+        f"`{method}` {summary[method, 'local']:.1f} / {summary[method, 'global_all']:.1f}"
+        for method in first.experiment.complete_methods
+    ]
+    header = ["", "Local, `none`", "Local, LP-FT minus FT", "Global, LP-FT minus FT", "Global at equal Local"]
+    parts = [
+        f"## {run.root.name}",
+        f"{len(first.experiment.client_names)} clients, {len(first.experiment.seeds)} seeds.",
+        table(header, rows),
+        f"Local / Global in the first row: {', '.join(levels)}.",
+    ]
+    return "\n\n".join(parts)
+
+
 def title(experiment: Experiment) -> str:
     """Return the experiment's name, and the seeds that tuning looked at, which are not among those of the results."""
     name, tuned = str(experiment.config["name"]), section(experiment.config, "provenance", "tuned")
@@ -103,4 +131,5 @@ def tuned_line(analysis: Analysis) -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join(describe(Run(folder)) for folder in sys.argv[1:]))
+    runs = [Run(folder) for folder in sys.argv[1:]]
+    print("\n\n".join(describe_sweep(run) if run.points() else describe(run) for run in runs))

@@ -123,7 +123,8 @@ def main() -> int:
             if names and name not in names:
                 continue
             run = root / "runs" / name
-            subprocess.run([sys.executable, "-m", "lpft", "run", *words, "--out", str(run)], check=True)
+            words = [*words, "--evaluation.curve", "9", "--out", str(run)]
+            subprocess.run([sys.executable, "-m", "lpft", "run", *words], check=True)
             found = {"environment": environment(), "files": record_run(run)}
             path = HERE / f"{name}.json"
             if write:
