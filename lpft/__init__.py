@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lpft.results import Results
 
-try:
-    __version__ = version("lpft")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "unknown"
+__version__ = "0.1.0"
 __all__ = ["__version__", "federate", "load", "personalize", "report", "run", "tune"]
 
 

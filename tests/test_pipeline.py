@@ -146,6 +146,7 @@ def test_any_number_of_processes_gives_the_same_files(finished: Run, devices: in
     assert outcome(toy("run", out, "--trainer.devices", devices)) == outcome(finished)
 
 
+@pytest.mark.processes
 def test_dropout_is_the_same_in_any_process_and_after_a_restart(out: Path, tmp_path: Path) -> None:
     words = ("--network.dropout", 0.3, "--only", "ft,lpft")
     whole, apart = (toy("federate", folder, *words) for folder in (out, tmp_path / "apart"))
@@ -195,6 +196,7 @@ def test_the_resolved_configuration_makes_the_same_run(finished: Run, out: Path)
     assert outcome(Run(out)) == outcome(finished)
 
 
+@pytest.mark.processes
 def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--seeds", "[0]", "--only", "ft")
     toy("run", out, *words)
@@ -335,6 +337,7 @@ def test_the_name_of_a_job_is_short() -> None:
     assert str(Job(0, "ft", (3,), ("c3",))) == "seed 0, ft, clients c3"
 
 
+@pytest.mark.processes
 def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("run", out, "--federation.optimizer.lr", 1e38, "--trainer.devices", 2, code=1)
     error = capsys.readouterr().err
@@ -406,6 +409,7 @@ def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out
     assert network_settings(out.parent / "b" / "w.pth") != first
 
 
+@pytest.mark.processes
 def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
     finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

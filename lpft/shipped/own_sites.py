@@ -20,6 +20,7 @@ from lpft.data.sources.array_files import ArrayDomain
 from lpft.data.sources.arrays import Arrays
 from lpft.data.sources.base import FileSource, Source
 from lpft.data.sources.domains import Domains, Lists
+from lpft.data.sources.feature_files import ENDINGS
 from lpft.data.sources.foreign import foreign_in
 from lpft.data.sources.image_files import reason
 from lpft.data.sources.names import composed
@@ -222,6 +223,13 @@ def _arrays(folder: Path, inside: Listing) -> Located:
     if of_others := foreign_in(folder):
         raise ValueError(of_others)
     files = [name for name in inside.others if name.endswith(".npz")]
+    tables = [name for name in inside.others if name.endswith(ENDINGS) and name not in files]
+    if tables:
+        raise ValueError(
+            f"{folder} holds tables, {shortened(tables)}, and no images. HINT: for rows of features take `lpft init"
+            " breast_cancer`, and in its section `data` the source lpft.data.sources.FeatureArrays with"
+            f" `path: {folder}` and `label: COLUMN`."
+        )
     if not files:
         raise wrong(folder, inside, "show the folder that holds one folder for each site")
     domains = {name.removesuffix(".npz"): {"path": name, **_array_names(folder / name)} for name in files}

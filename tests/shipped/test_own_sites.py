@@ -153,9 +153,15 @@ def other_arrays(root: Path) -> None:
     np.savez(root / "a.npz", foo=np.zeros(3))
 
 
+def tables(root: Path) -> None:
+    root.mkdir()
+    (root / "north.csv").write_text("age,ill\n1,yes\n")
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
+        (tables, ["north.csv", "FeatureArrays"]),
         (empty, ["found nothing", "Expected ROOT/SITE/CLASS/IMAGE"]),
         (only_images, ["found 2 images", "Expected ROOT/SITE/CLASS/IMAGE"]),
         (one_class, ["'cat'", "Expected"]),
