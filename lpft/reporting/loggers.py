@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import filelock
 
 from lpft.reporting.logs import Log, Picture, Scalars, by_step
+from lpft.runtime.launched import launched_rank
 from lpft.storage.atomic import write_atomically
 
 log = logging.getLogger("lpft")
@@ -140,7 +141,7 @@ class LoggerWriter:
     def write(self, log: Log) -> None:
         """Add what is new and settled of a part: at once, or later where the logger is slow."""
         elsewhere = self.source.shared and os.getpid() != self._pid  # that process would not see it
-        if log.settled and not self.failed and not elsewhere and _is_first_rank():
+        if log.settled and not self.failed and not elsewhere and launched_rank() == 0:
             self._waiting[log.folder] = log
             if time.monotonic() >= self._next:
                 self._flush()
@@ -163,7 +164,7 @@ class LoggerWriter:
         if self.failed:
             return
         try:
-            with _quiet():
+            with _quiet(), _as_first_rank():
                 action()
         except Exception as error:
             self.failed, self._opened = True, None
@@ -287,11 +288,17 @@ def shortened(text: str, most: int = 300) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
-def _is_first_rank() -> bool:
-    """Return whether this is the first, or the only, process of those that train a global model together."""
+@contextlib.contextmanager
+def _as_first_rank() -> Iterator[None]:
+    """Let Lightning's loggers write, which do nothing where the environment once said that this is another rank."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    known: Any = rank_zero_only
+    rank, known.rank = getattr(known, "rank", 0), 0
+    try:
+        yield
+    finally:
+        known.rank = rank
 
 
 @contextlib.contextmanager

@@ -47,6 +47,13 @@ def launched_here() -> int | None:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if launched_by_torchrun() else None
 
 
+def launched_rank() -> int:
+    """Return which of the processes that srun or torchrun have started this one is; 0 if they have not."""
+    if slurm.num_tasks() > 1:
+        return slurm.number("SLURM_PROCID") or 0
+    return int(os.environ["RANK"]) if launched_by_torchrun() else 0
+
+
 @contextmanager
 def without_foreign_ranks() -> Iterator[None]:
     """Hide what the environment says about ranks, unless srun or torchrun has made them; restore it afterwards.

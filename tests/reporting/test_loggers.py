@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from fabricate import make_run
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lpft.config.loggers import ConfiguredLogger
 from lpft.reporting.live import LiveLogs
 from lpft.reporting.loggers import LoggerWriter, log_picture
 from lpft.reporting.logs import Log, Picture
 from lpft.reporting.results import read_history
+from lpft.runtime.launched import TORCHRUN
 from lpft.storage.run import Run
 from tests.recording import calls, points
 
@@ -47,6 +49,23 @@ def test_rounds_come_once_and_a_later_process_goes_on_in_the_same_run(run: Run, 
     assert rounds_logged(path) == [1, 2, 3, 4, 5, 6]
     assert points(path)
     assert [path.name for path in path.parent.glob("*.jsonl")] == ["global.jsonl"]
+
+
+def test_the_first_rank_writes_and_it_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are those that torchrun has made; what Lightning once read from the environment does not count."""
+    csv = ConfiguredLogger(
+        {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    )
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    for rank in ("1", "0"):
+        for name in TORCHRUN:
+            monkeypatch.setenv(name, rank)
+        logs = LiveLogs(run, [writer(tmp_path), LoggerWriter(csv)])
+        logs.round(0, read_history(run.global_file(0, "history.csv")))
+        logs.close()
+        assert (tmp_path / "run" / "seed_0" / "global.jsonl").exists() == (rank == "0")
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+    assert rank_zero_only.rank == 3
 
 
 def test_a_method_is_logged_when_its_last_client_is_done(run: Run, tmp_path: Path) -> None:
