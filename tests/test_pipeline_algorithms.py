@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 import lpft as api
+from lpft.config.study import open_study
 from lpft.models.weights import load_model
 from lpft.reporting.analysis import analyze
 from lpft.storage.run import Run
-from tests.commands import lpft, outcome, save_methods, table, toy
+from tests.commands import TOY, lpft, outcome, save_methods, table, toy
 from tests.toy import same_bits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -55,6 +56,17 @@ def test_rows_are_what_clients_have_trained_for_themselves(finished: Run) -> Non
             expected = {name: shared[name] if place is None or name not in own else own[name][place] for name in shared}
             assert same_bits(model, expected)
         assert len(own[entry]) == 4
+
+
+def test_rows_cost_the_rounds_in_which_a_client_takes_part(config: Path, tmp_path: Path) -> None:
+    """Two of five clients in each of ten rounds: four passes over everybody's data, whoever says that there are ten."""
+    words = ["-c", str(TOY), "-c", str(config), "--federation.participation", "0.4", "--out", str(tmp_path)]
+    by_experiment, own = (
+        open_study("plan", [*words, *more]).experiments[0]
+        for more in (["--federation.rounds", "10"], ["--methods.fedbn.epochs", "10"])
+    )
+    for experiment in (by_experiment, own):
+        assert experiment.reference_training(experiment.references["fedbn"]).epochs == 4
 
 
 def test_rows_fill_the_same_matrix_and_are_marked(finished: Run) -> None:

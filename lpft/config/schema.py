@@ -146,11 +146,13 @@ class Experiment:
         return {name: method for name, method in self.methods.items() if isinstance(method, Reference)}
 
     def reference_rounds(self, reference: Reference) -> tuple[int, int]:
-        """Return rounds and local epochs of federated training with one client that has everything."""
-        if reference.epochs is not None:
-            return reference.epochs, 1
+        """Return in how many rounds each client, or one that has everything, takes part, and the local epochs."""
         num_clients = sum(len(client.train) > 0 for client in self.data.participants().clients)
-        return self.federation.full_rounds(num_clients), self.federation.local_epochs
+        if reference.epochs is None:
+            return self.federation.full_rounds(num_clients), self.federation.local_epochs
+        if isinstance(reference, InProcess):
+            return self.federation.full_rounds(num_clients, reference.epochs), 1
+        return reference.epochs, 1
 
     def reference_training(self, reference: Reference) -> Personalization:
         """Return the settings that the clients of a reference are trained with: those of federated training."""

@@ -88,13 +88,14 @@ class Federation:
         self.init_map = init_map
         self.init_head = init_head
 
-    def full_rounds(self, num_clients: int) -> int:
+    def full_rounds(self, num_clients: int, rounds: int | None = None) -> int:
         """Return how many rounds in which all clients take part make as many passes over a client's data.
 
         Args:
             num_clients: number of clients that have training samples.
+            rounds: of federated training, if there are not `rounds` of them.
         """
-        return ceil(self.rounds * cohort_size(num_clients, self.participation) / num_clients)
+        return ceil((rounds or self.rounds) * cohort_size(num_clients, self.participation) / num_clients)
 
     def read_init(self, net: BodyHeadNet) -> State:
         """Return the state that `init` gives the network: all of it, but for a head that is to be new.
