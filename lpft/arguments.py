@@ -67,7 +67,7 @@ def predict(parser: ArgumentParser) -> None:
     """Classes and probabilities of images or rows of features, by an exported model."""
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
-    add("inputs", nargs="+", metavar="IMAGES", help="image files, or files of features (.csv, .npz, ...), or folders")
+    add("inputs", nargs="+", metavar="FILES", help="image files, or files of features (.csv, .npz, ...), or folders")
     add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
     add("--batch-size", type=int, default=64)
     add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")

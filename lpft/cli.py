@@ -33,7 +33,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
   lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
   lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
-  lpft predict     MODEL IMAGES..  classes and probabilities of images (or feature files), by an exported model
+  lpft predict     MODEL FILES..  classes and probabilities of images (or feature files), by an exported model
   lpft theory                  FT against LP-FT in a linear model, in closed form
   lpft completion  SHELL       a script that completes commands, options and values in bash or zsh
 

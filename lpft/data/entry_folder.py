@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import filelock
+
+from lpft.storage.lock import acquire
 
 log = logging.getLogger("lpft")
 
@@ -58,18 +59,12 @@ def partial_folder(entry: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pa
 
 def _locked(entry: Path) -> filelock.BaseFileLock | None:
     """Lock an entry, waiting for a process that builds it; None where there are no locks."""
-    lock = filelock.FileLock(entry.parent / f".{entry.name}.lock")
+    path = entry.parent / f".{entry.name}.lock"
     try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            log.warning("Another process is preparing %s: waiting for it.", entry.name)
-            lock.acquire()
-    except (NotImplementedError, OSError):
-        if not os.access(entry.parent, os.W_OK):
-            raise
-        return None
-    return lock
+        return acquire(path, timeout=0)
+    except filelock.Timeout:
+        log.warning("Another process is preparing %s: waiting for it.", entry.name)
+        return acquire(path)
 
 
 def _temporary(entry: Path) -> Path:

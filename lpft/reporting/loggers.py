@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import filelock
-
 from lpft.reporting.logs import Log, Picture, Scalars, by_step
 from lpft.runtime.launched import launched_rank
 from lpft.storage.atomic import write_atomically
+from lpft.storage.lock import acquire
 
 log = logging.getLogger("lpft")
 
@@ -319,11 +318,12 @@ def _quiet() -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time log a part: the last two shards of a method may both find it complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".loggers.lock", timeout=WAIT)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(NotImplementedError):  # file systems without locks
-            stack.enter_context(lock)
+    lock = acquire(folder / ".loggers.lock", WAIT)
+    try:
         yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _read_records(folder: Path) -> dict[str, Any]:

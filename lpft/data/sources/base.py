@@ -78,9 +78,12 @@ class Source(ABC):
         """The table, which is read once."""
         return self.table()
 
-    @abstractmethod
     def images(self, positions: np.ndarray) -> Images:
-        """Return the images of some rows, given in ascending order, of any size."""
+        """Return the images of some rows, given in ascending order, of any size.
+
+        Every source has these, but for one that overrides `read`, as sources of image files and of features do.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither `images` nor `read`.")
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Return the images of some rows, uint8, ``(n, channels, size, size)``; see `images`."""
@@ -169,10 +172,6 @@ class FileSource(Source):
     def folder(self) -> Path:
         """The folder that the paths of image files start from."""
         return self.root
-
-    def images(self, positions: np.ndarray) -> Images:
-        """Not used: files are decoded and resized in one step."""
-        raise NotImplementedError
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Decode files."""

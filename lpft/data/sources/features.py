@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lpft.data.sources.base import Images, Source
+from lpft.data.sources.base import Source
 from lpft.data.sources.image_files import Decoded
 from lpft.data.sources.pixels import PixelSettings
 
@@ -31,10 +31,6 @@ class FeatureSource(Source):
     @abstractmethod
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Return the features of some rows of the table, given in ascending order: float32, ``(n, num_features)``."""
-
-    def images(self, positions: np.ndarray) -> Images:
-        """Not used: there are no images."""
-        raise NotImplementedError
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
         """Return the features of some rows; see `rows`."""
