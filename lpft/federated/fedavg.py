@@ -238,8 +238,11 @@ class ValidationTest:
         self.names = [with_val[number].name for number in drawn.tolist()]
         self.sizes = torch.tensor([len(val) for val in sets], dtype=torch.float64)
         owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
-        pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []
-        self.pieces = pieces[fabric.global_rank :: fabric.world_size]
+        places = list(chunks(torch.arange(len(owner))))[fabric.global_rank :: fabric.world_size]
+        own = torch.cat([owner[:0], *places])
+        index = torch.cat([owner[:0], *sets])[own]
+        self.pieces = [piece for piece in chunks(index) if len(piece)]
+        self._owner, self._labels = owner[own].to(fabric.device), samples.labels(index)
         self._images: dict[int, Tensor] = {}
         self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
@@ -261,16 +264,14 @@ class ValidationTest:
         """Return how many images of every set a state is right about, ``(len(sizes),)``; this rank's part alone."""
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
-        for number, (index, owner) in enumerate(self.pieces):
-            logits = self.net(self._normalized(number))
-            hits = logits.argmax(-1) == self.samples.labels(index)
-            correct.index_add_(0, owner.to(self.fabric.device), hits.double())
-        return correct
+        predicted = [self.net(self._normalized(number)).argmax(-1) for number in range(len(self.pieces))]
+        hits = torch.cat([self._labels[:0], *predicted]) == self._labels
+        return correct.index_add_(0, self._owner, hits.double())
 
     def _normalized(self, number: int) -> Tensor:
         images = self._images.get(number)
         if images is None:
-            images = self.samples.images(self.pieces[number][0], self.net.head.weight.dtype)
+            images = self.samples.images(self.pieces[number], self.net.head.weight.dtype)
             if self._keeps:
                 self._images[number] = images
         return images
