@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lpft.paper.evidence import first_pair, gap_of, mean_by_method
+from lpft.paper.evidence import compare_by, first_pair, gap_of, is_better, mean_by_method
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, probes_first, section
 from lpft.reporting.judging import Outcome, Verdict
@@ -31,6 +31,8 @@ METRICS = {
     "average3": "Average",
 }
 """The paper's name of every metric, by the column of results.csv that follows the paper's numbers."""
+GAINS = ("global_all", "average3")
+"""The metrics in which LP-FT is compared with FT."""
 
 
 def table2(points: Sequence[Analysis]) -> Verdict:
@@ -42,10 +44,16 @@ def table2(points: Sequence[Analysis]) -> Verdict:
         Chen et al., arXiv:2511.12695, Table 2: mean and standard deviation over three runs.
     """
     rows = [_compare(point) for point in points]
+    for metric in GAINS:
+        pairs = {number: (row["method"], row["baseline"]) for number, row in enumerate(rows) if row["method"]}
+        gaps = {number: gap_of(points[number], *pair, metric) for number, pair in pairs.items()}
+        for number, found in compare_by(gaps, metric, points).items():
+            gain = {"metric": METRICS[metric], "here": found, "paper": _gain_there(rows[number], metric)}
+            rows[number]["gains"].append(gain)
     outcome: Outcome = "unclear" if any(row["methods"] for row in rows) else "not judged"
-    gains = [gain["here"].sign for row in rows for gain in row["gains"]]
+    gains = [is_better(gain["here"]) for row in rows for gain in row["gains"]]
     if gains:
-        outcome = "held" if min(gains) > 0 else "not held" if max(gains) < 0 else "unclear"
+        outcome = "held" if all(gains) else "unclear" if True in gains or None in gains else "not held"
     return Verdict(outcome, {}, rows, Path(__file__).parent / "templates" / "table2.txt")
 
 
@@ -57,6 +65,7 @@ def _compare(point: Analysis) -> dict[str, Any]:
         "dataset": dataset,
         "problem": "",
         "gains": [],
+        "method": "",
         "methods": {},
     }
     if dataset is None:
@@ -76,11 +85,13 @@ def _compare(point: Analysis) -> dict[str, Any]:
     method, baseline = first_pair(point)
     if methods.get(method) == "LP-FT" and methods.get(baseline) == "FT":
         row |= {"method": method, "baseline": baseline}
-        for metric in ("global_all", "average3"):
-            paper, of_ft = (published()[dataset, title, METRICS[metric]] for title in ("LP-FT", "FT"))
-            gain = gap_of(point, method, baseline, metric)
-            row["gains"].append({"metric": METRICS[metric], "here": gain, "paper": paper - of_ft})
     return row
+
+
+def _gain_there(row: Mapping[str, Any], metric: str) -> float:
+    """Return LP-FT minus FT in the paper."""
+    of_lpft, of_ft = (published()[row["dataset"], title, METRICS[metric]] for title in ("LP-FT", "FT"))
+    return of_lpft - of_ft
 
 
 def paper_methods(point: Analysis) -> dict[str, str]:

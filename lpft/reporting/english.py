@@ -18,7 +18,7 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, section
-from lpft.reporting.intervals import Certainty
+from lpft.reporting.intervals import Certainty, comparison_text, estimate_text
 from lpft.reporting.tradeoff import Tradeoff
 
 SHOWN_NAMES = 5
@@ -49,7 +49,8 @@ def environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters |= {"f": format, "spread": format, "n": _count, "count": _count, "plain": plain, "points": points}
+    found.filters |= {"f": format, "n": _count, "count": _count, "plain": plain, "points": points}
+    found.filters |= {"estimate": estimate_text, "comparison": comparison_text}
     return found
 
 

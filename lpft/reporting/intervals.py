@@ -7,10 +7,10 @@ text of their output.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pandas import DataFrame
@@ -37,6 +37,7 @@ AVERAGED = ("local", "global_all", "worst")
 OF_GLOBAL_MODEL = ("local", "global_all", "global_others", "worst", "cstd")
 """The clients' metrics that are known of a global model without a row."""
 
+Key = TypeVar("Key", bound=Hashable)
 ByMetric = Mapping[str, DataFrame]
 """Values of a method by metric: one row per seed, one column per client."""
 
@@ -124,16 +125,10 @@ class Certainty:
         comparisons = {}
         for reference in self.references:
             for metric in self.metrics:
-                gaps = {}
-                for method in self.experiment.complete_methods:
-                    gap = estimate(self.gaps(method, reference, metric.name))
-                    if method != reference and gap.num_seeds:
-                        gaps[method] = gap
-                adjusted = holm([gap.p for gap in gaps.values()])
-                region = self.equivalence if metric.unit == "%" else 0.0
-                for (method, gap), p in zip(gaps.items(), adjusted, strict=True):
-                    word = verdict(gap, p, metric.better, region)
-                    comparisons[method, reference, metric.name] = Comparison(gap, p, word)
+                methods = [method for method in self.experiment.complete_methods if method != reference]
+                gaps = {method: self.gaps(method, reference, metric.name) for method in methods}
+                for method, found in compare(gaps, metric, self.equivalence).items():
+                    comparisons[method, reference, metric.name] = found
         return comparisons
 
     @cached_property
@@ -211,6 +206,25 @@ class Certainty:
         return {method: by_metric(rows) for method, rows in of_methods.items() if rows}
 
 
+def compare(gaps: Mapping[Key, DataFrame], metric: Metric, equivalence: float) -> dict[Key, Comparison]:
+    """Judge paired differences, with p-values that are adjusted for their number.
+
+    Args:
+        gaps: a family of differences; each has one row per seed and one column per client. Those without values are
+            left out.
+        metric: that they are differences of.
+        equivalence: half width of the region of practical equivalence, percentage points; metrics in other units have
+            none.
+    """
+    estimates = {key: found for key, gap in gaps.items() if (found := estimate(gap)).num_seeds}
+    adjusted = holm([found.p for found in estimates.values()])
+    region = equivalence if metric.unit == "%" else 0.0
+    return {
+        key: Comparison(found, p, verdict(found, p, metric.better, region))
+        for (key, found), p in zip(estimates.items(), adjusted, strict=True)
+    }
+
+
 def client_name(metric: str) -> str:
     """Return the name of the clients' metric whose mean a metric of a method is."""
     return CLIENT_NAMES.get(metric, metric)
@@ -275,3 +289,15 @@ def estimate_text(found: Estimate, form: str = ".1f") -> str:
         return "-"
     mean = format(found.mean, form)
     return mean if math.isnan(found.margin) else f"{mean} ± {format(found.margin, form.removeprefix('+'))}"
+
+
+def comparison_text(found: Comparison, form: str = "+.1f") -> str:
+    """Write a difference with its 95% interval and its verdict.
+
+    >>> one = Estimate(mean=2.1, std_error=0.6, df=12, num_seeds=3, num_clients=10)
+    >>> comparison_text(Comparison(one, p_holm=0.004, verdict="better"))
+    '+2.1 (+0.8 to +3.4, better)'
+    """
+    one = found.estimate
+    ends = "no interval" if math.isnan(one.margin) else f"{one.low:{form}} to {one.high:{form}}"
+    return f"{one.mean:{form}} ({ends}, {found.verdict}{'; one seed' if one.clients_only else ''})"

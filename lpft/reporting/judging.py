@@ -83,13 +83,6 @@ class Spread:
         mean = math.fsum(numbers) / len(numbers)
         return cls(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers)), len(numbers))
 
-    @property
-    def sign(self) -> int:
-        """1 or -1 if the mean is more than one standard deviation from zero, else 0, as for a single seed."""
-        if self.n < 2 or abs(self.mean) <= self.std:
-            return 0
-        return 1 if self.mean > 0 else -1
-
     def __format__(self, form: str) -> str:
         """Format mean and standard deviation; a sign in the format concerns the mean only."""
         if not self.n:

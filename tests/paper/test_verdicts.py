@@ -1,16 +1,27 @@
-"""Verdicts on made-up results, by numbers worked out by hand (see `make_point`: Global and Average are the same)."""
+"""Verdicts on made-up results, by numbers worked out by hand (see `make_point`: Global and Average are the same).
+
+Clients are alike there, so a mean of S seeds has their standard deviation (ddof 1) / sqrt(S) as its standard error, and
+S - 1 degrees of freedom: t(0.975) is 12.7 with two seeds, 4.30 with three, 3.18 with four.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pandas import DataFrame
+from scipy import stats
 
+from lpft.evaluation.certainty import Estimate
+from lpft.paper.evidence import correlations
 from lpft.paper.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import Spread, Verdict, to_lines
+from lpft.reporting.intervals import Comparison
+from lpft.reporting.judging import Verdict, to_lines
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 from tests.reporting.fabricate import make_point
@@ -21,8 +32,10 @@ FT = {"class_path": "lpft.methods.ft.FT"}
 LPFT = {"class_path": "lpft.methods.lpft.LPFT", "init_args": {"lp_epochs": 5}}
 
 
-def spread(value: Spread) -> tuple[float, float]:
-    return pytest.approx(value.mean), pytest.approx(value.std)  # type: ignore[return-value]
+def ends(found: Estimate | Comparison) -> tuple[float, float]:
+    """Return mean and standard error; with clients that are alike, the standard error is that of the seeds alone."""
+    one = found.estimate if isinstance(found, Comparison) else found
+    return pytest.approx(one.mean), pytest.approx(one.std_error)  # type: ignore[return-value]
 
 
 def told(verdict: Verdict) -> str:
@@ -43,17 +56,30 @@ def lp_epochs(averages: dict[int | None, Sequence[float]]) -> Analysis:
 
 
 def test_layers_are_compared_seed_by_seed() -> None:
-    """LP-FT minus FT: first -0.1 in both seeds; second +0.2 and -0.1, within its spread; third +0.1."""
+    """LP-FT minus FT: first -0.1 in both seeds; second +0.2 and -0.1, undecided; third +0.1."""
     ft = [{"first": 0.2, "second": 0.4, "third": 0.8}, {"first": 0.3, "second": 0.5, "third": 0.9}]
     lpft = [{"first": 0.1, "second": 0.6, "third": 0.9}, {"first": 0.2, "second": 0.4, "third": 1.0}]
     accuracies = {name: [(50.0, 50.0)] * 2 for name in ("lp", "ft", "lpft")}
     verdict = depth([make_point(accuracies, depths={"ft": ft, "lpft": lpft})])
     (row,) = verdict.rows
-    assert (verdict.outcome, row["layers"], row["less"], row["more"]) == ("unclear", 3, ["first"], ["third"])
+    assert (verdict.outcome, row["less"], row["more"]) == ("unclear", ["first"], ["third"])
+    assert {layer: found.verdict for layer, found in row["gaps"].items()} == {
+        "first": "better",
+        "second": "undecided",
+        "third": "worse",
+    }
+    assert ends(row["gaps"]["second"]) == (0.05, 0.15)
     profiles = {profile["method"]: profile["layers"] for profile in row["profiles"]}
     assert profiles.keys() == {"ft", "lpft"}
-    assert spread(profiles["lpft"]["second"]) == (0.5, 0.1)
-    assert "second 0.500 ± 0.100" in told(verdict)
+    assert ends(profiles["lpft"]["second"]) == (0.5, 0.1)
+    assert "second 0.500 ± 1.271" in told(verdict)
+
+
+def test_layers_that_all_move_less() -> None:
+    ft, lpft = [{"a": 0.2, "b": 0.4}] * 2, [{"a": 0.1, "b": 0.3}] * 2
+    accuracies = {name: [(50.0, 50.0)] * 2 for name in ("ft", "lpft")}
+    assert depth([make_point(accuracies, depths={"ft": ft, "lpft": lpft})]).outcome == "held"
+    assert depth([make_point(accuracies, depths={"ft": lpft, "lpft": ft})]).outcome == "not held"
 
 
 def test_of_many_layers_the_extremes_are_listed() -> None:
@@ -71,10 +97,10 @@ def test_of_many_layers_the_extremes_are_listed() -> None:
     assert "layer5" not in told(verdict)
 
 
-def test_one_seed_and_frozen_bodies_say_little() -> None:
+def test_one_seed_is_judged_by_its_clients_and_frozen_bodies_not_at_all() -> None:
     one = {"ft": [{"a": 0.2}], "lpft": [{"a": 0.1}]}
     verdict = depth([make_point({"ft": [(50.0, 50.0)], "lpft": [(50.0, 50.0)]}, depths=one)])
-    assert (verdict.outcome, verdict.rows[0]["less"], verdict.rows[0]["seeds"]) == ("unclear", [], 1)
+    assert (verdict.outcome, verdict.rows[0]["gaps"]["a"].estimate.clients_only) == ("held", True)
     verdict = depth([make_point({"lp": [(50.0, 50.0)]})])
     assert (verdict.outcome, verdict.rows[0]["recorded"]) == ("not judged", False)
     told(verdict)
@@ -88,26 +114,49 @@ def test_layers_of_swept_methods_are_compared_over_the_seeds_that_both_have() ->
     accuracies = {name: [(50.0, 50.0)] * len(own) for name, own in depths.items()}
     methods = dict.fromkeys(names, LPFT)
     (row,) = depth([make_point(accuracies, depths=depths, variants=variants, methods=methods)]).rows
-    assert (row["method"], row["layers"], row["seeds"]) == ("lpft", 1, 1)
+    assert (row["method"], list(row["gaps"])) == ("lpft", ["a"])
+    assert (ends(row["gaps"]["a"]), row["gaps"]["a"].estimate.num_seeds) == ((-0.05, 0.0), 1)
 
 
 # probing
 
 
 def test_methods_with_probing_are_compared_with_those_without() -> None:
-    """Global 60 and 62 against 50 and 52: +10 in both seeds; with LoRA 50 and 51 against 50 and 52, -0.5 +- 0.5."""
+    """Global 60 and 62 against 50 and 52: +10 in both seeds; with LoRA 50 and 51 against 50 and 52, -0.5."""
     with_it = {"lpft": [(60.0, 60.0), (62.0, 62.0)], "lp_lora": [(50.0, 50.0), (51.0, 51.0)]}
     without = {"ft": [(50.0, 50.0), (52.0, 52.0)], "lora": [(50.0, 50.0), (52.0, 52.0)]}
     rows = {**without, **with_it, "lp": [(70.0, 70.0)] * 2}
     methods = {"lora": LORA, "lp_lora": LP_LORA}
     verdict = probing([make_point(rows, distortions={"ft": 2.0, "lpft": 1.5}, methods=methods)])
-    assert (verdict.outcome, dict(verdict.numbers)) == ("held", {"helps": 1, "hurts": 0, "pairs": 2})
+    assert (verdict.outcome, dict(verdict.numbers)) == ("held", {"helps": 1, "hurts": 0, "equal": 0, "pairs": 2})
     lpft, lora = verdict.rows
-    assert (lpft["method"], lpft["baseline"], lpft["standing"]) == ("lpft", "ft", "ahead")
-    assert (spread(lpft["global_all"]), spread(lpft["distortion_own"])) == ((10, 0), (-0.5, 0))
-    assert (lora["method"], lora["baseline"], lora["standing"]) == ("lp_lora", "lora", "alike")
-    assert spread(lora["global_all"]) == (-0.5, 0.5)
-    assert "lp_lora minus lora: Global -0.5 ± 0.5" in told(verdict)
+    assert (lpft["method"], lpft["baseline"], lpft["global_all"].verdict) == ("lpft", "ft", "better")
+    assert (ends(lpft["global_all"]), ends(lpft["distortion_own"])) == ((10, 0), (-0.5, 0))
+    assert (lora["method"], lora["baseline"], lora["global_all"].verdict) == ("lp_lora", "lora", "undecided")
+    assert ends(lora["global_all"]) == (-0.5, 0.5)
+    assert "lp_lora minus lora: Global -0.5 (-6.9 to +5.9, undecided)" in told(verdict)
+
+
+@pytest.mark.parametrize("gap", [0.5, -5.0], ids=["too small to matter", "worse"])
+def test_probing_that_does_not_help(gap: float) -> None:
+    """The difference is the same in all seeds: an interval without width."""
+    point = make_point({"ft": [(50.0, 50.0)] * 2, "lpft": [(50.0 + gap, 50.0 + gap)] * 2})
+    assert probing([point]).outcome == "not held"
+
+
+def test_differences_are_adjusted_for_the_number_of_pairs() -> None:
+    """LP-FT minus FT is 3, 4, 5: t = 4 / (1 / sqrt(3)) = 6.93 with 2 degrees of freedom, p = 0.0202; twice, 0.0404.
+
+    With three pairs alike, p is 0.0606.
+    """
+    ft, lpft = [(50.0, 50.0)] * 3, [(53.0, 53.0), (54.0, 54.0), (55.0, 55.0)]
+    point = make_point({"ft": ft, "lpft": lpft})
+    (row,) = probing([point]).rows
+    assert (row["global_all"].p_holm, row["global_all"].verdict) == (pytest.approx(0.0202, abs=1e-4), "better")
+    assert [row["global_all"].verdict for row in probing([point] * 2).rows] == ["better"] * 2
+    verdict = probing([point] * 3)
+    assert [row["global_all"].p_holm for row in verdict.rows] == pytest.approx([0.0606] * 3, abs=1e-4)
+    assert (verdict.outcome, verdict.numbers["helps"]) == ("unclear", 0)
 
 
 def test_without_pairs_probing_is_not_judged() -> None:
@@ -120,13 +169,33 @@ def test_without_pairs_probing_is_not_judged() -> None:
 
 
 def test_global_falls_while_local_stays_is_overfitting() -> None:
-    """Global 60 at epoch 5 ends at 58.9 (-1.1), Local 70 at epoch 1 ends at 69.1 (-0.9)."""
+    """Global 60 at epoch 5 ends at 58.9 (-1.1), Local 70 at epoch 1 ends at 69.1 (-0.9), for both clients."""
     curve = [(0, 50.0, 50.0, 0.0), (1, 70.0, 55.0, 0.1), (5, 70.0, 60.0, 0.2), (15, 69.1, 58.9, 0.3)]
     verdict = overfitting([make_point({"ft": [(69.1, 48.7)]}, curves={"ft": curve})])
     (row,) = verdict.rows
     assert (verdict.outcome, row["setting"], row["since"], row["first"]) == ("held", "ft", 5, 1)
-    assert (row["change"], row["kept"]) == (pytest.approx(-1.1), pytest.approx(-0.9))
-    assert "Global -1.1 since epoch 5, Local -0.9 since epoch 1" in told(verdict)
+    assert (ends(row["global_all"]), ends(row["local"])) == ((-1.1, 0), (-0.9, 0))
+    assert (row["global_all"].verdict, row["local"].verdict) == ("worse", "equivalent")
+    assert "(Global -1.1 (-1.1 to -1.1, worse; one seed) since epoch 5, Local -0.9" in told(verdict)
+
+
+@pytest.mark.parametrize(
+    ("falls", "kept", "overfits"),
+    [([5.0, 5.2, 4.8], [0.0] * 3, True), ([5.0, 0.0, 1.0], [0.0] * 3, None), ([5.0, 5.2, 4.8], [9.0, 0.0, 0.0], None)],
+    ids=["sure", "Global undecided", "Local undecided"],
+)
+def test_overfitting_is_undecided_where_seeds_disagree(
+    falls: Sequence[float], kept: Sequence[float], overfits: bool | None
+) -> None:
+    """Global 60 at epoch 5 falls by 5 ± 0.5 (t = 4.3), or by 2 ± 6.6; Local falls by 0, or by 3 ± 12.9."""
+    ends_at = [(70.0 - x, 60.0 - y) for x, y in zip(kept, falls, strict=True)]
+    curves = [[(0, 50.0, 50.0, 0.0), (1, 70.0, 55.0, 0.1), (5, 70.0, 60.0, 0.2), (15, *end, 0.3)] for end in ends_at]
+    point = make_point({"ft": [(x, 2 * y - x) for x, y in ends_at]}, curves_by_seed={"ft": curves})
+    verdict = overfitting([point])
+    assert verdict.rows[0]["overfits"] is overfits
+    assert verdict.numbers["undecided"] == (overfits is None)
+    assert verdict.outcome == ("held" if overfits else "unclear")
+    told(verdict)
 
 
 @pytest.mark.parametrize(("local", "other"), [(69.1, 49.1), (68.9, 48.7)], ids=["Global -0.9", "Local -1.1"])
@@ -142,8 +211,8 @@ def test_the_global_model_counts_as_epoch_0_and_what_is_kept_as_the_end() -> Non
     ft = [(0, 50.0, 50.0, 0.0), (1, 60.0, 49.0, 0.1), (15, 60.0, 45.0, 9.0)]
     point = make_point({"early": [(50.0, 50.0)], "ft": [(60.0, 30.0)]}, curves={"early": curve, "ft": ft})
     rows = {row["setting"]: row for row in overfitting([point]).rows}
-    assert (rows["ft"]["overfits"], rows["ft"]["change"], rows["ft"]["since"]) == (True, -5.0, 0)
-    assert (rows["early"]["overfits"], rows["early"]["change"]) == (False, 0.0)
+    assert (rows["ft"]["overfits"], ends(rows["ft"]["global_all"]), rows["ft"]["since"]) == (True, (-5, 0), 0)
+    assert (rows["early"]["overfits"], ends(rows["early"]["global_all"])) == (False, (0, 0))
 
 
 def test_overfitting_is_judged_by_setting_and_by_point_and_needs_epochs() -> None:
@@ -153,10 +222,10 @@ def test_overfitting_is_judged_by_setting_and_by_point_and_needs_epochs() -> Non
     rows = {"ft+lr=0.1": [(80.0, 0.0)] * 2, "ft+lr=0.01": [(80.0, 22.0)] * 2}
     curves = {"ft+lr=0.1": curve, "ft+lr=0.01": calm}
     verdict = overfitting([make_point(rows, curves=curves, variants=variants, values={"data.shift": 0.5})])
-    keys = ("point", "family", "setting", "overfits", "agreeing", "seeds")
+    keys = ("point", "family", "setting", "overfits")
     assert [tuple(row[key] for key in keys) for row in verdict.rows] == [
-        ("shift=0.5", "ft", "lr=0.1", True, 2, 2),
-        ("shift=0.5", "ft", "lr=0.01", False, 2, 2),
+        ("shift=0.5", "ft", "lr=0.1", True),
+        ("shift=0.5", "ft", "lr=0.01", False),
     ]
     verdict = overfitting([make_point({"ft": [(80.0, 0.0)]})])
     assert verdict.outcome == "not judged"
@@ -166,20 +235,25 @@ def test_overfitting_is_judged_by_setting_and_by_point_and_needs_epochs() -> Non
 # plateau
 
 
-def test_plateau_is_what_is_within_half_a_point_of_the_best() -> None:
-    """Best is 80 at 5; 79.5 is within, 79.4 is not. `lp_epochs: null` is the budget of 15."""
-    verdict = plateau([lp_epochs({0: [70.0], 3: [79.5], 5: [80.0], 8: [79.6], 12: [79.4], None: [60.0]})])
+def test_plateau_is_what_is_equivalent_to_the_best() -> None:
+    """Best is 80 at 5; 79.1 is within a point, 78.9 is not. `lp_epochs: null` is the budget of 15."""
+    verdict = plateau([lp_epochs({0: [70.0], 3: [79.1], 5: [80.0], 8: [79.6], 12: [78.9], None: [60.0]})])
     (row,) = verdict.rows
-    assert (verdict.outcome, row["best"], row["plateau"]) == ("held", 5, [3, 5, 8])
-    assert (row["too_short"], row["beyond"], row["noisy"]) == ([0], [12, 15], False)
-    assert row["averages"] == pytest.approx({0: 70.0, 3: 79.5, 5: 80.0, 8: 79.6, 12: 79.4, 15: 60.0})
+    assert (verdict.outcome, row["best"], row["plateau"], row["undecided"]) == ("held", 5, [3, 5, 8], [])
+    assert (row["too_short"], row["beyond"]) == ([0], [12, 15])
+    assert row["averages"] == pytest.approx({0: 70.0, 3: 79.1, 5: 80.0, 8: 79.6, 12: 78.9, 15: 60.0})
     assert "plateau: 3, 5, 8" in told(verdict)
 
 
-def test_no_duration_is_too_short_where_none_helps_and_noise_is_reported() -> None:
-    """At 0 the two seeds are 79 and 81: their standard deviation is 1."""
-    (row,) = plateau([lp_epochs({0: [79.0, 81.0], 5: [70.0, 70.0]})]).rows
-    assert (spread(row["average"]), row["best"], row["too_short"], row["noisy"]) == ((80, 1), 0, [], True)
+def test_a_duration_is_undecided_where_seeds_disagree() -> None:
+    """At 5 minus at 0: -9 and -11, t = 10 with one degree of freedom: p = 0.063. At 8: -10 in both seeds."""
+    verdict = plateau([lp_epochs({0: [79.0, 81.0], 5: [70.0, 70.0], 8: [69.0, 71.0]})])
+    (row,) = verdict.rows
+    assert (ends(row["average"]), row["best"], row["plateau"]) == ((80, 1), 0, [0])
+    assert (row["too_short"], row["beyond"], row["undecided"]) == ([], [8], [5])
+    verdict = plateau([lp_epochs({0: [79.0, 81.0], 5: [70.0, 70.0]})])
+    assert (verdict.outcome, verdict.rows[0]["undecided"]) == ("unclear", [5])
+    told(verdict)
 
 
 def test_durations_are_compared_at_equal_other_settings_or_not_at_all() -> None:
@@ -202,15 +276,51 @@ def test_distortion_goes_with_the_loss() -> None:
     """(1, 10) and (2, 20) of FT, (0.5, 5) and (1, 8) of LP-FT, twice each: nearly a line; LP-FT ends at 1, FT at 2."""
     ft = [(0, 50.0, 50.0, 0.0), (7, 60.0, 40.0, 1.0), (15, 60.0, 30.0, 2.0)]
     lpft = [(0, 50.0, 50.0, 0.0), (7, 60.0, 45.0, 0.5), (15, 60.0, 42.0, 1.0)]
-    curves, ends = {"ft": ft, "lpft": lpft}, {"ft": 2.0, "lpft": 1.0}
-    verdict = distortion([make_point({"ft": [(60.0, 0.0)], "lpft": [(60.0, 24.0)]}, curves=curves, distortions=ends)])
+    curves, moved = {"ft": ft, "lpft": lpft}, {"ft": 2.0, "lpft": 1.0}
+    verdict = distortion([make_point({"ft": [(60.0, 0.0)], "lpft": [(60.0, 24.0)]}, curves=curves, distortions=moved)])
     (row,) = verdict.rows
     pooled, of_ft, _ = row["correlations"]
     assert (verdict.outcome, row["positive"], row["less"]) == ("held", True, True)
-    assert (pooled["pearson"], pooled["spearman"]) == (pytest.approx(0.99, abs=0.01), pytest.approx(0.95, abs=0.01))
-    assert (of_ft["of"], of_ft["pearson"], of_ft["n"]) == ("ft", pytest.approx(1.0), 4)
-    assert (row["moved"].mean, row["moved_baseline"].mean) == (1.0, 2.0)
-    assert "Pearson +0.99, Spearman +0.95" in told(verdict)
+    values = pooled["pearson"].value, pooled["spearman"].value
+    assert values == (pytest.approx(0.99, abs=0.01), pytest.approx(0.95, abs=0.01))
+    assert (pooled["pearson"].low, pooled["pearson"].high) == pytest.approx([values[0]] * 2)  # clients are alike
+    assert (of_ft["of"], of_ft["pearson"].value, of_ft["n"]) == ("ft", pytest.approx(1.0), 4)
+    assert (ends(row["moved"]), row["moved"].verdict) == ((-1, 0), "better")
+    assert "Pearson +0.99 (+0.99 to +0.99), Spearman +0.95" in told(verdict)
+
+
+def test_correlations_are_sure_of_as_much_as_clients_and_seeds_agree_on() -> None:
+    """In each of six clients, the loss grows with distortion; or in only half of them, and falls in the others."""
+    epochs = np.arange(1.0, 6.0)
+    frames = {
+        disagree: DataFrame(
+            [
+                (seed, client, x, -x if disagree and client % 2 else x + 0.1 * seed)
+                for seed, client, x in product(range(3), range(6), epochs)
+            ],
+            columns=["seed", "client", "distortion", "loss"],
+        )
+        for disagree in (False, True)
+    }
+    (sure, _), (unsure, _) = correlations(frames[False]), correlations(frames[True])
+    assert (sure.sign, unsure.sign) == (1, 0)
+    assert 0.9 < sure.low <= sure.value <= sure.high <= 1
+    assert unsure.low < -0.3 < 0.3 < unsure.high
+
+
+def test_correlations_agree_with_scipy() -> None:
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=40)
+    columns = {
+        "seed": np.arange(40) % 2,
+        "client": np.arange(40) // 8,
+        "distortion": x,
+        "loss": x + generator.normal(size=40),
+    }
+    frame = DataFrame(columns)
+    pearson, spearman = correlations(frame)
+    assert pearson.value == pytest.approx(stats.pearsonr(x, frame["loss"]).statistic)
+    assert spearman.value == pytest.approx(stats.spearmanr(x, frame["loss"]).statistic)
 
 
 def test_distortion_that_does_not_go_with_the_loss() -> None:
@@ -220,12 +330,12 @@ def test_distortion_that_does_not_go_with_the_loss() -> None:
     """
     ft = [(0, 50.0, 50.0, 0.0), (7, 60.0, 30.0, 1.0), (15, 60.0, 40.0, 2.0)]
     lpft = [(0, 50.0, 50.0, 0.0), (15, 60.0, 45.0, 3.0)]
-    curves, ends = {"ft": ft, "lpft": lpft}, {"ft": 2.0, "lpft": 3.0}
-    verdict = distortion([make_point({"ft": [(60.0, 20.0)], "lpft": [(60.0, 30.0)]}, curves=curves, distortions=ends)])
+    curves, moved = {"ft": ft, "lpft": lpft}, {"ft": 2.0, "lpft": 3.0}
+    verdict = distortion([make_point({"ft": [(60.0, 20.0)], "lpft": [(60.0, 30.0)]}, curves=curves, distortions=moved)])
     (row,) = verdict.rows
     assert (verdict.outcome, row["positive"], row["less"]) == ("not held", False, False)
-    assert row["correlations"][0]["pearson"] == pytest.approx(-0.98, abs=0.01)
-    assert math.isnan(row["correlations"][2]["pearson"])
+    assert row["correlations"][0]["pearson"].value == pytest.approx(-0.98, abs=0.01)
+    assert math.isnan(row["correlations"][2]["pearson"].value)
     assert "from 2 points" in told(verdict)
 
 
@@ -233,21 +343,21 @@ def test_distortion_without_epochs_uses_the_end_and_needs_both_methods() -> None
     """Global is 50 before; FT ends at 40 after moving 2, LP-FT at 45 after moving 1."""
     point = make_point({"ft": [(60.0, 20.0)], "lpft": [(60.0, 30.0)]}, distortions={"ft": 2.0, "lpft": 1.0})
     pooled = distortion([point]).rows[0]["correlations"][0]
-    assert (pooled["pearson"], pooled["n"]) == (pytest.approx(1.0), 4)
+    assert (pooled["pearson"].value, pooled["n"]) == (pytest.approx(1.0), 4)
     verdict = distortion([make_point({"ft": [(60.0, 20.0)]})])
     assert verdict.outcome == "not judged"
     told(verdict)
 
 
 def test_distortion_of_swept_settings_is_averaged_within_a_seed() -> None:
-    """Settings of FT that move features by 1 and 3 are 2 for the one seed there is: no spread."""
+    """Settings of FT move features by 1 and 3, by 2 in the mean; LP-FT moves them by 0.5."""
     names = {"ft+lr=1": 1.0, "ft+lr=2": 3.0}
     variants = {name: {"method": "ft", "values": {"methods.ft.lr": x}} for name, x in names.items()}
     rows = {"ft+lr=1": [(60.0, 30.0)], "ft+lr=2": [(60.0, 20.0)], "lpft": [(60.0, 30.0)]}
     methods = dict.fromkeys(names, FT)
     point = make_point(rows, distortions={**names, "lpft": 0.5}, variants=variants, methods=methods)
     (row,) = distortion([point]).rows
-    assert (row["moved"].mean, row["moved_baseline"].mean, row["moved_baseline"].n) == (0.5, 2.0, 1)
+    assert ends(row["moved"]) == (-1.5, 0)
     assert row["correlations"][1]["n"] == 4
 
 
@@ -266,22 +376,25 @@ def flooded(level: float, ft: Sequence[float], lpft: Sequence[float], losses: tu
 
 
 @pytest.mark.parametrize(
-    ("lpft", "losses", "outcome", "standing", "matched"),
+    ("lpft", "losses", "outcome", "word", "matched"),
     [
-        ([52.0, 54.0], (0.45, 0.6), "held", "ahead", True),
-        ([52.0, 54.0], (0.39, 0.5), "unclear", "ahead", False),
-        ([49.0, 52.0], (0.5, 0.5), "not held", "alike", True),
-        ([48.0, 49.0], (0.5, 0.5), "not held", "behind", True),
-        ([54.0], (0.5, 0.5), "not held", "one seed", True),
+        ([52.0, 52.2], (0.45, 0.6), "held", "better", True),
+        ([52.0, 52.2], (0.39, 0.5), "unclear", "better", False),
+        ([50.1, 50.2], (0.5, 0.5), "not held", "equivalent", True),
+        ([49.0, 52.0], (0.5, 0.5), "unclear", "undecided", True),
+        ([48.0, 48.1], (0.5, 0.5), "not held", "worse", True),
     ],
 )
 def test_methods_are_compared_at_the_same_loss(
-    lpft: Sequence[float], losses: tuple[float, float], outcome: str, standing: str, matched: bool
+    lpft: Sequence[float], losses: tuple[float, float], outcome: str, word: str, matched: bool
 ) -> None:
-    """FT has 50; losses within 20% of 0.5, that is from 0.4 to 0.6, are matched."""
-    verdict = flooding([flooded(0.5, [50.0, 50.0][: len(lpft)], lpft, losses)])
+    """FT has 50; losses within 20% of 0.5, that is from 0.4 to 0.6, are matched.
+
+    Differences of 2 and 2.2: t = 21, p = 0.03. Of 0.1 and 0.2: the 90% interval ends at 0.15 + 6.31 * 0.05 = 0.47.
+    """
+    verdict = flooding([flooded(0.5, [50.0, 50.0], lpft, losses)])
     (row,) = verdict.rows
-    assert (verdict.outcome, row["standing"], row["matched"]) == (outcome, standing, matched)
+    assert (verdict.outcome, row["gap"].verdict, row["matched"]) == (outcome, word, matched)
     assert row["losses"] == pytest.approx({"ft": losses[0], "lpft": losses[1]})
     told(verdict)
 
@@ -296,55 +409,52 @@ def test_flooding_needs_a_level_in_common() -> None:
 
 
 def test_nothing_is_remembered_and_lpft_is_no_better() -> None:
-    """Ten classes: near chance is up to 10 + 9 = 19%. LP-FT minus FT in Global: (0.5, -0.5), hence 0 ± 0.5."""
-    collapsed = make_point({"ft": [(90.0, 12.0)] * 2, "lpft": [(90.0, 13.0), (90.0, 11.0)]}, values={"data.shift": 4})
+    """Ten classes: near chance is up to 10 + 9 = 19%. LP-FT minus FT in Global is 0.5 in both seeds, or 2."""
+    collapsed = make_point({"ft": [(90.0, 12.0)] * 2, "lpft": [(90.0, 13.0)] * 2}, values={"data.shift": 4})
     fine = make_point({"ft": [(90.0, 60.0)] * 2, "lpft": [(90.0, 64.0)] * 2}, values={"data.shift": 0})
     verdict = extremes([collapsed, fine])
-    numbers = {"at_chance": 1, "points": 2, "alike": 1, "several_seeds": True, "ahead": 1, "behind": 0, "compared": 2}
+    numbers = {"at_chance": 1, "points": 2, "alike": 1, "compared": 2, "better": 1, "worse": 0, "equivalent": 1}
     assert (verdict.outcome, dict(verdict.numbers)) == ("held", numbers)
     low, high = verdict.rows
-    assert (low["point"], low["at_chance"], low["best"], low["others"]) == ("shift=4", True, "ft", 12.0)
-    assert (low["bound"], low["standing"], spread(low["global_all"])) == (19.0, "alike", (0, 0.5))
-    assert (high["at_chance"], high["best"], high["standing"], spread(high["global_all"])) == (
-        False,
-        "lpft",
-        "ahead",
-        (2, 0),
-    )
+    assert (low["point"], low["at_chance"], low["best"], low["others"]) == ("shift=4", True, "lpft", 13.0)
+    assert (low["bound"], low["global_all"].verdict, ends(low["global_all"])) == (19.0, "equivalent", (0.5, 0))
+    assert (high["at_chance"], high["best"]) == (False, "lpft")
+    assert (high["global_all"].verdict, ends(high["global_all"])) == ("better", (2, 0))
     told(verdict)
 
 
-def test_one_method_above_chance_is_enough_to_remember_and_one_seed_too_few_to_differ() -> None:
+def test_one_method_above_chance_is_enough_to_remember_and_two_seeds_may_be_too_few_to_tell() -> None:
     assert extremes([make_point({"ft": [(90.0, 12.0)], "lpft": [(90.0, 20.0)]})]).outcome == "not held"
-    verdict = extremes([make_point({"ft": [(90.0, 12.0)], "lpft": [(90.0, 13.0)]})])
-    assert (verdict.outcome, verdict.rows[0]["standing"]) == ("unclear", "one seed")
-    assert "second seed" in told(verdict)
+    verdict = extremes([make_point({"ft": [(90.0, 12.0)] * 2, "lpft": [(90.0, 11.0), (90.0, 13.0)]})])
+    assert (verdict.outcome, verdict.rows[0]["global_all"].verdict) == ("unclear", "undecided")
+    told(verdict)
 
 
 # best
 
 
 def test_best_setting_and_those_that_are_as_good() -> None:
-    """Against lpft (80, 82): ft (79, 82.6) differs by 0.2 ± 0.8, lp (70, 71) by 10.5 ± 0.5. `none` is no setting."""
-    rows = {"none": [(99.0, 99.0)] * 2, "ft": [(79.0, 79.0), (82.6, 82.6)], "lp": [(70.0, 70.0), (71.0, 71.0)]}
+    """Minus lpft (80, 82): ft (79, 82.6) differs by -0.2 ± 10.2, lp (70, 72) by 10 in both. `none` is no setting."""
+    rows = {"none": [(99.0, 99.0)] * 2, "ft": [(79.0, 79.0), (82.6, 82.6)], "lp": [(70.0, 70.0), (72.0, 72.0)]}
     verdict = best([make_point({**rows, "lpft": [(80.0, 80.0), (82.0, 82.0)]})])
     (row,) = verdict.rows
     assert (verdict.outcome, row["best"], row["settings"], row["lowest"]) == ("unclear", "lpft", 3, "lp")
-    assert (spread(row["average"]), row["lowest_average"]) == ((81, 1), pytest.approx(70.5))
-    assert {name: spread(gap) for name, gap in row["alike"].items()} == {"ft": (-0.2, 0.8)}
+    assert (ends(row["average"]), row["lowest_average"]) == ((81, 1), pytest.approx(71.0))
+    assert {name: ends(gap) for name, gap in row["alike"].items()} == {"ft": (-0.2, 0.8)}
     told(verdict)
 
 
 def test_best_setting_that_is_further_ahead() -> None:
-    verdict = best([make_point({"ft": [(70.0, 70.0)] * 2, "lpft": [(80.0, 80.0), (81.0, 81.0)]})])
+    verdict = best([make_point({"ft": [(70.0, 70.0), (71.0, 71.0)], "lpft": [(80.0, 80.0), (81.0, 81.0)]})])
     assert (verdict.outcome, verdict.rows[0]["alike"]) == ("held", {})
+    told(verdict)
 
 
-def test_best_setting_of_one_seed_and_of_a_sweep() -> None:
+def test_best_setting_of_a_sweep() -> None:
     verdict = best([lp_epochs({0: [70.0], 5: [75.0]})])
     everything, family = verdict.rows
-    assert (verdict.outcome, everything["group"], family["group"]) == ("unclear", "all methods", "lpft")
-    assert (everything["single_seed"], everything["second"], everything["behind"]) == (True, "lpft+lp_epochs=0", 5.0)
+    assert (everything["group"], family["group"]) == ("all methods", "lpft")
+    assert (everything["best"], everything["lowest"]) == ("lpft+lp_epochs=5", "lpft+lp_epochs=0")
 
 
 # repairs
@@ -365,13 +475,26 @@ def test_gains_are_repairs_where_the_global_model_was_not_finished(tmp_path: Pat
     assert (verdict.outcome, verdict.numbers["repaired"]) == ("unclear", 1)
     one, two = verdict.rows
     assert (one["finished"], one["converged"], one["seeds"], one["change"]) == (False, 0, 1, pytest.approx(10.0))
-    assert (spread(one["gains"][0]["local"]), spread(one["gains"][0]["global_all"])) == ((20, 0), (15, 0))
+    assert (ends(one["gains"][0]["local"]), ends(one["gains"][0]["global_all"])) == ((20, 0), (15, 0))
+    assert one["gains"][0]["global_all"].verdict == "better"
     assert (two["finished"], two["converged"], two["change"]) == (True, 1, pytest.approx(0.0))
-    assert (spread(two["gains"][0]["local"]), spread(two["gains"][0]["global_all"])) == ((5, 0), (-7.5, 0))
+    assert (ends(two["gains"][0]["local"]), ends(two["gains"][0]["global_all"])) == ((5, 0), (-7.5, 0))
     told(verdict)
 
 
 def test_gains_are_compared_with_the_quality_of_the_global_model() -> None:
     """Three points: the global model at 50, 60, 70 and gains of 30, 20, 10: the ranks are opposite."""
     points = [make_point({"ft": [(80.0, 40.0)]}, before=[x], values={"shift": x}) for x in (50.0, 60.0, 70.0)]
-    assert repairs(points).numbers["trend"] == {"ft": pytest.approx(-1.0)}
+    assert repairs(points).numbers["trend"]["ft"].mean == pytest.approx(-1.0)
+
+
+def test_the_trend_has_an_interval_over_the_seeds() -> None:
+    """Gains fall with the global model's accuracy with seeds 0 and 1 (rho -1), and rise with seed 2 (rho 1)."""
+    gains = {50.0: (30.0, 30.0, 10.0), 60.0: (20.0, 20.0, 20.0), 70.0: (10.0, 10.0, 30.0)}
+    points = [
+        make_point({"ft": [(x + gain, 40.0) for gain in of_seeds]}, before=[x] * 3, values={"shift": x})
+        for x, of_seeds in gains.items()
+    ]
+    verdict = repairs(points)
+    assert ends(verdict.numbers["trend"]["ft"]) == (-1 / 3, 2 / 3)
+    assert "ft -0.33 (-3.20 to +2.54)" in told(verdict)

@@ -205,6 +205,7 @@ def make_point(
     *,
     before: Sequence[float] = (),
     curves: Mapping[str, Sequence[tuple[int, float, float, float]]] | None = None,
+    curves_by_seed: Mapping[str, Sequence[Sequence[tuple[int, float, float, float]]]] | None = None,
     losses: Mapping[str, float] | None = None,
     distortions: Mapping[str, float] | None = None,
     methods: Mapping[str, Any] | None = None,
@@ -223,6 +224,7 @@ def make_point(
         accuracies: for each method, one pair per seed.
         before: the global model's accuracy for each seed; 50 by default.
         curves: for a method, epoch, local, global and distortion; epoch 0 is the global model.
+        curves_by_seed: the same, if seeds differ.
         losses: training loss of a method's last epoch.
         distortions: at the end.
         methods: the section of the configuration.
@@ -235,12 +237,13 @@ def make_point(
     clients = ("a", "b")
     results = []
     for method, pairs in accuracies.items():
+        of_seeds = (curves_by_seed or {}).get(method) or [(curves or {}).get(method, ())] * len(pairs)
         for seed, (local, other) in enumerate(pairs):
             cells = []
             for client in clients:
                 entries = [
                     {"epoch": e, "phase": "ft", "train_loss": None, "local": x, "global_all": y, "distortion": d}
-                    for e, x, y, d in (curves or {}).get(method, ())
+                    for e, x, y, d in of_seeds[seed]
                 ] or [{"epoch": 15, "phase": "ft"}]
                 entries[-1]["train_loss"] = (losses or {}).get(method)
                 cells.append(

@@ -8,7 +8,7 @@ import pytest
 from fabricate import make_point
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import Judged, Spread, Verdict, judge, load_verdict, load_verdicts, write_verdicts
+from lpft.reporting.judging import Judged, Verdict, judge, load_verdict, load_verdicts, write_verdicts
 from lpft.storage.run import Run
 
 
@@ -53,8 +53,3 @@ def test_an_experiment_names_its_verdicts() -> None:
     assert load_verdicts({}) == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "sign"), [([], 0), ([5.0], 0), ([1.0, 3.0], 1), ([-1.0, -3.0], -1), ([0.0, 2.0], 0)]
-)
-def test_a_difference_counts_beyond_one_standard_deviation(values: list[float], sign: int) -> None:
-    assert Spread.of(values).sign == sign
