@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
 """Settings of linear probing, which a method without it does not have."""
+CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT", "WiseFT", "WiseLPFT")
+"""Methods whose model is chosen or averaged after the last epoch."""
 
 Values = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -125,6 +127,11 @@ def class_name(settings: Any) -> str:
     """Return the class of a method's settings without its module; empty if there is none."""
     path = settings.get("class_path") if isinstance(settings, Mapping) else None
     return str(path or "").rpartition(".")[2]
+
+
+def is_chosen_afterwards(method: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether a method's model is chosen or averaged after the last epoch: no line leads to it."""
+    return class_name(section(config, "methods", method)) in CHOSEN_AFTERWARDS
 
 
 def is_reference(method: str, config: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs
-from lpft.reporting.experiment import class_name, families, measure_word, section
+from lpft.reporting.experiment import families, is_chosen_afterwards, measure_word
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
 from lpft.reporting.ladder_figure import draw_ladder
@@ -35,8 +35,6 @@ MANY_LAYERS = 12
 """With more layers, their names are set smaller."""
 LONG_NAMES = 60
 """If the layers' names have more characters together, they are tilted."""
-CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT")
-"""Methods whose model is chosen or averaged after the last epoch: no line leads to it."""
 MANY_PATHS = 120
 """With more clients and methods, the epochs of a client are not joined by a line."""
 
@@ -130,8 +128,7 @@ def curves(analysis: Analysis) -> Figure | None:
     drawn, axes = panels(len(groups), columns, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
         for method in members:
-            settings = section(analysis.experiment.config, "methods", method)
-            chosen = class_name(settings) in CHOSEN_AFTERWARDS
+            chosen = is_chosen_afterwards(method, analysis.experiment.config)
             _curve(ax, rows[method], look[method], alone=len(members) == 1, chosen=chosen)
         ax.set_title(short(members[0] if len(members) == 1 else family, 24))
         ax.tick_params(labelbottom=True)
@@ -149,7 +146,7 @@ def curves(analysis: Analysis) -> Figure | None:
         Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
         Line2D([], [], color=MUTED, linestyle=GLOBAL_LEVEL["linestyle"], linewidth=1.6, label="global model"),
     ]
-    if any(class_name(section(analysis.experiment.config, "methods", m)) in CHOSEN_AFTERWARDS for m in rows):
+    if any(is_chosen_afterwards(method, analysis.experiment.config) for method in rows):
         lines.append(
             Line2D([], [], color=INK, marker="D", linestyle="none", markersize=5.5, label="model that is kept")
         )

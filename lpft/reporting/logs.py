@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.experiment import class_name, flat, section
+from lpft.reporting.experiment import class_name, flat, is_chosen_afterwards, section
 from lpft.reporting.frames import Frames, Measured, accuracy_matrix, measure
 from lpft.reporting.results import MethodResult, read_config
 from lpft.storage.run import Run
@@ -42,9 +42,6 @@ END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst
 
 MEAN = "mean"
 """The folder of the means over the seeds."""
-
-INTERVALS = ("local", "global_all")
-"""The metrics whose intervals a method's means have."""
 
 Scalars = list[tuple[int, dict[str, float]]]
 """Step, and values by tag; steps ascend, and the last one may come twice."""
@@ -74,7 +71,7 @@ class Log:
         scalars: the curves.
         settled: whether these scalars stay as they are, though others may follow: those of a global model do, those of
             a method are means over the clients that are done, so they do when all are.
-        settings: hyperparameters, by name; none of a global model and of means.
+        settings: hyperparameters, by name; none of a global model.
         pictures: images by tag, at the last step.
         walltime: of the newest result, in seconds since 1970; 0 if there is none on disk.
         growing: whether more steps are on their way, perhaps some that were there before: training resumes.
@@ -111,8 +108,14 @@ def final_logs(analysis: Analysis) -> Iterator[Log]:
             yield method_log(analysis.run, result, analysis.experiment.config, measured, {"accuracy matrix": picture})
     for method in analysis.experiment.complete_methods:
         own = [result for result in analysis.method_results if result.method == method and result.complete]
-        newest = max(_newest(_cells(analysis.run, result)) for result in own)
-        yield Log(analysis.run.root / MEAN / method, list(mean_scalars(analysis, method)), True, walltime=newest)
+        settings = method_settings(method, analysis.experiment.config)
+        yield Log(
+            folder=analysis.run.root / MEAN / method,
+            scalars=list(mean_scalars(analysis, method)),
+            settled=True,
+            settings={**settings, "seeds": ", ".join(str(result.seed) for result in own)},
+            walltime=max(_newest(_cells(analysis.run, result)) for result in own),
+        )
     for seed, history in analysis.histories.items():
         if history:
             yield global_log(analysis.run, seed, history)
@@ -134,11 +137,12 @@ def method_log(
         measured: the metrics of `result`; by default they are computed.
         pictures: see `Log`.
     """
-    settings = method_settings(result.method, read_config(run) if config is None else config)
+    config = read_config(run) if config is None else config
+    settings = method_settings(result.method, config)
     cells = run.method_file(result.seed, result.method, "cells")
     return Log(
         folder=cells.parent,
-        scalars=list(method_scalars(result, measured)),
+        scalars=list(method_scalars(result, measured, is_chosen_afterwards(result.method, config))),
         settled=result.complete,
         settings={**settings, "seed": result.seed},
         pictures=pictures or {},
@@ -153,12 +157,23 @@ def global_log(run: Run, seed: int, history: Sequence[Mapping[str, float | None]
     return Log(path.parent, list(global_scalars(history)), True, walltime=newest)
 
 
-def method_scalars(result: MethodResult, measured: Measured | None = None) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the curves of a method, and at their end its metrics if it is complete; at least one step."""
+def method_scalars(
+    result: MethodResult, measured: Measured | None = None, chosen: bool = False
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the curves of a method, and at their end its metrics if it is complete; at least one step.
+
+    Args:
+        result: of one seed.
+        measured: the metrics of `result`; by default they are computed.
+        chosen: whether the last epoch's values are of a model that was chosen or averaged after it: the lines then end
+            at the epoch evaluated before, if there is one.
+    """
     curves = Frames([result]).mean_curves.to_dict("records") or [{"epoch": 0}]
     metrics = (measured or measure(result)).metrics
     for column, name in END_OF_TRAINING.items():
-        if not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
+        if chosen and any(_is_number(row.get(column)) for row in curves[:-1]):
+            curves[-1][column] = None
+        elif not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
             curves[-1][column] = metrics.get(name)
     for row in curves:
         yield from _scalars(int(row["epoch"]), {tag: row.get(column) for tag, column in TAGS.items()})
@@ -170,21 +185,23 @@ def mean_scalars(analysis: Analysis, method: str) -> Iterator[tuple[int, dict[st
     """Yield a method's curves as means over its complete seeds, at their end the page's figures.
 
     An epoch is left out where not every seed has the value. ``final/NAME`` is the mean of a metric, and
-    ``interval/NAME`` half of its 95% interval over clients and seeds, if there is one.
+    ``interval/NAME`` half of its 95% interval over clients and seeds, if the page has one.
     """
+    chosen = is_chosen_afterwards(method, analysis.experiment.config)
     results = [result for result in analysis.method_results if result.method == method and result.complete]
-    by_seed = [dict(by_step(method_scalars(result))) for result in results]
+    by_seed = [dict(by_step(method_scalars(result, chosen=chosen))) for result in results]
     last = 0
     for step in sorted(set.intersection(*map(set, by_seed))):
         rows = [of_seed[step] for of_seed in by_seed]
         common = [tag for tag in rows[0] if tag in TAGS and all(tag in row for row in rows)]
         yield from _scalars(step, {tag: sum(row[tag] for row in rows) / len(rows) for tag in common})
         last = step
-    estimates = {name: found for (m, name), found in analysis.certainty.estimates.items() if m == method}
     summary = analysis.frames.summary
     means = summary[summary["method"] == method].set_index("metric")["mean"]
     final = {f"final/{metric.name}": means.get(metric.name) for metric in shown_metrics()}
-    yield from _scalars(last, final | {f"interval/{name}": estimates[name].margin for name in INTERVALS})
+    spread = [metric.name for metric in shown_metrics() if metric.spread]
+    intervals = {f"interval/{name}": analysis.certainty.estimates[method, name].margin for name in spread}
+    yield from _scalars(last, final | intervals)
 
 
 def global_scalars(history: Iterable[Mapping[str, float | None]]) -> Iterator[tuple[int, dict[str, float]]]:

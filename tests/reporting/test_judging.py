@@ -51,5 +51,3 @@ def test_what_cannot_be_loaded_is_refused(path: str) -> None:
 def test_an_experiment_names_its_verdicts() -> None:
     assert list(load_verdicts({"verdicts": ["lpft.paper.verdicts.plateau"]})) == ["lpft.paper.verdicts.plateau"]
     assert load_verdicts({}) == {}
-
-

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import fabricate
 import numpy as np
 import pytest
 from fabricate import make_run
@@ -82,10 +83,13 @@ def test_means_over_the_seeds_are_runs_of_their_own(run: Run) -> None:
         expected = [(step, (value + other) / 2) for (step, value), (_, other) in pairs]
         assert [step for step, _ in mean[tag]] == [step for step, _ in expected]
         assert [value for _, value in mean[tag]] == pytest.approx([value for _, value in expected], rel=1e-5)
-    for name in ("local", "global_all"):
-        found = analysis.certainty.estimates["lpft", name]
-        assert mean[f"final/{name}"][0][1] == pytest.approx(found.mean, rel=1e-6)
-        assert mean[f"interval/{name}"] == [(15, pytest.approx(found.margin, rel=1e-6))]
+    for metric in shown_metrics():
+        found = analysis.certainty.estimates["lpft", metric.name]
+        assert mean[f"final/{metric.name}"][0][1] == pytest.approx(found.mean, rel=1e-6)
+        if metric.spread:
+            assert mean[f"interval/{metric.name}"] == [(15, pytest.approx(found.margin, rel=1e-6))]
+        else:
+            assert f"interval/{metric.name}" not in mean
     assert run.seeds() == [0, 1]
     assert set(run.methods(0)) == {"none", "ft", "ft_short", "lp", "lpft"}
 
@@ -97,21 +101,45 @@ def test_matrix_is_an_image(run: Run) -> None:
     assert picture.size[0] > 300
 
 
-def test_layout_overlays_local_and_global(run: Run) -> None:
-    events = load(run.method_file(0, "ft", ""))
+@pytest.mark.parametrize("part", ["seed_0/ft", "mean/ft"])
+def test_layout_overlays_local_and_global(run: Run, part: str) -> None:
+    events = load(run.root / part)
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["local and global"] == ["^local/accuracy$", "^global/accuracy$"]
     assert charts["distortion"] == ["^distortion$"]
 
 
+def hyperparameters(folder: Path) -> Any:
+    content = load(folder).summary_metadata[hparams.SESSION_START_INFO_TAG].plugin_data.content
+    return hparams.parse_session_start_info_plugin_data(content).hparams
+
+
 def test_hyperparameters_are_the_methods_settings(run: Run) -> None:
-    content = load(run.method_file(1, "lpft", "")).summary_metadata
-    start = hparams.parse_session_start_info_plugin_data(
-        content[hparams.SESSION_START_INFO_TAG].plugin_data.content
-    ).hparams
+    start = hyperparameters(run.method_file(1, "lpft", ""))
     assert start["method"].string_value == "lpft"
     assert (start["seed"].number_value, start["lp_epochs"].number_value) == (1, 5)
+    mean = hyperparameters(run.root / "mean/lpft")
+    assert (mean["method"].string_value, mean["seeds"].string_value) == ("lpft", "0, 1")
+    assert (mean["lp_epochs"].number_value, "seed" in mean) == (5, False)
+
+
+def test_no_line_leads_to_a_model_that_is_chosen_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs 0, 3, ..., 15 were evaluated; what the last one holds is the model of an earlier epoch."""
+    monkeypatch.setitem(fabricate.METHODS, "ft_early", {"class_path": "lpft.methods.early.EarlyStoppedFT"})
+    run = make_run(tmp_path, seeds=(0, 1), methods=("ft", "ft_early"))
+    live = LiveLogs(run)
+    live.stack(0, "ft_early")
+    live.close()
+    shown = scalars(run.method_file(0, "ft_early", ""))
+    write(run)
+    assert shown == scalars(run.method_file(0, "ft_early", ""))
+    for part in ("seed_0", "mean"):
+        early, ft = (scalars(run.root / part / method) for method in ("ft_early", "ft"))
+        for tag in ("local/accuracy", "global/accuracy", "worst/accuracy", "distortion"):
+            assert [step for step, _ in early[tag]] == [0, 3, 6, 9, 12]
+            assert [step for step, _ in ft[tag]] == [0, 3, 6, 9, 12, 15]
+        assert early["train/loss"][-1][0] == early["final/local"][0][0] == 15
 
 
 def test_the_columns_of_hparams_are_those_of_all_runs_below_a_folder(run: Run, tmp_path: Path) -> None:
@@ -126,6 +154,7 @@ def test_the_columns_of_hparams_are_those_of_all_runs_below_a_folder(run: Run, t
         "method",
         "class",
         "seed",
+        "seeds",
         "epochs",
         "lp_epochs",
         "lp_lr",
