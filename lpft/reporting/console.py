@@ -126,8 +126,7 @@ def percent_note(config: Mapping[str, Any]) -> str:
     >>> percent_note({"evaluation": {"metric": "balanced_accuracy"}})
     'Balanced accuracy in percent.'
     """
-    measure = measure_word(config)
-    return f"{measure[0].upper()}{measure[1:]} in percent."
+    return f"{english.capital(measure_word(config))} in percent."
 
 
 def in_process_note(config: Mapping[str, Any]) -> str:

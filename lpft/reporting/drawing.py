@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.english import say, texts
+from lpft.reporting.experiment import measure_word
 from lpft.reporting.style import RC
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
@@ -59,11 +60,22 @@ def figure(draw: RunFigure) -> RunFigure:
     return draw
 
 
-def described(name: str, kind: str, draw: Callable[[], Figure | None], **values: Any) -> Drawing:
-    """Return a drawing with the title and caption that english.yaml has for its kind; see `figure`."""
+def described(
+    name: str, kind: str, draw: Callable[[], Figure | None], config: Mapping[str, Any], **values: Any
+) -> Drawing:
+    """Return a drawing with the title and caption that english.yaml has for its kind; see `figure`.
+
+    Args:
+        name: of the figure.
+        kind: its entry in english.yaml.
+        draw: makes the figure.
+        config: the resolved experiment; it says what the percentages are of (``measure`` in english.yaml).
+        values: what the texts need besides.
+    """
     if kind not in texts("figures"):
         caption = (getattr(draw, "func", draw).__doc__ or "").strip()
         return Drawing(name, name.replace("_", " ").capitalize(), caption.partition("\n")[0], draw)
+    values |= {"measure": measure_word(config)}
     return Drawing(name, say("figures", kind, "title", **values), say("figures", kind, "caption", **values), draw)
 
 

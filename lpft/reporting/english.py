@@ -17,7 +17,7 @@ from pandas import DataFrame
 from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
-from lpft.reporting.experiment import class_name, flat, group_by, section
+from lpft.reporting.experiment import class_name, flat, group_by, measure_word, section
 from lpft.reporting.intervals import Certainty, comparison_text, estimate_text
 from lpft.reporting.tradeoff import Tradeoff
 
@@ -50,8 +50,18 @@ def environment(folder: Path) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     found.filters |= {"f": format, "n": _count, "count": _count, "plain": plain, "points": points}
+    found.filters |= {"capital": capital}
     found.filters |= {"estimate": estimate_text, "comparison": comparison_text}
     return found
+
+
+def capital(text: str) -> str:
+    """Begin a text with a capital letter.
+
+    >>> capital("balanced accuracy"), capital("AUROC")
+    ('Balanced accuracy', 'AUROC')
+    """
+    return text[:1].upper() + text[1:]
 
 
 def plain(text: object) -> str:
@@ -191,6 +201,7 @@ def result(certainty: Certainty) -> str:
         "result",
         method=pair[0],
         baseline="the global model" if pair[1] == certainty.global_model else pair[1],
+        measure=measure_word(certainty.experiment.config),
         num_methods=sum(1 for _, reference, name in certainty.comparisons if (reference, name) == (pair[1], "local")),
         **found,
     )

@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, TypeVar
 
+from lpft.evaluation.metrics import SCORE_METRICS
+
 PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
 """Settings of linear probing, which a method without it does not have."""
 CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT", "WiseFT", "WiseLPFT")
@@ -277,4 +279,4 @@ def measure_word(config: Mapping[str, Any]) -> str:
     ('accuracy', 'AUROC')
     """
     name = str(section(config, "evaluation").get("metric") or "accuracy")
-    return "AUROC" if name == "auroc" else name.replace("_", " ")
+    return SCORE_METRICS[name][0] if name in SCORE_METRICS else name

@@ -50,7 +50,8 @@ def drawings(analysis: Analysis) -> dict[str, Drawing]:
     swept = bool(analysis.experiment.variants)
     number = len(analysis.experiment.client_names)
     values = {"swept": swept, "clients": number, "every": bin_size(number)}
-    always = {name: described(name, name, partial(draw, analysis), **values) for name, draw in FIGURES.items()}
+    config = analysis.experiment.config
+    always = {name: described(name, name, partial(draw, analysis), config, **values) for name, draw in FIGURES.items()}
     return variant_drawings(analysis) | always
 
 

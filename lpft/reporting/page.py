@@ -363,6 +363,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "num_planned": sweep.num_planned,
         "seeds": seeds,
         "num_seeds": len(seeds),
+        "percent_note": percent_note(first.config),
         "only_point": english.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
         "table_header": ["point", *first_with, "n"],
         "tables": [

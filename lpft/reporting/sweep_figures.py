@@ -108,7 +108,8 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
         keys = _varied(rows)
         if len(keys) == 2:
             name = f"heat-{_safe(family)}"
-            drawings[name] = described(name, "heat", partial(_heat, rows, keys, False), family=family, keys=keys)
+            draw = partial(_heat, rows, keys, False)
+            drawings[name] = described(name, "heat", draw, experiment.config, family=family, keys=keys)
         elif keys:
             by_keys.setdefault(keys, []).append(rows)
     plain = {look[method].family: look[method].plain for method in experiment.methods}
@@ -116,7 +117,8 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
         rows, name = pd.concat(parts), f"sweep-{'-'.join(map(_safe, keys))}"
         draw = partial(_lines, rows, keys, plain, pd.concat(controls) if controls else rows[:0])
         names = list(rows["line"].unique())
-        drawings[name] = described(name, "variants", draw, names=names, keys=keys, **_left_out(rows, keys))
+        values = {"names": names, "keys": keys, **_left_out(rows, keys)}
+        drawings[name] = described(name, "variants", draw, experiment.config, **values)
     return drawings
 
 
@@ -132,13 +134,14 @@ def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     settings = {m: s for point in points for m, s in section(point.experiment.config, "methods").items()}
     look = looks(list(rows["line"].unique()), {"methods": settings})
     draw = partial(_lines, rows, keys, look, rows[:0])
-    drawings = {"sweep": described("sweep", "points", draw, keys=keys, **_left_out(rows, keys))}
+    config = points[0].experiment.config
+    drawings = {"sweep": described("sweep", "points", draw, config, keys=keys, **_left_out(rows, keys))}
     pairs = points[0].experiment.pairs
     if pairs and len(keys) == 2:
         gaps = pd.concat([_difference(point, values, *pairs[0]) for point, values in in_points])
         if len(gaps):
             draw = partial(_heat, gaps, keys, True)
-            drawings["difference"] = described("difference", "difference", draw, pair=pairs[0])
+            drawings["difference"] = described("difference", "difference", draw, config, pair=pairs[0])
     return drawings
 
 

@@ -31,7 +31,7 @@ from lpft.reporting.logs import Log, Picture, Scalars
 from lpft.storage.atomic import replacing
 
 LAYOUT = {
-    "Accuracy": {
+    "Test sets": {
         "local and global": ["^local/accuracy$", "^global/accuracy$"],
         "worst": ["^worst/accuracy$"],
     },

@@ -14,8 +14,11 @@ import yaml
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
 from lpft.evaluation.diagnostics import LITTLE_DATA, Diagnostic
+from lpft.reporting import english
+from lpft.reporting.analysis import analyze_results
 from lpft.reporting.console import comparison_table
 from lpft.reporting.english import diagnostic_lines
+from lpft.reporting.figures import drawings
 from lpft.reporting.page import clients_compared
 from lpft.reporting.report import write_report, write_tables
 from lpft.storage.client_result import ClientResult
@@ -288,3 +291,17 @@ def test_another_metric_is_named_instead_of_accuracy(tmp_path: Path) -> None:
     figure = (run.root / "figures/tradeoff.svg").read_text(encoding="utf-8")
     assert "Local: AUROC on the own test set" in figure
     assert str(comparison_table(report.analysis).caption).startswith("AUROC in percent.")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
+def test_results_titles_and_captions_name_the_metric(tmp_path: Path, metric: str) -> None:
+    """Accuracy is left in what is accuracy with any metric: what is chosen by validation data, names of files."""
+    run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft", "lpft"))
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    run.config.write_text(yaml.safe_dump({**config, "evaluation": {"metric": metric}}), encoding="utf-8")
+    analysis = analyze_results(run)
+    texts = [f"{drawing.title} {drawing.caption}" for drawing in drawings(analysis).values()]
+    joined = " ".join([*texts, english.result(analysis.certainty)]).replace("accuracy.csv", "")
+    assert ("accuracy" in joined.lower()) == (metric == "accuracy")
+    assert ("AUROC matrices" in joined) == ("AUROC over the epochs" in joined) == (metric == "auroc")
+    assert "image" not in joined, "inputs may be feature arrays"

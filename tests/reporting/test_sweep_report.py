@@ -173,6 +173,7 @@ def test_points_are_compared_on_one_page_that_leads_to_theirs(
         assert "A sweep over shift (0.5, 4) and noise (1, 10). 3 of 4 points have results" in text
         assert "without results: shift=4.0,noise=1" in text
         assert "lpft minus ft" in text
+        assert "Accuracy in percent." in text
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     assert [line[:2] for line in lines if line[1:2] in (["1"], ["10"])] == [["0.5", "1"], ["0.5", "10"], ["4", "10"]]
