@@ -202,7 +202,7 @@ def result(certainty: Certainty) -> str:
         method=pair[0],
         baseline="the global model" if pair[1] == certainty.global_model else pair[1],
         measure=measure_word(certainty.experiment.config),
-        num_methods=sum(1 for _, reference, name in certainty.comparisons if (reference, name) == (pair[1], "local")),
+        num_methods=sum((method, pair[1], "local") in certainty.comparisons for method in certainty.methods),
         **found,
     )
 

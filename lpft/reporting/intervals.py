@@ -20,6 +20,7 @@ from lpft.evaluation.metric import Evaluation, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
 from lpft.reporting.experiment import Experiment, families, section
 from lpft.reporting.frames import Frames
+from lpft.reporting.references import rows_apart
 from lpft.reporting.results import MethodResult
 
 INTERVAL_COLUMNS = ("method", "metric", "mean", "low", "high", "std_error", "df", "num_seeds", "num_clients")
@@ -48,7 +49,8 @@ class Comparison:
 
     Args:
         estimate: of method minus reference, over clients and seeds.
-        p_holm: its p-value, adjusted for the number of methods that are compared with the reference by this metric.
+        p_holm: its p-value, adjusted for the number of methods (references: of references) that are compared with the
+            reference by this metric.
         verdict: a word.
     """
 
@@ -127,9 +129,23 @@ class Certainty:
             for metric in self.metrics:
                 methods = [method for method in self.experiment.complete_methods if method != reference]
                 gaps = {method: self.gaps(method, reference, metric.name) for method in methods}
-                for method, found in compare(gaps, metric, self.equivalence).items():
-                    comparisons[method, reference, metric.name] = found
+                found: dict[str, Comparison] = {}
+                for family in (self.methods, self.apart):
+                    own = {method: gap for method, gap in gaps.items() if method in family}
+                    found |= compare(own, metric, self.equivalence)
+                comparisons |= {(method, reference, metric.name): found[method] for method in gaps if method in found}
         return comparisons
+
+    @cached_property
+    def apart(self) -> list[str]:
+        """The complete rows that are no methods to choose from; their p-values are adjusted apart."""
+        apart = rows_apart(self.experiment.config)
+        return [method for method in self.experiment.complete_methods if method in apart]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The complete methods: the family of Holm's adjustment."""
+        return [method for method in self.experiment.complete_methods if method not in self.apart]
 
     @cached_property
     def main_pair(self) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lpft.evaluation.metric import mean
-from lpft.reporting.experiment import section
+from lpft.reporting.experiment import is_reference, section
 
 if TYPE_CHECKING:
     from lpft.reporting.analysis import Analysis
@@ -18,6 +18,8 @@ KINDS = {
     "lpft.methods.references.Pooled": "pooled",
     **{f"lpft.methods.federated.{name}": IN_PROCESS for name in ("FedBN", "FedRep", "Ditto")},
 }
+ROTATED = "lpft.methods.rotated.Rotated"
+"""A control whose predictions are those of the global model, by construction."""
 
 
 def reference_rows(config: Mapping[str, Any]) -> dict[str, str]:
@@ -28,6 +30,21 @@ def reference_rows(config: Mapping[str, Any]) -> dict[str, str]:
     """
     paths = {str(name): section(config, "methods", name).get("class_path") for name in section(config, "methods")}
     return {name: KINDS[path] for name, path in paths.items() if path in KINDS}
+
+
+def rows_apart(config: Mapping[str, Any]) -> set[str]:
+    """Return the rows that are no methods to choose from: the global model, references, and `rotated`.
+
+    Rows that are trained in the process are methods.
+
+    >>> sorted(rows_apart({"methods": {"none": {}, "ft": {}, "x": {"class_path": "lpft.methods.rotated.Rotated"}}}))
+    ['none', 'x']
+    """
+    rows = {name for name, kind in reference_rows(config).items() if kind != IN_PROCESS}
+    for name in map(str, section(config, "methods")):
+        if is_reference(name, config) or section(config, "methods", name).get("class_path") == ROTATED:
+            rows.add(name)
+    return rows
 
 
 @dataclass(frozen=True)

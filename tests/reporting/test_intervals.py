@@ -86,7 +86,8 @@ def test_every_difference_follows_from_the_matrices(tmp_path: Path) -> None:
         assert found == pytest.approx(by_hand(values), rel=1e-6)
     of_one = [row for row in rows if (row["reference"], row["metric"]) == ("ft", "local")]
     ordered = sorted(of_one, key=lambda row: float(row["p"]))
-    assert float(ordered[0]["p_holm"]) == pytest.approx(min(1, 4 * float(ordered[0]["p"])))
+    by_p = [row for row in ordered if row["method"] != "none"]
+    assert float(by_p[0]["p_holm"]) == pytest.approx(min(1, 3 * float(by_p[0]["p"])))
 
 
 def test_files_have_the_documented_columns_and_are_in_the_results(tmp_path: Path) -> None:
@@ -226,3 +227,21 @@ def test_verdicts_about_a_swept_method_are_counted(tmp_path: Path) -> None:
     text = result(certainty)
     assert words.count("better") == 3, "the made-up rows lose less than ft"
     assert text.startswith("Of 3 settings of lpft, compared with ft on the test sets of all clients 3 are better,")
+
+
+def test_methods_and_references_are_families_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References and `rotated` change no verdict on a method; the two of them and `rotated` count as three."""
+    others = {"home": "references.Local", "all_data": "references.Pooled", "turned": "rotated.Rotated"}
+    for name, path in others.items():
+        monkeypatch.setitem(METHODS, name, {"class_path": f"lpft.methods.{path}"})
+    methods = ("none", "ft", "lp", "lpft")
+    alone = write_tables(make_run(tmp_path / "alone", methods=methods)).certainty
+    both = write_tables(make_run(tmp_path / "both", methods=(*others, *methods))).certainty
+    assert {key: both.comparisons[key] for key in alone.comparisons if key[0] != "none"} == {
+        key: found for key, found in alone.comparisons.items() if key[0] != "none"
+    }
+    assert both.methods == ["ft", "lp", "lpft"]
+    of_others = [both.comparisons[name, "none", "local"] for name in others]
+    smallest = min(of_others, key=lambda found: found.estimate.p)
+    assert smallest.p_holm == pytest.approx(min(1, 3 * smallest.estimate.p))
+    assert alone.comparisons["none", "ft", "local"].p_holm == alone.comparisons["none", "ft", "local"].estimate.p
