@@ -7,7 +7,7 @@ single clients; none if all is well, or if the numbers were not recorded.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
@@ -72,6 +72,7 @@ def diagnose(
     histories: Mapping[int, Sequence[float | None]] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
     adapted: str | None = None,
+    restarted: Collection[str] = (),
 ) -> list[Diagnostic]:
     """Look for every failure signature.
 
@@ -81,13 +82,14 @@ def diagnose(
             model from elsewhere.
         pairs: methods and the baselines that they are compared with.
         adapted: the method that changes nothing but BatchNorm's statistics, if there is one.
+        restarted: methods whose fine-tuning does not start from the head that they have probed.
     """
     trained = [result for result in results if _is_trained(result)]
     return [
         *not_converged(histories or {}),
         *extreme_heterogeneity(_with_trained_model(trained, histories or {}), pairs),
         *too_little_data(trained),
-        *probing_too_short(trained),
+        *probing_too_short(result for result in trained if result.method not in restarted),
         *normalization_drift(trained),
         *foreign_statistics(result for result in results if result.method == adapted),
     ]

@@ -73,9 +73,10 @@ class Analysis:
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:
         """The failure signatures that were found."""
-        methods = section(self.experiment.config, "methods")
-        adapted = next((str(name) for name, method in methods.items() if class_name(method) == "AdaBN"), None)
-        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs, adapted)
+        classes = {str(m): class_name(settings) for m, settings in section(self.experiment.config, "methods").items()}
+        adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
+        restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
+        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs, adapted, restarted)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:

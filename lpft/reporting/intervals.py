@@ -124,7 +124,7 @@ class Certainty:
     @cached_property
     def comparisons(self) -> dict[tuple[str, str, str], Comparison]:
         """The comparison of every method, reference and metric of `metrics` that both have."""
-        comparisons = {}
+        comparisons: dict[tuple[str, str, str], Comparison] = {}
         for reference in self.references:
             for metric in self.metrics:
                 methods = [method for method in self.experiment.complete_methods if method != reference]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from lpft.evaluation.diagnostics import (
     Diagnostic,
     diagnose,
 )
+from lpft.reporting.analysis import analyze
 from lpft.storage.client_result import ClientResult
-from tests.reporting.fabricate import make_cell
+from tests.reporting import fabricate
+from tests.reporting.fabricate import make_cell, make_run
 
 CLIENTS = ("a", "b", "c")
 METHODS = ("none", "lp", "ft", "lpft")
@@ -210,6 +213,20 @@ def test_head_that_still_improves_at_one_client() -> None:
 @pytest.mark.parametrize("losses", [(1.0, 0.96, 1.5), (1.0, 1.2, 0.1), (None, 0.94, 1.5), (1.0, None, 0.5)])
 def test_head_that_is_done(losses: tuple[float | None, ...]) -> None:
     assert diagnose(probed(losses)) == []
+
+
+def test_a_head_that_is_not_kept_cannot_be_probed_too_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the head that `ScaledHeadFT` probes, fine-tuning gets the norm only."""
+    assert diagnose(probed((1.0, 0.94, 1.5)), restarted=["lpft"]) == []
+    monkeypatch.setitem(fabricate.METHODS, "scaled_head", {"class_path": "lpft.methods.scaled_head.ScaledHeadFT"})
+
+    def edit(cell: ClientResult) -> ClientResult:
+        probing = replace(make_cell(cell.seed, "lpft", cell.client, CLIENTS), method=cell.method)
+        return with_losses(probing, (1.0, 0.94, 1.5))
+
+    run = make_run(tmp_path, clients=CLIENTS, methods=("lpft", "scaled_head"), edit=edit)
+    found = [diagnostic for diagnostic in analyze(run).diagnostics if diagnostic.name == SHORT_PROBING]
+    assert [diagnostic.method for diagnostic in found] == ["lpft"]
 
 
 def test_one_epoch_of_probing_cannot_be_compared() -> None:
