@@ -1,31 +1,22 @@
-"""Heads that are not trained: drawn at random, or solved for.
+"""Heads that are not trained: drawn at random, zero, or solved for by least squares.
 
 A head is a dict with ``weight`` ``(num_classes, k)`` and, if the network's has one, ``bias`` ``(num_classes,)``.
 """
 
 from __future__ import annotations
 
-import warnings
-
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from lpft.methods.base import HeadData
 from lpft.types import State
 
-STRENGTHS = np.logspace(-7, 2, 100)
-"""Values of C, the inverse strength of regularization, from strong to weak."""
-WITHOUT_VAL = 1.0
-"""The value of C for clients without validation data: scikit-learn's default."""
-MAX_ITER = 200
-
 
 def random_head(like: State, generator: Generator) -> State:
     """Draw weight and bias evenly from ``[-1/sqrt(k), 1/sqrt(k)]``, as `torch.nn.Linear` does."""
     bound = like["weight"].shape[1] ** -0.5
     drawn = {name: torch.rand(t.shape, generator=generator, dtype=torch.float64) for name, t in like.items()}
-    return _as(like, {name: (2 * t - 1) * bound for name, t in drawn.items()})
+    return as_head(like, {name: (2 * t - 1) * bound for name, t in drawn.items()})
 
 
 def zero_head(like: State) -> State:
@@ -41,69 +32,12 @@ def least_squares_head(like: State, data: HeadData) -> State:
     features = data.features.double().cpu()
     targets = torch.nn.functional.one_hot(data.labels.cpu(), len(like["weight"])).double()
     if "bias" not in like:
-        return _as(like, {"weight": (torch.linalg.pinv(features) @ targets).T})
+        return as_head(like, {"weight": (torch.linalg.pinv(features) @ targets).T})
     middle, mean = features.mean(0), targets.mean(0)
     weight = (torch.linalg.pinv(features - middle) @ (targets - mean)).T
-    return _as(like, {"weight": weight, "bias": mean - weight @ middle})
+    return as_head(like, {"weight": weight, "bias": mean - weight @ middle})
 
 
-def logistic_head(like: State, data: HeadData) -> State:
-    """Fit logistic regressions with 100 strengths of regularization; return the best on validation data.
-
-    Features are normalized by a scalar mean and a scalar standard deviation. C runs over 100 values, log-spaced from
-    1e-7 to 1e2; each fit starts from the previous one, with 200 iterations at most. Classes without training samples
-    get zeros; with only two classes their rows are -w/2 and w/2.
-
-    The recipe leaves the rest open. Among equally accurate heads, of which a dozen samples often leave dozens, the one
-    with the smallest cross-entropy on validation data is chosen. A client without validation data gets C = 1, and one
-    with a single class of training samples keeps its head. It takes a few seconds per client.
-
-    References:
-        Kumar et al., arXiv:2202.10054, appendix; github.com/AnanyaKumar/transfer_learning.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    features, labels = data.features.double().cpu().numpy(), data.labels.cpu().numpy()
-    val_features, val_labels = data.val_features.double().cpu().numpy(), data.val_labels.cpu().numpy()
-    if len(np.unique(labels)) < 2:
-        return like
-    has_bias = "bias" in like  # without one, a shift of the features could not be undone
-    shift, scale = float(features.mean()) * has_bias, float(features.std()) or 1.0
-    model = LogisticRegression(warm_start=True, max_iter=MAX_ITER, fit_intercept=has_bias)
-    best, best_score = like, (-1.0, 0.0)
-    for strength in STRENGTHS if len(val_labels) else [WITHOUT_VAL]:
-        model.C = float(strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 200 iterations are the recipe
-            model.fit((features - shift) / scale, labels)
-        weight, bias = _all_rows(model, len(like["weight"]))
-        weight = weight / scale
-        bias = bias - shift * weight.sum(1)
-        score = _score(torch.from_numpy(val_features @ weight.T + bias), torch.from_numpy(val_labels))
-        if score > best_score:
-            best, best_score = _as(like, {"weight": torch.tensor(weight), "bias": torch.tensor(bias)}), score
-    return best
-
-
-def _score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the accuracy, and less the cross-entropy; what is larger is better."""
-    if not len(labels):
-        return 0.0, 0.0
-    accuracy = (logits.argmax(1) == labels).double().mean()
-    return float(accuracy), -float(torch.nn.functional.cross_entropy(logits, labels))
-
-
-def _all_rows(model: object, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight and bias of a fitted regression with a row for every class."""
-    coef, intercept, classes = model.coef_, model.intercept_, model.classes_  # type: ignore[attr-defined]
-    if len(classes) == 2:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    weight, bias = np.zeros((num_classes, coef.shape[1])), np.zeros(num_classes)
-    weight[classes], bias[classes] = coef, intercept
-    return weight, bias
-
-
-def _as(like: State, head: dict[str, Tensor]) -> State:
+def as_head(like: State, head: dict[str, Tensor]) -> State:
     """Return those tensors that a head has, in its type and on its device."""
     return {name: head[name].to(t.device, t.dtype) for name, t in like.items()}

@@ -8,7 +8,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator
 
 from lpft.methods.base import HeadData, Method, Phase, check_epochs
-from lpft.methods.heads import least_squares_head, logistic_head, random_head, zero_head
+from lpft.methods.heads import least_squares_head, random_head, zero_head
+from lpft.methods.logistic_head import logistic_head
 from lpft.types import State
 
 
@@ -20,7 +21,7 @@ class LPFT(Method):
     with null it is linear probing alone, the ablation ``lp``.
 
     With ``lp_solver: logreg`` the head is solved by logistic regression on the global model's features
-    (`lpft.methods.heads.logistic_head`). Then phase 1 has no epochs, for it trains nothing; phase 2 has
+    (`lpft.methods.logistic_head.logistic_head`). Then phase 1 has no epochs, for it trains nothing; phase 2 has
     ``epochs - lp_epochs``, as with SGD, so that the two compare. ``lp_epochs: 0`` leaves the whole budget to phase 2,
     the recipe of Kumar et al.; with null the solved head is all.
 

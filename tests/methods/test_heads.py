@@ -6,9 +6,10 @@ import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import Tensor
 
-from lpft.methods import heads
+from lpft.methods import logistic_head as logistic
 from lpft.methods.base import HeadData
-from lpft.methods.heads import STRENGTHS, least_squares_head, logistic_head, random_head, zero_head
+from lpft.methods.heads import least_squares_head, random_head, zero_head
+from lpft.methods.logistic_head import STRENGTHS, logistic_head
 from lpft.types import State
 
 
@@ -55,7 +56,7 @@ def test_least_squares_equals_scikit_learn(bias: bool, width: int) -> None:
 
 def test_logistic_regression_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one strength: probabilities of the folded head are those of the pipeline on normalized features."""
-    monkeypatch.setattr(heads, "STRENGTHS", np.array([0.1]))
+    monkeypatch.setattr(logistic, "STRENGTHS", np.array([0.1]))
     data = blobs([0, 1, 3])
     x = data.features.numpy()
     reference = LogisticRegression(C=0.1, max_iter=200).fit((x - x.mean()) / x.std(), data.labels.numpy())
@@ -67,7 +68,7 @@ def test_logistic_regression_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch
 
 
 def test_two_classes_become_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "STRENGTHS", np.array([0.1]))
+    monkeypatch.setattr(logistic, "STRENGTHS", np.array([0.1]))
     data = blobs([1, 3])
     x = data.features.numpy()
     reference = LogisticRegression(C=0.1, max_iter=200).fit((x - x.mean()) / x.std(), data.labels.numpy())
@@ -100,10 +101,10 @@ def test_the_strength_is_chosen_on_validation_data() -> None:
 def test_of_equally_accurate_heads_the_surest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The strongest regularization separates these clouds, too, but leaves all classes about equally likely."""
     data = blobs([0, 1, 2, 3], spread=0.01)
-    monkeypatch.setattr(heads, "STRENGTHS", np.array([1e-3, 1.0]))
+    monkeypatch.setattr(logistic, "STRENGTHS", np.array([1e-3, 1.0]))
     assert torch.equal(logits(logistic_head(head(), data), data.val_features).argmax(1), data.val_labels)
     both = logistic_head(head(), data)
-    monkeypatch.setattr(heads, "STRENGTHS", np.array([1e-3]))
+    monkeypatch.setattr(logistic, "STRENGTHS", np.array([1e-3]))
     assert logistic_head(head(), data)["weight"].norm() < 0.1 * both["weight"].norm()
 
 

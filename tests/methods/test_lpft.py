@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lpft.evaluation.matrix import Evaluator
-from lpft.methods import heads
+from lpft.methods import logistic_head as logistic
 from lpft.methods.base import HeadData, Phase
 from lpft.methods.ft import FT
-from lpft.methods.heads import least_squares_head, logistic_head
+from lpft.methods.heads import least_squares_head
+from lpft.methods.logistic_head import logistic_head
 from lpft.methods.lpft import LPFT
 from tests.methods.fitting import (
     LP_LR,
@@ -27,8 +28,8 @@ from tests.toy import largest_difference, same_bits, toy_features
 
 @pytest.fixture(autouse=True)
 def _few_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "STRENGTHS", np.logspace(-1, 1, 3))  # all hundred take seconds
-    monkeypatch.setattr(heads, "MAX_ITER", 20)
+    monkeypatch.setattr(logistic, "STRENGTHS", np.logspace(-1, 1, 3))  # all hundred take seconds
+    monkeypatch.setattr(logistic, "MAX_ITER", 20)
 
 
 STILL = settings(epochs=1)
