@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from lpft.methods.base import Method, Phase
+from lpft.models.mixtures import average, dirichlet, distance, mixture
 from lpft.types import State
 
 
@@ -75,11 +76,7 @@ class LSSFT(Method):
     def mix(self, params: State, global_params: State, memory: State, uniforms: Tensor) -> State:
         """Return a random convex combination of the pool and the newest model."""
         members = [*pool(global_params, memory), params]
-        weights = dirichlet(uniforms[: len(members)])
-        return {
-            name: torch.stack([w.to(p.dtype) * member[name] for w, member in zip(weights, members, strict=True)]).sum(0)
-            for name, p in params.items()
-        }
+        return mixture(members, dirichlet(uniforms[: len(members)]))
 
     def penalty(self, params: State, global_params: State, memory: State) -> Tensor:
         """Return ``lambda_a`` times the distance to the global model, less ``lambda_d`` times that to the pool."""
@@ -99,33 +96,3 @@ def pool(global_params: State, memory: State) -> list[State]:
     """Return the global model and the models that were added so far."""
     added = len(memory) // len(global_params)
     return [global_params, *({name: memory[f"{i}/{name}"] for name in global_params} for i in range(added))]
-
-
-def average(models: list[State]) -> State:
-    """Return the mean of each parameter.
-
-    >>> average([{"a": torch.tensor(1.0)}, {"a": torch.tensor(4.0)}])
-    {'a': tensor(2.5000)}
-    """
-    return {name: torch.stack([model[name] for model in models]).sum(0) / len(models) for name in models[0]}
-
-
-def dirichlet(uniforms: Tensor) -> Tensor:
-    """Turn uniform numbers in ``[0, 1)``, ``(n,)``, into one draw from Dirichlet(1): the simplex, evenly.
-
-    >>> dirichlet(torch.tensor([0.75, 0.5, 0.5]))
-    tensor([0.5000, 0.2500, 0.2500])
-    """
-    exponentials = -torch.log1p(-uniforms)
-    return exponentials / exponentials.sum().clamp_min(torch.finfo(uniforms.dtype).tiny)
-
-
-def distance(one: State, other: State) -> Tensor:
-    """Return the l2 distance of two models over all parameters; at 0 its gradient is 0.
-
-    >>> distance({"a": torch.tensor([3.0]), "b": torch.tensor([0.0, 4.0])}, {"a": torch.zeros(1), "b": torch.zeros(2)})
-    tensor(5.)
-    """
-    squares = torch.stack([(p - other[name]).pow(2).sum() for name, p in one.items()]).sum()
-    apart = squares > 0
-    return torch.where(apart, squares, 1.0).sqrt() * apart

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lpft.methods.ft import FT
-from lpft.methods.sparse import SparseFT, top_entries
+from lpft.methods.sparse import SparseFT
 from lpft.types import State
 from tests.methods.fitting import (
     ADAM,
@@ -51,14 +51,6 @@ def test_a_step_by_hand() -> None:
     assert torch.equal(put_back["body.w"], torch.tensor([1.0, -1.0, 3.0]))
     assert put_back["head.weight"] == -4
     assert put_back["head.bias"] == 1
-
-
-def test_the_share_is_that_of_all_layers_together() -> None:
-    saliency = {"a": torch.rand(7, 11), "b": torch.rand(50), "c": torch.rand(73)}
-    mask = top_entries(saliency, share=0.1)
-    assert sum(int(m.sum()) for m in mask.values()) == 20
-    flat, chosen = (torch.cat([t[name].flatten() for name in "abc"]) for t in (saliency, mask))
-    assert flat[chosen].min() > flat[~chosen].max()
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM])

@@ -1,0 +1,56 @@
+"""Averages, mixtures and distances of models of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lpft.types import State
+
+
+def average(models: Sequence[State]) -> State:
+    """Return the mean of each parameter.
+
+    >>> average([{"a": torch.tensor(1.0)}, {"a": torch.tensor(4.0)}])
+    {'a': tensor(2.5000)}
+    """
+    return {name: torch.stack([model[name] for model in models]).sum(0) / len(models) for name in models[0]}
+
+
+def mixture(models: Sequence[State], weights: Tensor) -> State:
+    """Return the sum of models, each times its weight.
+
+    Args:
+        models: any number of them, n.
+        weights: ``(n,)``; of a convex combination if they are not negative and sum to 1.
+
+    >>> mixture([{"a": torch.tensor(1.0)}, {"a": torch.tensor(4.0)}], torch.tensor([0.25, 0.75]))
+    {'a': tensor(3.2500)}
+    """
+    return {
+        name: torch.stack([w.to(p.dtype) * model[name] for w, model in zip(weights, models, strict=True)]).sum(0)
+        for name, p in models[0].items()
+    }
+
+
+def dirichlet(uniforms: Tensor) -> Tensor:
+    """Turn uniform numbers in ``[0, 1)``, ``(n,)``, into one draw from Dirichlet(1): the simplex, evenly.
+
+    >>> dirichlet(torch.tensor([0.75, 0.5, 0.5]))
+    tensor([0.5000, 0.2500, 0.2500])
+    """
+    exponentials = -torch.log1p(-uniforms)
+    return exponentials / exponentials.sum().clamp_min(torch.finfo(uniforms.dtype).tiny)
+
+
+def distance(one: State, other: State) -> Tensor:
+    """Return the l2 distance of two models over all parameters; at 0 its gradient is 0.
+
+    >>> distance({"a": torch.tensor([3.0]), "b": torch.tensor([0.0, 4.0])}, {"a": torch.zeros(1), "b": torch.zeros(2)})
+    tensor(5.)
+    """
+    squares = torch.stack([(p - other[name]).pow(2).sum() for name, p in one.items()]).sum()
+    apart = squares > 0
+    return torch.where(apart, squares, 1.0).sqrt() * apart
