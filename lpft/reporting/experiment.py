@@ -12,8 +12,6 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, TypeVar
 
-from lpft.evaluation.metrics import SCORE_METRICS
-
 PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
 """Settings of linear probing, which a method without it does not have."""
 CHOSEN_AFTERWARDS = ("EarlyStoppedFT", "SoupFT", "LSSFT", "WiseFT", "WiseLPFT")
@@ -278,5 +276,7 @@ def measure_word(config: Mapping[str, Any]) -> str:
     >>> measure_word({}), measure_word({"evaluation": {"metric": "auroc"}})
     ('accuracy', 'AUROC')
     """
+    from lpft.evaluation.metrics import SCORE_METRICS  # imports numpy, and `lpft status` answers at once
+
     name = str(section(config, "evaluation").get("metric") or "accuracy")
     return SCORE_METRICS[name][0] if name in SCORE_METRICS else name
