@@ -18,7 +18,8 @@ class DeviceSamples:
     """The dataset's arrays as one device sees them.
 
     On a GPU the uint8 images live in its memory if they take less than half of what is free; otherwise, and on the CPU,
-    they stay in the memory-mapped file, and a batch is gathered there.
+    they stay in the memory-mapped file, and a batch is gathered there. On the CPU, small datasets are normalized once,
+    since the same test images serve every model; normalization takes each value on its own, so that results are equal.
 
     Args:
         data: the dataset; set up.
@@ -31,6 +32,7 @@ class DeviceSamples:
         fits = device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self._images = data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
+        self._normalized: dict[torch.dtype, Tensor] = {}
 
     def can_keep(self, num_images: int) -> bool:
         """Tell whether so many normalized images are small enough to be kept, instead of being made when needed."""
@@ -44,11 +46,18 @@ class DeviceSamples:
             dtype: floating-point type wanted.
             draws: uniform numbers ``(*index.shape, num_draws)`` to augment the images by; None leaves them as they are.
         """
-        rows = self._images.index_select(0, index.flatten().to(self._images.device))  # ten times as fast as indexing
-        chosen = rows.view(*index.shape, *rows.shape[1:]).to(self.device)
+        augments = draws is not None and self.data.augment is not None
+        if not augments and self.device.type == "cpu" and self.can_keep(len(self._images)):
+            return _chosen(self._all_normalized(dtype), index)
+        chosen = _chosen(self._images, index).to(self.device)
         if draws is not None:
             chosen = augmented(self.data.augment, chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
+
+    def _all_normalized(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._normalized:
+            self._normalized[dtype] = self.data.normalize(self._images, dtype)
+        return self._normalized[dtype]
 
     def batches(self, index: Tensor, draws: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield positions, labels and uniform numbers of every step, copied to where they are needed all at once.
@@ -62,3 +71,9 @@ class DeviceSamples:
     def labels(self, index: Tensor) -> Tensor:
         """Return the labels, int64, of samples at positions in the arrays."""
         return self._labels[index.to(self.device)]
+
+
+def _chosen(images: Tensor, index: Tensor) -> Tensor:
+    """Return images at positions; `index_select` is ten times as fast as indexing."""
+    rows = images.index_select(0, index.flatten().to(images.device))
+    return rows.view(*index.shape, *rows.shape[1:])
