@@ -1,9 +1,11 @@
 """Time and memory of federated training as the federation grows: 100 clients a round, of 100 to 10,000.
 
-    python benchmarks/scale.py [--clients 100 1000 10000] [--images 50] [--rounds 20]
+    python benchmarks/scale.py [--clients 100 1000 10000] [--images 50] [--rounds 20] [--personalize N]
 
 Prints one JSON line for every number of clients: seconds of preparing the data, milliseconds of a round (median),
-memory of the process. Each is measured in a process of its own.
+memory of the process. Each is measured in a process of its own. With ``--personalize N`` every client is also
+personalized by FT and LP-FT, and every model tested on its own client and N drawn others; the line then has the
+seconds of that, with and without reporting.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
+TRAINED = {"ft": "lpft.methods.ft.FT", "lpft": "lpft.methods.lpft.LPFT"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--images", type=int, default=50, help="of each client, a tenth of them to validate on")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--personalize", type=int, metavar="N", help="also personalize; test on so many other clients")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -34,6 +39,10 @@ def main() -> None:
         work = workload.Workload(clients, train, cohort=100, rounds=options.rounds, tested=clients * val)
         with tempfile.TemporaryDirectory() as folder:
             config = workload.lpft_config("mlp", work, Path(folder), processes=1)
+            if options.personalize:
+                config["methods"] |= {name: {"class_path": path} for name, path in TRAINED.items()}
+                config["data"]["test_share"] = 0.2
+                config["evaluation"] = {"clients": options.personalize}
             (Path(folder) / "config.json").write_text(json.dumps(config))
             command = [sys.executable, __file__, "--worker", folder]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -55,11 +64,22 @@ def _measure(folder: Path) -> dict[str, float]:
     prepared = time.perf_counter() - start
     lpft.federate(config)
     history = pd.read_csv(folder / "run/seed_0/global/history.csv")
-    return {
+    line = {
         "prepare_seconds": round(prepared, 2),
         "round_ms": round(1e3 * float(history["seconds"].median()), 1),
         "peak_mib": _peak_kib() // 1024,
     }
+    if "evaluation" in config:
+        start = time.perf_counter()
+        lpft.personalize(config)
+        personalized = time.perf_counter()
+        lpft.report(config["out"])
+        line |= {
+            "personalize_seconds": round(personalized - start, 1),
+            "report_seconds": round(time.perf_counter() - personalized, 1),
+            "peak_mib": _peak_kib() // 1024,
+        }
+    return line
 
 
 def _peak_kib() -> int:

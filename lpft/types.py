@@ -55,7 +55,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class StackUpdate:
-    """What the K clients of a stack send back after local training.
+    """What K clients, of one stack or of several that were trained as one, send back after local training.
 
     Args:
         clients: positions of the clients in the list of all clients.
@@ -64,6 +64,7 @@ class StackUpdate:
         num_examples: number of each client's training samples, its weight in the average.
         losses: each client's mean loss over its samples in the last local epoch, ``(K,)``.
         memory: what the clients keep until they take part again, each tensor ``(K, ...)``.
+        joined: how many of the clients, in their order, each stack has; empty: all are of one stack.
     """
 
     clients: list[int]
@@ -71,3 +72,4 @@ class StackUpdate:
     num_examples: list[int]
     losses: Tensor
     memory: State = field(default_factory=dict)
+    joined: tuple[int, ...] = ()

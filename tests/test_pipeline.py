@@ -141,9 +141,16 @@ def test_a_second_run_does_nothing(finished: Run) -> None:
     assert stamps() == before
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.processes), 3])
-def test_any_number_of_processes_gives_the_same_files(finished: Run, devices: int, out: Path) -> None:
-    assert outcome(toy("run", out, "--trainer.devices", devices)) == outcome(finished)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("--trainer.devices", 2), marks=pytest.mark.processes),
+        ("--trainer.devices", 3),
+        ("--trainer.devices", 1, "--trainer.processes_per_device", 2),
+    ],
+)
+def test_any_number_of_processes_gives_the_same_files(finished: Run, words: tuple[object, ...], out: Path) -> None:
+    assert outcome(toy("run", out, *words)) == outcome(finished)
 
 
 @pytest.mark.processes

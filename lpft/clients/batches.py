@@ -135,3 +135,31 @@ def stacks(clients: Sequence[int], num_samples: Sequence[int], batch_size: int, 
     for client in clients:
         groups.setdefault(num_steps(num_samples[client], batch_size), []).append(client)
     return [group[i : i + size] for _, group in sorted(groups.items()) for i in range(0, len(group), size)]
+
+
+def joined(parts: Sequence[list[int]], num_samples: Sequence[int], batch_size: int, most: int) -> list[list[list[int]]]:
+    """Group stacks that can be trained as one: clients need the same number of steps.
+
+    Smaller stacks come last, and a single client, whose network runs in another way, stays alone.
+
+    Args:
+        parts: stacks, as `stacks` has cut them; all or those of one rank.
+        num_samples: training samples of every client in the dataset, by position.
+        batch_size: samples in a batch.
+        most: the most clients in a group; a larger stack is a group of its own.
+
+    Returns:
+        Groups of stacks of about the same size; every stack is in exactly one.
+
+    >>> joined([[0, 1], [2, 3], [4, 5], [6]], num_samples=[9] * 7, batch_size=3, most=5)
+    [[[0, 1], [2, 3]], [[4, 5]], [[6]]]
+    """
+    alike: dict[tuple[int, bool], list[list[int]]] = {}
+    for part in sorted(parts, key=len, reverse=True):
+        alike.setdefault((num_steps(num_samples[part[0]], batch_size), len(part) == 1), []).append(part)
+    groups = []
+    for (_, single), same in alike.items():
+        count = len(same) if single else min(len(same), math.ceil(sum(map(len, same)) / most))
+        size = math.ceil(len(same) / count)
+        groups += [same[i : i + size] for i in range(0, len(same), size)]
+    return groups

@@ -18,8 +18,8 @@ class DeviceSamples:
     """The dataset's arrays as one device sees them.
 
     On a GPU the uint8 images live in its memory if they take less than half of what is free; otherwise, and on the CPU,
-    they stay in the memory-mapped file, and a batch is gathered there. On the CPU, small datasets are normalized once,
-    since the same test images serve every model; normalization takes each value on its own, so that results are equal.
+    they stay in the memory-mapped file, and a batch is gathered there. On the CPU the images of a small dataset are
+    normalized once.
 
     Args:
         data: the dataset; set up.
@@ -48,8 +48,8 @@ class DeviceSamples:
         """
         augments = draws is not None and self.data.augment is not None
         if not augments and self.device.type == "cpu" and self.can_keep(len(self._images)):
-            return _chosen(self._all_normalized(dtype), index)
-        chosen = _chosen(self._images, index).to(self.device)
+            return _rows(self._all_normalized(dtype), index)
+        chosen = _rows(self._images, index).to(self.device)
         if draws is not None:
             chosen = augmented(self.data.augment, chosen, draws.to(self.device))
         return self.data.normalize(chosen, dtype)
@@ -73,7 +73,7 @@ class DeviceSamples:
         return self._labels[index.to(self.device)]
 
 
-def _chosen(images: Tensor, index: Tensor) -> Tensor:
-    """Return images at positions; `index_select` is ten times as fast as indexing."""
-    rows = images.index_select(0, index.flatten().to(images.device))
+def _rows(array: Tensor, index: Tensor) -> Tensor:
+    """Return rows ``(*index.shape, ...)`` of an array."""
+    rows = array.index_select(0, index.flatten().to(array.device))  # ten times as fast as indexing
     return rows.view(*index.shape, *rows.shape[1:])

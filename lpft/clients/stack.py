@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -70,7 +70,7 @@ class ClientStack(StackedTensors):
             return features.unsqueeze(0)
 
         body_params = _of_body(self.params() if params is None else params)
-        if _is_plain(body, body_params):
+        if is_plain(body, body_params):
             return _run_plain(body, body_params, x.expand(self.num_clients, *x.shape) if shared else x)
 
         def run(params: State, buffers: State, x: Tensor) -> Tensor:
@@ -140,10 +140,14 @@ class ClientStack(StackedTensors):
                     parameter.grad = None
 
 
-def _is_plain(body: nn.Module, params: State) -> bool:
+def is_plain(body: nn.Module, params: Collection[str]) -> bool:
     """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time.
 
     Hooks, such as those of `torch.nn.utils.weight_norm`, and tied weights are not plain.
+
+    Args:
+        body: the layers.
+        params: names of the body's parameters.
     """
     kinds = (nn.Flatten, nn.Linear, nn.ReLU)
     if not isinstance(body, nn.Sequential) or any(m._forward_hooks or m._forward_pre_hooks for m in body.modules()):

@@ -15,6 +15,7 @@ from typing import Literal
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lpft.clients.stack import is_plain
 from lpft.models.base import BodyHeadNet, dry_run
 from lpft.types import DataSpec
 
@@ -28,6 +29,9 @@ STACK_BYTES = {"cpu": 1e9, "cuda": 8e9}
 MIN_STACKS = 4
 MIN_SIZE = 4
 """Smaller stacks gain nothing, or lose: such clients are trained one by one."""
+ALIGNMENT = 64
+"""Bytes. Matrix kernels round by where their operands start, so that a network trained at another place in a stack may
+differ in the last bit; but not where all operands start at multiples of this, as every tensor of its own does."""
 
 
 def clients_per_stack(
@@ -65,6 +69,30 @@ def heads_per_stack(
         return setting
     flops = 2 * batch_size * net.head.in_features * net.head.out_features
     return _best_size(flops, False, net, num_clients, device_type)
+
+
+def can_be_joined(net: BodyHeadNet, batch_size: int, size: int) -> bool:
+    """Tell whether the CPU may train several stacks as one without changing a bit.
+
+    Args:
+        net: the network; chains of linear layers can.
+        batch_size: samples of one client in a step.
+        size: clients in each of the stacks.
+    """
+    if not is_plain(net.body, [name for name, _ in net.body.named_parameters()]):
+        return False
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+    numbers = [
+        count
+        for layer in layers
+        for count in (layer.weight.numel(), batch_size * layer.in_features, batch_size * layer.out_features)
+    ]
+    return all(size * count * net.head.weight.element_size() % ALIGNMENT == 0 for count in numbers)
+
+
+def size_to_join(size: int, net: BodyHeadNet, batch_size: int) -> int:
+    """Round a size of stacks down to one that `can_be_joined`; where none can, it stays."""
+    return next((less for less in range(size, MIN_SIZE - 1, -1) if can_be_joined(net, batch_size, less)), size)
 
 
 def _best_size(flops: int, convolutions: bool, net: BodyHeadNet, num_clients: int, device_type: str) -> int:

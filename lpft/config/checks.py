@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lpft.clients.single_values import single_value_layers, untrainable_clients
 from lpft.clients.stack import check_elementwise
-from lpft.clients.stack_size import clients_per_stack, heads_per_stack
+from lpft.clients.stack_size import clients_per_stack, heads_per_stack, size_to_join
 from lpft.clients.trial import stacking_problem
 from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
@@ -78,6 +78,8 @@ def resolve_stacks(experiment: Experiment) -> None:
         given = settings["clients_per_stack"]
         setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
         sizes = {"clients_per_stack": clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)}
+        if setting == "auto" and section == "federation" and kind == "cpu":
+            sizes = {key: size_to_join(most, net, settings["batch_size"]) for key, most in sizes.items()}
         if "heads_per_stack" in settings:
             heads = settings["heads_per_stack"]
             if heads == "auto":

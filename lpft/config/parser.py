@@ -87,7 +87,8 @@ class ExperimentParser(LightningArgumentParser):
         key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]
         if key.startswith("trainer."):
             more = f"; {TRAINER_HINTS[key[8:]]}" if key[8:] in TRAINER_HINTS else ""
-            return f"\nHINT: `trainer` takes accelerator, devices, num_nodes and precision only{more}."
+            known = "accelerator, devices, num_nodes, precision and processes_per_device"
+            return f"\nHINT: `trainer` takes {known} only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
 

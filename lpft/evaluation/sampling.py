@@ -57,5 +57,9 @@ def standard_error(row: Sequence[float | None], own: int, num_testable: int | No
 
 def split_row(row: Sequence[float | None], own: int) -> tuple[list[float], list[float]]:
     """Return the accuracies on the own test set (one or none) and on the others' that there are."""
-    defined = {place: value for place, value in enumerate(row) if value is not None and not math.isnan(value)}
-    return [v for p, v in defined.items() if p == own], [v for p, v in defined.items() if p != own]
+    at_home, others = [row[own]], [*row[:own], *row[own + 1 :]]
+    return _defined(at_home), _defined(others)
+
+
+def _defined(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and not math.isnan(value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -15,7 +16,7 @@ COARSE, FINE = 30, 66
 """Binary digits after the point that the two parts of a sum hold."""
 LIMIT = 2.0**21
 """An entry of this size (2e6) or above comes from a client that has diverged, and could overflow the sum."""
-CHUNK = 2**17
+CHUNK = 2**16
 """Numbers that are worked on at once: few enough to stay in the processor's cache."""
 
 
@@ -36,7 +37,7 @@ class Aggregator(ABC):
 
     @abstractmethod
     def add(self, total: Tensor, update: StackUpdate) -> list[int]:
-        """Add the updates of a stack of clients to the sum, in place.
+        """Add the updates of a stack of clients, or of several stacks, to the sum, in place.
 
         Returns:
             The clients, by position, that have diverged and are therefore left out.
@@ -83,17 +84,21 @@ class WeightedMean(Aggregator):
         return torch.zeros(2, 1 + sum(t.numel() for t in floats), dtype=torch.float64, device=floats[0].device)
 
     def add(self, total: Tensor, update: StackUpdate) -> list[int]:
-        """Add the weighted states of a stack, and their weights; weights are shares of the round's total."""
+        """Add the weighted states of each stack, and their weights; weights are shares of the round's total."""
         tensors = [t.detach().view(len(t), -1) if t.dim() == 1 else t.detach() for t in _floats(update.state)]
         counts = update.num_examples if self.weighting == "samples" else [1] * len(update.clients)
         weights = torch.tensor(counts, dtype=torch.float64, device=total.device) / self._whole
-        usable = _usable(tensors)
+        usable, sizes = _usable(tensors), list(update.joined or [len(weights)])
         if not usable.all():
+            sizes = [int(part.sum()) for part in usable.split(sizes)]
             tensors, weights = [t[usable] for t in tensors], weights[usable]
-        if len(weights):
-            sums = total.split([t[0].numel() for t in tensors] + [1], dim=1)
-            for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
-                self._add_exactly(summed, tensor, weights)
+        sums = total.split([t.shape[1:].numel() for t in tensors] + [1], dim=1)
+        for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
+            start = 0
+            for size, alike in itertools.groupby(filter(None, sizes)):
+                part = slice(start, start + size * len(list(alike)))
+                self._add_exactly(summed, tensor[part].unflatten(0, (-1, size)), weights[part].view(-1, size))
+                start = part.stop
         return [client for client, good in zip(update.clients, usable.tolist(), strict=True) if not good]
 
     def finish(self, total: Tensor, like: State) -> State:
@@ -113,30 +118,36 @@ class WeightedMean(Aggregator):
         }
 
     def _add_exactly(self, total: Tensor, tensor: Tensor, weights: Tensor) -> None:
-        """Add the weighted sum over clients of ``(K, ...)`` to both parts ``(2, n)`` of a sum.
+        """Add the weighted sums over the K clients of each of S stacks to both parts of a sum.
 
-        This is done piece by piece, in memory that is used again.
+        This is done piece by piece, in memory that is used again. No entry depends on which others come with it.
+
+        Args:
+            total: both parts, ``(2, n)``.
+            tensor: the clients' entries, ``(S, K, ...)``.
+            weights: the clients' weights, ``(S, K)``.
         """
-        order = [0, *sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)]  # as it lies in memory
-        rows, sums = tensor.permute(order), total.view(2, *tensor.shape[1:]).permute(order)
-        size = max(1, CHUNK // max(1, len(weights) * rows[0, 0].numel()))
-        for piece, (coarse, fine) in zip(rows.split(size, dim=1), sums.split(size, dim=1), strict=True):
-            states, (values, rounded) = self._scratch(piece)
-            states.view(piece.shape).copy_(piece)
-            torch.mv(states.t(), weights, out=values)
+        order = sorted(range(2, tensor.dim()), key=tensor.stride, reverse=True)  # as it lies in memory
+        rows = tensor.permute(1, 0, *order)
+        sums = total.view(2, *tensor.shape[2:]).permute(0, *[dim - 1 for dim in order])
+        shares = weights.t().view(*weights.t().shape, *[1] * len(order))
+        size = max(1, CHUNK // max(1, rows[0, :, 0].numel()))
+        for piece, (coarse, fine) in zip(rows.split(size, dim=2), sums.split(size, dim=1), strict=True):
+            values, rounded = self._scratch(piece[0])
+            values.zero_()
+            for client, share in zip(piece, shares, strict=True):
+                values.addcmul_(rounded.copy_(client), share)
             torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
-            coarse.add_(rounded.view(coarse.shape))
+            coarse.add_(rounded.sum(0))
             values.sub_(rounded)  # exact: it only drops leading digits
-            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)).view(fine.shape))
+            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)).sum(0))
 
-    def _scratch(self, piece: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float64 memory for the K clients' entries, ``(K, n)``, and for two sums of them, ``(2, n)``."""
-        size, device = piece[0].numel(), piece.device
-        needed = (len(piece) + 2) * size
+    def _scratch(self, like: Tensor) -> Tensor:
+        """Return float64 memory for two tensors of a shape, ``(2, ...)``."""
+        needed, device = 2 * like.numel(), like.device
         if device not in self._memory or len(self._memory[device]) < needed:
-            self._memory[device] = torch.empty(max(3 * CHUNK, needed), dtype=torch.float64, device=device)
-        rows = self._memory[device][:needed].view(-1, size)
-        return rows[: len(piece)], rows[len(piece) :]
+            self._memory[device] = torch.empty(max(2 * CHUNK, needed), dtype=torch.float64, device=device)
+        return self._memory[device][:needed].view(2, *like.shape)
 
 
 def _rounder(digits: int) -> float:
@@ -150,7 +161,8 @@ def _floats(state: State) -> list[Tensor]:
 
 def _usable(tensors: list[Tensor]) -> Tensor:
     """Tell, as bool ``(K,)``, which clients' entries are finite and not so large that they must have diverged."""
-    squares = torch.stack([torch.linalg.vecdot(t, t, dim=-1).sum() for t in tensors])
+    flat = [t.permute(sorted(range(t.dim()), key=t.stride, reverse=True)).reshape(-1) for t in tensors]
+    squares = torch.stack([torch.dot(t, t) for t in flat])
     if (squares < LIMIT**2).all():  # the usual case, at the cost of reading all once; also False for NaN
         return torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
     return torch.stack([(t.flatten(1).abs() < LIMIT).all(dim=1) for t in tensors]).all(dim=0)

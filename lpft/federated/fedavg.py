@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -33,13 +33,16 @@ from lpft.types import StackUpdate, State
 
 log = logging.getLogger("lpft")
 
+Training = Callable[[list[list[int]], State], Iterable[StackUpdate]]
+"""Trains stacks of clients, given by position, from a global state."""
+
 
 def fedavg_round(
     fabric: Fabric,
     global_state: State,
     cohort: list[list[int]],
     num_samples: Sequence[int],
-    train: Callable[[list[int], State], StackUpdate],
+    train: Training,
     aggregator: Aggregator,
     describe: Callable[[int], str] = "client {}".format,
     memory: ClientMemory | None = None,
@@ -51,7 +54,7 @@ def fedavg_round(
         global_state: state dict of the global model, the same on every rank.
         cohort: the clients of the round, in stacks.
         num_samples: training samples of every client, by position.
-        train: trains one stack of clients from the global state.
+        train: trains stacks of clients from the global state.
         aggregator: turns client updates into the next global state.
         describe: names client, round and seed for messages, from the client's position.
         memory: takes what the clients keep until they take part again; None if they keep nothing.
@@ -66,11 +69,10 @@ def fedavg_round(
     total = aggregator.zeros(global_state, [num_samples[client] for client in place])
     losses = torch.zeros(len(place), dtype=torch.float64, device=total.device)
     kept = losses.new_zeros(len(place), memory.size if memory else 0)
-    for stack in shard(cohort, num_samples, fabric.global_rank, fabric.world_size):
-        update = train(stack, global_state)
+    for update in train(shard(cohort, num_samples, fabric.global_rank, fabric.world_size), global_state):
         for client in aggregator.add(total, update):
             log.warning("%s has diverged and is left out of the round's average", describe(client))
-        places = [place[client] for client in stack]
+        places = [place[client] for client in update.clients]
         losses[places] = update.losses.double()
         if memory and memory.size:
             kept[places] += memory.rows(update.memory, kept.dtype)  # no zero keeps its sign, with any number of ranks
@@ -88,10 +90,8 @@ class Clients(Protocol):
     memory: ClientMemory
     """What they keep until they take part again."""
 
-    def cohort(
-        self, clients: list[int], state: State, round_: int
-    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
-        """Return the clients of a round in stacks, and what trains a stack from the global state."""
+    def cohort(self, clients: list[int], state: State, round_: int) -> tuple[list[list[int]], Training]:
+        """Return the clients of a round in stacks, and what trains stacks from the global state."""
 
     def test(self, state: State, stop: bool) -> tuple[float, bool]:
         """Test a global state on the clients' validation sets; see `ValidationTest`."""
@@ -204,12 +204,10 @@ class FedAvg:
         """Train from the start, or from the last checkpoint on; see `train_rounds`."""
         return train_rounds(self.fabric, self.net, self, self.settings, self.seed, files)
 
-    def cohort(
-        self, clients: list[int], state: State, round_: int
-    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
-        """Return the clients of a round in stacks, and what trains a stack from the global state."""
+    def cohort(self, clients: list[int], state: State, round_: int) -> tuple[list[list[int]], Training]:
+        """Return the clients of a round in stacks, and what trains stacks from the global state."""
         parts = stacks(clients, self.num_samples, self.settings.batch_size, self.clients_per_stack)
-        return parts, partial(self.trainer.train, round_=round_, memory=self.memory)
+        return parts, partial(self.trainer.train_all, round_=round_, memory=self.memory)
 
     def describe(self, client: int) -> str:
         """Name a client."""
@@ -240,8 +238,11 @@ class ValidationTest:
         self.names = [with_val[number].name for number in drawn.tolist()]
         self.sizes = torch.tensor([len(val) for val in sets], dtype=torch.float64)
         owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
-        pieces = list(zip(chunks(torch.cat(sets)), chunks(owner), strict=True)) if sets else []
-        self.pieces = pieces[fabric.global_rank :: fabric.world_size]
+        places = list(chunks(torch.arange(len(owner))))[fabric.global_rank :: fabric.world_size]
+        own = torch.cat([owner[:0], *places])
+        index = torch.cat([owner[:0], *sets])[own]
+        self.pieces = [piece for piece in chunks(index) if len(piece)]
+        self._owner, self._labels = owner[own].to(fabric.device), samples.labels(index)
         self._images: dict[int, Tensor] = {}
         self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
@@ -263,16 +264,14 @@ class ValidationTest:
         """Return how many images of every set a state is right about, ``(len(sizes),)``; this rank's part alone."""
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
-        for number, (index, owner) in enumerate(self.pieces):
-            logits = self.net(self._normalized(number))
-            hits = logits.argmax(-1) == self.samples.labels(index)
-            correct.index_add_(0, owner.to(self.fabric.device), hits.double())
-        return correct
+        predicted = [self.net(self._normalized(number)).argmax(-1) for number in range(len(self.pieces))]
+        hits = torch.cat([self._labels[:0], *predicted]) == self._labels
+        return correct.index_add_(0, self._owner, hits.double())
 
     def _normalized(self, number: int) -> Tensor:
         images = self._images.get(number)
         if images is None:
-            images = self.samples.images(self.pieces[number][0], self.net.head.weight.dtype)
+            images = self.samples.images(self.pieces[number], self.net.head.weight.dtype)
             if self._keeps:
                 self._images[number] = images
         return images

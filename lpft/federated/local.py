@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from lpft.clients.batches import StackSamples
+from lpft.clients.batches import StackSamples, joined
 from lpft.clients.device_data import DeviceSamples
 from lpft.clients.stack import ClientStack, check_elementwise, sample_losses
+from lpft.clients.stack_size import MIN_STACKS, can_be_joined, clients_per_stack
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import num_draws
 from lpft.federated.algorithms import Algorithm
@@ -44,6 +47,23 @@ class LocalTrainer:
         self.algorithm = settings.algorithm or Algorithm()
         self.samples = DeviceSamples(data, fabric.device)
         self._stacks: dict[int, ClientStack] = {}
+        self._best_size: int | None = None
+
+    def train_all(
+        self, stacks: list[list[int]], global_state: State, round_: int, memory: ClientMemory | None = None
+    ) -> Iterator[StackUpdate]:
+        """Train stacks of clients, each client from the global state on its own data; see `train`.
+
+        Stacks that can be are trained as one, which saves time and changes no bit.
+
+        Yields:
+            The update of every stack, or of several, valid until the next is asked for.
+        """
+        num_samples = [len(client.train) for client in self.data.clients]
+        size = max(map(len, stacks), default=0)
+        for group in joined(stacks, num_samples, self.settings.batch_size, self._most_joined(size)):
+            update = self.train(list(itertools.chain(*group)), global_state, round_, memory)
+            yield replace(update, joined=tuple(map(len, group)))
 
     def train(
         self, clients: list[int], global_state: State, round_: int, memory: ClientMemory | None = None
@@ -131,6 +151,21 @@ class LocalTrainer:
         )
         for name, gradient in changed.items():
             gradients[name].copy_(gradient)
+
+    def _most_joined(self, size: int) -> int:
+        """Return how many clients to train as one at most, if stacks are of this size; 1 if stacks stay alone.
+
+        An algorithm may do anything with a client's tensors, and other precisions have other kernels.
+        """
+        data, settings = self.data, self.settings
+        precision = self.fabric.strategy.precision.precision
+        plain = settings.algorithm is None and data.augment is None and precision in ("32-true", "64-true")
+        if not plain or self.fabric.device.type != "cpu" or not can_be_joined(self.net, settings.batch_size, size):
+            return 1
+        if self._best_size is None:
+            many = MIN_STACKS * len(data.clients)
+            self._best_size = clients_per_stack("auto", self.net, data.spec, settings.batch_size, many, "cpu")
+        return self._best_size
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:

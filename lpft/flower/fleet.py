@@ -12,7 +12,7 @@ import torch
 from lightning.fabric import Fabric
 
 from lpft.federated.algorithms import Algorithm
-from lpft.federated.fedavg import mean_accuracy
+from lpft.federated.fedavg import Training, mean_accuracy
 from lpft.federated.memory import ClientMemory
 from lpft.flower import records
 from lpft.flower.api import NODE_UNAVAILABLE, Grid, Message, RecordDict
@@ -136,9 +136,7 @@ class RemoteClients:
         self.memory = ClientMemory(Algorithm(), net, len(roster.names), fabric.device)
         self._on_start: Callable[[int], None] | None = on_start
 
-    def cohort(
-        self, clients: list[int], state: State, round_: int
-    ) -> tuple[list[list[int]], Callable[[list[int], State], StackUpdate]]:
+    def cohort(self, clients: list[int], state: State, round_: int) -> tuple[list[list[int]], Training]:
         """Train the clients of a round on their nodes, all at the same time."""
         if self._on_start is not None:
             self._on_start(round_)
@@ -156,7 +154,7 @@ class RemoteClients:
         updates = {update.client: update for content in answers.values() for update in records.updates_of(content)}
         if missing := sorted(set(names) - updates.keys()):
             raise NodeError(f"{what}: no update of {', '.join(missing)} has come.")
-        return [[client] for client in clients], lambda stack, _: self._stacked(stack, updates)
+        return [[client] for client in clients], lambda stacks, _: (self._stacked(stack, updates) for stack in stacks)
 
     def test(self, state: State, stop: bool) -> tuple[float, bool]:
         """Test a global state on the validation samples of all clients."""

@@ -119,9 +119,8 @@ class Node:
         state = self._checked(federation, state)
         positions = {client.name: number for number, client in enumerate(federation.data.clients)}
         stacks, train = federation.cohort(sorted(positions[name] for name in clients), state, round_)
-        for stack in stacks:
-            update = train(stack, state)
-            for k, client in enumerate(stack):
+        for update in train(stacks, state):
+            for k, client in enumerate(update.clients):
                 own = {name: tensor[k].clone() for name, tensor in update.state.items()}
                 name, count = federation.data.clients[client].name, update.num_examples[k]
                 yield ClientUpdate(name, own, count, float(update.losses[k].double()))

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -221,7 +222,7 @@ class ResultMaker:
             return None
         return {name: _number(value) for name, value in layers.items()}
 
-    @property
+    @cached_property
     def num_testable(self) -> int | None:
         """How many clients have test samples, if models are tested on some of them only."""
         if self.evaluator.drawn is None:

@@ -30,7 +30,7 @@ PRECISIONS = {
 
 
 class Devices:
-    """Devices that a command may use: four of the Lightning Trainer's settings.
+    """Devices that a command may use: four of the Lightning Trainer's settings, and one of `lpft`.
 
     Args:
         accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any. `mps`, Apple's GPU, is refused.
@@ -38,6 +38,8 @@ class Devices:
             otherwise of GPUs, or of cores that this process may use; 1 in a notebook on a system without fork.
         num_nodes: number of machines; more than one under srun or torchrun only.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
+        processes_per_device: processes that personalize on each device at the same time, each another stack of clients:
+            for GPUs that one does not fill. Results stay the same. Federated training has one process per device.
 
     Only `check` refuses devices, so that work for other machines can be counted on this one.
     """
@@ -48,6 +50,7 @@ class Devices:
         devices: PositiveInt | Literal["auto"] = "auto",
         num_nodes: PositiveInt = 1,
         precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
+        processes_per_device: PositiveInt = 1,
     ) -> None:
         has_gpu = torch.cuda.is_available()
         self.kind = "cuda" if accelerator in ("cuda", "gpu") or (has_gpu and accelerator == "auto") else "cpu"
@@ -56,6 +59,7 @@ class Devices:
         self.accelerator = accelerator
         self.num_nodes: int = num_nodes
         self.precision = precision
+        self.processes_per_device: int = processes_per_device
 
     def check(self) -> None:
         """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
@@ -100,11 +104,11 @@ class Devices:
     @property
     def processes(self) -> int:
         """How many processes train stacks at the same time on this machine."""
-        return self.count
+        return self.count * self.processes_per_device
 
-    def device(self, number: int = 0) -> torch.device:
-        """Return one of the devices."""
-        return torch.device(self.kind, number) if self.kind == "cuda" else torch.device("cpu")
+    def device(self, process: int = 0) -> torch.device:
+        """Return the device of one of the processes."""
+        return torch.device(self.kind, process % self.count) if self.kind == "cuda" else torch.device("cpu")
 
     def fabric(self) -> Fabric:
         """Make the Fabric of federated training; with one device it starts no process."""

@@ -1,28 +1,34 @@
-"""Images by position, normalized at once or batch by batch."""
-
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lpft.clients import device_data
 from lpft.clients.device_data import DeviceSamples
+from lpft.data.transforms import FlipCrop
 from tests.toy import toy_data
 
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_images_that_are_kept_equal_those_made_when_needed(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    data, index = toy_data(), torch.tensor([[3, 0], [1, 3]])
-    kept = DeviceSamples(data, torch.device("cpu"))
-    images = kept.images(index, dtype)
-    monkeypatch.setattr(device_data, "KEPT_NUMBERS", 0)
-    made = DeviceSamples(data, torch.device("cpu")).images(index, dtype)
-    assert images.dtype == dtype
-    assert torch.equal(images, made)
+CPU = torch.device("cpu")
 
 
-def test_a_caller_that_changes_images_does_not_change_those_that_are_kept() -> None:
-    samples, index = DeviceSamples(toy_data(), torch.device("cpu")), torch.arange(3)
-    before = samples.images(index, torch.float32).clone()
-    samples.images(index, torch.float32).zero_()
-    assert torch.equal(samples.images(index, torch.float32), before)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_that_are_normalized_once_are_those_made_when_needed(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_data()
+    index = torch.tensor([[3, 0, 3], [1, 2, 7]])
+    kept = DeviceSamples(data, CPU).images(index, dtype)
+    monkeypatch.setattr("lpft.clients.device_data.KEPT_NUMBERS", 0)
+    made = DeviceSamples(data, CPU).images(index, dtype)
+    assert torch.equal(kept, made)
+    assert kept.stride() == made.stride()
+    assert torch.equal(made, data.normalize(data.images[index], dtype))
+
+
+def test_augmented_images_are_never_those_that_were_kept() -> None:
+    data = toy_data()
+    index, draws = torch.arange(6), torch.full((6, 3), 0.9)
+    plain = DeviceSamples(data, CPU).images(index, torch.float32, draws)
+    data.augment = FlipCrop(pad=2)
+    samples = DeviceSamples(data, CPU)
+    assert torch.equal(samples.images(index, torch.float32), plain)
+    assert not torch.equal(samples.images(index, torch.float32, draws), plain)

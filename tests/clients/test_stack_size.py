@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from lpft.clients.stack_size import clients_per_stack, forward_flops
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpft.clients.stack import ClientStack, sample_losses
+from lpft.clients.stack_size import can_be_joined, clients_per_stack, forward_flops, size_to_join
 from lpft.models.cnn import SmallCNN
 from lpft.models.mlp import MLP
 from lpft.types import DataSpec
@@ -39,3 +44,50 @@ def test_auto_makes_smaller_stacks_of_more_work() -> None:
 
 def test_a_number_is_taken_as_it_is() -> None:
     assert clients_per_stack(7, net(), SPEC, 32, 10, "cpu") == 7
+
+
+# Stacks trained as one
+
+
+def trained(start: MLP, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Take two steps with images ``(K, n, ...)``; return the states of the K clients."""
+    stack = ClientStack(start, len(images))
+    optimizer = torch.optim.SGD(stack.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sample_losses(stack(images), labels).mean(1).sum().backward()
+        optimizer.step()
+    return stack.stacked_state()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.lists(st.integers(1, 70), max_size=2),
+    st.sampled_from([3, 7, 10, 62]),
+    st.integers(2, 16),
+    st.integers(2, 4),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_stacks_that_can_be_joined_train_as_they_do_alone(
+    batch: int, widths: list[int], num_classes: int, least: int, count: int, dtype: torch.dtype
+) -> None:
+    """Bit for bit, with a last stack that is smaller."""
+    spec = DataSpec(1, 6, num_classes)
+    start = MLP(spec, widths=widths).to(dtype)
+    size = next(more for more in range(least, 17) if can_be_joined(start, batch, more))
+    images = torch.randn(size * count + 2, batch, *spec.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    labels = torch.arange(batch).remainder(num_classes).expand(len(images), batch)
+    together = trained(start, images, labels)
+    for part in torch.arange(len(images)).split(size):
+        alone = trained(start, images[part], labels[part])
+        assert all(torch.equal(alone[name], together[name][part]) for name in alone)
+
+
+def test_only_aligned_chains_of_linear_layers_can_be_joined() -> None:
+    """With batches of 20 and ten classes a client has 800 bytes of logits: two have a multiple of 64, five have not."""
+    assert [size for size in range(1, 9) if can_be_joined(net(), 20, size)] == [2, 4, 6, 8]
+    assert not can_be_joined(SmallCNN(SPEC), 20, 16)
+    assert can_be_joined(net(), 7, 16)
+    assert size_to_join(5, net(), 20) == 4
+    assert size_to_join(5, net(), 7) == 5

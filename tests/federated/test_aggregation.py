@@ -92,6 +92,22 @@ def test_the_mean_is_that_of_floats() -> None:
     torch.testing.assert_close(mean, expected, rtol=1e-14, atol=1e-16)
 
 
+def test_stacks_that_were_trained_as_one_are_summed_as_they_are_alone() -> None:
+    """Whatever the layout of the matrices in memory; a client that has diverged is left out of its stack."""
+    values = torch.randn(7, 30, 3, generator=torch.Generator().manual_seed(0))
+    values[2, 0, 0] = float("nan")
+    like, counts, sizes = {"w": torch.zeros(30, 3)}, [3, 1, 4, 1, 5, 9, 2], [3, 3, 1]
+    alone, together = WeightedMean(), WeightedMean()
+    expected, found = alone.zeros(like, counts), together.zeros(like, counts)
+    for part in torch.arange(7).split(sizes):
+        own = [counts[client] for client in part.tolist()]
+        alone.add(expected, StackUpdate(part.tolist(), {"w": values[part]}, own, torch.zeros(len(part))))
+    transposed = values.transpose(1, 2).contiguous().transpose(1, 2)
+    update = StackUpdate(list(range(7)), {"w": transposed}, counts, torch.zeros(7), joined=tuple(sizes))
+    assert together.add(found, update) == [2]
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_diverged_clients_are_left_out(bad: float) -> None:
     aggregator, like = WeightedMean(), {"w": torch.zeros(2)}

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim import SGD
 
-from lpft.clients.batches import StackSamples
+from lpft.clients.batches import StackSamples, stacks
 from lpft.data.transforms import Augment, FlipCrop, num_draws
 from lpft.federated.aggregation import WeightedMean
 from lpft.federated.checkpoint import Checkpoint, History
+from lpft.federated.cohort import shard
 from lpft.federated.fedavg import fedavg_round
 from lpft.federated.federate import GlobalTask, train_global_models
 from lpft.federated.local import LocalTrainer
+from lpft.models.mlp import MLP
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
+from lpft.runtime.seeding import global_generator
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run
 from lpft.types import StackUpdate, State
@@ -45,17 +50,20 @@ def test_a_round_by_hand() -> None:
     """
     targets, samples = {0: 3.0, 1: -1.0}, [1, 3]
 
-    def train(stack: list[int], state: State) -> StackUpdate:
-        trained = torch.stack([state["w"] - 0.5 * (state["w"] - targets[client]) for client in stack])
-        return StackUpdate(stack, {"w": trained}, [samples[client] for client in stack], torch.tensor([1.0 + stack[0]]))
+    def train(stacks: list[list[int]], state: State) -> Iterator[StackUpdate]:
+        for stack in stacks:
+            trained = torch.stack([state["w"] - 0.5 * (state["w"] - targets[client]) for client in stack])
+            counts = [samples[client] for client in stack]
+            yield StackUpdate(stack, {"w": trained}, counts, torch.tensor([1.0 + stack[0]]))
 
     state, loss = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], samples, train, WeightedMean())
     assert (state["w"].item(), loss) == (0.5, 1.5)
 
 
 def test_a_diverged_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    def train(stack: list[int], state: State) -> StackUpdate:
-        return StackUpdate(stack, {"w": torch.tensor([[float("nan") if stack[0] else 2.0]])}, [1], torch.zeros(1))
+    def train(stacks: list[list[int]], state: State) -> Iterator[StackUpdate]:
+        for stack in stacks:
+            yield StackUpdate(stack, {"w": torch.tensor([[float("nan") if stack[0] else 2.0]])}, [1], torch.zeros(1))
 
     state, _ = fedavg_round(fabric(), {"w": torch.ones(1)}, [[0], [1]], [1, 1], train, WeightedMean())
     assert state["w"].item() == 2.0
@@ -211,3 +219,40 @@ def test_the_aggregator_is_chosen_by_the_settings() -> None:
     alone = fit(data, settings(aggregator=LastOf, rounds=1))
     update = LocalTrainer(fabric(), toy_net(), data, settings(), 0).train([1], toy_net().state_dict(), 1)
     assert largest_difference(alone.state, {name: t[0] for name, t in update.state.items()}) < 1e-12
+
+
+@pytest.mark.parametrize("counts", [(24,) * 11, (24,) * 9 + (40,) * 6])
+def test_stacks_joined_on_any_number_of_ranks_change_no_bit(
+    counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stacks of two of an MLP: sums over one, two and three ranks equal that of stacks trained alone."""
+    data, chosen = toy_data(counts=counts), settings()
+    with global_generator(0, "toy"):
+        net = MLP(data.spec, widths=[16]).double()
+    start, num_samples = net.state_dict(), [len(client.train) for client in data.clients]
+    cohort = stacks(range(len(counts)), num_samples, chosen.batch_size, 2)
+    trained: list[int] = []
+    train = LocalTrainer.train
+
+    def noted(self: LocalTrainer, clients: list[int], *args: Any) -> StackUpdate:
+        trained.append(len(clients))
+        return train(self, clients, *args)
+
+    monkeypatch.setattr(LocalTrainer, "train", noted)
+
+    def total(world: int) -> torch.Tensor:
+        summed = []
+        for rank in range(world):
+            aggregator, trainer = WeightedMean(), LocalTrainer(fabric(), net, data, chosen, seed=0)
+            summed.append(aggregator.zeros(start, num_samples))
+            for update in trainer.train_all(shard(cohort, num_samples, rank, world), start, 1):
+                aggregator.add(summed[-1], update)
+        return sum(summed, start=torch.zeros(()))
+
+    joined = [total(world) for world in (1, 2, 3)]
+    assert max(trained) > 4
+    trained.clear()
+    monkeypatch.setattr(LocalTrainer, "_most_joined", lambda self, size: 1)
+    alone = total(1)
+    assert max(trained) == 2
+    assert all(torch.equal(summed, alone) for summed in joined)

@@ -53,8 +53,8 @@ class OnNodes:
         for number, node in enumerate(self.nodes):
             at_home = [self.roster.names[k] for k in clients if self.roster.homes[self.roster.names[k]] == number]
             updates |= {update.client: update for update in node.train(self.seed, round_, at_home, state)}
-        return [[client] for client in clients], lambda stack, _: self.stacked(
-            updates[self.roster.names[stack[0]]], stack
+        return [[client] for client in clients], lambda stacks, _: (
+            self.stacked(updates[self.roster.names[stack[0]]], stack) for stack in stacks
         )
 
     @staticmethod

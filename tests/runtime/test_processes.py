@@ -159,3 +159,11 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "HINT: call it below `if __name__ == '__main__':`" in done.stderr
+
+
+def test_processes_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    devices = Devices("cuda", 2, processes_per_device=3)
+    assert devices.processes == 6
+    assert [devices.device(process).index for process in range(devices.processes)] == [0, 1, 0, 1, 0, 1]
