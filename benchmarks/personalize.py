@@ -6,7 +6,8 @@ Clients have 200 generated images in 10 classes: 135 to train on, 15 for choices
 tested on. The plain loop is what one writes by hand: a copy of the global model per client, a DataLoader over a
 TensorDataset, an optimizer, and afterwards a forward pass for every model and test set. It sees the same batches, so
 that both fill the same accuracy matrix, up to rounding. `lpft` computes and saves more than that: distortion, accuracy
-on training and validation data, models, one file per client, tables.
+on training and validation data, models, one file per client, tables. ``--curve 9`` adds what is the default of an
+experiment: tests of nine models between the global and each personalized one, which the plain loop does not make.
 
 Prints one line of JSON for every network and method. Times are the least of several runs, wall-clock and of the
 processor (one process only); beside a busy neighbour, believe the processor's.
@@ -81,7 +82,9 @@ def save_images(path: Path, num_clients: int, channels: int, size: int) -> None:
     np.savez(path, x_train=images[..., 0] if channels == 1 else images, y_train=labels.flatten(), writers=writers)
 
 
-def configuration(folder: Path, network: str, num_clients: int, epochs: int, devices: int) -> dict[str, Any]:
+def configuration(
+    folder: Path, network: str, num_clients: int, epochs: int, devices: int, curve: int = 0
+) -> dict[str, Any]:
     """Return an experiment without methods; its global model is made in two rounds."""
     channels, size, factory = NETWORKS[network]
     save_images(folder / "images.npz", num_clients, channels, size)
@@ -96,6 +99,7 @@ def configuration(folder: Path, network: str, num_clients: int, epochs: int, dev
         "network": factory,
         "federation": {"rounds": 2},
         "personalization": {"epochs": epochs, "batch_size": BATCH, "optimizer": optimizer},
+        "evaluation": {"curve": curve},
         "trainer": {"accelerator": "cpu", "devices": devices},
     }
 
@@ -276,7 +280,7 @@ def compare(network: str, methods: list[str], options: argparse.Namespace) -> It
     """Yield the figures of a network's methods."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = configuration(folder, network, options.clients, options.epochs, options.devices)
+        config = configuration(folder, network, options.clients, options.epochs, options.devices, options.curve)
         study = open_quietly("federate", {**config, "out": str(folder / "run"), "methods": METHODS})
         with contextlib.redirect_stderr(io.StringIO()):
             federate(study)
@@ -305,6 +309,7 @@ def _figures(
     seconds = wall if options.devices > 1 else processor
     figures = {
         "processes": options.devices,
+        "curve": options.curve,
         "seconds": round(wall, 3),
         "processor_seconds": round(processor, 3) if options.devices == 1 else None,
         "clients_per_s": round(options.clients / seconds, 2),
@@ -329,6 +334,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--devices", type=int, default=1, help="processes of lpft; the plain loop has one")
+    parser.add_argument("--curve", type=int, default=0, help="models that lpft tests between global and personalized")
     parser.add_argument("--repeats", type=int, default=2, help="of which the fastest counts")
     parser.add_argument("--no-plain", action="store_true", help="time lpft alone")
     parser.add_argument("--quick", action="store_true", help="8 clients, 6 epochs, one run: ends in a minute")
