@@ -33,6 +33,16 @@ def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
     lpft("run", "-c", run.config)
 
 
+@pytest.mark.parametrize("swept", ["lpft", "ft"])
+def test_a_method_is_swept_beside_the_results_of_its_plain_row(swept: str, out: Path, tmp_path: Path) -> None:
+    """The report has them all."""
+    toy("run", out, "--seeds", "[0]")
+    run = toy("run", out, "-c", extra(tmp_path, sweep={f"methods.{swept}.flood": [0.0, 0.1]}), "--seeds", "[0]")
+    rows = {row["method"] for row in table(run.root / "results.csv")}
+    assert rows == {"none", "ft", "lpft", f"{swept}+flood=0", f"{swept}+flood=0.1"}
+    assert f"{swept}+flood=0.1" in (run.root / "report.md").read_text()
+
+
 def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
     config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1, 3]})
     toy("federate", out, "-c", config, "--seeds", "[0]")

@@ -196,12 +196,15 @@ def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:
 
 def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     variants, config = experiment.variants, experiment.config
-    return [
-        (name, english.describe_family([variants[m].values for m in members], members, config))
-        if members[0] in variants
-        else (name, english.describe_method(name, config))
-        for name, members in families(experiment.methods, variants).items()
-    ]
+    descriptions = []
+    for name, members in families(experiment.methods, variants).items():
+        swept = [
+            method for method in members if method in variants
+        ]  # there may also be results of an earlier plain row
+        values = [variants[method].values for method in swept]
+        text = english.describe_family(values, swept, config) if swept else english.describe_method(name, config)
+        descriptions.append((name, text))
+    return descriptions
 
 
 def _differences(analysis: Analysis, baseline: str) -> dict[str, list[str]]:
