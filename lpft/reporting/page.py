@@ -200,7 +200,7 @@ def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     for name, members in families(experiment.methods, variants).items():
         swept = [
             method for method in members if method in variants
-        ]  # there may also be results of an earlier plain row
+        ]  # beside those of an earlier plain row
         values = [variants[method].values for method in swept]
         text = english.describe_family(values, swept, config) if swept else english.describe_method(name, config)
         descriptions.append((name, text))
