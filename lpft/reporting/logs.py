@@ -7,6 +7,7 @@ the means over the seeds (``mean/METHOD``). A `Log` is all that there is to log 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, flat, section
-from lpft.reporting.frames import Frames, Measured, accuracy_matrix, measure
+from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.results import MethodResult, read_config
 from lpft.storage.run import Run
 
@@ -105,10 +106,11 @@ def final_logs(analysis: Analysis) -> Iterator[Log]:
 
     matrices = [binned(accuracy_matrix(result)) for result in analysis.method_results]
     scale = color_scale(matrices)
-    for result, measured, matrix in zip(analysis.method_results, analysis.frames.measured, matrices, strict=True):
+    for result, matrix in zip(analysis.method_results, matrices, strict=True):
         if result.cells:
             picture = Picture(*heatmap_png(matrix, result.clients, scale))
-            yield method_log(analysis.run, result, analysis.experiment.config, measured, {"accuracy matrix": picture})
+            pictures = {"accuracy matrix": picture}
+            yield method_log(analysis.run, result, analysis.experiment.config, analysis.frames, pictures)
     for method in analysis.experiment.complete_methods:
         own = [result for result in analysis.method_results if result.method == method and result.complete]
         newest = max(_newest(_cells(analysis.run, result)) for result in own)
@@ -122,7 +124,7 @@ def method_log(
     run: Run,
     result: MethodResult,
     config: Mapping[str, Any] | None = None,
-    measured: Measured | None = None,
+    frames: Frames | None = None,
     pictures: Mapping[str, Picture] | None = None,
 ) -> Log:
     """Return the log of a method with one seed.
@@ -131,14 +133,14 @@ def method_log(
         run: the run.
         result: at least one client's.
         config: the resolved experiment; by default that of the run's folder.
-        measured: the metrics of `result`; by default they are computed.
+        frames: of several results with this one; by default they are made of `result` alone.
         pictures: see `Log`.
     """
     settings = method_settings(result.method, read_config(run) if config is None else config)
     cells = run.method_file(result.seed, result.method, "cells")
     return Log(
         folder=cells.parent,
-        scalars=list(method_scalars(result, measured)),
+        scalars=list(method_scalars(result, frames)),
         settled=result.complete,
         settings={**settings, "seed": result.seed},
         pictures=pictures or {},
@@ -153,10 +155,17 @@ def global_log(run: Run, seed: int, history: Sequence[Mapping[str, float | None]
     return Log(path.parent, list(global_scalars(history)), True, walltime=newest)
 
 
-def method_scalars(result: MethodResult, measured: Measured | None = None) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the curves of a method, and at their end its metrics if it is complete; at least one step."""
-    curves = Frames([result]).mean_curves.to_dict("records") or [{"epoch": 0}]
-    metrics = (measured or measure(result)).metrics
+def method_scalars(result: MethodResult, frames: Frames | None = None) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the curves of a method, and at their end its metrics if it is complete; at least one step.
+
+    Args:
+        result: of one seed and method.
+        frames: see `method_log`.
+    """
+    frames = frames or Frames([result])
+    every, metrics = frames.mean_curves, frames.metrics_of(result)
+    own = every[(every["seed"] == result.seed) & (every["method"] == result.method)]
+    curves: list[dict[str, Any]] = own.to_dict("records") or [{"epoch": 0}]
     for column, name in END_OF_TRAINING.items():
         if not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
             curves[-1][column] = metrics.get(name)
@@ -173,7 +182,7 @@ def mean_scalars(analysis: Analysis, method: str) -> Iterator[tuple[int, dict[st
     ``interval/NAME`` half of its 95% interval over clients and seeds, if there is one.
     """
     results = [result for result in analysis.method_results if result.method == method and result.complete]
-    by_seed = [dict(by_step(method_scalars(result))) for result in results]
+    by_seed = [dict(by_step(method_scalars(result, analysis.frames))) for result in results]
     last = 0
     for step in sorted(set.intersection(*map(set, by_seed))):
         rows = [of_seed[step] for of_seed in by_seed]
@@ -226,9 +235,10 @@ def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _cells(run: Run, result: MethodResult) -> Iterator[Path]:
-    return run.method_file(result.seed, result.method, "cells").glob("*.json")
+def _cells(run: Run, result: MethodResult) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(run.method_file(result.seed, result.method, "cells")) as files:
+        yield from (file for file in files if file.name.endswith(".json"))
 
 
-def _newest(files: Iterable[Path]) -> float:
+def _newest(files: Iterable[Path | os.DirEntry[str]]) -> float:
     return max((file.stat().st_mtime for file in files), default=0.0)
