@@ -293,12 +293,13 @@ def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFr
     """
     rows = complete_rows(frames, frames.clients, method)
     before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
-    epochs = complete_rows(frames, frames.curves, method)
-    epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
-    if ends or epochs.empty:
-        epochs = rows.assign(epoch=-1, distortion=rows["distortion_own"])
-    loss = epochs["seed"].map(before) - epochs["global_all"].astype(float)
-    found = epochs[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
+    points = rows.assign(epoch=-1, distortion=rows["distortion_own"])
+    if not ends:
+        epochs = complete_rows(frames, frames.curves, method)
+        epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
+        points = points if epochs.empty else epochs
+    loss = points["seed"].map(before) - points["global_all"].astype(float)
+    found = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
     return found.astype({"distortion": float, "loss": float}).dropna()
 
 

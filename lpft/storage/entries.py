@@ -82,7 +82,9 @@ class Entries(Sequence[dict[str, Any]]):
 def column_of(entries: Sequence[Mapping[str, Any]], key: str) -> Column:
     """Return the numbers that a list of entries has for a key, NaN where there is none."""
     if isinstance(entries, Entries):
-        return entries.table.column(key)[entries.start : entries.stop]
+        if key not in entries.table.columns:
+            return np.full(len(entries), np.nan)
+        return entries.table.columns[key][entries.start : entries.stop]
     return np.array([entry.get(key) for entry in entries], dtype=np.float64)
 
 
