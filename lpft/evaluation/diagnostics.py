@@ -143,9 +143,10 @@ def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Di
         return None
     best = -math.inf
     for of_method in grouped(results, "method").values():
-        best = max(best, mean(map(_elsewhere, of_method)))
-        if not best <= near_chance(classes):
+        here = mean(map(_elsewhere, of_method))
+        if not here <= near_chance(classes):
             return None
+        best = max(best, here)
     numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": 100 / classes}
     return Diagnostic(HETEROGENEITY, best, numbers, client)
 
@@ -232,10 +233,11 @@ class _Switch:
 
 def _switch(result: ClientResult) -> _Switch | None:
     """Return the switch of one client's training from probing to full fine-tuning."""
-    probing, losses, distortions = _is_probing(result), _trained(result, "train_loss"), _trained(result, "distortion")
+    probing = _is_probing(result)
     switches = np.flatnonzero(probing[:-1] & ~probing[1:]) + 1
     if not switches.size:
         return None
+    losses, distortions = _trained(result, "train_loss"), _trained(result, "distortion")
     first = switches[0]
     before = losses[first - 2] if first > 1 and probing[first - 2] else math.nan
     return _Switch(float(before), float(losses[first - 1]), float(losses[first]), float(distortions[first]))
@@ -294,9 +296,11 @@ def foreign_statistics(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
 
 def _drift(result: ClientResult) -> float:
     """Return the distortion after training the head alone; 0 if it is rounding only."""
+    probing = _is_probing(result)
+    if not probing.any():
+        return 0.0
     distortion, relative = _nan(result.distortion_own), _nan(result.distortion_relative)
     norm = distortion / relative if distortion > 0 and relative > 0 else 1.0
-    probing = _is_probing(result)
     probed = _trained(result, "distortion")[probing].tolist()
     if probing.all():
         probed.append(distortion)

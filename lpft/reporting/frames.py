@@ -19,7 +19,9 @@ from pandas import DataFrame
 from lpft.evaluation.groups import Where
 from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
+from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
+from lpft.storage.cell_reader import stacked
 from lpft.storage.client_result import ClientResult
 from lpft.storage.entries import EntryTable
 
@@ -44,12 +46,11 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    columns: dict[int, Any] = {}  # by the list of clients, which cells share
-    for cell in result.cells:
-        if id(cell.clients) not in columns:
-            same = cell.clients == result.clients
-            columns[id(cell.clients)] = slice(None) if same else [position[client] for client in cell.clients]
-        matrix[position[cell.client], columns[id(cell.clients)]] = np.array(cell.accuracy, dtype=np.float64)
+    for cells in group_by(result.cells, lambda cell: id(cell.clients)).values():  # cells share their lists of clients
+        rows = stacked([cell.accuracy for cell in cells])
+        if cells[0].clients != result.clients:
+            rows = rows[:, np.argsort([position[name] for name in cells[0].clients])]
+        matrix[[position[cell.client] for cell in cells]] = rows
     return matrix
 
 
@@ -174,18 +175,7 @@ class Frames:
     @cached_property
     def curves(self) -> DataFrame:
         """One row per seed, method, client and epoch; epoch 0 is the global model."""
-        tables = [EntryTable.of([cell.epochs for cell in result.cells]) for result in self.method_results]
-        cells = list(self._cells())
-        places = np.repeat(np.arange(len(cells)), [length for table in tables for length in table.lengths])
-        columns: dict[str, Any] = {
-            "seed": np.array([result.seed for result, _ in cells], dtype=int)[places],
-            "method": np.array([result.method for result, _ in cells], dtype=object)[places],
-            "client": np.array([cell.client for _, cell in cells], dtype=object)[places],
-        }
-        filled = [table for table in tables if table.columns]
-        for name in CURVE_COLUMNS:
-            columns[name] = np.concatenate([table.column(name) for table in filled]) if filled else []
-        return DataFrame(columns)
+        return curves_of(self.method_results)
 
     @cached_property
     def mean_curves(self) -> DataFrame:
@@ -194,14 +184,11 @@ class Frames:
         A client that diverged or has no training samples stays at the global model in every epoch, as it does in the
         matrix; hence the last epoch agrees with results.csv.
         """
-        by_result = dict(list(self.curves.groupby(["seed", "method"], sort=False)))
         rows = []
         for result in self.method_results:
-            curves = by_result.get((result.seed, result.method))
-            if curves is not None:
-                stay = {cell.client for cell in result.cells if cell.status in ("diverged", "no_train")}
-                same = {"seed": result.seed, "method": result.method}
-                rows += [same | row for row in _mean_epochs(curves, stay)]
+            stay = {cell.client for cell in result.cells if cell.status in ("diverged", "no_train")}
+            same = {"seed": result.seed, "method": result.method}
+            rows += [same | row for row in _mean_epochs(curves_of([result]), stay)]
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
 
     @cached_property
@@ -228,6 +215,23 @@ class Frames:
 
     def _cells(self) -> Iterator[tuple[MethodResult, ClientResult]]:
         return ((result, cell) for result in self.method_results for cell in result.cells)
+
+
+def curves_of(results: Sequence[MethodResult]) -> DataFrame:
+    """Return the rows of the frame of curves for some results; see `Frames.curves`."""
+    tables = [EntryTable.of([cell.epochs for cell in result.cells]) for result in results]
+    cells = [(result, cell) for result in results for cell in result.cells]
+    lengths = np.array([length for table in tables for length in table.lengths], dtype=int)
+    places = np.repeat(np.arange(len(cells)), lengths)
+    columns: dict[str, Any] = {
+        "seed": np.array([result.seed for result, _ in cells], dtype=int)[places],
+        "method": np.array([result.method for result, _ in cells], dtype=object)[places],
+        "client": np.array([cell.client for _, cell in cells], dtype=object)[places],
+    }
+    filled = [table for table in tables if table.columns]
+    for name in CURVE_COLUMNS:
+        columns[name] = np.concatenate([table.column(name) for table in filled]) if filled else []
+    return DataFrame(columns)
 
 
 def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[Any]]:
@@ -295,7 +299,7 @@ def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFr
     before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
     points = rows.assign(epoch=-1, distortion=rows["distortion_own"])
     if not ends:
-        epochs = complete_rows(frames, frames.curves, method)
+        epochs = curves_of([one for one in frames.method_results if one.method == method and one.complete])
         epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
         points = points if epochs.empty else epochs
     loss = points["seed"].map(before) - points["global_all"].astype(float)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, flat, section
-from lpft.reporting.frames import Frames, accuracy_matrix
+from lpft.reporting.frames import Frames
 from lpft.reporting.results import MethodResult, read_config
 from lpft.storage.run import Run
 
@@ -102,11 +102,10 @@ class Writer(Protocol):
 
 def final_logs(analysis: Analysis) -> Iterator[Log]:
     """Yield the logs of every seed and method that has results, of every method's means and of every global model."""
-    from lpft.reporting.heatmap import binned, color_scale, heatmap_png
+    from lpft.reporting.heatmap import color_scale, heatmap_png
 
-    matrices = [binned(accuracy_matrix(result)) for result in analysis.method_results]
-    scale = color_scale(matrices)
-    for result, matrix in zip(analysis.method_results, matrices, strict=True):
+    scale = color_scale(analysis.drawn_matrices)
+    for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
         if result.cells:
             picture = Picture(*heatmap_png(matrix, result.clients, scale))
             pictures = {"accuracy matrix": picture}

@@ -74,7 +74,7 @@ def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> list[Ce
         return [(path, _briefly(cell)) for path, cell in read_cells(run, seed, method)]
     parse = CellReader()
     cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
-    if not brief:
+    if not brief and len(indexed) < len(cells):
         _compact([cell for cell in cells.values() if isinstance(cell, ClientResult)])
     if is_short:
         settled = [name for name, stamp in stamps.items() if stamp.mtime < 1e9 * (now - SETTLED)]
@@ -155,7 +155,11 @@ class CellIndex:
             columns |= {field: _load_table(archive, field).lists() for field in ENTRIES}
             columns["accuracy"] = _load_rows(archive)
         rows = zip(head["stamps"], known, zip(*columns.values(), strict=True), strict=True)
-        return {name: ClientResult(**dict(zip(columns, row)), **same) for name, is_known, row in rows if is_known}
+        return {
+            name: ClientResult(**dict(zip(columns, row, strict=True)), **same)
+            for name, is_known, row in rows
+            if is_known
+        }
 
     def write(self, cells: Mapping[str, tuple[Stamp, ClientResult | DamagedFileError]]) -> None:
         """Write the index of the usable cells with the same clients; do nothing where no file can be written.

@@ -192,14 +192,29 @@ def common_levels(rows: Sequence[Any]) -> tuple[Any, Any]:
     """
     import numpy as np
 
-    first = rows[0]
-    if isinstance(first, Accuracies) and first._numbers is not None:
-        if all(isinstance(row, Accuracies) and row._levels is first._levels for row in rows):
-            return np.array(first._levels), np.array([np.frombuffer(row._numbers, dtype=np.uint16) for row in rows])
+    if _share_levels(rows):
+        return np.array(rows[0]._levels), np.array([row._numbers for row in rows], dtype=np.uint16)
     levels, numbers = np.unique([np.array(row, dtype=np.float64) for row in rows], return_inverse=True)
     if len(levels) > MOST_LEVELS:
         return None, None
     return levels, numbers.reshape(len(rows), -1).astype(np.uint16)
+
+
+def stacked(rows: Sequence[Any]) -> Any:
+    """Return rows of accuracies as a matrix, ``(n, C)`` float64, with NaN for None."""
+    import numpy as np
+
+    if _share_levels(rows):
+        levels, numbers = common_levels(rows)
+        return levels[numbers]
+    return np.array([np.array(row, dtype=np.float64) for row in rows])
+
+
+def _share_levels(rows: Sequence[Any]) -> bool:
+    first = rows[0]
+    if not isinstance(first, Accuracies) or first._numbers is None:
+        return False
+    return all(isinstance(row, Accuracies) and row._levels is first._levels for row in rows)
 
 
 def _number(text: str) -> float:

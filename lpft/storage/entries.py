@@ -68,8 +68,9 @@ class Entries(Sequence[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         keys = self.table.columns.keys()
-        for values in zip(*(column[self.start : self.stop].tolist() for column in self.table.columns.values())):
-            yield {key: value for key, value in zip(keys, values) if not _is_nothing(value)}
+        columns = [column[self.start : self.stop].tolist() for column in self.table.columns.values()]
+        for values in zip(*columns, strict=True):
+            yield {key: value for key, value in zip(keys, values, strict=True) if not _is_nothing(value)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == [
