@@ -10,13 +10,14 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpft.evaluation.convergence import judge_convergence
-from lpft.evaluation.metric import mean
+from lpft.evaluation.metric import Vector, mean
 from lpft.storage.client_result import ClientResult, grouped
+from lpft.storage.entries import column_of
 
 NEAR_CHANCE = 0.1
 """An accuracy is near chance if it exceeds chance by at most this share of the distance to 100%."""
@@ -140,10 +141,14 @@ def _with_trained_model(
 def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
     classes = _num_classes(results)
     rise = mean(_nan(result.local) - _nan(result.local_before) for result in results)
-    means = [mean(map(_elsewhere, of_method)) for of_method in grouped(results, "method").values()]
-    best = max(means, default=math.nan)
-    if not classes or any(map(math.isnan, means)) or not rise > 0 or best > near_chance(classes):
+    if not classes or not rise > 0:
         return None
+    best = -math.inf
+    for of_method in grouped(results, "method").values():
+        here = mean(map(_elsewhere, of_method))
+        if not here <= near_chance(classes):
+            return None
+        best = max(best, here)
     numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": 100 / classes}
     return Diagnostic(HETEROGENEITY, best, numbers, client)
 
@@ -230,14 +235,14 @@ class _Switch:
 
 def _switch(result: ClientResult) -> _Switch | None:
     """Return the switch of one client's training from probing to full fine-tuning."""
-    epochs = _epochs(result)
-    for number in range(1, len(epochs)):
-        if _is_probing(epochs[number - 1]) and not _is_probing(epochs[number]):
-            before = epochs[number - 2] if number > 1 and _is_probing(epochs[number - 2]) else {}
-            first = epochs[number]
-            losses = [_nan(entry.get("train_loss")) for entry in (before, epochs[number - 1], first)]
-            return _Switch(losses[0], losses[1], losses[2], _nan(first.get("distortion")))
-    return None
+    probing = _is_probing(result)
+    switches = np.flatnonzero(probing[:-1] & ~probing[1:]) + 1
+    if not switches.size:
+        return None
+    losses, distortions = _trained(result, "train_loss"), _trained(result, "distortion")
+    first = switches[0]
+    before = losses[first - 2] if first > 1 and probing[first - 2] else math.nan
+    return _Switch(float(before), float(losses[first - 1]), float(losses[first]), float(distortions[first]))
 
 
 def _improvement(switches: Sequence[_Switch]) -> float:
@@ -293,30 +298,36 @@ def foreign_statistics(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
 
 def _drift(result: ClientResult) -> float:
     """Return the distortion after training the head alone; 0 if it is rounding only."""
+    probing = _is_probing(result)
+    if not probing.any():
+        return 0.0
     distortion, relative = _nan(result.distortion_own), _nan(result.distortion_relative)
     norm = distortion / relative if distortion > 0 and relative > 0 else 1.0
-    probed = [_nan(entry.get("distortion")) for entry in _epochs(result) if _is_probing(entry)]
-    if all(map(_is_probing, _epochs(result))):
+    probed = _trained(result, "distortion")[probing].tolist()
+    if probing.all():
         probed.append(distortion)
     largest = max((value for value in probed if not math.isnan(value)), default=0.0)
     return largest if largest > MOVED * norm else 0.0
 
 
 def _is_trained(result: ClientResult) -> bool:
-    return result.status in ("ok", "no_test") and bool(_epochs(result))
+    return result.status in ("ok", "no_test") and bool((column_of(result.epochs, "epoch") > 0).any())
 
 
-def _epochs(result: ClientResult) -> list[dict[str, Any]]:
-    return [entry for entry in result.epochs if entry["epoch"] > 0]
+def _trained(result: ClientResult, name: str) -> Vector:
+    """Return a quantity of all epochs but epoch 0, the global model; NaN where it was not recorded."""
+    return column_of(result.epochs, name)[column_of(result.epochs, "epoch") > 0]
 
 
-def _is_probing(entry: Mapping[str, Any]) -> bool:
-    return entry.get("lr_body") == 0
+def _is_probing(result: ClientResult) -> NDArray[np.bool_]:
+    """Tell for all epochs but epoch 0 whether the head alone was trained."""
+    return _trained(result, "lr_body") == 0
 
 
-def _others(result: ClientResult) -> np.ndarray:
-    row = np.delete(np.array(result.accuracy, dtype=np.float64), result.clients.index(result.client))
-    return row[~np.isnan(row)]
+def _others(result: ClientResult) -> Vector:
+    row, own = np.array(result.accuracy, dtype=np.float64), result.clients.index(result.client)
+    others = np.concatenate([row[:own], row[own + 1 :]])
+    return others[~np.isnan(others)]
 
 
 def _elsewhere(result: ClientResult) -> float:

@@ -17,6 +17,7 @@ from pandas import DataFrame, Series
 
 from lpft.evaluation.convergence import Convergence, judge_convergence
 from lpft.evaluation.diagnostics import Diagnostic, diagnose
+from lpft.evaluation.metric import Matrix
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
 from lpft.reporting.experiment import Experiment, class_name, families, section
@@ -89,6 +90,13 @@ class Analysis:
         """The results of personalized models: references are neither diagnosed nor recommended."""
         references = reference_rows(self.experiment.config)
         return [cell for result in self.method_results if result.method not in references for cell in result.cells]
+
+    @cached_property
+    def drawn_matrices(self) -> list[Matrix]:
+        """The accuracy matrices of all `method_results`; of many clients, means over several, as figures show them."""
+        from lpft.reporting.heatmap import binned  # matplotlib takes half a second
+
+        return [binned(accuracy_matrix(result)) for result in self.method_results]
 
     def matrix(self, method: str, seed: int) -> DataFrame:
         """Return the accuracy matrix ``(C, C)`` in percent: row = whose model, column = whose test set.

@@ -24,7 +24,7 @@ from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs
 from lpft.reporting.experiment import families, is_chosen_afterwards, measure_word
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
-from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, binned, color_scale, draw_matrix
+from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, color_scale, draw_matrix
 from lpft.reporting.ladder_figure import draw_ladder
 from lpft.reporting.style import GLOBAL_LEVEL, GRID, INK, MUTED, PAPER, RC, Look, looks, short
 from lpft.reporting.tradeoff_figure import draw_tradeoff
@@ -339,8 +339,8 @@ def matrices(analysis: Analysis) -> Figure | None:
     results = analysis.frames.results[analysis.frames.results["complete"]]
     average = results.groupby("method")["average2"].mean().fillna(-math.inf)
     shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
-    seeds = {method: results.loc[results["method"] == method, "seed"] for method in shown}
-    means = {m: np.mean([binned(analysis.matrix(m, seed).to_numpy()) for seed in seeds[m]], axis=0) for m in shown}
+    pairs = list(zip(analysis.method_results, analysis.drawn_matrices, strict=True))
+    means = {m: np.mean([drawn for one, drawn in pairs if one.method == m and one.complete], axis=0) for m in shown}
     columns = 2 if len(means) in (2, 4) else 3
     side = max(1.9, min(3.0, 0.28 * len(names)))
     drawn, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))

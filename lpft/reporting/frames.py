@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, get_args
 
 import numpy as np
@@ -20,7 +21,9 @@ from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
 from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
+from lpft.storage.cell_reader import stacked
 from lpft.storage.client_result import ClientResult
+from lpft.storage.entries import EntryTable
 
 COUNTS = ("num_train", "num_val", "num_test")
 FIELDS = (
@@ -43,12 +46,11 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    columns: dict[int, Any] = {}  # by the list of clients, which cells share
-    for cell in result.cells:
-        if id(cell.clients) not in columns:
-            same = cell.clients == result.clients
-            columns[id(cell.clients)] = slice(None) if same else [position[client] for client in cell.clients]
-        matrix[position[cell.client], columns[id(cell.clients)]] = np.array(cell.accuracy, dtype=np.float64)
+    for cells in group_by(result.cells, lambda cell: id(cell.clients)).values():  # cells share their lists of clients
+        rows = stacked([cell.accuracy for cell in cells])
+        if cells[0].clients != result.clients:
+            rows = rows[:, np.argsort([position[name] for name in cells[0].clients])]
+        matrix[[position[cell.client] for cell in cells]] = rows
     return matrix
 
 
@@ -108,6 +110,11 @@ class Frames:
         """The metrics of every entry of `method_results`."""
         return [measure(result) for result in self.method_results]
 
+    def metrics_of(self, result: MethodResult) -> Mapping[str, float]:
+        """Return the metrics of one of the results."""
+        pairs = zip(self.method_results, self.measured, strict=True)
+        return next(measured.metrics for one, measured in pairs if one is result)
+
     @cached_property
     def results(self) -> DataFrame:
         """One row per seed and method: every metric, ``complete`` and ``problem``.
@@ -145,23 +152,10 @@ class Frames:
         """
         names = [metric.name for metric in CLIENT_METRICS]
         columns = ["seed", "method", "client", "status", *COUNTS, *names, *FIELDS]
-        frame = DataFrame(self._client_rows(), columns=columns).astype(dict.fromkeys(INTEGERS, "Int64"))
+        parts = [_client_columns(*pair) for pair in zip(self.method_results, self.measured, strict=True)]
+        values = {column: list(chain.from_iterable(part.get(column, ()) for part in parts)) for column in columns}
+        frame = DataFrame(values).astype(dict.fromkeys(INTEGERS, "Int64"))
         return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
-
-    def _client_rows(self) -> Iterator[Row]:
-        for result, measured in zip(self.method_results, self.measured, strict=True):
-            by_client = {cell.client: cell for cell in result.cells}
-            missing = set(result.missing)
-            metrics = {name: values.tolist() for name, values in measured.of_clients.items()}
-            for index, client in enumerate(result.clients):
-                cell = by_client.get(client)
-                row: Row = {"seed": result.seed, "method": result.method, "client": client}
-                if cell is None:
-                    row["status"] = "missing" if client in missing else "damaged"
-                else:
-                    row |= {name: getattr(cell, name) for name in ("status", *COUNTS, *FIELDS)}
-                    row |= {name: values[index] for name, values in metrics.items()}
-                yield row
 
     @cached_property
     def groups(self) -> DataFrame:
@@ -181,16 +175,7 @@ class Frames:
     @cached_property
     def curves(self) -> DataFrame:
         """One row per seed, method, client and epoch; epoch 0 is the global model."""
-        cells = list(self._cells())
-        columns: dict[str, Any] = {
-            "seed": [result.seed for result, cell in cells for _ in cell.epochs],
-            "method": [result.method for result, cell in cells for _ in cell.epochs],
-            "client": [cell.client for _, cell in cells for _ in cell.epochs],
-        }
-        for name in CURVE_COLUMNS:
-            values = (entry.get(name) for _, cell in cells for entry in cell.epochs)
-            columns[name] = list(values) if name in ("epoch", "phase") else _floats(values)
-        return DataFrame(columns)
+        return curves_of(self.method_results)
 
     @cached_property
     def mean_curves(self) -> DataFrame:
@@ -201,10 +186,9 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            entries = [entry for cell in result.cells for entry in cell.epochs]
-            for epoch, own in sorted(group_by(entries, lambda entry: int(entry["epoch"])).items()):
-                row = _mean_epoch(epoch, own, result.cells)
-                rows.append({"seed": result.seed, "method": result.method, **row})
+            stay = {cell.client for cell in result.cells if cell.status in ("diverged", "no_train")}
+            same = {"seed": result.seed, "method": result.method}
+            rows += [same | row for row in _mean_epochs(curves_of([result]), stay)]
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
 
     @cached_property
@@ -233,27 +217,61 @@ class Frames:
         return ((result, cell) for result in self.method_results for cell in result.cells)
 
 
-def _floats(values: Iterable[float | None]) -> Vector:
-    """Return numbers as an array, with NaN for None."""
-    return np.fromiter((math.nan if value is None else value for value in values), dtype=np.float64)
+def curves_of(results: Sequence[MethodResult]) -> DataFrame:
+    """Return the rows of the frame of curves for some results; see `Frames.curves`."""
+    tables = [EntryTable.of([cell.epochs for cell in result.cells]) for result in results]
+    cells = [(result, cell) for result in results for cell in result.cells]
+    lengths = np.array([length for table in tables for length in table.lengths], dtype=int)
+    places = np.repeat(np.arange(len(cells)), lengths)
+    columns: dict[str, Any] = {
+        "seed": np.array([result.seed for result, _ in cells], dtype=int)[places],
+        "method": np.array([result.method for result, _ in cells], dtype=object)[places],
+        "client": np.array([cell.client for _, cell in cells], dtype=object)[places],
+    }
+    filled = [table for table in tables if table.columns]
+    for name in CURVE_COLUMNS:
+        columns[name] = np.concatenate([table.column(name) for table in filled]) if filled else []
+    return DataFrame(columns)
 
 
-def _mean_epoch(epoch: int, entries: Sequence[Mapping[str, Any]], cells: Iterable[ClientResult]) -> Row:
-    evaluated = any(entry.get("global_all") is not None for entry in entries)
-    states = [_entry_shown(cell, epoch) for cell in cells] if evaluated else []
-    phases = Counter(str(entry.get("phase") or "") for entry in entries)
+def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[Any]]:
+    """Return the columns of the frame of clients for one method and seed."""
+    by_client = {cell.client: cell for cell in result.cells}
+    cells = [by_client.get(client) for client in result.clients]
+    missing = set(result.missing)
+    columns = {name: [getattr(cell, name, None) for cell in cells] for name in (*COUNTS, *FIELDS)}
+    absent = ("missing" if client in missing else "damaged" for client in result.clients)
+    status = [cell.status if cell else reason for cell, reason in zip(cells, absent, strict=True)]
     return {
-        "epoch": epoch,
-        "phase": phases.most_common(1)[0][0],
-        **{name: mean(entry.get(name) for entry in entries) for name in RATES},
-        **{name: mean(state.get(name) for state in states) for name in ACCURACIES},
+        "seed": [result.seed] * len(cells),
+        "method": [result.method] * len(cells),
+        "client": result.clients,
+        "status": status,
+        **columns,
+        **{name: values.tolist() for name, values in measured.of_clients.items()},
     }
 
 
-def _entry_shown(cell: ClientResult, epoch: int) -> Mapping[str, Any]:
-    """Return the epoch's entry of a client; epoch 0's, the global model's, if that is what the client ends with."""
-    shown = 0 if cell.status in ("diverged", "no_train") else epoch
-    return next((entry for entry in cell.epochs if entry["epoch"] == shown), {})
+def _mean_epochs(curves: DataFrame, stay: set[str]) -> Iterator[Row]:
+    """Yield the row of every epoch of one method and seed.
+
+    Args:
+        curves: its rows of the frame of curves.
+        stay: the clients that end with the global model, epoch 0.
+    """
+    columns = {name: curves[name].to_numpy() for name in CURVE_COLUMNS}
+    epochs, staying = columns["epoch"], curves["client"].isin(stay).to_numpy()
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        shown = np.where(staying, epochs == 0, here)
+        evaluated = not np.isnan(columns["global_all"][here]).all()
+        phases = Counter(phase if isinstance(phase, str) else "" for phase in columns["phase"][here])
+        yield {
+            "epoch": int(epoch),
+            "phase": phases.most_common(1)[0][0],
+            **{name: mean(columns[name][here]) for name in RATES},
+            **{name: mean(columns[name][shown]) if evaluated else math.nan for name in ACCURACIES},
+        }
 
 
 def complete_rows(frames: Frames, frame: DataFrame, method: str) -> DataFrame:
@@ -279,12 +297,13 @@ def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFr
     """
     rows = complete_rows(frames, frames.clients, method)
     before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
-    epochs = complete_rows(frames, frames.curves, method)
-    epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
-    if ends or epochs.empty:
-        epochs = rows.assign(epoch=-1, distortion=rows["distortion_own"])
-    loss = epochs["seed"].map(before) - epochs["global_all"].astype(float)
-    found = epochs[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
+    points = rows.assign(epoch=-1, distortion=rows["distortion_own"])
+    if not ends:
+        epochs = curves_of([one for one in frames.method_results if one.method == method and one.complete])
+        epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
+        points = points if epochs.empty else epochs
+    loss = points["seed"].map(before) - points["global_all"].astype(float)
+    found = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
     return found.astype({"distortion": float, "loss": float}).dropna()
 
 

@@ -7,6 +7,7 @@ the means over the seeds (``mean/METHOD``). A `Log` is all that there is to log 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from lpft.evaluation.metrics import shown_metrics
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, flat, is_chosen_afterwards, section
-from lpft.reporting.frames import Frames, Measured, accuracy_matrix, measure
+from lpft.reporting.frames import Frames
 from lpft.reporting.results import MethodResult, read_config
 from lpft.storage.run import Run
 
@@ -98,14 +99,14 @@ class Writer(Protocol):
 
 def final_logs(analysis: Analysis) -> Iterator[Log]:
     """Yield the logs of every seed and method that has results, of every method's means and of every global model."""
-    from lpft.reporting.heatmap import binned, color_scale, heatmap_png
+    from lpft.reporting.heatmap import color_scale, heatmap_png
 
-    matrices = [binned(accuracy_matrix(result)) for result in analysis.method_results]
-    scale = color_scale(matrices)
-    for result, measured, matrix in zip(analysis.method_results, analysis.frames.measured, matrices, strict=True):
+    scale = color_scale(analysis.drawn_matrices)
+    for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
         if result.cells:
             picture = Picture(*heatmap_png(matrix, result.clients, scale))
-            yield method_log(analysis.run, result, analysis.experiment.config, measured, {"accuracy matrix": picture})
+            pictures = {"accuracy matrix": picture}
+            yield method_log(analysis.run, result, analysis.experiment.config, analysis.frames, pictures)
     for method in analysis.experiment.complete_methods:
         own = [result for result in analysis.method_results if result.method == method and result.complete]
         settings = method_settings(method, analysis.experiment.config)
@@ -125,7 +126,7 @@ def method_log(
     run: Run,
     result: MethodResult,
     config: Mapping[str, Any] | None = None,
-    measured: Measured | None = None,
+    frames: Frames | None = None,
     pictures: Mapping[str, Picture] | None = None,
 ) -> Log:
     """Return the log of a method with one seed.
@@ -134,7 +135,7 @@ def method_log(
         run: the run.
         result: at least one client's.
         config: the resolved experiment; by default that of the run's folder.
-        measured: the metrics of `result`; by default they are computed.
+        frames: of several results with this one; by default they are made of `result` alone.
         pictures: see `Log`.
     """
     config = read_config(run) if config is None else config
@@ -142,7 +143,7 @@ def method_log(
     cells = run.method_file(result.seed, result.method, "cells")
     return Log(
         folder=cells.parent,
-        scalars=list(method_scalars(result, measured, is_chosen_afterwards(result.method, config))),
+        scalars=list(method_scalars(result, frames, is_chosen_afterwards(result.method, config))),
         settled=result.complete,
         settings={**settings, "seed": result.seed},
         pictures=pictures or {},
@@ -158,18 +159,20 @@ def global_log(run: Run, seed: int, history: Sequence[Mapping[str, float | None]
 
 
 def method_scalars(
-    result: MethodResult, measured: Measured | None = None, chosen: bool = False
+    result: MethodResult, frames: Frames | None = None, chosen: bool = False
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Yield the curves of a method, and at their end its metrics if it is complete; at least one step.
 
     Args:
-        result: of one seed.
-        measured: the metrics of `result`; by default they are computed.
+        result: of one seed and method.
+        frames: see `method_log`.
         chosen: whether the last epoch's values are of a model that was chosen or averaged after it: the lines then end
             at the epoch evaluated before, if there is one.
     """
-    curves = Frames([result]).mean_curves.to_dict("records") or [{"epoch": 0}]
-    metrics = (measured or measure(result)).metrics
+    frames = frames or Frames([result])
+    every, metrics = frames.mean_curves, frames.metrics_of(result)
+    own = every[(every["seed"] == result.seed) & (every["method"] == result.method)]
+    curves: list[dict[str, Any]] = own.to_dict("records") or [{"epoch": 0}]
     for column, name in END_OF_TRAINING.items():
         if chosen and any(_is_number(row.get(column)) for row in curves[:-1]):
             curves[-1][column] = None
@@ -189,7 +192,7 @@ def mean_scalars(analysis: Analysis, method: str) -> Iterator[tuple[int, dict[st
     """
     chosen = is_chosen_afterwards(method, analysis.experiment.config)
     results = [result for result in analysis.method_results if result.method == method and result.complete]
-    by_seed = [dict(by_step(method_scalars(result, chosen=chosen))) for result in results]
+    by_seed = [dict(by_step(method_scalars(result, analysis.frames, chosen))) for result in results]
     last = 0
     for step in sorted(set.intersection(*map(set, by_seed))):
         rows = [of_seed[step] for of_seed in by_seed]
@@ -243,9 +246,10 @@ def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _cells(run: Run, result: MethodResult) -> Iterator[Path]:
-    return run.method_file(result.seed, result.method, "cells").glob("*.json")
+def _cells(run: Run, result: MethodResult) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(run.method_file(result.seed, result.method, "cells")) as files:
+        yield from (file for file in files if file.name.endswith(".json"))
 
 
-def _newest(files: Iterable[Path]) -> float:
+def _newest(files: Iterable[Path | os.DirEntry[str]]) -> float:
     return max((file.stat().st_mtime for file in files), default=0.0)

@@ -198,9 +198,7 @@ def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     variants, config = experiment.variants, experiment.config
     descriptions = []
     for name, members in families(experiment.methods, variants).items():
-        swept = [
-            method for method in members if method in variants
-        ]  # beside those of an earlier plain row
+        swept = [method for method in members if method in variants]  # beside those of an earlier plain row
         values = [variants[method].values for method in swept]
         text = english.describe_family(values, swept, config) if swept else english.describe_method(name, config)
         descriptions.append((name, text))

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
 from lpft.storage import config_file
-from lpft.storage.cell_reader import CellReader
+from lpft.storage.cell_index import read_cells
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import Run, file_name
@@ -102,7 +102,7 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
 
     Args:
         run: the run.
-        brief: leave out accuracies and epochs, which take most of the time and memory.
+        brief: leave out what only reports show, which takes most of the time and memory.
 
     Returns:
         One result per seed and method, sorted by seed, then in the order of `method_order`.
@@ -111,9 +111,8 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
     planned_seeds, planned_methods = _planned(config)
     on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
     order = method_order(config, {method for methods in on_disk.values() for method in methods})
-    parse = CellReader(brief)
     found = {
-        (seed, method): list(run.cells(seed, method, parse)) if method in methods else []
+        (seed, method): read_cells(run, seed, method, brief) if method in methods else []
         for seed, methods in on_disk.items()
         for method in order
     }
@@ -128,7 +127,7 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
 
 def read_method(run: Run, seed: int, method: str) -> MethodResult:
     """Read the results of one method with one seed; whether they are outdated is not checked."""
-    cells = list(run.cells(seed, method, CellReader()))
+    cells = read_cells(run, seed, method)
     return _sorted_out(seed, method, _clients(read_config(run), [cell for _, cell in cells]), cells)
 
 

@@ -135,12 +135,12 @@ def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:
         names: of the clients.
     """
     codes, values = factorize(matrix.ravel())
-    texts = np.array([*map(repr, values.tolist()), ""], dtype=object)  # the last one is that of -1, for NaN
-    quoted = [_quoted(name) for name in names]
-    lines = [",".join(["", *quoted])]
+    texts = np.array([f",{value!r}" for value in values.tolist()] + [","], dtype=bytes)  # the last: that of -1, NaN
+    quoted = [_quoted(name).encode() for name in names]
+    lines = [b",".join([b"", *quoted])]
     for name, row in zip(quoted, codes.reshape(matrix.shape), strict=True):
-        lines.append(",".join([name, *texts[row]]))
-    return ("\n".join(lines) + "\n").encode()
+        lines.append(name + texts[row].tobytes().translate(None, b"\0"))  # texts are padded to the same length
+    return b"\n".join(lines) + b"\n"
 
 
 def _quoted(name: str) -> str:

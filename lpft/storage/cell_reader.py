@@ -2,7 +2,7 @@
 
 With C clients a run has one cell per client, method and seed, each with C names and C accuracies: nearly all of a large
 run. A `CellReader` keeps one list of names for all cells, and two bytes for each accuracy. This module imports the
-standard library only, so that `lpft status` answers at once.
+standard library only, so that `lpft status` answers at once; NumPy, where it is used, is there already.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from typing import Any
 
@@ -69,13 +69,13 @@ class Accuracies(Sequence[float | None]):
     NumPy takes it as an array of float64, with NaN for None.
 
     Args:
-        levels: different accuracies, NaN for None.
-        numbers: which of them each client has, ``(C,)``; None: the levels are the row itself.
+        levels: different accuracies, NaN for None; an array of the standard library or of NumPy.
+        numbers: which of them each client has, two bytes each, ``(C,)``; None: the levels are the row itself.
     """
 
     __slots__ = ("_levels", "_numbers")
 
-    def __init__(self, levels: array[float], numbers: array[int] | None = None) -> None:
+    def __init__(self, levels: Any, numbers: Any = None) -> None:
         self._levels = levels
         self._numbers = numbers
 
@@ -85,7 +85,7 @@ class Accuracies(Sequence[float | None]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        value = self._levels[place if self._numbers is None else self._numbers[place]]
+        value = float(self._levels[place if self._numbers is None else self._numbers[place]])
         return None if math.isnan(value) else value
 
     def __iter__(self) -> Iterator[float | None]:
@@ -106,14 +106,9 @@ class Accuracies(Sequence[float | None]):
 
 
 class CellReader:
-    """Turns the texts of a run's cells into client results.
+    """Turns the texts of a run's cells into client results."""
 
-    Args:
-        brief: leave out what only a report shows: epochs, and accuracies, which are all None then.
-    """
-
-    def __init__(self, brief: bool = False) -> None:
-        self.brief = brief
+    def __init__(self) -> None:
         self._levels = Levels()
         self._names_text = ""
         self._names = Names([])
@@ -128,8 +123,7 @@ class CellReader:
         result = self._read_as_written(text)
         if result is not None:
             return result
-        result = ClientResult.from_json(text)  # which says what is wrong with it, or knows it otherwise
-        return replace(result, accuracy=[None] * len(result.accuracy), epochs=[], line=[]) if self.brief else result
+        return ClientResult.from_json(text)  # which says what is wrong with it, or knows it otherwise
 
     def _read_as_written(self, text: str) -> ClientResult | None:
         """Return the client result if every byte of the text is as `to_json` writes it; None otherwise.
@@ -161,7 +155,7 @@ class CellReader:
         if accuracy is None:
             return None
         for name in ("epochs", "line"):
-            rest[name] = [] if self.brief else [_shared(entry) for entry in rest.get(name, [])]
+            rest[name] = [_shared(entry) for entry in rest.get(name, [])]
         return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_shared(rest))
 
     def _keep_names(self, names_text: str) -> None:
@@ -170,8 +164,6 @@ class CellReader:
         self._names_text = names_text
 
     def _accuracies(self, row: str) -> Sequence[float | None] | None:
-        if self.brief:
-            return _nothing(row.count(",") + 1)
         texts = row.split(", ")
         try:
             numbers = self._levels.numbered(texts)
@@ -188,8 +180,41 @@ def _shared(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _nothing(length: int) -> list[float | None]:
+def nothing_known(length: int) -> list[float | None]:
+    """Return a row of accuracies that are all None, which is shared: nobody may change it."""
     return [None] * length
+
+
+def common_levels(rows: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the different values of rows of accuracies, and which of them each has, ``(L,)`` and ``(n, C)``.
+
+    None and None if there are too many different values.
+    """
+    import numpy as np
+
+    if _share_levels(rows):
+        return np.array(rows[0]._levels), np.array([row._numbers for row in rows], dtype=np.uint16)
+    levels, numbers = np.unique([np.array(row, dtype=np.float64) for row in rows], return_inverse=True)
+    if len(levels) > MOST_LEVELS:
+        return None, None
+    return levels, numbers.reshape(len(rows), -1).astype(np.uint16)
+
+
+def stacked(rows: Sequence[Any]) -> Any:
+    """Return rows of accuracies as a matrix, ``(n, C)`` float64, with NaN for None."""
+    import numpy as np
+
+    if _share_levels(rows):
+        levels, numbers = common_levels(rows)
+        return levels[numbers]
+    return np.array([np.array(row, dtype=np.float64) for row in rows])
+
+
+def _share_levels(rows: Sequence[Any]) -> bool:
+    first = rows[0]
+    if not isinstance(first, Accuracies) or first._numbers is None:
+        return False
+    return all(isinstance(row, Accuracies) and row._levels is first._levels for row in rows)
 
 
 def _number(text: str) -> float:

@@ -193,7 +193,8 @@ class Run:
 
     def methods(self, seed: int) -> list[str]:
         """Return the methods with at least one cell for this seed, in alphabetical order."""
-        return sorted({path.parent.parent.name for path in self.root.glob(f"seed_{seed}/*/cells/*.json")})
+        folders = self.root.glob(f"seed_{seed}/*/cells")
+        return sorted(folder.parent.name for folder in folders if next(folder.glob("*.json"), None))
 
     def remove_leftovers(self, older_than: float = 24 * 3600) -> None:
         """Remove temporary files of killed processes, not modified for this many seconds."""
@@ -202,13 +203,11 @@ class Run:
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
-    def cells(
-        self, seed: int, method: str, parse: Callable[[str], ClientResult] = ClientResult.from_json
-    ) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
+    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
         """Yield every client result of a method on disk, or the error if its file is damaged."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
-                yield path, read_cell(path, parse)
+                yield path, read_cell(path)
             except DamagedFileError as error:
                 yield path, error
 

@@ -47,12 +47,6 @@ def test_more_different_accuracies_than_have_numbers(monkeypatch: pytest.MonkeyP
     assert np.array(reader(CELLS[1].to_json()).accuracy)[3] == 12.5
 
 
-@pytest.mark.usefixtures("no_second_way")
-def test_brief_cells_lack_accuracies_and_epochs_only() -> None:
-    brief = CellReader(brief=True)(CELLS[0].to_json())
-    assert brief == replace(CELLS[0], accuracy=[None] * len(WEIRD), epochs=[])
-
-
 DAMAGES: dict[str, Callable[[str], str]] = {
     "empty": lambda _: "",
     "cut off": lambda text: text[: len(text) // 2],
@@ -69,15 +63,14 @@ DAMAGES: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("brief", [False, True])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_found(damage: Callable[[str], str], brief: bool) -> None:
+def test_damage_is_found(damage: Callable[[str], str]) -> None:
     text = damage(CELLS[0].to_json())
     assert text != CELLS[0].to_json()
     with pytest.raises(DamagedFileError) as expected:
         ClientResult.from_json(text)
     with pytest.raises(DamagedFileError, match=str(expected.value)):
-        CellReader(brief)(text)
+        CellReader()(text)
 
 
 def test_unknown_and_missing_fields() -> None:
@@ -95,7 +88,5 @@ def test_unknown_and_missing_fields() -> None:
 def test_other_layouts_of_the_same_content() -> None:
     content = json.loads(CELLS[0].to_json())
     assert CellReader()(json.dumps(content)) == CELLS[0]
-    brief = CellReader(brief=True)(json.dumps(content))
-    assert (brief.epochs, set(brief.accuracy)) == ([], {None})
     alone = make_cell(0, "ft", "a", ["a"])
     assert CellReader()(alone.to_json()) == alone
