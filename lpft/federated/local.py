@@ -62,7 +62,7 @@ class LocalTrainer:
         num_samples = [len(client.train) for client in self.data.clients]
         size = max(map(len, stacks), default=0)
         for group in joined(stacks, num_samples, self.settings.batch_size, self._most_joined(size)):
-            update = self.train(list(itertools.chain(*group)), global_state, round_, memory)
+            update = self.train(list(itertools.chain(*group)), global_state, round_, memory=memory)
             yield replace(update, joined=tuple(map(len, group)))
 
     def train(
