@@ -77,9 +77,10 @@ def resolve_stacks(experiment: Experiment) -> None:
         settings = experiment.config[section] = dict(experiment.config[section])
         given = settings["clients_per_stack"]
         setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
-        sizes = {"clients_per_stack": clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)}
+        most = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
         if setting == "auto" and section == "federation" and kind == "cpu":
-            sizes = {key: size_to_join(most, net, settings["batch_size"]) for key, most in sizes.items()}
+            most = size_to_join(most, net, settings["batch_size"])
+        sizes = {"clients_per_stack": most}
         if "heads_per_stack" in settings:
             heads = settings["heads_per_stack"]
             if heads == "auto":

@@ -47,7 +47,8 @@ class LocalTrainer:
         self.algorithm = settings.algorithm or Algorithm()
         self.samples = DeviceSamples(data, fabric.device)
         self._stacks: dict[int, ClientStack] = {}
-        self._best_size: int | None = None
+        self._num_samples = [len(client.train) for client in data.clients]
+        self._most: dict[int, int] = {}
 
     def train_all(
         self, stacks: list[list[int]], global_state: State, round_: int, memory: ClientMemory | None = None
@@ -59,9 +60,8 @@ class LocalTrainer:
         Yields:
             The update of every stack, or of several, valid until the next is asked for.
         """
-        num_samples = [len(client.train) for client in self.data.clients]
-        size = max(map(len, stacks), default=0)
-        for group in joined(stacks, num_samples, self.settings.batch_size, self._most_joined(size)):
+        most = self._most_joined(max(map(len, stacks), default=0))
+        for group in joined(stacks, self._num_samples, self.settings.batch_size, most):
             update = self.train(list(itertools.chain(*group)), global_state, round_, memory=memory)
             yield replace(update, joined=tuple(map(len, group)))
 
@@ -93,7 +93,7 @@ class LocalTrainer:
             kept = stack.map(
                 lambda state, own: algorithm.end(state, global_state, own, shared, path), stack.stacked_state(), kept
             )
-        counts = [len(self.data.clients[client].train) for client in clients]
+        counts = [self._num_samples[client] for client in clients]
         return StackUpdate(clients, stack.stacked_state(), counts, losses, kept)
 
     def _fit(
@@ -158,14 +158,14 @@ class LocalTrainer:
         An algorithm may do anything with a client's tensors, and other precisions have other kernels.
         """
         data, settings = self.data, self.settings
-        precision = self.fabric.strategy.precision.precision
-        plain = settings.algorithm is None and data.augment is None and precision in ("32-true", "64-true")
-        if not plain or self.fabric.device.type != "cpu" or not can_be_joined(self.net, settings.batch_size, size):
-            return 1
-        if self._best_size is None:
+        if size not in self._most:
+            precision = self.fabric.strategy.precision.precision
+            plain = settings.algorithm is None and data.augment is None and precision in ("32-true", "64-true")
+            joins = plain and self.fabric.device.type == "cpu" and can_be_joined(self.net, settings.batch_size, size)
             many = MIN_STACKS * len(data.clients)
-            self._best_size = clients_per_stack("auto", self.net, data.spec, settings.batch_size, many, "cpu")
-        return self._best_size
+            best = clients_per_stack("auto", self.net, data.spec, settings.batch_size, many, "cpu") if joins else 1
+            self._most[size] = best
+        return self._most[size]
 
     def _stack(self, num_clients: int) -> ClientStack:
         if num_clients not in self._stacks:
