@@ -7,9 +7,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from lpft.storage.run import Run
 
 torch.set_num_threads(1)
 
@@ -31,6 +35,14 @@ def _own_signals() -> Iterator[None]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """A finished run of the toy experiment; do not change it."""
+    from tests.commands import toy
+
+    return toy("run", tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="module")

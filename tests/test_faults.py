@@ -40,12 +40,6 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 SLOWER = ("--federation.rounds", 12, "--personalization.epochs", 12)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of the toy experiment; do not change it."""
-    return toy("run", tmp_path_factory.mktemp("finished"))
-
-
 def finish(out: Path) -> Run:
     """Do what is missing, but for the report."""
     toy("federate", out)

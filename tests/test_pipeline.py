@@ -20,11 +20,6 @@ from sklearn.metrics import accuracy_score
 from lpft.config.study import open_study
 from lpft.evaluation.metric import Evaluation, compute_metric
 from lpft.evaluation.metrics import METRICS
-from lpft.federated.checkpoint import Checkpoint
-from lpft.federated.fedavg import FedAvg
-from lpft.methods.base import Method, Phase
-from lpft.personalization.jobs import Job
-from lpft.personalization.worker import StackWorker
 from lpft.storage.run import Run, read_cell
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -33,12 +28,6 @@ from tests.toy import ToyNet, same_bits, toy_data
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of the toy experiment; do not change it."""
-    return toy("run", tmp_path_factory.mktemp("finished"))
 
 
 def matrix(run: Run, seed: int, method: str) -> tuple[list[str], np.ndarray]:
@@ -259,98 +248,12 @@ def test_a_diverged_client_gets_the_global_model(out: Path) -> None:
     assert cell.distortion_own is None
 
 
-class Broken(Method):
-    """Fails as soon as it trains."""
-
-    def phases(self, budget: int) -> list[Phase]:
-        return [Phase(budget)]
-
-    def penalty(self, params, global_params, memory):
-        raise RuntimeError("this method is broken")
-
-
 class OddNet(ToyNet):
     """Has a parameter of its own."""
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__(spec)
         self.scale = torch.nn.Parameter(torch.ones(1))
-
-
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.processes)])
-def test_a_failing_method_does_not_stop_the_others(
-    finished: Run, devices: int, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    extra = ("--methods.broken", f"{__name__}.Broken", "--trainer.devices", devices)
-    run = toy("run", out, *extra, code=1)
-    error = capsys.readouterr().err
-    assert "failed: seed 0, broken, clients c1, c2: RuntimeError" in error
-    assert "this method is broken" in error
-    assert "Run the same command again" in error
-    assert "this method is broken" in next(run.root.glob("logs/failed_seed_0_broken_*.txt")).read_text()
-    assert run.methods(0) == ["ft", "lpft", "none"]
-    assert {row["method"] for row in table(run.root / "results.csv")} == {"ft", "lpft", "none"}
-    assert (run.root / "report.html").exists()
-    assert {(failure.seed, failure.part) for failure in run.failures()} == {(0, "broken"), (1, "broken")}
-    assert outcome(toy("run", out)) == outcome(finished)
-
-
-def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a seed nor a stack, once it was done at another start."""
-    fit, do = FedAvg.fit, StackWorker.do
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise FloatingPointError("by a test")
-
-    monkeypatch.setattr(FedAvg, "fit", fail)
-    run = toy("federate", out, "--seeds", "[0]", code=1)
-    assert [str(failure) for failure in run.failures()] == ["seed 0, global"]
-    monkeypatch.setattr(FedAvg, "fit", fit)
-    toy("federate", out, "--seeds", "[0]")
-    assert list(run.failures()) == []
-    monkeypatch.setattr(StackWorker, "do", fail)
-    toy("personalize", out, "--seeds", "[0]", code=1)
-    assert len(list(run.failures())) == 9
-    monkeypatch.setattr(StackWorker, "do", do)
-    toy("personalize", out, "--seeds", "[0]")
-    assert list(run.failures()) == []
-    assert not list(run.working.iterdir())
-
-
-def test_a_failing_seed_does_not_stop_the_others(
-    finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit = FedAvg.fit
-
-    def failing(self: FedAvg, *args: Any, **options: Any) -> Checkpoint:
-        if self.seed == 0:
-            raise FloatingPointError("this seed has failed")
-        return fit(self, *args, **options)
-
-    monkeypatch.setattr(FedAvg, "fit", failing)
-    run = toy("run", out, code=1)
-    assert "failed: this seed has failed" in capsys.readouterr().err
-    assert [(row["seed"], row["method"]) for row in table(run.root / "results.csv")] == [
-        ("1", method) for method in ("none", "ft", "lpft")
-    ]
-    assert (run.root / "report.html").exists()
-    monkeypatch.undo()
-    assert outcome(toy("run", out)) == outcome(finished)
-
-
-def test_the_name_of_a_job_is_short() -> None:
-    names = tuple(f"c{i}" for i in range(20))
-    assert str(Job(0, "ft", tuple(range(20)), names)) == "seed 0, ft, clients c0, c1, c2 and 17 more"
-    assert str(Job(0, "ft", (3,), ("c3",))) == "seed 0, ft, clients c3"
-
-
-@pytest.mark.processes
-def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    toy("run", out, "--federation.optimizer.lr", 1e38, "--trainer.devices", 2, code=1)
-    error = capsys.readouterr().err
-    assert "In round 1 of seed 0 every client's update has diverged" in error
-    assert "HINT: lower the learning rate" in error
-    assert "Traceback" not in error
 
 
 def test_a_finished_model_is_personalized_without_federated_training(finished: Run, out: Path) -> None:

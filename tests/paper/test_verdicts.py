@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pandas import DataFrame
-from scipy import stats
 
 from lpft.evaluation.certainty import Estimate
-from lpft.paper.evidence import correlations
 from lpft.paper.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.intervals import Comparison
@@ -287,40 +282,6 @@ def test_distortion_goes_with_the_loss() -> None:
     assert (of_ft["of"], of_ft["pearson"].value, of_ft["n"]) == ("ft", pytest.approx(1.0), 4)
     assert (ends(row["moved"]), row["moved"].verdict) == ((-1, 0), "better")
     assert "Pearson +0.99 (+0.99 to +0.99), Spearman +0.95" in told(verdict)
-
-
-def test_correlations_are_sure_of_as_much_as_clients_and_seeds_agree_on() -> None:
-    """In each of six clients, the loss grows with distortion; or in only half of them, and falls in the others."""
-    epochs = np.arange(1.0, 6.0)
-    frames = {
-        disagree: DataFrame(
-            [
-                (seed, client, x, -x if disagree and client % 2 else x + 0.1 * seed)
-                for seed, client, x in product(range(3), range(6), epochs)
-            ],
-            columns=["seed", "client", "distortion", "loss"],
-        )
-        for disagree in (False, True)
-    }
-    (sure, _), (unsure, _) = correlations(frames[False]), correlations(frames[True])
-    assert (sure.sign, unsure.sign) == (1, 0)
-    assert 0.9 < sure.low <= sure.value <= sure.high <= 1
-    assert unsure.low < -0.3 < 0.3 < unsure.high
-
-
-def test_correlations_agree_with_scipy() -> None:
-    generator = np.random.default_rng(3)
-    x = generator.normal(size=40)
-    columns = {
-        "seed": np.arange(40) % 2,
-        "client": np.arange(40) // 8,
-        "distortion": x,
-        "loss": x + generator.normal(size=40),
-    }
-    frame = DataFrame(columns)
-    pearson, spearman = correlations(frame)
-    assert pearson.value == pytest.approx(stats.pearsonr(x, frame["loss"]).statistic)
-    assert spearman.value == pytest.approx(stats.spearmanr(x, frame["loss"]).statistic)
 
 
 def test_distortion_that_does_not_go_with_the_loss() -> None:

@@ -39,12 +39,6 @@ def _as_before() -> Iterator[None]:
     signals.forget()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of the toy experiment; do not change it."""
-    return toy("run", tmp_path_factory.mktemp("finished"))
-
-
 def code(*words: object) -> object:
     """Run a command, and return its exit code."""
     with pytest.raises(SystemExit) as stop:
