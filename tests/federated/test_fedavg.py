@@ -234,9 +234,9 @@ def test_stacks_joined_on_any_number_of_ranks_change_no_bit(
     trained: list[int] = []
     train = LocalTrainer.train
 
-    def noted(self: LocalTrainer, clients: list[int], *args: Any) -> StackUpdate:
+    def noted(self: LocalTrainer, clients: list[int], *args: Any, **more: Any) -> StackUpdate:
         trained.append(len(clients))
-        return train(self, clients, *args)
+        return train(self, clients, *args, **more)
 
     monkeypatch.setattr(LocalTrainer, "train", noted)
 
