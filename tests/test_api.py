@@ -85,7 +85,9 @@ def test_errors_are_exceptions_with_the_commands_text(results: Results, out: Pat
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):
         lpft.load(out / "nowhere")
     with pytest.raises(RuntimeError, match="this method is broken"):
-        lpft.run(TOY, out=str(out), seeds=[0], methods={"broken": {"class_path": "tests.test_pipeline_failures.Broken"}})
+        lpft.run(
+            TOY, out=str(out), seeds=[0], methods={"broken": {"class_path": "tests.test_pipeline_failures.Broken"}}
+        )
     rows = lpft.load(out).results
     assert set(rows.loc[rows["complete"], "method"]) == {"none", "ft", "lpft"}, "nothing else is lost"
     done = lpft.run(TOY, out=str(out), seeds=[0], personalization={"epochs": 5}, overwrite=True).results

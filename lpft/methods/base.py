@@ -326,10 +326,10 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
             check_patterns(f"Method `{name}`: {type(net).__name__}", names, phase.only)
 
 
-def check_epochs(name: str, epochs: int, budget: int) -> None:
-    """Raise ValueError if a setting asks for more epochs than the budget has."""
+def check_epochs(name: str, epochs: int, budget: int, of: str = "personalization.epochs") -> None:
+    """Raise ValueError if a setting asks for more epochs than its budget has, which is the setting `of`."""
     if epochs > budget:
         raise ValueError(
-            f"`{name}={epochs}` is more than the budget `personalization.epochs={budget}`."
-            f" HINT: set `--personalization.epochs={epochs}` or more."
+            f"`{name}={epochs}` is more than the budget `{of}={budget}`."
+            f" HINT: set `{name}` to {budget} or less, or `{of}` to {epochs} or more."
         )

@@ -5,11 +5,32 @@ A head is a dict with ``weight`` ``(num_classes, k)`` and, if the network's has 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Generator, Tensor
 
 from lpft.methods.base import HeadData
 from lpft.types import State
+
+HeadInit = Literal["global", "random", "zero", "lstsq"]
+"""Which head to start from; ``global`` is the global model's."""
+
+
+def initial_head(init: HeadInit, head: State, data: HeadData, generator: Generator) -> State:
+    """Return the head to start from.
+
+    Args:
+        init: which one.
+        head: the global model's.
+        data: what a client's head can be computed from.
+        generator: draws a random head.
+    """
+    if init == "random":
+        return random_head(head, generator)
+    if init == "lstsq":
+        return least_squares_head(head, data)
+    return zero_head(head) if init == "zero" else head
 
 
 def random_head(like: State, generator: Generator) -> State:

@@ -11,14 +11,7 @@ from torch import Generator
 from lpft.methods.base import Phase
 from lpft.methods.lpft import LPFT
 from lpft.models.base import BodyHeadNet
-from lpft.models.lora import (
-    ADAPTER_TARGETS,
-    LORA_TARGETS,
-    AdapterLinear,
-    LoRALinear,
-    extend_layers,
-    merge_lora,
-)
+from lpft.models.lora import add_adapters, add_lora, merge_lora
 from lpft.types import State
 
 
@@ -76,12 +69,8 @@ class PEFT(LPFT):
     def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
         """Add the modules."""
         if self.modules == "lora":
-            return extend_layers(
-                net, self.targets, LORA_TARGETS, lambda layer: LoRALinear(layer, self.rank, self.alpha, generator)
-            )
-        return extend_layers(
-            net, self.targets, ADAPTER_TARGETS, lambda layer: AdapterLinear(layer, self.bottleneck, generator)
-        )
+            return add_lora(net, self.targets, self.rank, self.alpha, generator)
+        return add_adapters(net, self.targets, self.bottleneck, generator)
 
     def merge(self, params: State) -> State:
         """Add LoRA's updates to the weights; adapters stay."""

@@ -79,6 +79,18 @@ class AdapterLinear(nn.Linear):
         return y + change
 
 
+def add_lora(
+    net: BodyHeadNet, targets: Sequence[str] | None, rank: int, alpha: float, generator: Generator
+) -> BodyHeadNet:
+    """Return a copy of a network with LoRA in some linear layers; see `extend_layers` and `LoRALinear`."""
+    return extend_layers(net, targets, LORA_TARGETS, lambda layer: LoRALinear(layer, rank, alpha, generator))
+
+
+def add_adapters(net: BodyHeadNet, targets: Sequence[str] | None, bottleneck: int, generator: Generator) -> BodyHeadNet:
+    """Return a copy of a network with adapters behind some linear layers; see `extend_layers` and `AdapterLinear`."""
+    return extend_layers(net, targets, ADAPTER_TARGETS, lambda layer: AdapterLinear(layer, bottleneck, generator))
+
+
 def extend_layers(
     net: BodyHeadNet, targets: Sequence[str] | None, default: Sequence[str], make: Callable[[nn.Linear], nn.Linear]
 ) -> BodyHeadNet:

@@ -1,4 +1,4 @@
-"""Averages, mixtures and distances of models of one shape."""
+"""Averages, mixtures and distances of models of one shape, and several of them in one dict."""
 
 from __future__ import annotations
 
@@ -54,3 +54,21 @@ def distance(one: State, other: State) -> Tensor:
     squares = torch.stack([(p - other[name]).pow(2).sum() for name, p in one.items()]).sum()
     apart = squares > 0
     return torch.where(apart, squares, 1.0).sqrt() * apart
+
+
+def keep_model(memory: State, model: State) -> State:
+    """Return a memory with one more model; `kept_models` returns them all.
+
+    >>> sorted(keep_model(keep_model({}, {"a": torch.tensor(1.0)}), {"a": torch.tensor(4.0)}))
+    ['model 0/a', 'model 1/a']
+    """
+    number = len(kept_models(memory, model))
+    return {**memory, **{f"model {number}/{name}": p for name, p in model.items()}}
+
+
+def kept_models(memory: State, like: State) -> list[State]:
+    """Return the models of a memory in the order in which they were added, with the names that `like` has."""
+    models: list[State] = []
+    while f"model {len(models)}/{next(iter(like))}" in memory:
+        models.append({name: memory[f"model {len(models)}/{name}"] for name in like})
+    return models
