@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,11 @@ from lpft.evaluation.metric import Vector, mean
 from lpft.storage.client_result import ClientResult, grouped
 from lpft.storage.entries import column_of
 
+if TYPE_CHECKING:
+    from lpft.evaluation.settings import MetricName
+
 NEAR_CHANCE = 0.1
-"""An accuracy is near chance if it exceeds chance by at most this share of the distance to 100%."""
+"""A value is near chance if it exceeds that by at most this share of the distance to 100%."""
 FEW_SAMPLES = 10
 """Fewer training samples per class than this are few."""
 STILL_IMPROVING = 0.05
@@ -74,6 +78,7 @@ def diagnose(
     pairs: Sequence[tuple[str, str]] = (),
     adapted: str | None = None,
     restarted: Collection[str] = (),
+    metric: MetricName = "accuracy",
 ) -> list[Diagnostic]:
     """Look for every failure signature.
 
@@ -84,11 +89,12 @@ def diagnose(
         pairs: methods and the baselines that they are compared with.
         adapted: the method that changes nothing but BatchNorm's statistics, if there is one.
         restarted: methods whose fine-tuning does not start from the head that they have probed.
+        metric: what the results show in the place of accuracy.
     """
     trained = [result for result in results if _is_trained(result)]
     return [
         *not_converged(histories or {}),
-        *extreme_heterogeneity(_with_trained_model(trained, histories or {}), pairs),
+        *extreme_heterogeneity(_with_trained_model(trained, histories or {}, metric), pairs, metric),
         *too_little_data(trained),
         *probing_too_short(result for result in trained if result.method not in restarted),
         *normalization_drift(trained),
@@ -106,7 +112,7 @@ def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[D
 
 
 def extreme_heterogeneity(
-    results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = ()
+    results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = (), metric: MetricName = "accuracy"
 ) -> Iterator[Diagnostic]:
     """Detect clients that have nothing in common: Local improves, but elsewhere every method is at chance.
 
@@ -115,30 +121,32 @@ def extreme_heterogeneity(
     means over all clients do not show it, the single clients that do are reported.
     """
     by_method = grouped(results, "method")
-    if diagnostic := _at_chance(results):
+    if diagnostic := _at_chance(results, metric):
         differences = _first_differences(by_method, pairs)
         if len(differences) < 2 or abs(fmean(differences)) <= pstdev(differences):
             yield diagnostic
         return
     for client, of_client in grouped(results, "client").items():
-        if len(grouped(of_client, "method")) == len(by_method) and (diagnostic := _at_chance(of_client, client)):
+        if len(grouped(of_client, "method")) == len(by_method) and (
+            diagnostic := _at_chance(of_client, metric, client)
+        ):
             yield diagnostic
 
 
 def _with_trained_model(
-    results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]]
+    results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]], metric: MetricName
 ) -> list[ClientResult]:
     """Leave out seeds whose global model was near chance and still improving: it has learned nothing to forget."""
     kept: list[ClientResult] = []
     for seed, of_seed in grouped(results, "seed").items():
         classes = _num_classes(of_seed)
-        learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes)
+        learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes, metric)
         if learned or seed not in histories or judge_convergence(histories[seed]).converged:
             kept += of_seed
     return kept
 
 
-def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Diagnostic | None:
+def _at_chance(results: Sequence[ClientResult], metric: MetricName, client: str | None = None) -> Diagnostic | None:
     classes = _num_classes(results)
     rise = mean(_nan(result.local) - _nan(result.local_before) for result in results)
     if not classes or not rise > 0:
@@ -146,10 +154,10 @@ def _at_chance(results: Sequence[ClientResult], client: str | None = None) -> Di
     best = -math.inf
     for of_method in grouped(results, "method").values():
         here = mean(map(_elsewhere, of_method))
-        if not here <= near_chance(classes):
+        if not here <= near_chance(classes, metric):
             return None
         best = max(best, here)
-    numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": 100 / classes}
+    numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": chance(classes, metric)}
     return Diagnostic(HETEROGENEITY, best, numbers, client)
 
 
@@ -157,14 +165,23 @@ def _num_classes(results: Iterable[ClientResult]) -> int | None:
     return next((result.num_classes for result in results if result.num_classes), None)
 
 
-def near_chance(num_classes: int) -> float:
-    """Return the accuracy in percent up to which a model is near chance.
+def chance(num_classes: int, metric: MetricName = "accuracy") -> float:
+    """Return what guessing achieves, percent: half of the area under the ROC curve, however many classes there are.
 
-    >>> near_chance(10)
-    19.0
+    >>> chance(10), chance(10, "auroc")
+    (10.0, 50.0)
     """
-    chance = 100 / num_classes
-    return chance + NEAR_CHANCE * (100 - chance)
+    return 50.0 if metric == "auroc" else 100 / num_classes
+
+
+def near_chance(num_classes: int, metric: MetricName = "accuracy") -> float:
+    """Return the value in percent up to which a model is near chance.
+
+    >>> near_chance(10), near_chance(10, "auroc")
+    (19.0, 55.0)
+    """
+    guessed = chance(num_classes, metric)
+    return guessed + NEAR_CHANCE * (100 - guessed)
 
 
 def _first_differences(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame, concat
 
-from lpft.evaluation.certainty import LEVEL, SIGNIFICANT, Estimate, estimate
+from lpft.evaluation.certainty import LEVEL, SIGNIFICANT, estimate
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis, family_rows
 from lpft.reporting.experiment import label, section
@@ -267,18 +267,19 @@ def weighted_correlation(x: Array, y: Array, weights: Array) -> Array:
     return np.clip((xy - x_mean * y_mean) / spread, -1, 1)
 
 
-def trend(points: Sequence[tuple[DataFrame, DataFrame]]) -> Estimate:
+def trend(points: Sequence[tuple[DataFrame, DataFrame]]) -> Coefficient:
     """Return the rank correlation of two values over the points of a sweep, computed seed by seed.
 
     Args:
         points: the two values of every point, each with one row per seed and one column per client.
 
     Returns:
-        Its mean over the seeds, with a t interval.
+        Its mean over the seeds, with a t interval, as far as that lies in ``[-1, 1]``.
     """
     seeds = sorted(set.intersection(*(set(x.index) & set(y.index) for x, y in points)))
     by_seed = [rank_correlation([(x.loc[seed].mean(), y.loc[seed].mean()) for x, y in points]) for seed in seeds]
-    return estimate(np.array(by_seed, dtype=float).reshape(-1, 1))
+    found = estimate(np.array(by_seed, dtype=float).reshape(-1, 1))
+    return Coefficient(found.mean, *np.clip(found.interval(), -1.0, 1.0).tolist())
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

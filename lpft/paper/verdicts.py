@@ -20,10 +20,11 @@ from typing import Any
 
 from pandas import DataFrame
 
-from lpft.evaluation.certainty import Estimate, estimate
+from lpft.evaluation.certainty import estimate
 from lpft.evaluation.convergence import MAX_CHANGE
 from lpft.evaluation.diagnostics import near_chance
 from lpft.paper.evidence import (
+    Coefficient,
     Row,
     accuracy_before,
     average_of,
@@ -48,6 +49,7 @@ from lpft.paper.evidence import (
     trend,
 )
 from lpft.reporting.analysis import Analysis, convergences, family_rows
+from lpft.reporting.experiment import metric_name
 from lpft.reporting.intervals import Key
 from lpft.reporting.judging import Outcome, Verdict
 
@@ -200,7 +202,8 @@ def extremes(points: Sequence[Analysis]) -> Verdict:
         classes = point.frames.clients["num_classes"].dropna()
         row = _place(point) | {"judged": bool(others) and len(classes) > 0}
         if row["judged"]:
-            top, bound = max(others, key=lambda name: others[name]), near_chance(int(classes.iloc[0]))
+            metric = metric_name(point.experiment.config)
+            top, bound = max(others, key=lambda name: others[name]), near_chance(int(classes.iloc[0]), metric)
             row |= {"best": top, "others": others[top], "bound": bound, "at_chance": others[top] <= bound}
             row["worst"] = max(mean_by_method(point, trained(point), "worst_row").values())
             row |= {metric: of_points.get(number) for metric, of_points in found.items()}
@@ -286,7 +289,7 @@ def repairs(points: Sequence[Analysis]) -> Verdict:
 
 def _trends(
     points: Sequence[Analysis], gains: Mapping[tuple[int, str], DataFrame], num_judged: int
-) -> dict[str, Estimate]:
+) -> dict[str, Coefficient]:
     """Return how the gains of every method that all points have go with the global model's accuracy."""
     by_method: dict[str, list[tuple[DataFrame, DataFrame]]] = {}
     for (number, method), gain in gains.items():

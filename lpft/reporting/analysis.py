@@ -20,7 +20,7 @@ from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metric import Matrix
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
-from lpft.reporting.experiment import Experiment, class_name, families, section
+from lpft.reporting.experiment import Experiment, class_name, families, metric_name, section
 from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.intervals import Certainty
 from lpft.reporting.references import reference_rows
@@ -77,7 +77,8 @@ class Analysis:
         classes = {str(m): class_name(settings) for m, settings in section(self.experiment.config, "methods").items()}
         adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
         restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
-        return diagnose(self._cells, _val_accuracies(self), self.experiment.pairs, adapted, restarted)
+        pairs, metric = self.experiment.pairs, metric_name(self.experiment.config)
+        return diagnose(self._cells, _val_accuracies(self), pairs, adapted, restarted, metric)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:

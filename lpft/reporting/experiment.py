@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from lpft.evaluation.settings import MetricName
 
 PROBING = ("lp_epochs", "lp_lr", "lp_solver", "head_init")
 """Settings of linear probing, which a method without it does not have."""
@@ -270,6 +273,12 @@ def word(value: object) -> str:
     return "null" if value is None else str(value)
 
 
+def metric_name(config: Mapping[str, Any]) -> MetricName:
+    """Return the ``evaluation.metric`` of an experiment."""
+    name: MetricName = section(config, "evaluation").get("metric") or "accuracy"
+    return name
+
+
 def measure_word(config: Mapping[str, Any]) -> str:
     """Return what the percentages of an experiment are of: its ``evaluation.metric`` in words, with a small letter.
 
@@ -278,5 +287,5 @@ def measure_word(config: Mapping[str, Any]) -> str:
     """
     from lpft.evaluation.metrics import SCORE_METRICS  # imports numpy, and `lpft status` answers at once
 
-    name = str(section(config, "evaluation").get("metric") or "accuracy")
+    name = metric_name(config)
     return SCORE_METRICS[name][0] if name in SCORE_METRICS else name

@@ -80,6 +80,13 @@ def test_clients_with_nothing_in_common() -> None:
     assert {**found.numbers, "rise": None} == pytest.approx({"rise": None, "best": 11, "worst": 11, "chance": 10})
 
 
+@pytest.mark.parametrize(("away", "expected"), [(54.0, [HETEROGENEITY]), (56.0, [])])
+def test_guessing_achieves_half_of_the_area_under_the_roc_curve(away: float, expected: list[str]) -> None:
+    """However many classes there are: near chance is up to 55%, by which no accuracy with ten classes is."""
+    assert names(diagnose(lonely(away=away), metric="auroc")) == expected
+    assert names(diagnose(lonely(away=away), metric="balanced_accuracy")) == []
+
+
 @pytest.mark.parametrize(
     "run",
     [

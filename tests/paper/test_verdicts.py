@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lpft.evaluation.certainty import Estimate
+from lpft.paper.evidence import Coefficient
 from lpft.paper.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.intervals import Comparison
@@ -446,16 +447,19 @@ def test_gains_are_repairs_where_the_global_model_was_not_finished(tmp_path: Pat
 def test_gains_are_compared_with_the_quality_of_the_global_model() -> None:
     """Three points: the global model at 50, 60, 70 and gains of 30, 20, 10: the ranks are opposite."""
     points = [make_point({"ft": [(80.0, 40.0)]}, before=[x], values={"shift": x}) for x in (50.0, 60.0, 70.0)]
-    assert repairs(points).numbers["trend"]["ft"].mean == pytest.approx(-1.0)
+    assert repairs(points).numbers["trend"]["ft"].value == pytest.approx(-1.0)
 
 
 def test_the_trend_has_an_interval_over_the_seeds() -> None:
-    """Gains fall with the global model's accuracy with seeds 0 and 1 (rho -1), and rise with seed 2 (rho 1)."""
+    """Gains fall with the global model's accuracy with seeds 0 and 1 (rho -1), and rise with seed 2 (rho 1).
+
+    The standard error is 2/3, so that the t interval with two degrees of freedom exceeds what a correlation can be.
+    """
     gains = {50.0: (30.0, 30.0, 10.0), 60.0: (20.0, 20.0, 20.0), 70.0: (10.0, 10.0, 30.0)}
     points = [
         make_point({"ft": [(x + gain, 40.0) for gain in of_seeds]}, before=[x] * 3, values={"shift": x})
         for x, of_seeds in gains.items()
     ]
     verdict = repairs(points)
-    assert ends(verdict.numbers["trend"]["ft"]) == (-1 / 3, 2 / 3)
-    assert "ft -0.33 (-3.20 to +2.54)" in told(verdict)
+    assert verdict.numbers["trend"]["ft"] == Coefficient(pytest.approx(-1 / 3), -1, 1)
+    assert "ft -0.33 (-1.00 to +1.00)" in told(verdict)
