@@ -169,6 +169,7 @@ class RunStatus:
         name: of the experiment.
         report: the page, if it was written.
         models: the global model of every seed.
+        others: the same of methods that train a model of their own in this way, such as on pooled data, by method.
         methods: every seed and method, in order.
         trials: the trials of tuning, every seed and trial.
         tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
@@ -182,6 +183,7 @@ class RunStatus:
     name: str
     report: Path | None = None
     models: list[GlobalStatus] = field(default_factory=list)
+    others: dict[str, list[GlobalStatus]] = field(default_factory=dict)
     methods: list[MethodStatus] = field(default_factory=list)
     trials: list[MethodStatus] = field(default_factory=list)
     tuned: bool = True
@@ -209,6 +211,7 @@ class RunStatus:
             "root": str(self.root),
             "report": None if self.report is None else str(self.report),
             "models": [asdict(model) for model in self.models],
+            "others": {name: [asdict(model) for model in models] for name, models in self.others.items()},
             **parts,
             "errors": [asdict(error) for error in self.errors],
             "outlook": self.eta.to_json(),
@@ -264,8 +267,8 @@ def _read_status(run: Run) -> RunStatus:
     planned = rounds if isinstance(rounds, int) else None
     models = [here.model(seed, planned) for seed in sorted({*run.seeds(), *planned_seeds})]
     methods, of_trials = [here.method(result) for result in results], [tuning.method(result) for result in trials]
-    pooled = [_Now(reference) for reference in run.references()]
-    of_pooled = [each.errors([each.model(seed, None) for seed in planned_seeds], []) for each in pooled]
+    trained = {reference.root.name: _Now(reference) for reference in run.references()}
+    others = {name: [now.model(model.seed, None) for model in models] for name, now in trained.items()}
     cells = [
         Pace(
             result.method,
@@ -279,10 +282,15 @@ def _read_status(run: Run) -> RunStatus:
     return replace(
         status,
         models=models,
+        others=others,
         methods=methods,
         trials=of_trials,
         tuned=(run.root / "tuning.csv").is_file() or not section(config, "tune", "grids"),
-        errors=[*here.errors(models, methods), *tuning.errors([], of_trials), *itertools.chain(*of_pooled)],
+        errors=[
+            *here.errors(models, methods),
+            *tuning.errors([], of_trials),
+            *itertools.chain.from_iterable(trained[name].errors(of_name, []) for name, of_name in others.items()),
+        ],
         eta=Eta(tuple(_pace_of_rounds(run, model) for model in models), tuple(cells), stacks),
     )
 

@@ -34,7 +34,10 @@ def render_status(status: RunStatus) -> Group:
     seeds = [model.seed for model in status.models]
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
-    table.add_row("global model", *(_colored(str(model), model.done) for model in status.models), end_section=True)
+    own_models = {f"model of {escape(method)}": models for method, models in status.others.items()}
+    for name, models in {"global model": status.models, **own_models}.items():
+        table.add_row(name, *(_colored(str(model), model.done) for model in models))
+    table.add_section()
     for method in dict.fromkeys(part.method for part in status.methods):
         parts = {part.seed: part for part in status.methods if part.method == method}
         table.add_row(escape(method), *(_cells([parts[seed]], alone=True) if seed in parts else "" for seed in seeds))

@@ -15,6 +15,7 @@ from rich.console import Console
 from lpft.reporting.status import print_status, read_status
 from lpft.reporting.status_table import render_status
 from lpft.runtime.heartbeat import Heartbeat, Work, at_work
+from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -143,6 +144,17 @@ def test_a_global_model_that_is_trained(tmp_path: Path) -> None:
         assert read_status(run).eta.seconds_of_rounds == 59 * 0.5
         assert "rounds 0:30, then cells unknown" in rendered(run)
     assert str(read_status(run).models[0]) == "1/60 rounds"
+
+
+def test_a_model_on_pooled_data_that_is_trained(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0, 1))
+    pooled = run.reference("pooled")
+    write_atomically(pooled.global_file(1, "history.csv"), "round,val_accuracy\n1,10.0\n2,20.0\n")
+    with working(pooled, Work(1, "global", [])):
+        found = read_status(run)
+        assert [str(model) for model in found.others["pooled"]] == ["missing", "2 rounds, running"]
+        assert found.to_json()["others"]["pooled"][1]["rounds"] == 2
+        assert "2 rounds, running" in rendered(run)
 
 
 def test_jobs_that_wait_or_have_failed_at_the_start(tmp_path: Path) -> None:
