@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from functools import cache
 
 from torch.optim import Optimizer
@@ -23,6 +24,7 @@ from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
 from lpft.reporting.judging import load_verdicts
 from lpft.storage.config_file import read_config
+from lpft.storage.fingerprint import digest
 from lpft.storage.run import check_client_names, check_method_names
 
 log = logging.getLogger("lpft")
@@ -58,10 +60,15 @@ def check_experiment(experiment: Experiment) -> None:
     _check_norm(experiment)
 
 
-def resolve_stacks(experiment: Experiment) -> None:
+def resolve_stacks(experiment: Experiment, problems: dict[str, str | None]) -> None:
     """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one.
 
     A network that does not work in stacks is trained client by client.
+
+    Args:
+        experiment: its settings are changed.
+        problems: why networks that were tried before do not work in stacks, or None; what is found out is added, so
+            that runs of the same network try it once.
 
     Raises:
         ValueError: if stacks are asked for by number and do not work, or the network cannot be trained at all.
@@ -87,13 +94,20 @@ def resolve_stacks(experiment: Experiment) -> None:
                 heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
             sizes["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
         if max(sizes.values()) > 1:
-            sizes = _stackable(experiment, section, sizes)
+            sizes = _stackable(experiment, section, sizes, problems)
         settings.update(sizes)
 
 
-def _stackable(experiment: Experiment, section: str, sizes: dict[str, int]) -> dict[str, int]:
+def _stackable(
+    experiment: Experiment, section: str, sizes: dict[str, int], problems: dict[str, str | None]
+) -> dict[str, int]:
     """Return the sizes of stacks, 1 for a network that does not work in stacks."""
-    name, problem = type(experiment.net).__name__, stacking_problem(experiment.net, experiment.data.spec)
+    name, spec = type(experiment.net).__name__, experiment.data.spec
+    what = {"network": experiment.config["network"], "spec": asdict(spec), "dtype": str(experiment.devices.dtype)}
+    tried = digest(what)
+    if tried not in problems:
+        problems[tried] = stacking_problem(experiment.net, spec)
+    problem = problems[tried]
     if problem is None:
         return sizes
     for key, size in sizes.items():
@@ -135,15 +149,14 @@ def _check_norm(experiment: Experiment) -> None:
                 f"`{section}.batch_size=1`: {what}, so a batch has no variance."
                 f" HINT: set `--{section}.batch_size 2` or more, or choose a network without BatchNorm."
             )
-    participants = experiment.data.participants()
-    num_trainable = sum(len(client.train) > 0 for client in participants.clients)
-    if training["federation"] and len(untrainable_clients(experiment.net, participants)) == num_trainable:
+    clients = experiment.data.clients
+    untrainable = [clients[position].name for position in untrainable_clients(experiment.net, experiment.data)]
+    participants = {client.name for client in experiment.data.participants().clients if len(client.train)}
+    if training["federation"] and participants <= set(untrainable):
         raise ValueError(
             f"No client can be trained: each has copies of one image alone, and {what}."
             " HINT: choose a network without BatchNorm, or `augment` images."
         )
-    clients = experiment.data.clients
-    untrainable = [clients[position].name for position in untrainable_clients(experiment.net, experiment.data)]
     if untrainable:
         log.warning(
             "All training images of %s are the same, and %s, so that batches have no variance, whatever `batch_size`"

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from lpft.config.files import ConfigError
-from lpft.config.parser import Config, ExperimentParser, add_loggers, resolved_loggers
+from lpft.config.parser import Config, ExperimentParser, add_loggers, dumped, listed
 from lpft.reporting.loggers import LoggerWriter, Record, shortened
 from lpft.storage.fingerprint import digest
 
@@ -199,7 +199,7 @@ def read_loggers(words: Sequence[str]) -> tuple[list[str], list[Config]]:
     parser.add_argument("runs", nargs="+")
     add_loggers(parser)
     parsed = parser.parse_args([_of_experiment(word) for word in words])
-    return parsed.runs, resolved_loggers(parser, parsed)
+    return parsed.runs, listed(dumped(parser, parsed)["loggers"])
 
 
 def _of_experiment(word: str) -> str:

@@ -11,6 +11,7 @@ import re
 import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,8 +63,8 @@ class ExperimentParser(LightningArgumentParser):
         return super().parse_path(cfg_path, *args, **kwargs)
 
     def build(self, config: Config) -> Namespace:
-        """Instantiate all classes of a configuration, which stays as it is."""
-        return self.instantiate(self.parse_object(copy.deepcopy(config)))
+        """Instantiate all classes of a configuration, which has all settings and stays as it is."""
+        return self.instantiate(self.parse_object(copy.deepcopy(config), defaults=False))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ConfigError`; a parser inside of another one leaves that to the outer one."""
@@ -113,9 +114,14 @@ def add_loggers(parser: LightningArgumentParser) -> None:
     )
 
 
-def resolved_loggers(parser: ExperimentParser, parsed: Namespace) -> list[Config]:
-    """Return the loggers of parsed settings, with all their defaults, as JSON has them."""
-    loggers = json.loads(parser.dump(parsed, format="json", skip_unset=False))["loggers"]
+def dumped(parser: ExperimentParser, parsed: Namespace) -> Config:
+    """Return parsed settings, with all their defaults, as JSON has them."""
+    settings: Config = json.loads(parser.dump(parsed, format="json", skip_unset=False))
+    return settings
+
+
+def listed(loggers: Any) -> list[Config]:
+    """Return the value of the key `loggers` as a list."""
     return loggers if isinstance(loggers, list) else [loggers] if loggers else []
 
 
@@ -188,15 +194,22 @@ class ExperimentCLI(LightningCLI):
         if self.command in ("tune", "personalize"):
             add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
 
+    @cached_property
+    def _settings(self) -> Config:
+        return dumped(self.parser, self.config)
+
     def resolved(self) -> Config:
         """Return all settings but the loggers, as JSON has them."""
-        settings: Config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
-        settings["out"] = self._where_it_lies(settings["out"])
+        settings = {**self._settings, "out": self._where_it_lies(self._settings["out"])}
         return {key: value for key, value in settings.items() if key not in ("config", "print_config", "loggers")}
+
+    def parts(self) -> Namespace:
+        """Instantiate all classes but the loggers."""
+        return self.parser.instantiate(self.config.clone().update(None, "loggers"))
 
     def loggers(self) -> list[Config]:
         """Return the loggers: who watches a run is no part of its settings, nor do their secrets belong there."""
-        return resolved_loggers(self.parser, self.config)
+        return listed(self._settings["loggers"])
 
     def _where_it_lies(self, out: str | None) -> str | None:
         """Return the folder of a run that is continued from its own config.yaml; it may have been moved.

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from lpft.config.checks import check_experiment, check_settings, resolve_stacks
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.loggers import logger_writers
 from lpft.config.on_disk import check_global_models, claim, compare
-from lpft.config.parser import Config, ExperimentCLI, ExperimentParser
+from lpft.config.parser import Config, ExperimentCLI
 from lpft.config.schema import Experiment, Selection, run_folder
 from lpft.config.sweep import dotted, expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
@@ -82,12 +83,15 @@ def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logge
     """
     cli = ExperimentCLI(command, args)
     with config_errors():
-        root, configs = expand(cli.resolved())
+        resolved = cli.resolved()
+        root, configs = expand(resolved)
         run = run_folder(root)
-        experiments = [
-            _build(cli.parser, command, {**config, "out": str(run.point(name).root)} if name else config)
-            for name, config in configs.items()
-        ]
+        problems: dict[str, str | None] = {}
+        experiments = []
+        for name, config in configs.items():
+            settings = {**config, "out": str(run.point(name).root)} if name else config
+            parts = cli.parser.build(settings) if resolved["sweep"] else cli.parts()
+            experiments.append(_build(parts, command, settings, problems))
         experiments = _shards_in_turn(experiments)
         loggers = []
         if command in ("run", "federate", "personalize"):
@@ -132,9 +136,15 @@ def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, Federated
                 yield (run.point(name) if name else run), data
 
 
-def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment:
-    """Make the object of one run from a configuration without swept keys, with its data, and check it."""
-    parts = parser.build(config)
+def _build(parts: Namespace, command: str, config: Config, problems: dict[str, str | None]) -> Experiment:
+    """Make the object of one run, with its data, and check it.
+
+    Args:
+        parts: the sections as objects.
+        command: the command that it is for.
+        config: the configuration that they were made from, without swept keys.
+        problems: see `resolve_stacks`.
+    """
     selections = {field.name for field in fields(Selection)}
     experiment = Experiment(
         command=command,
@@ -161,7 +171,7 @@ def _build(parser: ExperimentParser, command: str, config: Config) -> Experiment
     check_settings(experiment)
     experiment.data.augment = parts.augment
     _set_up(experiment.data)
-    resolve_stacks(experiment)
+    resolve_stacks(experiment, problems)
     check_experiment(experiment)
     return experiment
 

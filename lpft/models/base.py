@@ -64,7 +64,8 @@ def check_network(net: nn.Module) -> None:
             f"{name} has parameters or buffers outside of body and head: {', '.join(others[:5])}."
             " HINT: move them into `body`."
         )
-    lost = [part for part, _ in net.named_buffers() if part not in net.state_dict()]
+    saved = net.state_dict().keys()
+    lost = [part for part, _ in net.named_buffers() if part not in saved]
     if lost:
         raise ValueError(
             f"{name} has buffers that are not saved with it: {', '.join(lost[:5])}."

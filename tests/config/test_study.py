@@ -19,7 +19,8 @@ from lpft.config.study import arguments, open_study
 from lpft.config.sweep import points
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
-from lpft.models.base import build_network
+from lpft.models.base import BodyHeadNet, build_network
+from lpft.types import DataSpec
 from tests.commands import TOY
 
 
@@ -38,6 +39,22 @@ def test_one_object_is_built_for_each_run(out: Path) -> None:
     assert [e.federation.rounds for e in study.experiments] == [1, 2]
     assert all(list(e.all_methods)[2:] == ["lpft+lp_epochs=0", "lpft+lp_epochs=4"] for e in study.experiments)
     assert not out.exists(), "planning writes nothing"
+
+
+def test_a_network_is_tried_in_stacks_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by every section and every run of a sweep; but networks of other settings, or inputs, are tried."""
+    tried: list[torch.dtype] = []
+
+    def counted(net: BodyHeadNet, spec: DataSpec) -> None:
+        tried.append(net.head.weight.dtype)
+
+    monkeypatch.setattr("lpft.config.checks.stacking_problem", counted)
+    open_study("plan", args(out, "--sweep", "{federation.rounds: [1, 2], personalization.epochs: [4, 5]}"))
+    assert len(tried) == 1
+    open_study("plan", args(out, "--sweep", "{network.norm: [true, false], federation.rounds: [1, 2]}"))
+    assert len(tried) == 3
+    open_study("plan", args(out, "--sweep", "{trainer.precision: [32-true, 64-true], federation.rounds: [1, 2]}"))
+    assert tried[3:] == [torch.float32, torch.float64]
 
 
 def test_only_is_a_list_however_it_is_given(out: Path) -> None:
