@@ -1,5 +1,6 @@
 """What all tests share: one thread, a cache of their own, small made-up clients."""
 
+import gc
 import os
 import signal
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from lpft.storage.run import Run
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage, here and in forked processes, not look through all that was imported."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

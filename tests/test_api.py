@@ -13,13 +13,18 @@ import pytest
 import torch
 import yaml
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 from safetensors.torch import load_file
 
 import lpft
 from lpft.results import Results
 from tests.commands import TOY, outcome, table, toy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[1]
+SHOWN = 'federation={"rounds": 20},'
+SHORT = 'federation={"rounds": 2}, personalization={"epochs": 10},'
 
 
 @pytest.fixture(scope="module")
@@ -111,33 +116,47 @@ def test_importing_it_is_quick_and_light() -> None:
     assert time.perf_counter() - began < 60
 
 
-def run_notebook(cells: list[str], folder: Path) -> list[str]:
-    """Run cells in a Jupyter kernel; return what each printed."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [[o for o in cell["outputs"] if o.get("name") == "stdout"] for cell in notebook.cells]
-    return ["".join(output["text"] for output in of_cell) for of_cell in outputs]
-
-
-def test_a_notebook_gives_the_same_with_one_and_two_processes(results: Results, tmp_path: Path) -> None:
-    """After torch has computed with two threads, as a notebook's other cells may have."""
-    cells = [f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport lpft, torch\nx = torch.rand(900, 900)\nx @ x"]
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> tuple[NotebookNode, Path]:
+    """The quickstart, with less training, and cells of a test below, after they ran in one kernel; their folder."""
+    root = tmp_path_factory.mktemp("notebook")
+    (root / "configs").symlink_to(ROOT / "configs")
+    (root / "examples").mkdir()
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
+    shortened = 0
+    for cell in notebook.cells:
+        shortened += cell["source"].count(SHOWN)
+        cell["source"] = cell["source"].replace(SHOWN, SHORT)
+    assert shortened == 2
+    path = nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})")
+    notebook.cells = [
+        path,
+        *notebook.cells,
+        nbformat.v4.new_code_cell("import torch\nx = torch.rand(900, 900)\nx @ x;"),
+    ]
     for devices in (1, 2):
         settings = f"seeds=[0], federation={{'rounds': 2}}, trainer={{'devices': {devices}}}"
-        cells.append(f"r = lpft.run({TOY!r}, out='run{devices}', {settings}); print(r.results.shape)")
-    printed = run_notebook(cells, tmp_path)
-    assert printed[1] == printed[2] == f"{results.results.shape}\n"
-    for devices in (1, 2):
-        frame = pd.read_csv(tmp_path / f"run{devices}" / "results.csv").drop(columns="seconds")
+        run = f"r = lpft.run({TOY!r}, out='run{devices}', {settings}); print(r.results.shape)"
+        notebook.cells.append(nbformat.v4.new_code_cell(run))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(root / "examples")}}).execute()
+    return notebook, root / "examples"
+
+
+def test_a_notebook_gives_the_same_with_one_and_two_processes(
+    results: Results, notebook: tuple[NotebookNode, Path]
+) -> None:
+    """After torch has computed with two threads, as a notebook's other cells may have."""
+    ran, folder = notebook
+    for devices, cell in zip((1, 2), ran.cells[-2:], strict=True):
+        printed = [output["text"] for output in cell["outputs"] if output.get("name") == "stdout"]
+        assert "".join(printed) == f"{results.results.shape}\n"
+        frame = pd.read_csv(folder / f"run{devices}" / "results.csv").drop(columns="seconds")
         pd.testing.assert_frame_equal(frame, pd.read_csv(results.run.root / "results.csv").drop(columns="seconds"))
 
 
-def test_the_quickstart_runs(tmp_path: Path) -> None:
-    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
-    (tmp_path / "examples").mkdir()
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "examples")}}).execute()
-    assert (tmp_path / "examples" / "runs" / "quickstart" / "report.html").exists()
-    kinds = {kind for cell in notebook.cells for o in cell.get("outputs", []) for kind in o.get("data", {})}
+def test_the_quickstart_runs(notebook: tuple[NotebookNode, Path]) -> None:
+    ran, folder = notebook
+    assert (folder / "runs" / "quickstart" / "report.html").exists()
+    kinds = {kind for cell in ran.cells for o in cell.get("outputs", []) for kind in o.get("data", {})}
     assert {"text/html", "image/png"} <= kinds

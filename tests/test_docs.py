@@ -26,6 +26,8 @@ from tests.commands import TOY, lpft, table, toy
 from tests.pages import NOT_RUN, PAGES, ROOT, blocks, reason
 from tests.shapes import save_shapes, shape
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 OWN = ROOT / "docs" / "own.md"
 DOCS = [ROOT / "README.md", *PAGES]
 LANGUAGES = ("sh", "python", "yaml", "text")

@@ -35,7 +35,10 @@ from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
 from tests.forked import FORK, Forked, running, wait_until, without_privileges
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+    pytest.mark.usefixtures("undrawn"),
+]
 
 SLOWER = ("--federation.rounds", 12, "--personalization.epochs", 12)
 

@@ -151,15 +151,16 @@ def test_a_sweep_over_personalization_makes_them_once(
 
     monkeypatch.setattr(FedAvg, "fit", counted)
     monkeypatch.setattr(StackWorker, "_fit", counted_stack)
+    words = ("-c", config, "--only", "local,pooled,ft")
     sweep = ("--sweep", "{personalization.batch_size: [16, 8], federation.rounds: [1, 2]}")
-    toy("run", out, "-c", config, *sweep)
+    toy("run", out, *words, *sweep)
     assert trained.count("pooled") == 2 + 2 * 5, "two models of the pooled data, and two times five results"
     assert (trained.count("local"), trained.count("ft")) == (10, 20)
-    alone = toy("run", tmp_path / "alone", "-c", config, "--federation.rounds", 2, "--personalization.batch_size", 8)
+    alone = toy("run", tmp_path / "alone", *words, "--federation.rounds", 2, "--personalization.batch_size", 8)
     point = Run(out / "points" / "batch_size=8,rounds=2")
     assert outcome(point) == outcome(alone)
     trained.clear()
-    toy("run", out, "-c", config, *sweep)
+    toy("run", out, *words, *sweep)
     assert trained == []
 
 

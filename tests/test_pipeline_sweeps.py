@@ -45,13 +45,14 @@ def test_a_method_is_swept_beside_the_results_of_its_plain_row(swept: str, out: 
 
 def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
     config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1, 3]})
-    toy("federate", out, "-c", config, "--seeds", "[0]")
+    words = ("--seeds", "[0]", "--only", "ft")
+    toy("federate", out, "-c", config, *words)
     for shard in ("1/2", "0/2"):
-        toy("personalize", out, "-c", config, "--seeds", "[0]", "--shard", shard)
-    toy("run", out, "-c", config, "--seeds", "[0]")
+        toy("personalize", out, "-c", config, *words, "--shard", shard)
+    toy("run", out, "-c", config, *words)
     points = Run(out).points()
     assert [point.root.name for point in points] == [f"num_val={v},rounds={r}" for v in (3, 6) for r in (1, 3)]
-    alone = toy("run", tmp_path / "alone", "--seeds", "[0]", "--federation.rounds", 1)
+    alone = toy("run", tmp_path / "alone", *words, "--federation.rounds", 1)
     assert outcome(points[2]) == outcome(alone)
     lpft("report", out)
     lpft("status", points[0].root)
@@ -70,17 +71,15 @@ def test_points_share_the_global_models_that_are_the_same(
 
     monkeypatch.setattr("lpft.federated.federate.FedAvg", CountedFedAvg)
     config = extra(tmp_path, sweep={"personalization.batch_size": [16, 8], "federation.rounds": [1, 2]})
-    words = ("-c", config, "--seeds", "[0]", "--trainer.devices", 1)
-    toy("run", out, *words)
+    words = ("--seeds", "[0]", "--only", "ft", "--trainer.devices", 1)
+    toy("run", out, "-c", config, *words)
     assert sorted(trained) == [1, 2]
     points = Run(out).points()
     assert all(point.global_file(0, "history.csv").exists() for point in points)
-    alone = toy(
-        "run", tmp_path / "alone", "--seeds", "[0]", "--federation.rounds", 2, "--personalization.batch_size", 8
-    )
+    alone = toy("run", tmp_path / "alone", *words, "--federation.rounds", 2, "--personalization.batch_size", 8)
     assert outcome(Run(out / "points" / "rounds=2,batch_size=8")) == outcome(alone)
     trained.clear()
-    toy("run", out, *words)
+    toy("run", out, "-c", config, *words)
     assert not trained
 
 
@@ -166,7 +165,7 @@ def test_trials_of_other_settings_do_not_count(out: Path, tmp_path: Path, capsys
 
 def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-3]}}})
-    words = ("-c", config, "--seeds", "[0]")
+    words = ("-c", config, "--seeds", "[0]", "--only", "ft")
     toy("federate", out, *words)
     toy("personalize", out, *words, code=2)
     assert "run `lpft tune` first" in capsys.readouterr().err

@@ -18,6 +18,8 @@ from lpft.models.fedbn import FedBNDigitCNN
 from lpft.types import DataSpec
 from tests.toy import ToySource, toy_net
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPEC = DataSpec(1, 8, 3)
 
 

@@ -20,6 +20,8 @@ from lpft.types import DataSpec
 from tests.awkward import BODIES, Awkward
 from tests.toy import largest_difference
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPEC = DataSpec(1, 8, 3)
 ONE_BY_ONE = {
     "LooksAtValues", "Item", "OldSpectralNorm", "SpectralNorm", "ReplacedBuffer", "Checkpointed", "OwnFunction",

@@ -26,7 +26,9 @@ from lpft.runtime.progress import Steps
 from lpft.storage.run import Run
 from lpft.types import State
 from tests.commands import TOY, outcome, toy
-from tests.forked import FORK
+from tests.forked import FORK, Forked, wait_until
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,9 +131,10 @@ def test_every_stop_gets_on_and_the_end_is_the_same(
             os.kill(os.getpid(), signal.SIGUSR1)
 
     monkeypatch.setattr(Steps, "advance", signalled)
-    for stage, most in (("federate", 6), ("personalize", 18)):
+    words = ("-c", TOY, "--out", out, "--only", "none,lpft", "--trainer.devices", devices)
+    for stage, most in (("federate", 6), ("personalize", 12)):
         starts = 1
-        while code(stage, "-c", TOY, "--out", out, "--trainer.devices", devices) == signals.STOPPED:
+        while code(stage, *words) == signals.STOPPED:
             assert "stopped by a signal" in capsys.readouterr().err
             starts += 1
             signals.forget()
@@ -201,36 +204,28 @@ class Long(FT):
     ("devices", "to_all"), [(1, True), (1, False), (2, True), pytest.param(2, False, marks=pytest.mark.processes)]
 )
 def test_an_interrupt_ends_personalization_at_once(
-    devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run
+    devices: int, to_all: bool, out: Path, tmp_path: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C reaches all processes, `kill -INT` the main process alone."""
     begun = tmp_path / "begun"
     begun.mkdir()
-    command = [sys.executable, "-m", "lpft", "run", "-c", "tests/conf/toy.yaml", "--out", str(out), "--seeds", "[0]"]
-    command += ["--federation.init", str(finished.global_model(0)), "--trainer.devices", str(devices)]
-    process = subprocess.Popen(
-        [*command, "--methods.long", "tests.runtime.test_signals.Long", "--only", "long"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LPFT_BEGUN": str(begun)},
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may have started pytest without
+    monkeypatch.setenv("LPFT_BEGUN", str(begun))
+    process = Forked(
+        *("run", "-c", TOY, "--out", out, "--seeds", "[0]", "--trainer.devices", devices),
+        *("--federation.init", finished.global_model(0), "--methods.long", f"{__name__}.Long", "--only", "long"),
+        log=tmp_path / "log",
     )
     try:
-        while len(list(begun.iterdir())) < devices and process.poll() is None:
-            time.sleep(0.05)
+        wait_until(lambda: len(list(begun.iterdir())) == devices or not process.alive())
         time.sleep(0.5)
-        assert process.poll() is None, process.communicate()[1]
-        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
-        _, error = process.communicate(timeout=60)  # the pipe is closed when the last worker has ended
+        assert process.alive(), process.said()
+        process.send(signal.SIGINT, everyone=to_all)
+        assert process.code(60) == 130
+        wait_until(lambda: not process.alive(), seconds=5)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
-    assert "interrupted; what is finished is kept" in error
-    assert "Traceback" not in error
+        process.kill(everyone=True)
+    assert "interrupted; what is finished is kept" in process.said()
+    assert "Traceback" not in process.said()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
