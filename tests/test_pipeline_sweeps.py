@@ -44,16 +44,16 @@ def test_a_method_is_swept_beside_the_results_of_its_plain_row(swept: str, out: 
 
 
 def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
-    config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1, 3]})
+    config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1]})
     words = ("--seeds", "[0]", "--only", "ft")
     toy("federate", out, "-c", config, *words)
     for shard in ("1/2", "0/2"):
         toy("personalize", out, "-c", config, *words, "--shard", shard)
     toy("run", out, "-c", config, *words)
     points = Run(out).points()
-    assert [point.root.name for point in points] == [f"num_val={v},rounds={r}" for v in (3, 6) for r in (1, 3)]
+    assert [point.root.name for point in points] == ["num_val=3,rounds=1", "num_val=6,rounds=1"]
     alone = toy("run", tmp_path / "alone", *words, "--federation.rounds", 1)
-    assert outcome(points[2]) == outcome(alone)
+    assert outcome(points[1]) == outcome(alone)
     lpft("report", out)
     lpft("status", points[0].root)
 
@@ -79,15 +79,15 @@ def test_points_share_the_global_models_that_are_the_same(
     alone = toy("run", tmp_path / "alone", *words, "--federation.rounds", 2, "--personalization.batch_size", 8)
     assert outcome(Run(out / "points" / "rounds=2,batch_size=8")) == outcome(alone)
     trained.clear()
-    toy("run", out, "-c", config, *words)
+    toy("federate", out, "-c", config, *words)
     assert not trained
 
 
 def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three points of four methods (one of them tuned) of three stacks: 36 for five tasks."""
+    """Two points of four methods (one of them tuned) of three stacks: 24 for five tasks."""
     config = extra(
         tmp_path,
-        sweep={"data.source.num_val": [6, 5, 3]},
+        sweep={"data.source.num_val": [6, 3]},
         tune={"trials": 2, "grids": {"ft": {"lr": [1e-4]}}},
         seeds=[0],
     )
@@ -103,8 +103,8 @@ def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch
     for shard in range(5):
         done.append([])
         toy("personalize", out, "-c", config, "--shard", f"{shard}/5")
-    assert sorted(map(len, done)) == [7, 7, 7, 7, 8]
-    assert len({job for jobs in done for job in jobs}) == 36
+    assert sorted(map(len, done)) == [4, 5, 5, 5, 5]
+    assert len({job for jobs in done for job in jobs}) == 24
 
 
 def test_tuning_tries_equally_often_chooses_on_val_and_runs_the_winner(out: Path, tmp_path: Path) -> None:
