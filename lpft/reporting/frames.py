@@ -133,12 +133,13 @@ class Frames:
     @cached_property
     def summary(self) -> DataFrame:
         """Mean and standard deviation (ddof 0) over the complete seeds, one row per method and metric, ``n`` seeds."""
-        complete = self.results[self.results["complete"]]
-        order = dict.fromkeys(result.method for result in self.method_results)
+        names = metric_columns(self.results)
         rows = []
-        for method in (method for method in order if method in set(complete["method"])):
-            for name in metric_columns(complete):
-                values = complete.loc[complete["method"] == method, name].dropna().tolist()
+        measured = zip(self.method_results, self.measured, strict=True)
+        for method, pairs in group_by(measured, lambda pair: pair[0].method).items():
+            complete = [found.metrics for result, found in pairs if result.complete]
+            for name in names if complete else ():
+                values = [metrics[name] for metrics in complete if not math.isnan(metrics[name])]
                 center = mean(values)
                 std = math.sqrt(mean((value - center) ** 2 for value in values)) if values else math.nan
                 rows.append((method, name, center, std, len(values)))

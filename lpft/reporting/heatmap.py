@@ -57,13 +57,19 @@ def binned(matrix: Matrix) -> Matrix:
     every = bin_size(len(matrix))
     if every <= 1:
         return matrix
-    defined = ~np.isnan(matrix)
-    starts = np.arange(0, len(matrix), every)
-    sums, counts = (
-        np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1)
-        for values in (np.where(defined, matrix, 0.0), defined.astype(np.float64))
-    )
+    undefined = np.isnan(matrix)
+    if undefined.any():
+        sums, counts = _field_sums(np.where(undefined, 0.0, matrix), every), _field_sums(1.0 - undefined, every)
+    else:
+        sizes = np.minimum(every, len(matrix) - np.arange(0, len(matrix), every))
+        sums, counts = _field_sums(matrix, every), np.outer(sizes, sizes)
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _field_sums(values: Matrix, every: int) -> Matrix:
+    """Sum up square fields with so many rows and columns."""
+    starts = np.arange(0, len(values), every)
+    return np.asarray(np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1))
 
 
 def heatmap_png(matrix: Matrix, names: Sequence[str], scale: Normalize) -> tuple[bytes, int, int]:

@@ -13,13 +13,14 @@ from functools import cached_property
 from typing import Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pandas import DataFrame
 
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
-from lpft.evaluation.metric import Evaluation, Metric, Vector
+from lpft.evaluation.metric import Evaluation, Matrix, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
 from lpft.reporting.experiment import Experiment, families, section
-from lpft.reporting.frames import Frames
+from lpft.reporting.frames import Frames, Measured
 from lpft.reporting.references import rows_apart
 from lpft.reporting.results import MethodResult
 
@@ -39,8 +40,6 @@ OF_GLOBAL_MODEL = ("local", "global_all", "global_others", "worst", "cstd")
 """The clients' metrics that are known of a global model without a row."""
 
 Key = TypeVar("Key", bound=Hashable)
-ByMetric = Mapping[str, DataFrame]
-"""Values of a method by metric: one row per seed, one column per client."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,12 @@ class Certainty:
         estimates = {}
         names = {metric.name for metric in self.metrics}
         for method in self.experiment.complete_methods:
+            by_seed = self._measured[method].values()
             for metric in METRICS:
                 if metric.name in names:
-                    values = self._values[method][client_name(metric.name)]
+                    values = by_client([measured.of_clients[client_name(metric.name)] for measured in by_seed])
                 else:
-                    values = self._by_seed(method, metric.name)
+                    values = np.array([[measured.metrics[metric.name]] for measured in by_seed])
                 estimates[method, metric.name] = estimate(values)
         return estimates
 
@@ -128,7 +128,7 @@ class Certainty:
         for reference in self.references:
             for metric in self.metrics:
                 methods = [method for method in self.experiment.complete_methods if method != reference]
-                gaps = {method: self.gaps(method, reference, metric.name) for method in methods}
+                gaps = {method: self._gaps(method, reference, metric.name)[1] for method in methods}
                 found: dict[str, Comparison] = {}
                 for family in (self.methods, self.apart):
                     own = {method: gap for method, gap in gaps.items() if method in family}
@@ -176,11 +176,19 @@ class Certainty:
 
         Empty if one of them does not have the metric.
         """
+        seeds, values = self._gaps(method, reference, metric)
+        return DataFrame(values, index=seeds, columns=list(self.experiment.client_names))
+
+    def _gaps(self, method: str, reference: str, metric: str) -> tuple[list[int], Matrix]:
+        """Return the seeds that both methods have, and their differences, ``(S, C)``; see `gaps`."""
         name = client_name(metric)
-        mine, theirs = self._values.get(method, {}), self._values.get(reference, {})
-        if name not in mine or name not in theirs:
-            return DataFrame()
-        return (mine[name] - theirs[name]).loc[mine[name].index.intersection(theirs[name].index)]
+        mine, theirs = (
+            {seed: measured.of_clients[name] for seed, measured in by_seed.items() if name in measured.of_clients}
+            for by_seed in (self._measured.get(method, {}), self._measured.get(reference, {}))
+        )
+        seeds = [seed for seed in mine if seed in theirs]
+        differences = by_client([mine[seed] - theirs[seed] for seed in seeds])
+        return seeds, differences.reshape(len(seeds), len(self.experiment.client_names))
 
     @cached_property
     def intervals(self) -> DataFrame:
@@ -202,27 +210,21 @@ class Certainty:
             rows.append((method, reference, client_name(metric), *found.row))
         return DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
-    def _by_seed(self, method: str, metric: str) -> DataFrame:
-        """Return a metric of a method that clients do not have: one row per seed, one column."""
-        results = self.frames.results
-        rows = results[(results["method"] == method) & results["complete"]].set_index("seed")
-        return rows.reindex(columns=[metric]).astype(float)
-
     @cached_property
-    def _values(self) -> dict[str, ByMetric]:
-        """The values of every client and seed by method, of complete results; the global model too if it has no row."""
-        of_methods: dict[str, list[tuple[MethodResult, Mapping[str, Vector]]]] = {self.global_model: []}
-        seeds = set()
+    def _measured(self) -> dict[str, dict[int, Measured]]:
+        """The metrics of complete results by method and seed; those of the global model too if it has no row."""
+        found: dict[str, dict[int, Measured]] = {}
         for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
-            if result.complete and result.clients:
-                of_methods.setdefault(result.method, []).append((result, with_average(measured.of_clients)))
-                if self.global_model == GLOBAL_MODEL and result.seed not in seeds:
-                    seeds.add(result.seed)
-                    of_methods[GLOBAL_MODEL].append((result, with_average(of_global_model(result))))
-        return {method: by_metric(rows) for method, rows in of_methods.items() if rows}
+            if result.complete:
+                with_mean = Measured(measured.metrics, with_average(measured.of_clients))
+                found.setdefault(result.method, {})[result.seed] = with_mean
+                if self.global_model == GLOBAL_MODEL and result.seed not in found.get(GLOBAL_MODEL, {}):
+                    before = Measured({}, with_average(of_global_model(result)))
+                    found.setdefault(GLOBAL_MODEL, {})[result.seed] = before
+        return found
 
 
-def compare(gaps: Mapping[Key, DataFrame], metric: Metric, equivalence: float) -> dict[Key, Comparison]:
+def compare(gaps: Mapping[Key, ArrayLike], metric: Metric, equivalence: float) -> dict[Key, Comparison]:
     """Judge paired differences, with p-values that are adjusted for their number.
 
     Args:
@@ -246,23 +248,12 @@ def client_name(metric: str) -> str:
     return CLIENT_NAMES.get(metric, metric)
 
 
-def by_metric(rows: Sequence[tuple[MethodResult, Mapping[str, Vector]]]) -> dict[str, DataFrame]:
-    """Return the values of a method by metric, one row per seed and one column per client.
+def by_client(rows: Sequence[Vector]) -> Matrix:
+    """Return values by seed and client, ``(S, C)``, of one row ``(C,)`` per seed.
 
-    Args:
-        rows: a result of each seed, and its clients' metrics, ``(C,)`` each.
+    In memory, the seeds of a client come one after the other: another order would sum up to other last digits.
     """
-    seeds, names = [result.seed for result, _ in rows], rows[0][0].clients
-    alike = all(result.clients == names for result, _ in rows)
-    frames = {}
-    for metric in rows[0][1]:
-        if alike:
-            vectors = np.stack([of_clients[metric] for _, of_clients in rows])
-            frames[metric] = DataFrame(vectors, index=seeds, columns=names)
-        else:
-            named = [dict(zip(result.clients, of_clients[metric], strict=True)) for result, of_clients in rows]
-            frames[metric] = DataFrame(named, index=seeds, dtype=float)
-    return frames
+    return np.asfortranarray(rows)
 
 
 def with_average(of_clients: Mapping[str, Vector]) -> dict[str, Vector]:

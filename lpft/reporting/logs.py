@@ -102,11 +102,14 @@ def final_logs(analysis: Analysis) -> Iterator[Log]:
     from lpft.reporting.heatmap import color_scale, heatmap_png
 
     scale = color_scale(analysis.drawn_matrices)
+    walltimes: dict[tuple[int, str], float] = {}
     for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
         if result.cells:
             picture = Picture(*heatmap_png(matrix, result.clients, scale))
             pictures = {"accuracy matrix": picture}
-            yield method_log(analysis.run, result, analysis.experiment.config, analysis.frames, pictures)
+            log = method_log(analysis.run, result, analysis.experiment.config, analysis.frames, pictures)
+            walltimes[result.seed, result.method] = log.walltime
+            yield log
     for method in analysis.experiment.complete_methods:
         own = [result for result in analysis.method_results if result.method == method and result.complete]
         settings = method_settings(method, analysis.experiment.config)
@@ -115,7 +118,7 @@ def final_logs(analysis: Analysis) -> Iterator[Log]:
             scalars=list(mean_scalars(analysis, method)),
             settled=True,
             settings={**settings, "seeds": ", ".join(str(result.seed) for result in own)},
-            walltime=max(_newest(_cells(analysis.run, result)) for result in own),
+            walltime=max(walltimes[result.seed, method] for result in own),
         )
     for seed, history in analysis.histories.items():
         if history:

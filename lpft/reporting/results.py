@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
 from lpft.storage import config_file
-from lpft.storage.cell_index import read_cells
+from lpft.storage.cell_index import Cells, read_cells
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import Run, file_name
@@ -112,14 +112,14 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
     on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
     order = method_order(config, {method for methods in on_disk.values() for method in methods})
     found = {
-        (seed, method): read_cells(run, seed, method, brief) if method in methods else []
+        (seed, method): read_cells(run, seed, method, brief) if method in methods else {}
         for seed, methods in on_disk.items()
         for method in order
     }
-    clients = _clients(config, [cell for cells in found.values() for _, cell in cells])
+    clients = _clients(config, [cell for cells in found.values() for cell in cells.values()])
     outdated = _outdated(run, config)
     return [
-        replace(_sorted_out(seed, method, clients, cells), outdated=(seed, method) in outdated)
+        replace(_sorted_out(run, seed, method, clients, cells), outdated=(seed, method) in outdated)
         for (seed, method), cells in found.items()
         if cells or (seed in (planned_seeds or on_disk) and method in (planned_methods or order))
     ]
@@ -128,7 +128,7 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
 def read_method(run: Run, seed: int, method: str) -> MethodResult:
     """Read the results of one method with one seed; whether they are outdated is not checked."""
     cells = read_cells(run, seed, method)
-    return _sorted_out(seed, method, _clients(read_config(run), [cell for _, cell in cells]), cells)
+    return _sorted_out(run, seed, method, _clients(read_config(run), cells.values()), cells)
 
 
 def read_config(run: Run) -> dict[str, Any]:
@@ -207,23 +207,25 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
     return outdated
 
 
-def _sorted_out(
-    seed: int, method: str, clients: list[str], found: list[tuple[Path, ClientResult | DamagedFileError]]
-) -> MethodResult:
+def _sorted_out(run: Run, seed: int, method: str, clients: list[str], found: Cells) -> MethodResult:
     names = {file_name(client): client for client in clients}
     cells: dict[str, ClientResult] = {}
-    damaged = []
+    damaged: list[Damage] = []
     expected = sorted(clients)
     fits: dict[int, bool] = {}  # cells share their lists of clients
-    for path, cell in found:
+
+    def note_damage(name: str, reason: str) -> None:
+        path = run.method_file(seed, method, "cells") / name
+        damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
+
+    for name, cell in found.items():
         if isinstance(cell, DamagedFileError):
-            damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), str(cell)))
+            note_damage(name, str(cell))
             continue
         if id(cell.clients) not in fits:
             fits[id(cell.clients)] = sorted(cell.clients) == expected
         if not fits[id(cell.clients)] or len(cell.accuracy) != len(cell.clients):
-            reason = "it was computed for other clients"
-            damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
+            note_damage(name, "it was computed for other clients")
         else:
             cells[cell.client] = cell
     absent = set(clients) - cells.keys() - {damage.client for damage in damaged}

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pandas import DataFrame, factorize
 
 from lpft.evaluation.groups import Where
-from lpft.evaluation.metric import Matrix
+from lpft.evaluation.metric import Matrix, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import english
@@ -27,8 +29,8 @@ from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric
 from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
 from lpft.reporting.ladder import ladder, ladder_frame
 from lpft.reporting.results import MethodResult
-from lpft.reporting.tradeoff import LINE_COLUMNS
 from lpft.storage.atomic import write_atomically
+from lpft.storage.cell_reader import common_levels, share_levels
 from lpft.storage.run import Run
 
 DIAGNOSTIC_COLUMNS = ("diagnostic", "client", "method", "seed", "value", "message", "remedy")
@@ -36,9 +38,7 @@ DIAGNOSTIC_COLUMNS = ("diagnostic", "client", "method", "seed", "value", "messag
 
 def write_all_tables(analysis: Analysis) -> None:
     """Write all tables of a run."""
-    for result in analysis.method_results:
-        if result.cells or result.damaged:
-            write_method_tables(analysis, result)
+    write_method_tables(analysis)
     root, results = analysis.run.root, analysis.frames.results
     write_csv(root / "results.csv", results.loc[results["complete"], ["seed", "method", *metric_columns(results)]])
     write_csv(root / "summary.csv", analysis.frames.summary)
@@ -62,31 +62,36 @@ def write_ladder(analysis: Analysis) -> None:
         (analysis.run.root / "ladder.csv").unlink(missing_ok=True)
 
 
-def write_method_tables(analysis: Analysis, result: MethodResult) -> None:
+def write_method_tables(analysis: Analysis) -> None:
     """Write accuracy.csv, clients.csv, depth.csv and, if there is anything in them, curve.csv and curves.csv."""
     frames = analysis.frames
-
-    def rows_of(frame: DataFrame) -> DataFrame:
-        return frame[(frame["seed"] == result.seed) & (frame["method"] == result.method)]
-
     names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
-    clients = rows_of(frames.clients)[["client", "status", *COUNTS, *names]]
+    clients = frames.clients[["seed", "method", "client", "status", *COUNTS, *names]]
     if held_out_names(analysis):
-        clients.insert(1, "took_part", took_part(analysis, clients["client"]).map({True: "true", False: "false"}))
-    curves = rows_of(frames.mean_curves)[list(CURVE_COLUMNS)]
-    tables = {
-        "clients.csv": clients.merge(_groups_by_client(rows_of(frames.groups)), on="client", how="left"),
-        "curves.csv": curves if curves["local"].notna().any() else curves[:0],
-        "curve.csv": rows_of(analysis.tradeoff.lines)[list(LINE_COLUMNS)],
-        "depth.csv": rows_of(frames.depth)[["depth", "layer", "distortion_relative"]],
-    }
-    path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
-    if result.clients:
-        write_atomically(path, matrix_csv(accuracy_matrix(result), result.clients))
-    else:
-        path.unlink(missing_ok=True)
-    for name, frame in tables.items():
-        write_or_remove(analysis.run.method_file(result.seed, result.method, name), frame)
+        clients.insert(3, "took_part", took_part(analysis, clients["client"]).map({True: "true", False: "false"}))
+    clients_of, groups_of = by_result(clients), by_result(frames.groups)
+    curves_of = by_result(frames.mean_curves[["seed", "method", *CURVE_COLUMNS]])
+    lines_of, depth_of = by_result(analysis.tradeoff.lines), by_result(frames.depth)
+    for result in analysis.method_results:
+        if not (result.cells or result.damaged):
+            continue
+        curves = curves_of(result)
+        path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
+        if result.clients:
+            write_atomically(path, accuracy_csv(result))
+        else:
+            path.unlink(missing_ok=True)
+        write_or_remove(path.with_name("clients.csv"), _with_groups(clients_of(result), groups_of(result)))
+        write_or_remove(path.with_name("curves.csv"), curves if curves["local"].notna().any() else curves[:0])
+        write_or_remove(path.with_name("curve.csv"), lines_of(result))
+        write_or_remove(path.with_name("depth.csv"), depth_of(result))
+
+
+def by_result(frame: DataFrame) -> Callable[[MethodResult], DataFrame]:
+    """Return a function that looks up the rows of a method and seed in a frame, without the columns of the two."""
+    places = frame.groupby(["seed", "method"]).indices
+    values = frame.drop(columns=["seed", "method"])
+    return lambda result: values.iloc[places.get((result.seed, result.method), [])]
 
 
 def recommendations_frame(analysis: Analysis) -> DataFrame:
@@ -125,20 +130,37 @@ def write_or_remove(path: Path, frame: DataFrame) -> None:
         path.unlink(missing_ok=True)
 
 
+def accuracy_csv(result: MethodResult) -> bytes:
+    """Return the accuracy matrix of a method and seed as CSV."""
+    rows, orders = [cell.accuracy for cell in result.cells], {id(cell.clients): cell.clients for cell in result.cells}
+    if list(orders.values()) == [result.clients] and len(rows) == len(result.clients) and share_levels(rows):
+        return levels_csv(*common_levels(rows), result.clients)
+    return matrix_csv(accuracy_matrix(result), result.clients)
+
+
 def matrix_csv(matrix: Matrix, names: Sequence[str]) -> bytes:
     """Return a matrix as CSV, the names above and on the left: the bytes of pandas, which takes far longer.
-
-    Equal values, of which there are many in an accuracy matrix, are turned into text once.
 
     Args:
         matrix: ``(C, C)``; NaN is left blank.
         names: of the clients.
     """
-    codes, values = factorize(matrix.ravel())
-    texts = np.array([f",{value!r}" for value in values.tolist()] + [","], dtype=bytes)  # the last: that of -1, NaN
+    numbers, levels = factorize(matrix.ravel(), use_na_sentinel=False)
+    return levels_csv(levels, numbers.reshape(matrix.shape), names)
+
+
+def levels_csv(levels: Vector, numbers: NDArray[np.integer[Any]], names: Sequence[str]) -> bytes:
+    """Return a matrix as CSV, given as levels, each of which is turned into text once; see `matrix_csv`.
+
+    Args:
+        levels: different values, ``(L,)``.
+        numbers: which of them each entry is, ``(C, C)``.
+        names: of the clients.
+    """
+    texts = np.array([b"," if math.isnan(value) else f",{value!r}".encode() for value in levels.tolist()])
     quoted = [_quoted(name).encode() for name in names]
     lines = [b",".join([b"", *quoted])]
-    for name, row in zip(quoted, codes.reshape(matrix.shape), strict=True):
+    for name, row in zip(quoted, numbers, strict=True):
         lines.append(name + texts[row].tobytes().translate(None, b"\0"))  # texts are padded to the same length
     return b"\n".join(lines) + b"\n"
 
@@ -150,9 +172,11 @@ def _quoted(name: str) -> str:
     return line.getvalue().removesuffix(",\n")
 
 
-def _groups_by_client(groups: DataFrame) -> DataFrame:
-    """Return one row per client with the columns ``group_local/NAME`` and ``group_all/NAME``."""
+def _with_groups(clients: DataFrame, groups: DataFrame) -> DataFrame:
+    """Add the columns ``group_local/NAME`` and ``group_all/NAME`` to the clients of a method and seed."""
+    if not len(groups):
+        return clients
     names = "group_" + groups["test_set"] + "/" + groups["group"]
     wide = groups.assign(column=names).pivot(index="client", columns="column", values="accuracy")
     order = [f"group_{where}/{name}" for where in get_args(Where) for name in groups["group"].unique()]
-    return wide.reindex(columns=order).reset_index()
+    return clients.merge(wide.reindex(columns=order).reset_index(), on="client", how="left")

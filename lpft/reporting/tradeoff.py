@@ -12,14 +12,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pandas import DataFrame
+from pandas import DataFrame, factorize
 
 from lpft.evaluation.certainty import estimate, holm, verdict
-from lpft.evaluation.metric import Evaluation
+from lpft.evaluation.metric import Evaluation, Vector
 from lpft.evaluation.metrics import compute_client_metrics
 from lpft.evaluation.tradeoff import Curve, Matched, area, best_point, matched
 from lpft.reporting.experiment import Experiment
-from lpft.reporting.frames import Frames, evaluation_of
+from lpft.reporting.frames import Frames
 from lpft.reporting.intervals import Certainty, Comparison
 from lpft.reporting.results import MethodResult
 
@@ -79,10 +79,10 @@ class Tradeoff:
     def values(self, method: str, column: str) -> np.ndarray:
         """Return a column of a method's lines by point, seed and client, ``(P, S, C)``; complete results only."""
         lines = self.lines[self.lines["method"] == method]
-        wide = lines.pivot(index="a", columns=["seed", "client"], values=column)
-        seeds, clients = lines["seed"].unique(), lines["client"].unique()
-        wide = wide.reindex(columns=[(seed, client) for seed in seeds for client in clients])
-        return wide.to_numpy(dtype=float).reshape(len(wide), len(seeds), len(clients))
+        places = [factorize(lines[key], sort=key == "a") for key in ("a", "seed", "client")]
+        values = np.full([len(found) for _, found in places], np.nan)
+        values[tuple(place for place, _ in places)] = lines[column]
+        return values
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -142,15 +142,20 @@ class Tradeoff:
         return DataFrame(rows, columns=list(TRADEOFF_COLUMNS))
 
     def _rows(self) -> Iterator[Row]:
-        for result in self.frames.method_results:
+        for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
             lengths = {len(cell.line) for cell in result.cells if cell.line}
             if result.complete and len(lengths) == 1:
-                yield from _lines_of(result)
+                yield from _lines_of(result, measured.of_clients)
 
 
-def _lines_of(result: MethodResult) -> Iterator[Row]:
-    """Yield the rows of a method and seed."""
-    start, end = _global_model(result), compute_client_metrics(evaluation_of(result))
+def _lines_of(result: MethodResult, end: Mapping[str, Vector]) -> Iterator[Row]:
+    """Yield the rows of a method and seed.
+
+    Args:
+        result: which it is.
+        end: the metrics of the personalized models, ``(C,)`` each.
+    """
+    start = _global_model(result)
     between: Sequence[Mapping[str, Any]] = next(cell.line for cell in result.cells if cell.line)
     for place, cell in enumerate(result.cells):
         same: Row = {"seed": result.seed, "method": result.method, "client": cell.client}

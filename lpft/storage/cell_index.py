@@ -42,7 +42,8 @@ SAME = ("seed", "method", "clients")
 BRIEF = tuple(f.name for f in fields(ClientResult) if f.name not in (*SAME, *ENTRIES, *NESTED, "accuracy"))
 """Fields that status reads, too."""
 
-CellOrDamage = tuple[Path, ClientResult | DamagedFileError]
+Cells = dict[str, ClientResult | DamagedFileError]
+"""Cells, or the error where the file is damaged, by the name of the file."""
 
 
 class Stamp(NamedTuple):
@@ -52,7 +53,7 @@ class Stamp(NamedTuple):
     mtime: int
 
 
-def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> list[CellOrDamage]:
+def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> Cells:
     """Read all cells of a method, and renew its index if many of them are not in it.
 
     Args:
@@ -62,7 +63,7 @@ def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> list[Ce
         brief: leave out what only reports show: accuracies, which are all None then, entries and nested fields.
 
     Returns:
-        Every cell with its path, in the order of the names, or the error if its file is damaged.
+        Every cell, in the order of the names.
     """
     now = time.time()
     folder = run.method_file(seed, method, "cells")
@@ -71,15 +72,15 @@ def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> list[Ce
     indexed = index.read(stamps, brief)
     is_short = len(stamps) - len(indexed) >= WORTHWHILE
     if brief and is_short:
-        return [(path, _briefly(cell)) for path, cell in read_cells(run, seed, method)]
+        return {name: _briefly(cell) for name, cell in read_cells(run, seed, method).items()}
     parse = CellReader()
-    cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
+    cells: Cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
     if not brief and len(indexed) < len(cells):
         _compact([cell for cell in cells.values() if isinstance(cell, ClientResult)])
     if is_short:
         settled = [name for name, stamp in stamps.items() if stamp.mtime < 1e9 * (now - SETTLED)]
         index.write({name: (stamps[name], cells[name]) for name in settled})
-    return [(folder / name, _briefly(cell) if brief else cell) for name, cell in cells.items()]
+    return {name: _briefly(cell) for name, cell in cells.items()} if brief else cells
 
 
 def _stamps(folder: Path) -> Iterator[tuple[str, Stamp]]:

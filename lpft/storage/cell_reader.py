@@ -21,6 +21,8 @@ from lpft.storage.client_result import ClientResult
 
 CLIENTS, ACCURACY, END = '\n "clients": [\n  ', '\n "accuracy": [\n  ', "\n ],"
 """What stands before and after the two long lists; no text inside a JSON file contains a line break."""
+EPOCHS, NEXT_EPOCH, END_OF_EPOCHS = '\n "epochs": [\n  {\n   ', "\n  },\n  {\n   ", "\n  }\n ]"
+"""What stands before, between and after the entries of the epochs."""
 MOST_LEVELS = 2**16
 """So many different accuracies have a number of two bytes."""
 NEEDED = {field.name for field in fields(ClientResult) if field.default is MISSING}
@@ -37,7 +39,7 @@ class Levels:
     def numbered(self, texts: Sequence[str]) -> array[int] | None:
         """Return the numbers of accuracies, given as JSON has them; None if there are too many different ones."""
         try:
-            return array("H", map(self._numbers.__getitem__, texts))
+            return array("H", list(map(self._numbers.__getitem__, texts)))
         except KeyError:
             new = dict.fromkeys(texts).keys() - self._numbers.keys()
         if len(self.values) + len(new) > MOST_LEVELS:
@@ -46,7 +48,7 @@ class Levels:
             value = _number(text)
             self._numbers[text] = len(self.values)
             self.values.append(value)
-        return array("H", map(self._numbers.__getitem__, texts))
+        return array("H", list(map(self._numbers.__getitem__, texts)))
 
 
 class Names(list[str]):
@@ -128,17 +130,17 @@ class CellReader:
     def _read_as_written(self, text: str) -> ClientResult | None:
         """Return the client result if every byte of the text is as `to_json` writes it; None otherwise.
 
-        The checksum is that of the fields in alphabetical order. The long lists are part of it as they stand in the
-        file, without their line breaks, so that they need not be read and written again.
+        The checksum is that of the fields in alphabetical order. The long lists and the epochs are part of it as they
+        stand in the file, without their line breaks, so that they need not be written again.
         """
         names = text.find(CLIENTS)
         end_of_names = text.find(END, names)
-        row = end_of_names + len(END)
-        end_of_row = text.find(END, row)
-        if min(names, end_of_names, end_of_row) < 0 or not text.startswith(ACCURACY, row):
+        start_of_row = end_of_names + len(END)
+        end_of_row = text.find(END, start_of_row)
+        if min(names, end_of_names, end_of_row) < 0 or not text.startswith(ACCURACY, start_of_row):
             return None
         names_text = text[names + len(CLIENTS) : end_of_names]
-        row_canonical = text[row + len(ACCURACY) : end_of_row].replace(",\n  ", ", ")
+        accuracies = text[start_of_row + len(ACCURACY) : end_of_row].split(",\n  ")
         try:
             rest = json.loads(text[:names] + text[end_of_row + len(END) :])
             if names_text != self._names_text:
@@ -146,16 +148,15 @@ class CellReader:
             checksum, client = rest.pop("checksum"), rest.pop("client")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        start = f'{{"accuracy": [{row_canonical}], "client": {json.dumps(client)}, "clients": [{self._names_canonical}]'
-        content = f"{start}, {json.dumps(rest, sort_keys=True)[1:]}"
+        row, others = ", ".join(accuracies), _canonical(rest, text[end_of_row:])
+        start = f'{{"accuracy": [{row}], "client": {json.dumps(client)}, "clients": [{self._names_canonical}]'
+        content = f"{start}, {others[1:]}"
         present = {"accuracy", "client", "clients", *rest}
         if checksum != hashlib.sha256(content.encode()).hexdigest() or not NEEDED <= present <= KNOWN:
             return None
-        accuracy = self._accuracies(row_canonical)
+        accuracy = self._accuracies(accuracies)
         if accuracy is None:
             return None
-        for name in ("epochs", "line"):
-            rest[name] = [_shared(entry) for entry in rest.get(name, [])]
         return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_shared(rest))
 
     def _keep_names(self, names_text: str) -> None:
@@ -163,8 +164,7 @@ class CellReader:
         self._names_canonical = names_text.replace(",\n  ", ", ")
         self._names_text = names_text
 
-    def _accuracies(self, row: str) -> Sequence[float | None] | None:
-        texts = row.split(", ")
+    def _accuracies(self, texts: Sequence[str]) -> Sequence[float | None] | None:
         try:
             numbers = self._levels.numbered(texts)
             if numbers is not None:
@@ -174,9 +174,25 @@ class CellReader:
             return None
 
 
-def _shared(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a dictionary whose texts are the same objects in all cells."""
-    return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in entry.items()}
+def _canonical(rest: dict[str, Any], text: str) -> str:
+    """Return fields in alphabetical order, as their checksum is computed from.
+
+    Args:
+        rest: the fields.
+        text: as they stand in the file. If the epochs are not as `ClientResult.to_json` writes them, what is made of
+            them here does not fit the checksum.
+    """
+    start = text.find(EPOCHS)
+    if start < 0:
+        return json.dumps(rest, sort_keys=True)
+    entries = text[start + len(EPOCHS) : text.find(END_OF_EPOCHS, start)].split(NEXT_EPOCH)
+    epochs = "}, {".join([", ".join(sorted(entry.split(",\n   "))) for entry in entries])
+    return json.dumps({**rest, "epochs": None}, sort_keys=True).replace('"epochs": null', f'"epochs": [{{{epochs}}}]')
+
+
+def _shared(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields whose texts are the same objects in all cells."""
+    return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in fields.items()}
 
 
 @lru_cache(maxsize=8)
@@ -192,7 +208,7 @@ def common_levels(rows: Sequence[Any]) -> tuple[Any, Any]:
     """
     import numpy as np
 
-    if _share_levels(rows):
+    if share_levels(rows):
         return np.array(rows[0]._levels), np.array([row._numbers for row in rows], dtype=np.uint16)
     levels, numbers = np.unique([np.array(row, dtype=np.float64) for row in rows], return_inverse=True)
     if len(levels) > MOST_LEVELS:
@@ -204,13 +220,14 @@ def stacked(rows: Sequence[Any]) -> Any:
     """Return rows of accuracies as a matrix, ``(n, C)`` float64, with NaN for None."""
     import numpy as np
 
-    if _share_levels(rows):
+    if share_levels(rows):
         levels, numbers = common_levels(rows)
         return levels[numbers]
     return np.array([np.array(row, dtype=np.float64) for row in rows])
 
 
-def _share_levels(rows: Sequence[Any]) -> bool:
+def share_levels(rows: Sequence[Any]) -> bool:
+    """Tell whether rows of accuracies are numbers of the same levels."""
     first = rows[0]
     if not isinstance(first, Accuracies) or first._numbers is None:
         return False

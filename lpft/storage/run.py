@@ -223,7 +223,8 @@ def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.fr
         cell = parse(path.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
-    if Run("").cell(cell.seed, cell.method, cell.client).parts != path.parts[-4:]:
+    place = (f"seed_{cell.seed}", cell.method, "cells", f"{file_name(cell.client)}.json")
+    if place != path.parts[-4:]:
         raise DamagedFileError(f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}")
     return cell
 

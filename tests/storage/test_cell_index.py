@@ -48,8 +48,8 @@ def as_read_one_by_one(run: Run) -> list[tuple[Path, ClientResult | str]]:
 
 
 def as_read(run: Run, brief: bool = False) -> list[tuple[Path, ClientResult | str]]:
-    cells = read_cells(run, 0, "lpft", brief)
-    return [(path, cell if isinstance(cell, ClientResult) else str(cell)) for path, cell in cells]
+    folder, cells = run.method_file(0, "lpft", "cells"), read_cells(run, 0, "lpft", brief)
+    return [(folder / name, cell if isinstance(cell, ClientResult) else str(cell)) for name, cell in cells.items()]
 
 
 def index_of(run: Run) -> Path:
@@ -191,7 +191,7 @@ def test_an_index_from_elsewhere_is_not_believed(run: Run) -> None:
     """A folder that was copied with its times holds cells in the wrong place."""
     indexed(run)
     shutil.copytree(run.root / "seed_0", run.root / "seed_1")
-    assert all(isinstance(cell, DamagedFileError) for _, cell in read_cells(run, 1, "lpft"))
+    assert all(isinstance(cell, DamagedFileError) for cell in read_cells(run, 1, "lpft").values())
 
 
 def test_an_index_of_another_version_is_not_believed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,27 @@ def test_cells_as_written_are_read_the_fast_way() -> None:
     for cell, expected in zip(read, CELLS, strict=True):
         np.testing.assert_array_equal(np.array(cell.accuracy), np.array(expected.accuracy, dtype=float))
     assert [cell.to_json() for cell in read] == [cell.to_json() for cell in CELLS]
+
+
+EPOCHS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "one": [{"epoch": 0}],
+    "keys that begin alike": [{"local_x": 1.0, "local": 2.5, "epoch": 0}, {"local": None}],
+    "texts like JSON": [{"phase": '"epochs": null, {[}],\n  },\n  {', "epoch": 1}, {"phase": "\u6771", "epoch": 2}],
+}
+
+
+@pytest.mark.usefixtures("no_second_way")
+@pytest.mark.parametrize("epochs", EPOCHS.values(), ids=EPOCHS.keys())
+def test_epochs_of_any_kind_are_read_the_fast_way(epochs: list[dict[str, Any]]) -> None:
+    cell = replace(CELLS[0], epochs=epochs)
+    assert CellReader()(cell.to_json()) == cell
+
+
+@pytest.mark.parametrize("entry", [{"nested": {"b": 1, "a": [1, 2]}}, {}], ids=["nested", "empty"])
+def test_epochs_that_are_no_plain_entries(entry: dict[str, Any]) -> None:
+    cell = replace(CELLS[0], epochs=[{"epoch": 0}, entry, {"epoch": 2}])
+    assert CellReader()(cell.to_json()) == cell
 
 
 @pytest.mark.usefixtures("no_second_way")
