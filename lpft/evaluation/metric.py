@@ -130,8 +130,9 @@ def count(value: float) -> str:
 def mean(values: Iterable[float | None] | Vector) -> float:
     """Return the mean of the values that are neither None nor NaN, rounded once; NaN if there are none."""
     if isinstance(values, np.ndarray):
-        values = values[~np.isnan(values)].tolist()
-    defined = [value for value in values if value is not None and not math.isnan(value)]
+        defined = values[~np.isnan(values)].tolist()
+    else:
+        defined = [value for value in values if value is not None and not math.isnan(value)]
     return fmean(defined) if defined else math.nan
 
 
