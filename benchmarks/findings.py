@@ -12,6 +12,7 @@ import sys
 from lpft.evaluation.certainty import Estimate
 from lpft.reporting.analysis import Analysis, analyze_results, analyze_sweep
 from lpft.reporting.experiment import Experiment, section, word
+from lpft.reporting.formatting import number
 from lpft.reporting.ladder import ladder
 from lpft.storage.run import Run
 
@@ -20,7 +21,8 @@ REFERENCES = ("local", "pooled", "ft", "lpft")
 
 def cell(found: Estimate, word: str = "") -> str:
     """Write an estimate with its interval and, if there is one, the verdict."""
-    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}) {word}".strip()
+    mean, low, high = (number(value, "+.1f") for value in (found.mean, found.low, found.high))
+    return f"{mean} ({low} to {high}) {word}".strip()
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -18,6 +18,7 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, measure_word, section
+from lpft.reporting.formatting import number, points
 from lpft.reporting.intervals import Certainty, comparison_text, estimate_text
 from lpft.reporting.tradeoff import Tradeoff
 
@@ -49,7 +50,7 @@ def environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters |= {"f": format, "n": _count, "count": _count, "plain": plain, "points": points}
+    found.filters |= {"f": number, "n": _count, "count": _count, "plain": plain, "points": points}
     found.filters |= {"capital": capital}
     found.filters |= {"estimate": estimate_text, "comparison": comparison_text}
     return found
@@ -68,15 +69,6 @@ def plain(text: object) -> str:
     """Escape a text for Markdown and HTML: names come from outside."""
     escaped = " ".join(html.escape(str(text), quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
-
-
-def points(value: float) -> str:
-    """Write the end of an interval of points, with a second decimal if it would look like 0.
-
-    >>> points(1.26), points(-0.01)
-    ('1.3', '-0.01')
-    """
-    return f"{value:.1f}" if abs(value) >= 0.05 else f"{value:.2f}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -20,6 +20,7 @@ from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, hol
 from lpft.evaluation.metric import Evaluation, Matrix, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
 from lpft.reporting.experiment import Experiment, families, section
+from lpft.reporting.formatting import number
 from lpft.reporting.frames import Frames, Measured
 from lpft.reporting.references import rows_apart
 from lpft.reporting.results import MethodResult
@@ -294,7 +295,7 @@ def estimate_text(found: Estimate, form: str = ".1f") -> str:
     """
     if math.isnan(found.mean):
         return "-"
-    mean = format(found.mean, form)
+    mean = number(found.mean, form)
     return mean if math.isnan(found.margin) else f"{mean} ± {format(found.margin, form.removeprefix('+'))}"
 
 
@@ -306,5 +307,5 @@ def comparison_text(found: Comparison, form: str = "+.1f") -> str:
     '+2.1 (+0.8 to +3.4, better)'
     """
     one = found.estimate
-    ends = "no interval" if math.isnan(one.margin) else f"{one.low:{form}} to {one.high:{form}}"
-    return f"{one.mean:{form}} ({ends}, {found.verdict}{'; one seed' if one.clients_only else ''})"
+    ends = "no interval" if math.isnan(one.margin) else f"{number(one.low, form)} to {number(one.high, form)}"
+    return f"{number(one.mean, form)} ({ends}, {found.verdict}{'; one seed' if one.clients_only else ''})"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lpft.reporting.formatting import number
 from lpft.storage.run import Run
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Spread:
         """Format mean and standard deviation; a sign in the format concerns the mean only."""
         if not self.n:
             return "-"
-        mean = format(self.mean, form)
+        mean = number(self.mean, form)
         return f"{mean} ± {format(self.std, form.removeprefix('+'))}" if self.n > 1 else mean
 
     def __str__(self) -> str:

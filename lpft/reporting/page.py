@@ -36,6 +36,7 @@ from lpft.reporting.equal_local import HEADER as EQUAL_LOCAL_HEADER
 from lpft.reporting.equal_local import equal_local_rows
 from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.figures import drawings
+from lpft.reporting.formatting import number
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.held_out import held_out_table
 from lpft.reporting.intervals import estimate_text, mean_text
@@ -181,7 +182,8 @@ def _ladder_rows(analysis: Analysis) -> Rows:
     """Return gain at home and change elsewhere with their intervals, and the distortion, of every rung."""
 
     def text(level: Estimate) -> str:
-        return f"{level.mean:+.1f} ({level.low:+.1f} to {level.high:+.1f})"
+        mean, low, high = (number(value, "+.1f") for value in (level.mean, level.low, level.high))
+        return f"{mean} ({low} to {high})"
 
     return [(r.method, [r.name, text(r.home), text(r.elsewhere), f"{r.distortion:.2f}"]) for r in ladder(analysis)]
 
@@ -249,7 +251,7 @@ def _group_sizes(groups: DataFrame) -> list[tuple[str, int, str]]:
 
 
 def _recommendation_row(entry: Recommendation) -> tuple[str, list[str]]:
-    gain = "-" if entry.gain is None else f"{entry.gain:+.1f} ± {entry.standard_error:.1f}"
+    gain = "-" if entry.gain is None else f"{number(entry.gain, '+.1f')} ± {entry.standard_error:.1f}"
     values = (entry.val_before, entry.val_after, entry.test_before, entry.test_recommended)
     val_before, val_after, test_before, test_recommended = (_mean([value]) for value in values)
     row = [str(entry.num_val), val_before, entry.best_method, val_after, gain, entry.recommendation]
