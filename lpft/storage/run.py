@@ -139,7 +139,7 @@ class Run:
 
     def cell(self, seed: int, method: str, client: str) -> Path:
         """Return the file of one client's result."""
-        return self.method_file(seed, method, "cells") / f"{file_name(client)}.json"
+        return self.root.joinpath(*cell_place(seed, method, client))
 
     def model(self, seed: int, method: str, client: str) -> Path:
         """Return the file of one client's personalized model."""
@@ -223,10 +223,14 @@ def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.fr
         cell = parse(path.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
-    place = (f"seed_{cell.seed}", cell.method, "cells", f"{file_name(cell.client)}.json")
-    if place != path.parts[-4:]:
+    if cell_place(cell.seed, cell.method, cell.client) != path.parts[-4:]:
         raise DamagedFileError(f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}")
     return cell
+
+
+def cell_place(seed: int, method: str, client: str) -> tuple[str, ...]:
+    """Return the folders and the name of a client's result within a run."""
+    return f"seed_{seed}", method, "cells", f"{file_name(client)}.json"
 
 
 def file_name(client: str) -> str:
