@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -33,6 +33,7 @@ from lpft.types import StackUpdate, State
 
 log = logging.getLogger("lpft")
 
+T = TypeVar("T")
 Training = Callable[[list[list[int]], State], Iterable[StackUpdate]]
 """Trains stacks of clients, given by position, from a global state."""
 
@@ -285,6 +286,14 @@ def mean_accuracy(correct: Tensor, sizes: Tensor) -> float:
 def any_rank(fabric: Fabric, flag: bool) -> bool:
     """Tell every rank whether the flag is set on one of them."""
     return bool(_sum(fabric, torch.tensor(float(flag), device=fabric.device))[0])
+
+
+def gathered(fabric: Fabric, value: T) -> list[T]:
+    """Return what every rank has, in the order of the ranks; values can be pickled."""
+    values: list[Any] = [value] * fabric.world_size
+    if fabric.world_size > 1:
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def _sum(fabric: Fabric, *tensors: Tensor) -> list[Tensor]:

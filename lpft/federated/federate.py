@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning.fabric import Fabric
 from torch import distributed
 
 from lpft.data.datamodule import FederatedDataModule
-from lpft.federated.fedavg import FedAvg, any_rank
+from lpft.federated.fedavg import FedAvg, any_rank, gathered
 from lpft.federated.files import GlobalModelFiles, Logs
 from lpft.federated.settings import Federation
 from lpft.models.base import NetFactory, build_network
@@ -21,6 +21,7 @@ from lpft.models.weights import DamagedFileError, load_model
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import ending_children, leave_with_parent
+from lpft.runtime.progress import Steps
 from lpft.runtime.signals import Stopped, die_of_interrupts, ignore, listen, note_progress, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
@@ -130,43 +131,63 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
 def _train_seeds(
     fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, parent: int
 ) -> tuple[list[str], bool]:
-    """Train the seeds on this rank; return what went wrong, and whether a signal has stopped it."""
+    """Train the seeds on this rank; return what went wrong, and whether a signal has stopped it.
+
+    Ranks that lpft has started cannot share a round of a single client, such as the pooled data: each of them trains
+    seeds of its own. (Others may not all hear the signal; then one would wait for those that go on.)
+    """
     torch.set_num_threads(1)
-    if fabric.world_size > 1 and not task.devices.launched_by_cluster:
+    own_processes = fabric.world_size > 1 and not task.devices.launched_by_cluster
+    if own_processes:
         die_of_interrupts()
         leave_with_parent(parent)
         listen()
     task.data.setup()
-    failures: list[str] = []
     with closing(Heartbeat(task.run)) as heartbeat, closing(logs) if logs else nullcontext():
-        for seed in seeds:
-            if fabric.is_global_zero:
-                heartbeat.at([Work(seed, "global", [])])
-            try:
-                rounds = task.settings.rounds
-                files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, rounds, logs, task.title)
-                finished = not any_rank(fabric, stop_before())
-                if finished:
-                    net = build_network(task.network, task.data.spec, task.devices.dtype, seed)
-                    if task.settings.init is not None:
-                        files.take({**net.state_dict(), **task.settings.read_init(net)})
-                    else:
-                        fedavg = FedAvg(fabric, net, task.data, task.settings, task.clients_per_stack, seed)
-                        finished = fedavg.fit(files)
-            except FloatingPointError as error:  # on all ranks at once, since all know the same sum
-                failures.append(str(error))
-                if fabric.is_global_zero:
-                    _note_failure(task, seed, str(error))
-                continue
-            except OSError as error:  # a full disk: it would be the same with every other seed
-                return [*failures, str(error)], False
-            if not finished:
-                fabric.barrier()
+        if own_processes and len(seeds) > 1 and len(task.data.clients) == 1:
+            task = replace(task, title=f"{task.title}, {min(fabric.world_size, len(seeds))} at a time,")
+            own, shown = seeds[fabric.global_rank :: fabric.world_size], fabric.is_global_zero
+            ends = gathered(fabric, _train_each(task.devices.fabric_of_one(fabric), task, own, logs, heartbeat, shown))
+            failures = [failure for failed, _ in ends for failure in failed]
+            stopped = any(stopped for _, stopped in ends)
+        else:
+            failures, stopped = _train_each(fabric, task, seeds, logs, heartbeat, fabric.is_global_zero)
+    fabric.barrier()  # nobody leaves while another still needs the connections
+    return failures, stopped
+
+
+def _train_each(
+    fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, heartbeat: Heartbeat, shown: bool
+) -> tuple[list[str], bool]:
+    """Train one seed after the other; return what went wrong, and whether a signal has stopped it."""
+    failures: list[str] = []
+    for seed in seeds:
+        if fabric.is_global_zero:
+            heartbeat.at([Work(seed, "global", [])])
+        try:
+            if any_rank(fabric, stop_before()) or not _train_seed(fabric, task, seed, logs, shown):
                 return failures, True
+        except FloatingPointError as error:  # on all ranks at once, since all know the same sum
+            failures.append(str(error))
+            if fabric.is_global_zero:
+                _note_failure(task, seed, str(error))
+        except OSError as error:  # a full disk: it would be the same with every other seed
+            return [*failures, str(error)], False
+        else:
             if fabric.is_global_zero:
                 _note_failure(task, seed, None)
-    fabric.barrier()  # nobody leaves while another still needs the connections
     return failures, False
+
+
+def _train_seed(fabric: Fabric, task: GlobalTask, seed: int, logs: Logs | None, shown: bool) -> bool:
+    """Train the global model of a seed; return whether all rounds are done."""
+    steps = Steps(f"{task.title} seed {seed}", task.settings.rounds, "round", shown)
+    files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, steps, logs)
+    net = build_network(task.network, task.data.spec, task.devices.dtype, seed)
+    if task.settings.init is not None:
+        files.take({**net.state_dict(), **task.settings.read_init(net)})
+        return True
+    return FedAvg(fabric, net, task.data, task.settings, task.clients_per_stack, seed).fit(files)
 
 
 def _note_failure(task: GlobalTask, seed: int, error: str | None) -> None:

@@ -45,9 +45,8 @@ class GlobalModelFiles:
         run: the run.
         seed: seed of the model.
         fingerprint: of the settings that it is made with.
-        rounds: number of rounds.
+        steps: shows the progress, in rounds.
         logs: is given the history after every round.
-        title: what the progress is of.
     """
 
     def __init__(
@@ -56,13 +55,11 @@ class GlobalModelFiles:
         run: Run,
         seed: int,
         fingerprint: str,
-        rounds: int,
+        steps: Steps,
         logs: Logs | None = None,
-        title: str = "federate",
     ) -> None:
         self.fabric, self.run, self.seed = fabric, run, seed
-        self.fingerprint, self.logs = fingerprint, logs
-        self.steps = Steps(f"{title} seed {seed}", rounds, "round", fabric.is_global_zero)
+        self.fingerprint, self.steps, self.logs = fingerprint, steps, logs
         self._problem: str | None = None
         self._next_write = 0.0
 

@@ -32,6 +32,7 @@ from lpft.models.base import build_network
 from lpft.models.weights import checksum, load_model
 from lpft.reporting.live import LiveLogs
 from lpft.reporting.loggers import LoggerWriter
+from lpft.runtime.progress import Steps
 from lpft.runtime.session import heavy_work
 from lpft.storage.atomic import write_atomically
 from lpft.storage.config_file import read_config, write_config
@@ -168,7 +169,8 @@ class Server:
             write_atomically(task.run.global_file(seed, FLOWER), json.dumps(text, indent=1) + "\n")
 
         with closing(LiveLogs(task.run, self.loggers)) as logs:
-            files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, task.settings.rounds, logs, "flower")
+            steps = Steps(f"flower seed {seed}", task.settings.rounds, "round")
+            files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, steps, logs)
             if task.settings.init is not None:
                 files.take({**net.state_dict(), **task.settings.read_init(net)})
                 return

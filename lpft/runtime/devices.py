@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import warnings
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -15,6 +16,7 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.fabric.strategies import DDPStrategy
 
 from lpft.runtime import slurm
 from lpft.runtime.launched import launched_by_cluster, launched_by_torchrun, launched_here
@@ -27,6 +29,9 @@ PRECISIONS = {
     "bf16-true": torch.bfloat16,
 }
 """Type of the parameters in each precision."""
+TIMEOUT = timedelta(days=1)
+"""How long a rank waits for the others. PyTorch's half an hour, or ten minutes with NCCL, would end a round in which
+one of them trains a large client; that a rank has ended is noticed by who has started it."""
 
 
 class Devices:
@@ -113,23 +118,22 @@ class Devices:
     def fabric(self) -> Fabric:
         """Make the Fabric of federated training; with one device it starts no process."""
         ranks: ClusterEnvironment = OwnProcesses()
+        strategy: DDPStrategy | Literal["auto"] = "auto"
         if self.launched_by_cluster:
-            strategy = "ddp"
+            strategy = DDPStrategy(timeout=TIMEOUT)
             ranks = TorchElasticEnvironment() if launched_by_torchrun() else SLURMEnvironment(auto_requeue=False)
-        elif self.count == 1:
-            strategy = "auto"
-        else:
-            strategy = f"ddp_{self.start_method}"
+        elif self.count > 1:
+            strategy = DDPStrategy(start_method=self.start_method, timeout=TIMEOUT)
+        return self._fabric(devices=self.count, num_nodes=self.num_nodes, strategy=strategy, plugins=[ranks])
+
+    def fabric_of_one(self, rank: Fabric) -> Fabric:
+        """Make a Fabric for one rank on its own, with the device that it has."""
+        return self._fabric(devices=[rank.device.index] if self.kind == "cuda" else 1, plugins=[OwnProcesses()])
+
+    def _fabric(self, **settings: Any) -> Fabric:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*srun.*available on your system but is not used.*")
-            return Fabric(
-                accelerator=self.kind,
-                devices=self.count,
-                num_nodes=self.num_nodes,
-                strategy=strategy,
-                precision=self.precision,
-                plugins=[ranks],
-            )
+            return Fabric(accelerator=self.kind, precision=self.precision, **settings)
 
     @property
     def start_method(self) -> StartMethod:

@@ -24,6 +24,7 @@ from lpft.flower.roster import Roster
 from lpft.flower.settings import NodeSettings, RunSettings
 from lpft.models.base import build_network
 from lpft.models.weights import load_model
+from lpft.runtime.progress import Steps
 from lpft.storage.run import Run
 from lpft.types import StackUpdate, State
 from tests.commands import TOY, table
@@ -86,7 +87,7 @@ def test_rounds_on_nodes_are_those_of_lpft(tmp_path: Path, more: tuple[str, ...]
     here = nodes(tmp_path / "b", *words)
     net, fabric = build_network(task.network, task.data.spec, task.devices.dtype, 0), task.devices.fabric()
     run = Run(tmp_path / "b")
-    files = GlobalModelFiles(fabric, run, 0, task.fingerprint, task.settings.rounds)
+    files = GlobalModelFiles(fabric, run, 0, task.fingerprint, Steps("flower", task.settings.rounds, "round"))
     assert train_rounds(fabric, net, OnNodes(here, 0), task.settings, 0, files)
     expected, _ = load_model(task.run.global_model(0))
     found, _ = load_model(run.global_model(0))
