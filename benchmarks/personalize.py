@@ -8,6 +8,8 @@ TensorDataset, an optimizer, and afterwards a forward pass for every model and t
 that both fill the same accuracy matrix, up to rounding. `lpft` computes and saves more than that: distortion, accuracy
 on training and validation data, models, one file per client, tables. ``--curve 9`` adds what is the default of an
 experiment: tests of nine models between the global and each personalized one, which the plain loop does not make.
+``--kernels`` also runs the steps and forward passes of `ft` and `lp` alone, on data at hand: `of_kernels` is the time
+of `lpft` as a multiple of that, `speedup_of_kernels` the most that they allow over the plain loop.
 
 Prints one line of JSON for every network and method. Times are the least of several runs, wall-clock and of the
 processor (one process only); beside a busy neighbour, believe the processor's.
@@ -33,7 +35,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lpft.clients.batches import StackSamples
+from lpft.clients.batches import StackSamples, num_steps
+from lpft.clients.stack import ClientStack, sample_losses
 from lpft.config.schema import Experiment
 from lpft.config.study import Study, open_study
 from lpft.models.base import BodyHeadNet
@@ -254,6 +257,47 @@ class PlainLoop:
         return np.array(accuracies)
 
 
+# The kernels
+
+
+def kernels(experiment: Experiment, net: BodyHeadNet, method: str) -> None:
+    """Run what no implementation can leave out of `ft` and `lp`: kernels on data at hand, in the stacks that lpft has.
+
+    A step for every batch of every client, and a forward pass of every model (lp: of every head) on all test images.
+    """
+    data, settings = experiment.data, experiment.config["personalization"]
+    images, labels = data.normalize(data.images), data.labels
+    clients, test = data.clients, torch.cat([client.test for client in data.clients])
+    epochs = settings["epochs"]
+    single = ClientStack(net, 1).eval()
+    tests = images[test].contiguous(memory_format=torch.channels_last).split(128)
+    size = min(settings["heads_per_stack" if method == "lp" else "clients_per_stack"], len(clients))
+    index = torch.stack([client.train[:BATCH] for client in clients[:size]])
+    x, y = images[index], labels[index]
+    if size == 1:
+        x = x[0].contiguous(memory_format=torch.channels_last).unsqueeze(0)
+    steps = epochs * num_steps(len(clients[0].train), BATCH)
+    with torch.no_grad():
+        if method == "lp":
+            tests = [single.features(part, shared=True)[0] for part in tests]
+            for client in clients:
+                single.features(images[client.train].contiguous(memory_format=torch.channels_last), shared=True)
+            x = torch.stack([single.features(part, shared=True)[0] for part in x])
+    for _ in range(-(-len(clients) // size)):
+        stack = ClientStack(net, size).train()
+        run = stack.classify if method == "lp" else stack
+        optimizer = torch.optim.SGD(stack.part("head") if method == "lp" else stack.parameters(), LR, MOMENTUM)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            sample_losses(run(x), y).mean(1).sum().backward()
+            optimizer.step()
+        stack.eval()
+        with torch.no_grad():
+            for part in tests:
+                features = part if method == "lp" else stack.features(part, shared=True)
+                stack.classify(features, shared=method == "lp").argmax(-1)
+
+
 # The comparison
 
 
@@ -290,7 +334,7 @@ def compare(network: str, methods: list[str], options: argparse.Namespace) -> It
         net.load_state_dict(load_model(model)[0])
         plain = PlainLoop(experiment, net.eval())
         for method in methods:
-            runs: dict[str, list[tuple[float, float]]] = {"lpft": [], "plain": []}
+            runs: dict[str, list[tuple[float, float]]] = {"lpft": [], "plain": [], "kernels": []}
             matrices = {}
             for _ in range(options.repeats):
                 wall, processor, matrices["lpft"] = by_lpft(config, method, model)
@@ -298,6 +342,9 @@ def compare(network: str, methods: list[str], options: argparse.Namespace) -> It
                 if not options.no_plain:
                     wall, processor, matrices["plain"] = timed(lambda method=method: plain.matrix(method))
                     runs["plain"].append((wall, processor))
+                if options.kernels and method in ("lp", "ft"):
+                    wall, processor, _ = timed(lambda method=method: kernels(experiment, net, method))
+                    runs["kernels"].append((wall, processor))
             yield {"network": network, "method": method, **_figures(runs, matrices, options)}
 
 
@@ -315,6 +362,10 @@ def _figures(
         "clients_per_s": round(options.clients / seconds, 2),
         "cells_per_s": round(options.clients**2 / seconds),
     }
+    if "kernels" in best:
+        figures["of_kernels"] = round(processor / best["kernels"][1], 2)
+    if "plain" in best and "kernels" in best:
+        figures["speedup_of_kernels"] = round(best["plain"][1] / best["kernels"][1], 2)
     if "plain" in best:
         difference = np.abs(matrices["lpft"] - matrices["plain"])
         figures |= {
@@ -337,6 +388,7 @@ def main() -> None:
     parser.add_argument("--curve", type=int, default=0, help="models that lpft tests between global and personalized")
     parser.add_argument("--repeats", type=int, default=2, help="of which the fastest counts")
     parser.add_argument("--no-plain", action="store_true", help="time lpft alone")
+    parser.add_argument("--kernels", action="store_true", help="also time what no implementation can leave out")
     parser.add_argument("--quick", action="store_true", help="8 clients, 6 epochs, one run: ends in a minute")
     options = parser.parse_args()
     if options.quick:
