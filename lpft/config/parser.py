@@ -81,6 +81,10 @@ class ExperimentParser(LightningArgumentParser):
         in_file = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
         in_words = re.search(r"unrecognized arguments: --([^\s=]+)", message)
         at_top = re.match(r"Option '(.+?)' is not accepted", message)
+        if "arguments are required" in message:
+            return "\nHINT: an experiment has these keys; give its file as `-c FILE`. `lpft init` lists those of lpft."
+        if "Expected a <class 'list'>" in message:
+            return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
         if not in_file and not in_words and not at_top:
