@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
@@ -144,6 +144,35 @@ class Run:
     def model(self, seed: int, method: str, client: str) -> Path:
         """Return the file of one client's personalized model."""
         return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
+
+    def saved_model(self, seed: int, method: str, client: str) -> Path:
+        """Return the file of a client's model, or with ``global`` of the global model, that is on disk.
+
+        Raises:
+            FileNotFoundError: if it is not there; the message names the seeds, methods or clients that are.
+        """
+        path = self.global_model(seed) if method == "global" else self.model(seed, method, client)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no model {path}. HINT: {self._hint_on_models(seed, method)}.")
+        return path
+
+    def _hint_on_models(self, seed: int, method: str) -> str:
+        """Return what to do if a model is not there."""
+        if points := self.points():
+            return f"this is a sweep; give the folder of one of its {len(points)} runs, such as {points[0].root}"
+        models = [path.relative_to(self.root).parts for path in self.root.glob("seed_*/*/models/*.safetensors")]
+        of_seed = [(part, name) for folder, part, _, name in models if folder == f"seed_{seed}"]
+        if clients := sorted(unquote(name.removesuffix(".safetensors")) for part, name in of_seed if part == method):
+            return f"the clients with models are {listed(clients, 20)}"
+        if method in self.methods(seed):
+            return "models are saved with `personalization.save_models`"
+        if of_seed and method != "global":
+            return f"the methods with models are {', '.join(sorted({part for part, _ in of_seed}))}"
+        if seeds := [
+            other for other in self.seeds() if other != seed and (models or self.global_model(other).exists())
+        ]:
+            return f"there are other seeds, {', '.join(map(str, seeds))}"
+        return "`lpft run -c FILE` trains what is missing; RUN is the folder named by `out` in FILE"
 
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Yield seed, part (``global`` or a method) and settings of everything on disk; damaged files are left out."""
