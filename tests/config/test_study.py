@@ -146,6 +146,13 @@ def test_keywords_become_arguments() -> None:
     ]
 
 
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**63]])
+@pytest.mark.parametrize("key", ["seeds", "tune.seeds"])
+def test_seeds_differ_and_are_in_range(seeds: list[int], key: str, out: Path) -> None:
+    with pytest.raises(ConfigError, match=f"`{key}="):
+        open_study("plan", args(out, f"--{key}", seeds))
+
+
 @pytest.mark.parametrize("shard", ["3/2", "1", "a/b", "2/2"])
 def test_a_shard_that_is_none_is_refused(shard: str, out: Path) -> None:
     with pytest.raises(ConfigError, match="1/4"):
