@@ -289,6 +289,8 @@ def check_client_names(names: Iterable[str]) -> None:
             raise ValueError("A client has an empty name. HINT: give every client a name.")
         if len(key) > MOST_BYTES:
             raise ValueError(f"The client name {name[:60]!r}... is too long for a file name. HINT: shorten it.")
+        if name == seen.get(key):
+            raise ValueError(f"Two clients have the name {name!r}. HINT: rename one of their files or domains.")
         if key in seen:
             raise ValueError(
                 f"The client names {seen[key]!r} and {name!r} would share a file on file systems that ignore case."

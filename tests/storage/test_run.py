@@ -105,6 +105,8 @@ def test_file_names_are_safe_and_tell_clients_apart(a: str, b: str) -> None:
 def test_names_that_would_share_a_file_are_refused() -> None:
     with pytest.raises(ValueError, match="'Site' and 'site'"):
         check_client_names(["Site", "site"])
+    with pytest.raises(ValueError, match="Two clients have the name 'site'"):
+        check_client_names(["site", "site"])
     with pytest.raises(ValueError, match="empty"):
         check_client_names([""])
     with pytest.raises(ValueError, match=r"methods\.\.\./x"):
