@@ -147,6 +147,8 @@ def _build(parts: Namespace, command: str, config: Config, problems: dict[str, s
         problems: see `resolve_stacks`.
     """
     selections = {field.name for field in fields(Selection)}
+    if isinstance(config["network"], str):  # of a sweep or a dict; files and command lines are parsed to more
+        config = {**config, "network": {"class_path": config["network"]}}
     experiment = Experiment(
         command=command,
         config={key: value for key, value in config.items() if key not in {*selections, "provenance"}},
