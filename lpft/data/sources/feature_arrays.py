@@ -202,8 +202,9 @@ class FeatureArrays(FeatureSource):
         place = self.root / self.path
         if not place.is_dir():
             if not place.exists():
+                folder = place.absolute().parent
                 raise FileNotFoundError(
-                    f"`path: {self.path}` is not there: {place}; {place.parent} has: {content_of(place.parent)}."
+                    f"`path: {self.path}` is not there; {folder} has: {content_of(folder)}."
                     " HINT: it starts from `root`; set it with `--data.source.root`."
                 )
             return [place]

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import logging
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -411,3 +412,12 @@ def test_attributes_are_in_the_order_of_numbers(tmp_path: Path) -> None:
         source(tmp_path, "x.csv", attributes=["floor"], ignore=["sex", "patient"]), tmp_path, clients=ByColumn("floor")
     )
     assert list(sizes(data)) == ["9", "10"]
+
+
+def test_a_relative_path_that_is_not_there_is_shown_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.csv").write_text("a,label\n1,x\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"`path: x.csv` is not there; {tmp_path} has: other.csv")):
+        FeatureArrays("x.csv").table()
