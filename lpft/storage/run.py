@@ -300,16 +300,23 @@ def check_client_names(names: Iterable[str]) -> None:
 
 
 def check_method_names(names: Iterable[str]) -> None:
-    """Raise ValueError if a method's name cannot name its folder."""
+    """Raise ValueError if a method's name cannot name its folder, or two share one where case is ignored."""
+    seen: dict[str, str] = {}
     for name in names:
         _check_text(name, "method")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name in ("global", "advised"):
+        key = name.casefold()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or key in ("global", "advised"):
             raise ValueError(
                 f"`methods.{name}` is not a name for a method."
                 " HINT: use letters, digits and `_ - + = .`, but not `global` or `advised`."
             )
         if len(name) > MOST_BYTES:
             raise ValueError(f"The method name {name[:60]!r}... is too long for a folder. HINT: shorten it.")
+        if seen.setdefault(key, name) != name:
+            raise ValueError(
+                f"The methods {seen[key]!r} and {name!r} would share a folder on file systems that ignore case."
+                " HINT: rename one of them."
+            )
 
 
 def _check_text(name: object, what: str) -> None:

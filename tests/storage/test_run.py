@@ -111,8 +111,11 @@ def test_names_that_would_share_a_file_are_refused() -> None:
         check_client_names([""])
     with pytest.raises(ValueError, match=r"methods\.\.\./x"):
         check_method_names(["../x"])
-    with pytest.raises(ValueError, match="global"):
-        check_method_names(["global"])
+    for name in ("global", "Global", "advised"):
+        with pytest.raises(ValueError, match=name):
+            check_method_names([name])
+    with pytest.raises(ValueError, match="'ft' and 'FT'"):
+        check_method_names(["ft", "FT"])
 
 
 def test_damaged_settings_are_left_out(tmp_path: Path) -> None:
