@@ -135,8 +135,6 @@ def stage(command: str, args: list[str]) -> int:
         from lpft.reporting.report import write_any_report
 
         study = open_study(command, args)
-        if command == "tune" and not any(experiment.tune.grids for experiment in study.experiments):
-            _fail("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}", 2)
         failures: list[str] = []
         code = 0
         try:

@@ -99,8 +99,8 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
         FileNotFoundError: if the run has no such model.
         ValueError: if the run was made by a version that did not note what prediction needs.
     """
+    path = run.saved_model(seed, method, client)
     config = read_config(run)
-    path = run.global_model(seed) if method == "global" else run.model(seed, method, client)
     net = load_network(run, path)
     description = describe(config, method, client, seed, _figures(run, method, client, seed))
     to.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,8 @@ def run(study: Study, report: Callable[[Run, Sequence[Writer]], None] = write_an
         try:
             report(study.run, study.loggers)
         except FileNotFoundError as error:
-            failures.append(str(error))
+            if not failures:  # which say why there are no results
+                failures.append(str(error))
 
 
 def federate(study: Study) -> None:

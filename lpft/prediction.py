@@ -63,7 +63,7 @@ class ExportedModel:
 
         Raises:
             FileNotFoundError: if there is no exported model.
-            ValueError: if it is damaged, or its network cannot be built.
+            ValueError: if it is damaged, its network cannot be built, or the device cannot be used.
         """
         path = folder / DESCRIPTION
         if not path.exists():
@@ -81,7 +81,11 @@ class ExportedModel:
             raise ValueError(
                 f"The exported model {folder} is damaged ({error!r}). HINT: export the model again."
             ) from error
-        return cls(description, deployed.to(device).eval())
+        try:
+            deployed = deployed.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch's words for a device that it lacks or does not know
+            raise ValueError(f"The device {str(device)!r} cannot be used: {error}") from error
+        return cls(description, deployed.eval())
 
     @property
     def classes(self) -> list[str]:

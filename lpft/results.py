@@ -100,13 +100,11 @@ class Results:
             seed: the seed.
 
         Raises:
-            FileNotFoundError: if the model was not saved.
+            FileNotFoundError: if there is no such model; the message says which there are.
         """
         from lpft.config.schema import load_network
 
-        is_global = method == "global"
-        path = self.run.global_model(seed) if is_global else self.run.model(seed, method, client)
-        return load_network(self.run, path)
+        return load_network(self.run, self.run.saved_model(seed, method, client))
 
     def export(self, method: str, client: str, to: str | Path, seed: int = 0) -> list[Path]:
         """Write a client's model into a folder, for `lpft predict` and other programs; see `lpft.export.export`."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,8 @@ from nbformat import NotebookNode
 from safetensors.torch import load_file
 
 import lpft
+from lpft.config.files import ConfigError
+from lpft.methods.ft import FT
 from lpft.results import Results
 from tests.commands import TOY, outcome, table, toy
 
@@ -40,6 +43,25 @@ def test_a_dict_is_as_good_as_a_file(results: Results, out: Path) -> None:
     made = lpft.run(config, seeds=[0], federation={"rounds": 2})
     assert outcome(made.run) == outcome(results.run)
     assert config["federation"]["rounds"] == 3, "the caller's dict has changed"
+
+
+def test_keywords_may_be_paths_ranges_and_numbers_of_numpy(results: Results, out: Path) -> None:
+    config = yaml.safe_load(Path(TOY).read_text())
+    for experiment in (TOY, Path(TOY), config):
+        made = lpft.run(experiment, out=out, seeds=range(1), federation={"rounds": np.int64(2)})
+        assert outcome(made.run) == outcome(results.run)
+
+
+def test_what_no_file_can_hold_is_refused(out: Path) -> None:
+    for experiment in (TOY, yaml.safe_load(Path(TOY).read_text())):
+        with pytest.raises(ConfigError, match=r"`methods\.ft` is of type FT"):
+            lpft.run(experiment, out=out, methods={"ft": FT()})
+    assert not out.exists()
+
+
+def test_tuning_nothing_is_refused(out: Path) -> None:
+    with pytest.raises(ConfigError, match="no section `tune`"):
+        lpft.tune(TOY, out=out)
 
 
 def test_stages_give_what_run_gives(results: Results, out: Path) -> None:
@@ -68,8 +90,9 @@ def test_a_model_is_the_network_of_its_file(results: Results) -> None:
     assert all(torch.equal(tensor, saved[name]) for name, tensor in net.state_dict().items())
     assert not net.training
     assert results.model("global", client="", seed=0).head.out_features == 3
-    with pytest.raises(FileNotFoundError, match="save_models"):
-        results.model("lpft", client="nobody", seed=0)
+    for missing in (("lpft", "nobody", 0), ("nope", "c1", 0), ("lpft", "c1", 9), ("global", "", 9)):
+        with pytest.raises(FileNotFoundError, match=f"no model .*seed_{missing[2]}/{missing[0]}"):
+            results.model(*missing)
 
 
 def test_a_figure_is_matplotlibs_and_an_unknown_one_is_refused(results: Results) -> None:

@@ -39,7 +39,7 @@ ERRORS = {
     "out of range": (["run", "-c", TOY, "--federation.participation", 0], ["participation", ">0"]),
     "no folder of sites": (
         ["prepare", "-c", ROOT / "configs" / "own_sites.yaml", "--data.source.root", "nowhere"],
-        ["no folder nowhere", "Expected ROOT/SITE/CLASS/IMAGE", "HINT: set"],
+        ["nowhere. Expected", "Expected ROOT/SITE/CLASS/IMAGE", "HINT: set"],
     ),
     "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
     "new head of nothing": (["run", "-c", TOY, "--federation.init_head", "new"], ["federation.init_head", "HINT"]),

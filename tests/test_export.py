@@ -158,6 +158,12 @@ def test_a_damaged_folder_is_no_model(exported: Path, tmp_path: Path) -> None:
             ExportedModel.load(folder)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", ""])
+def test_a_device_that_is_not_there_is_refused(exported: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+        ExportedModel.load(exported, device)
+
+
 def test_the_global_model_and_every_method_can_be_exported(finished: Run, tmp_path: Path) -> None:
     for method in ("global", "ft", "none"):
         files = api.load(finished.root).export(method, CLIENT, tmp_path / method)

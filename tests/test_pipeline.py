@@ -201,7 +201,10 @@ def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: 
     toy("run", out, *words, "--personalization.epochs", 3, code=2)
     assert "`personalization.epochs`" in capsys.readouterr().err
     toy("run", out, *words, "--data.source.seed", 1, code=2)
-    assert "`data.content`" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "`data.content`" in error
+    assert "`data.source.init_args.seed` (0 there, 1 here)" in error
+    assert "cache_dir" not in error
     run = toy("run", out, *words, "--personalization.epochs", 3, "--overwrite")
     assert read_cell(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
     toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")

@@ -46,6 +46,17 @@ def test_a_failing_method_does_not_stop_the_others(
     assert outcome(toy("run", out)) == outcome(finished)
 
 
+def test_why_there_are_no_results_is_said_once(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise FloatingPointError("by a test")
+
+    monkeypatch.setattr(FedAvg, "fit", fail)
+    toy("run", out, "--seeds", "[0]", code=1)
+    assert capsys.readouterr().err.count("lpft: failed:") == 1
+
+
 def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a seed nor a stack, once it was done at another start."""
     fit, do = FedAvg.fit, StackWorker.do

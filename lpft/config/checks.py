@@ -180,8 +180,8 @@ def _check_class_order(experiment: Experiment) -> None:
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on. HINT: [0, 1, 2].")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
+        raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on, below 2**63. HINT: [0, 1, 2].")
 
 
 def _check_methods(experiment: Experiment) -> None:

@@ -14,6 +14,14 @@ SECTIONS = ("data", "network", "federation", "personalization", "evaluation", "m
 """Sections that may be given as the path of another file."""
 
 
+ALTERNATIVES = re.compile(
+    r"Does not validate [^\n]*\n *Subtypes: [^\n]*\n *Errors:\n(?P<errors>(?:(?!Does not validate ).)*?)"
+    r"\n *Given value type: [^\n]*\n *Given value: (?P<value>[^\n]*)",
+    re.S,
+)
+"""What jsonargparse says of a value that is none of several types, without any such text in it."""
+
+
 class ConfigError(ValueError):
     """A configuration is not valid; the message says what was given, what is needed, and how to fix it."""
 
@@ -32,11 +40,13 @@ def config_errors() -> Iterator[None]:
 def shortened(message: str) -> str:
     """Return jsonargparse's message without lists of types; of a value that may be null, without that alternative."""
     message = message.partition("\nSubclass types expect one of:")[0]
-    errors = re.search(r"Does not validate .*?\nErrors:\n(.*?)\nGiven value type:", message, re.S)
-    if not errors:
-        return message
-    reasons = [reason.strip() for reason in re.split(r"^ *- ", errors[1], flags=re.M) if "NoneType" not in reason]
-    return message[: errors.start()] + "; or ".join(filter(None, reasons))
+    while union := ALTERNATIVES.search(message):  # from the inside out
+        reasons = [reason.strip() for reason in re.split(r"^ *- ", union["errors"], flags=re.M)]
+        text = "; or ".join(reason for reason in reasons if reason and "NoneType" not in reason)
+        if not re.search(rf"(?<![\w.>]){re.escape(union['value'])}(?!\w)|Got value: ", text):
+            text += f". Got value: {union['value']}"
+        message = message[: union.start()] + text + message[union.end() :]
+    return message
 
 
 def check_file(path: Path) -> None:

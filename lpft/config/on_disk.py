@@ -14,7 +14,7 @@ from lpft.config.sweep import dotted
 from lpft.federated.federate import is_done
 from lpft.models.weights import load_model
 from lpft.storage.client_result import DamagedFileError
-from lpft.storage.config_file import write_config
+from lpft.storage.config_file import read_config, write_config
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.provenance import software
 
@@ -65,7 +65,22 @@ def compare(experiment: Experiment) -> None:
             method = experiment.config["methods"].get(part, before.get("method"))
             shared = experiment.shared_settings if "personalization" in before else experiment.reference_settings
             now = {**shared, "method": method}
+        if before.get("data", {}).get("content") != now["data"]["content"]:
+            before, now = _with_settings_of_data(experiment, before, now)
         compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
+
+
+def _with_settings_of_data(
+    experiment: Experiment, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add the settings that the data were made with, which tell more than that the data are others."""
+    there, here = read_config(experiment.run).get("data", {}), experiment.config["data"]
+    added = [{key: value for key, value in settings.items() if key != "cache_dir"} for settings in (there, here)]
+    first, second = (
+        {**settings, "data": {**more, **settings.get("data", {})}}
+        for settings, more in zip((before, now), added, strict=True)
+    )
+    return first, second
 
 
 def check_global_models(experiment: Experiment) -> None:

@@ -12,7 +12,9 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import Parameter, signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -81,6 +83,10 @@ class ExperimentParser(LightningArgumentParser):
         in_file = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
         in_words = re.search(r"unrecognized arguments: --([^\s=]+)", message)
         at_top = re.match(r"Option '(.+?)' is not accepted", message)
+        if "arguments are required" in message:
+            return "\nHINT: an experiment has these keys; give its file as `-c FILE`. `lpft init` lists those of lpft."
+        if "Expected a <class 'list'>" in message:
+            return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
         if not in_file and not in_words and not at_top:
@@ -118,6 +124,26 @@ def dumped(parser: ExperimentParser, parsed: Namespace) -> Config:
     """Return parsed settings, with all their defaults, as JSON has them."""
     settings: Config = json.loads(parser.dump(parsed, format="json", skip_unset=False))
     return settings
+
+
+def without_inputs(value: Any) -> Any:
+    """Leave out of a swept class what it gets when it is built, such as an optimizer's ``params``.
+
+    Not knowing the key's type, jsonargparse adds such arguments, with nothing in them.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("init_args"), dict):
+        return value
+    try:
+        parameters = signature(resolve_name(value["class_path"])).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return value  # no class: an error of the run that it is for
+    needed = {name for name, parameter in parameters.items() if parameter.default is Parameter.empty}
+    given = {name: part for name, part in value["init_args"].items() if name not in needed or not _is_blank(part)}
+    return {**value, "init_args": given}
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and bool(value) and all(map(_is_blank, value.values())))
 
 
 def listed(loggers: Any) -> list[Config]:
@@ -201,6 +227,10 @@ class ExperimentCLI(LightningCLI):
     def resolved(self) -> Config:
         """Return all settings but the loggers, as JSON has them."""
         settings = {**self._settings, "out": self._where_it_lies(self._settings["out"])}
+        if settings["sweep"]:
+            settings["sweep"] = {
+                key: [without_inputs(value) for value in values] for key, values in settings["sweep"].items()
+            }
         return {key: value for key, value in settings.items() if key not in ("config", "print_config", "loggers")}
 
     def parts(self) -> Namespace:

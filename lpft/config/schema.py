@@ -254,13 +254,8 @@ def load_network(run: Run, path: Path) -> BodyHeadNet:
 
     Args:
         run: the run; its config.yaml says which network it is.
-        path: a model file of the run.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
+        path: a model file of the run, which is there.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. HINT: models are saved with `personalization.save_models`.")
     config = read_config(run)
     state, _ = load_model(path)
     network: NetFactory = instantiate(NetFactory, config["network"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,6 +91,8 @@ def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logge
             settings = {**config, "out": str(run.point(name).root)} if name else config
             parts = cli.parser.build(settings) if resolved["sweep"] else cli.parts()
             experiments.append(_build(parts, command, settings, problems))
+        if command == "tune" and not any(experiment.tune.grids for experiment in experiments):
+            raise ConfigError("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}")
         experiments = _shards_in_turn(experiments)
         loggers = []
         if command in ("run", "federate", "personalize"):
@@ -146,6 +147,8 @@ def _build(parts: Namespace, command: str, config: Config, problems: dict[str, s
         problems: see `resolve_stacks`.
     """
     selections = {field.name for field in fields(Selection)}
+    if isinstance(config["network"], str):  # of a sweep or a dict; files and command lines are parsed to more
+        config = {**config, "network": {"class_path": config["network"]}}
     experiment = Experiment(
         command=command,
         config={key: value for key, value in config.items() if key not in {*selections, "provenance"}},
@@ -202,8 +205,9 @@ def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     >>> arguments({"name": "x", "federation": {"rounds": 5, "batch_size": 8}}, {"federation": {"rounds": 10}})
     {'name': 'x', 'federation': {'rounds': 10, 'batch_size': 8}}
     """
+    overrides = plain(overrides)
     if isinstance(config, Mapping):
-        return _merged(config, overrides)
+        return _merged(plain(config), overrides)
     flags = [f"--{key}" for key in FLAGS if overrides.get(key)]
     settings = {key: value for key, value in overrides.items() if key not in FLAGS}
     return [
@@ -213,16 +217,44 @@ def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     ]
 
 
+def plain(value: Any, key: str = "") -> Any:
+    """Return settings as YAML can have them: text for paths and classes, lists, Python's own numbers.
+
+    >>> plain({"seeds": range(2), "out": Path("runs/x"), "data": {"held_out": ("north", "south")}})
+    {'seeds': [0, 1], 'out': 'runs/x', 'data': {'held_out': ['north', 'south']}}
+
+    Raises:
+        ConfigError: if a value is none of these, such as an object; it names the key.
+    """
+    if isinstance(value, Mapping):
+        return {name: plain(part, f"{key}.{name}".removeprefix(".")) for name, part in value.items()}
+    if hasattr(value, "tolist") and not isinstance(value, type):  # of NumPy, pandas or torch
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence):
+        return [plain(part, key) for part in value]
+    if isinstance(value, type) and value.__module__ != "__main__" and "<locals>" not in value.__qualname__:
+        return f"{value.__module__}.{value.__qualname__}"
+    what = f"the class {value.__qualname__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+    raise ConfigError(
+        f"`{key}` is {what}, which cannot be written to a YAML file. HINT: give numbers, text, lists and dicts, and a"
+        " class of an importable file with its settings as {'class_path': 'my_file.Class', 'init_args': {...}}."
+    )
+
+
 def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    merged = copy.deepcopy(dict(config))
+    merged = dict(config)
     for key, value in overrides.items():
         is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if is_section else copy.deepcopy(value)
+        merged[key] = _merged(merged[key], value) if is_section else value
     return merged
 
 
 def _text(value: Any) -> str:
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lpft.config.files import SECTIONS
 from lpft.runtime.seeding import stable_seed
 from lpft.storage.fingerprint import digest
 from lpft.storage.run import MOST_BYTES
@@ -30,9 +31,10 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
         folder, or a single one named "" if no other key is swept.
 
     Raises:
-        ValueError: if a swept key does not exist, or names would collide.
+        ValueError: if a swept key does not exist or is no setting of the results, or names would collide.
     """
     sweep = config["sweep"] or {}
+    _check_keys(config, sweep)
     methods, variants = expand_methods(config["methods"], sweep)
     record = config["provenance"]
     root: Settings = {
@@ -47,6 +49,17 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
         for name, values in points(sweep).items()
     }
     return root, runs or {"": single}
+
+
+def _check_keys(config: Mapping[str, Any], sweep: Mapping[str, Any]) -> None:
+    """Raise ValueError if a swept key is a section without a class, or not below one."""
+    for key in sweep:
+        section, _, rest = key.partition(".")
+        if section in config and section not in (*SECTIONS, "augment"):
+            what = "all of `seeds` are run at every point" if section == "seeds" else "results do not depend on it"
+            raise ValueError(f"`sweep` has `{key}`, which cannot be swept: {what}. HINT: leave it out.")
+        if not rest and isinstance(config.get(section), Mapping) and "class_path" not in config[section]:
+            raise ValueError(f"`sweep` has the whole section `{key}`. HINT: sweep keys of it, `{key}.KEY: [...]`.")
 
 
 def untuned_values(config: Mapping[str, Any], method: str) -> Settings:

@@ -70,7 +70,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            f"There is no model file {path}. HINT: give a .safetensors, a torch state dict or a .npz."
+            f"There is no model file {path.absolute()}. HINT: give a .safetensors, a torch state dict or a .npz."
         )
     state = _model(_content(path), path, entry)
     names = [".".join(part for part in name.split(".") if part not in INSERTED) for name in state]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
@@ -145,6 +145,35 @@ class Run:
         """Return the file of one client's personalized model."""
         return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
 
+    def saved_model(self, seed: int, method: str, client: str) -> Path:
+        """Return the file of a client's model, or with ``global`` of the global model, that is on disk.
+
+        Raises:
+            FileNotFoundError: if it is not there; the message names the seeds, methods or clients that are.
+        """
+        path = self.global_model(seed) if method == "global" else self.model(seed, method, client)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no model {path}. HINT: {self._hint_on_models(seed, method)}.")
+        return path
+
+    def _hint_on_models(self, seed: int, method: str) -> str:
+        """Return what to do if a model is not there."""
+        if points := self.points():
+            return f"this is a sweep; give the folder of one of its {len(points)} runs, such as {points[0].root}"
+        models = [path.relative_to(self.root).parts for path in self.root.glob("seed_*/*/models/*.safetensors")]
+        of_seed = [(part, name) for folder, part, _, name in models if folder == f"seed_{seed}"]
+        if clients := sorted(unquote(name.removesuffix(".safetensors")) for part, name in of_seed if part == method):
+            return f"the clients with models are {listed(clients, 20)}"
+        if method in self.methods(seed):
+            return "models are saved with `personalization.save_models`"
+        if of_seed and method != "global":
+            return f"the methods with models are {', '.join(sorted({part for part, _ in of_seed}))}"
+        if seeds := [
+            other for other in self.seeds() if other != seed and (models or self.global_model(other).exists())
+        ]:
+            return f"there are other seeds, {', '.join(map(str, seeds))}"
+        return "`lpft run -c FILE` trains what is missing; RUN is the folder named by `out` in FILE"
+
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Yield seed, part (``global`` or a method) and settings of everything on disk; damaged files are left out."""
         for path in sorted(self.root.glob("seed_*/*/settings.json")):
@@ -260,6 +289,8 @@ def check_client_names(names: Iterable[str]) -> None:
             raise ValueError("A client has an empty name. HINT: give every client a name.")
         if len(key) > MOST_BYTES:
             raise ValueError(f"The client name {name[:60]!r}... is too long for a file name. HINT: shorten it.")
+        if name == seen.get(key):
+            raise ValueError(f"Two clients have the name {name!r}. HINT: rename one of their files or domains.")
         if key in seen:
             raise ValueError(
                 f"The client names {seen[key]!r} and {name!r} would share a file on file systems that ignore case."
@@ -269,16 +300,23 @@ def check_client_names(names: Iterable[str]) -> None:
 
 
 def check_method_names(names: Iterable[str]) -> None:
-    """Raise ValueError if a method's name cannot name its folder."""
+    """Raise ValueError if a method's name cannot name its folder, or two share one where case is ignored."""
+    seen: dict[str, str] = {}
     for name in names:
         _check_text(name, "method")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or name in ("global", "advised"):
+        key = name.casefold()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*", name) or key in ("global", "advised"):
             raise ValueError(
                 f"`methods.{name}` is not a name for a method."
                 " HINT: use letters, digits and `_ - + = .`, but not `global` or `advised`."
             )
         if len(name) > MOST_BYTES:
             raise ValueError(f"The method name {name[:60]!r}... is too long for a folder. HINT: shorten it.")
+        if seen.setdefault(key, name) != name:
+            raise ValueError(
+                f"The methods {seen[key]!r} and {name!r} would share a folder on file systems that ignore case."
+                " HINT: rename one of them."
+            )
 
 
 def _check_text(name: object, what: str) -> None:

@@ -26,11 +26,14 @@ WRONG = {
     "type": ("--federation.rounds abc", ["federation.rounds", "PositiveInt", "'abc'"]),
     "type below a class": ("--network.norm abc", ["network", "norm", "bool", "abc"]),
     "alternatives": ("--trainer.devices -1", ["trainer.devices", "auto", "-1"]),
+    "alternatives, indented": ("--trainer.devices 0", ["; or ", "Got value: 0\n"]),
+    "or null, below a class": ("--data.clients lpft.data.partition.Iid --data.clients.num_clients 0", ["value: 0\n"]),
     "out of range": ("--methods.lpft.lp_epochs -1", ["lp_epochs", "v>=0", "-1"]),
     "element": ("--seeds [a]", ["seeds", "int", "a"]),
     "nothing selected": ("--only ,", ["--only", "names no method", "none, ft, lpft"]),
     "choice": ("--methods.lpft.head_init no", ["head_init", "'global', 'random', 'zero', 'lstsq'", "no"]),
-    "no list": ("--seeds 0,1", ["seeds", "0,1", "list"]),
+    "no list": ("--seeds 0,1", ["seeds", "0,1", "list", "HINT", "'[0, 1]'"]),
+    "a number, no list": ("--seeds 0", ["seeds", "Got value: 0", "HINT", "'[0, 1]'"]),
     "no module": ("--network a.b.C", ["network", "'a'"]),
     "no path": ("--methods.x FT2", ["methods", "FT2"]),
     "other class": ("--network torch.nn.Linear", ["network", "torch.nn.Linear"]),
@@ -59,6 +62,10 @@ def test_wrong_settings(case: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in error
 
 
+def test_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "HINT: an experiment has these keys; give its file as `-c FILE`" in error_of(["run"], capsys)
+
+
 def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("", "../x", ".."):
         error = error_of(["run", "-c", TOY, "--name", name], capsys)
@@ -67,12 +74,26 @@ def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_of_a_value_that_may_be_null_the_other_reasons_remain() -> None:
-    union = "Does not validate against any of the Union subtypes\nSubtypes: [A, None]\nErrors:\n"
-    union += (
-        "  - `a=5` is too many.\n  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>\nGiven value: 5"
-    )
-    assert shortened(union) == "`a=5` is too many."
+    text = "Does not validate against any of the Union subtypes\nSubtypes: [A, None]\nErrors:\n"
+    text += "  - `a=5` is too many.\n  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>\nGiven value: 5"
+    assert shortened(text) == "`a=5` is too many."
     assert shortened("Something else entirely") == "Something else entirely"
+
+
+def union(errors: list[str], value: str, indent: int) -> str:
+    """Return what jsonargparse says of a value that is none of several types, below another message."""
+    lines = ["Does not validate against any of the Union subtypes", "Subtypes: [A, B]", "Errors:"]
+    lines += [f"  - {error}" for error in errors] + ["Given value type: <class 'str'>", f"Given value: {value}"]
+    return "\n".join(lines).replace("\n", "\n" + " " * indent)
+
+
+def test_reasons_are_joined_below_another_message_and_within_alternatives() -> None:
+    restricted = union(["Not of type A: does not conform to restriction v>0", "Expected a B"], "0", 2)
+    joined = "Not of type A: does not conform to restriction v>0; or Expected a B. Got value: 0"
+    assert shortened(f'Parser key "x":\n  {restricted}') == f'Parser key "x":\n  {joined}'
+    inner = f'Problem with C:\n{" " * 8}Parser key "y":\n{" " * 10}' + restricted.replace("\n", "\n" + " " * 8)
+    outer = union([inner, "Expected a <class 'NoneType'>"], "NestedArg(key='y', val='0')", 2)
+    assert shortened(outer) == f'Problem with C:\n{" " * 10}Parser key "y":\n{" " * 12}{joined}'
 
 
 def test_errors_are_exceptions_outside_of_the_commands() -> None:

@@ -146,6 +146,34 @@ def test_keywords_become_arguments() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["federation.optimizer", "personalization.optimizer", "federation.server_optimizer"])
+def test_optimizers_may_be_swept_with_their_settings(key: str, out: Path) -> None:
+    adam = "{class_path: torch.optim.Adam, init_args: {lr: %s}}"
+    study = open_study("plan", args(out, "--sweep", f"{{{key}: [{adam % 0.5}, {adam % 0.25}]}}"))
+    section, _, name = key.partition(".")
+    for experiment, rate in zip(study.experiments, (0.5, 0.25), strict=True):
+        made = getattr(getattr(experiment, section), name)([torch.nn.Parameter(torch.zeros(1))])
+        assert (type(made), made.defaults["lr"]) == (torch.optim.Adam, rate)
+
+
+def test_a_network_may_be_named_by_its_class_alone(out: Path) -> None:
+    """In a sweep and in a dict, too."""
+    named = yaml.safe_load(Path(TOY).read_text()) | {"network": "lpft.models.mlp.MLP", "out": str(out)}
+    sweep = "{network: [lpft.models.mlp.MLP, {class_path: lpft.models.mlp.MLP, init_args: {widths: [3]}}]}"
+    for study in (open_study("plan", named), open_study("plan", args(out, "--sweep", sweep))):
+        experiment = study.experiments[0]
+        assert type(experiment.net).__name__ == "MLP"
+        assert experiment.global_settings["network"]["class_path"] == "lpft.models.mlp.MLP"
+    assert [e.net.head.in_features for e in study.experiments] == [64, 3]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**63]])
+@pytest.mark.parametrize("key", ["seeds", "tune.seeds"])
+def test_seeds_differ_and_are_in_range(seeds: list[int], key: str, out: Path) -> None:
+    with pytest.raises(ConfigError, match=f"`{key}="):
+        open_study("plan", args(out, f"--{key}", seeds))
+
+
 @pytest.mark.parametrize("shard", ["3/2", "1", "a/b", "2/2"])
 def test_a_shard_that_is_none_is_refused(shard: str, out: Path) -> None:
     with pytest.raises(ConfigError, match="1/4"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lpft.config.sweep import alternatives, combinations, expand_methods, labels, points, put, trials
+from lpft.config.sweep import alternatives, combinations, expand, expand_methods, labels, points, put, trials
 
 FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 
@@ -47,6 +47,13 @@ def test_a_sweep_needs_lists_and_known_methods() -> None:
         combinations({"a": 3})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"methods\.x\.lr.*the methods are ft"):
         expand_methods({"ft": FT}, {"methods.x.lr": [1]})
+
+
+@pytest.mark.parametrize("key", ["out", "name", "seeds", "federation", "methods"])
+def test_what_no_result_depends_on_and_whole_sections_are_not_swept(key: str) -> None:
+    config = {"out": "x", "name": "x", "seeds": [0], "federation": {"rounds": 1}, "methods": {"ft": FT}}
+    with pytest.raises(ValueError, match=f"`sweep` has .*`{key}`"):
+        expand({**config, "provenance": {"variants": {}}, "sweep": {key: [1]}})
 
 
 def test_trials_begin_untuned_are_few_and_always_the_same() -> None:

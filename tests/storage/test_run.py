@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,28 @@ def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
     assert read_cell(path) == CELL
     assert [cell for _, cell in Run(tmp_path).cells(0, "ft")] == [CELL]
     assert Run(tmp_path).methods(0) == ["ft"]
+
+
+def test_a_model_that_is_missing_has_the_names_of_those_that_are_there(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for path in (run.model(1, "ft", "Klinik Süd/3"), run.global_model(1)):
+        write_atomically(path, "")
+        assert run.saved_model(1, path.parents[int(path.parent.name == "models")].name, "Klinik Süd/3") == path
+    write_atomically(run.cell(1, "lp", CELL.client), CELL.to_json())
+    for missing, named in {
+        (1, "ft", "b"): "the clients with models are Klinik Süd/3",
+        (1, "lpft", "b"): "the methods with models are ft",
+        (1, "lp", "b"): "`personalization.save_models`",
+        (0, "ft", "b"): "other seeds, 1",
+        (0, "global", ""): "other seeds, 1",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=re.escape(named)):
+            run.saved_model(*missing)
+    write_atomically(run.point("a=1").config, "")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(run.point("a=1").root))):
+        run.saved_model(0, "ft", "b")
+    with pytest.raises(FileNotFoundError, match="`lpft run"):
+        Run(tmp_path / "other").saved_model(0, "global", "")
 
 
 @pytest.mark.parametrize(
@@ -82,12 +105,17 @@ def test_file_names_are_safe_and_tell_clients_apart(a: str, b: str) -> None:
 def test_names_that_would_share_a_file_are_refused() -> None:
     with pytest.raises(ValueError, match="'Site' and 'site'"):
         check_client_names(["Site", "site"])
+    with pytest.raises(ValueError, match="Two clients have the name 'site'"):
+        check_client_names(["site", "site"])
     with pytest.raises(ValueError, match="empty"):
         check_client_names([""])
     with pytest.raises(ValueError, match=r"methods\.\.\./x"):
         check_method_names(["../x"])
-    with pytest.raises(ValueError, match="global"):
-        check_method_names(["global"])
+    for name in ("global", "Global", "advised"):
+        with pytest.raises(ValueError, match=name):
+            check_method_names([name])
+    with pytest.raises(ValueError, match="'ft' and 'FT'"):
+        check_method_names(["ft", "FT"])
 
 
 def test_damaged_settings_are_left_out(tmp_path: Path) -> None:

@@ -145,12 +145,22 @@ def read_groups(domain: ArrayDomain, root: Path, num_images: int) -> np.ndarray:
 
 
 def domain_files(domain: ArrayDomain, root: Path) -> list[Path]:
-    """Return the files that a domain is read from, sorted; they need not exist."""
+    """Return the files that a domain is read from, sorted; they need not exist.
+
+    Raises:
+        ValueError: if there is a folder where arrays are expected.
+    """
     arrays = [domain.x_train, domain.y_train, domain.x_test, domain.y_test, domain.x_val, domain.y_val]
     arrays = [domain.group] if domain.dataset else [*arrays, domain.group]
     names = {domain.path, domain.group_file, *(name for name in arrays if name and name.endswith(".npy"))}
     paths = sorted(root / name for name in names if name)
-    return [file for path in paths for file in (_dataset_files(path, domain) if path.is_dir() else [path])]
+    folders = [path for path in paths if path.is_dir()]
+    if folders and not domain.dataset:
+        raise ValueError(
+            f"{folders[0]} is a folder, but arrays are in `.npz` and `.npy` files. HINT: name the file as `path`, or"
+            " the class that reads the folder as `dataset`; lpft.data.sources.Sites reads folders of image files."
+        )
+    return [file for path in paths for file in (_dataset_files(path, domain) if path in folders else [path])]
 
 
 def _dataset_files(folder: Path, domain: ArrayDomain) -> list[Path]:

@@ -135,7 +135,7 @@ class Arrays(SplitSource):
         if missing:
             raise FileNotFoundError(
                 f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
-                f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
+                f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
         below = {
             name: [

@@ -162,7 +162,7 @@ class CifarC(Source):
             if not path.exists():
                 raise FileNotFoundError(
                     f"`plain: {self.plain}` is not there: {path}. HINT: it starts from `root`, which is"
-                    f" {str(self.root)!r}; set it with `--data.source.root`. Nothing is downloaded."
+                    f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
                 )
             return (path, batches) if path.is_dir() else (path.parent, [path.name])
         if self._archive.is_dir():

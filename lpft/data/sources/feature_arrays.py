@@ -202,8 +202,9 @@ class FeatureArrays(FeatureSource):
         place = self.root / self.path
         if not place.is_dir():
             if not place.exists():
+                folder = place.absolute().parent
                 raise FileNotFoundError(
-                    f"`path: {self.path}` is not there: {place}; {place.parent} has: {content_of(place.parent)}."
+                    f"`path: {self.path}` is not there; {folder} has: {content_of(folder)}."
                     " HINT: it starts from `root`; set it with `--data.source.root`."
                 )
             return [place]
@@ -256,6 +257,11 @@ class FeatureArrays(FeatureSource):
         for name in (name for name in self._roles if name.endswith(".npy")):
             if len(self._files) > 1:
                 raise ValueError(f"`{name}` is one file, but there are {len(self._files)}. HINT: use `.npz` files.")
+            if not (path.parent / name).exists():
+                raise FileNotFoundError(
+                    f"There is no file `{name}` beside {path.name}. HINT: name it relative to {path.parent}, which has:"
+                    f" {content_of(path.parent)}."
+                )
             column = read_feature_file(path.parent / name)
             values = next(iter(column.arrays.values()))[:, 0] if column.arrays else column.columns.iloc[:, 0]
             if len(values) != len(file):
@@ -319,7 +325,12 @@ class FeatureArrays(FeatureSource):
                     f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove these rows."
                 )
             return classes
-        if len(found) == 1 or len(found) > max(20, len(labels) // 2):
+        if len(found) == 1:
+            raise ValueError(
+                f"`label: {self.label}` is {found[0]!r} in all {len(labels)} rows, but two classes are needed."
+                " HINT: name the column with the class by `label`; if it is this one, name all classes by `classes`."
+            )
+        if len(found) > max(20, len(labels) // 2):
             raise ValueError(
                 f"`label: {self.label}` has {len(found)} different values in {len(labels)} rows, such as"
                 f" {shortened(found, 3)}, which are no classes. HINT: name the column with the class by `label`."

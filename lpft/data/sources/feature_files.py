@@ -175,7 +175,7 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
     header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     names = [name.strip() for name in header]
     if len(lines) < 2:
-        raise ValueError(f"{path} has no rows.")
+        raise ValueError(f"{path} has no rows. HINT: leave the file out, or fill it.")
     if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
         raise ValueError(f"{path} starts with {shortened(names, 3)}. HINT: its first line must name the columns.")
     repeated = sorted({name for name in names if names.count(name) > 1 and name})

@@ -147,7 +147,7 @@ def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
     """
     if not root.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {root}. {EXPECTED} HINT: set the folder of your sites with `--data.source.root`."
+            f"There is no folder {root.absolute()}. {EXPECTED} HINT: set it with `--data.source.root`."
         )
     inside = Listing.of(root)
     of_others = foreign_in(root)

@@ -64,6 +64,12 @@ def test_what_does_not_fit_is_said(tmp_path, arrays, message):
         open_domain(ArrayDomain(path="digits.npz"), tmp_path)
 
 
+def test_a_folder_is_no_array_file(tmp_path):
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"cats is a folder.*HINT.*Sites"):
+        domain_files(ArrayDomain(path="cats"), tmp_path)
+
+
 def test_a_file_that_is_cut_off_is_said(tmp_path):
     save(tmp_path, x_train=IMAGES, y_train=[0, 1])
     content = (tmp_path / "digits.npz").read_bytes()

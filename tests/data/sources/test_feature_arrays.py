@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import logging
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def changed(**columns: Any) -> pd.DataFrame:
         (changed(dose=np.arange(40) + 1.7e12), "'dose' goes from 1700000000000 to"),
         (changed(dose=["1,5"] * 40), "column 'dose' holds '1,5', which is no number"),
         (changed(label=np.linspace(0, 1, 40)), "40 different values in 40 rows, such as 0, 0.02"),
-        (changed(label="yes"), "1 different values in 40 rows"),
+        (changed(label="yes"), "'yes' in all 40 rows"),
         (changed(label=range(40)), "40 different values in 40 rows"),
         (changed(label=["yes", "Yes"] * 20), "differ in case only"),
         (changed(label=["yes", "no", "no", ""] * 10), "10 rows have no `label`, the first is row 3"),
@@ -235,6 +236,15 @@ def test_what_cannot_be_used_is_named(table: pd.DataFrame, named: str, tmp_path:
     save(table, tmp_path / "x.csv")
     with pytest.raises(ValueError, match=named):
         opened(source(tmp_path, "x.csv"), tmp_path)
+
+
+def test_a_file_of_labels_is_looked_for_beside_the_features(tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    np.save(tmp_path / "sets" / "x.npy", np.eye(4))
+    np.save(tmp_path / "sets" / "y.npy", np.arange(4) % 2)
+    assert FeatureArrays("sets/x.npy", str(tmp_path), label="y.npy").table()["label"].tolist() == [0, 1, 0, 1]
+    with pytest.raises(FileNotFoundError, match=r"`sets/y\.npy`.* relative to .*/sets, which has: x\.npy, y\.npy"):
+        FeatureArrays("sets/x.npy", str(tmp_path), label="sets/y.npy").table()
 
 
 TEXTS = {
@@ -402,3 +412,12 @@ def test_attributes_are_in_the_order_of_numbers(tmp_path: Path) -> None:
         source(tmp_path, "x.csv", attributes=["floor"], ignore=["sex", "patient"]), tmp_path, clients=ByColumn("floor")
     )
     assert list(sizes(data)) == ["9", "10"]
+
+
+def test_a_relative_path_that_is_not_there_is_shown_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.csv").write_text("a,label\n1,x\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"`path: x.csv` is not there; {tmp_path} has: other.csv")):
+        FeatureArrays("x.csv").table()
