@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -53,6 +53,13 @@ def status(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def positive(text: str) -> int:
+    """Read a number from 1 on."""
+    if (number := int(text)) < 1:
+        raise ArgumentTypeError(f"{text} is not a number from 1 on")
+    return number
+
+
 def export(parser: ArgumentParser) -> None:
     """One client's model as a folder: tensors, model.json, programs for PyTorch and ONNX."""
     add = parser.add_argument
@@ -69,7 +76,7 @@ def predict(parser: ArgumentParser) -> None:
     add("model", type=Path, metavar="MODEL", help="folder that `lpft export` has written")
     add("inputs", nargs="+", metavar="FILES", help="image files, or files of features (.csv, .npz, ...), or folders")
     add("--to", type=Path, metavar="FILE", help="write a CSV file with the probability of every class")
-    add("--batch-size", type=int, default=64)
+    add("--batch-size", type=positive, default=64, help="inputs in a forward pass (64)")
     add("--device", default="cpu", help="such as cpu or cuda:0 (cpu)")
 
 

@@ -248,6 +248,8 @@ def export_model(args: list[str]) -> int:
     try:
         for path in export(Run(options.run), options.method, options.client, options.to, options.seed):
             print(path)
+    except (FileExistsError, NotADirectoryError) as error:
+        _fail(f"{error}. HINT: `--to` names a folder.", 2)
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     return 0
@@ -259,11 +261,13 @@ def predict(args: list[str]) -> int:
     for path in options.inputs:
         if not Path(path).exists():
             _fail(f"{path} does not exist. HINT: name files, or folders of them.", 2)
+    if options.to is not None and options.to.is_dir():
+        _fail(f"{options.to} is a folder. HINT: `--to` names a CSV file.", 2)
     from lpft.prediction import ExportedModel, show
 
     try:
         model = ExportedModel.load(options.model, options.device)
-        rows = model.predict(model.files(options.inputs), max(1, options.batch_size))
+        rows = model.predict(model.files(options.inputs), options.batch_size)
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
     problems = show(rows, options.to)

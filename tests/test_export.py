@@ -131,6 +131,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(
         (("predict", "{model}", "{empty}"), "holds no images"),
         (("export", "{run}", "--client", "nobody", "--to", "{empty}"), "nobody"),
         (("export", "{run}", "--client", CLIENT, "--method", "none2", "--to", "{empty}"), "none2"),
+        (("export", "{run}", "--client", CLIENT, "--to", "{image}"), "names a folder"),
+        (("predict", "{model}", "{image}", "--to", "{empty}"), "names a CSV file"),
+        (("predict", "{model}", "{image}", "--batch-size", "0"), "0 is not a number from 1 on"),
     ],
 )
 def test_bad_input_is_refused(
@@ -142,7 +145,8 @@ def test_bad_input_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"run": finished.root, "model": exported, "images": images[CLIENT][0][0].parent, "empty": tmp_path}
+    image = images[CLIENT][0][0]
+    places = {"run": finished.root, "model": exported, "images": image.parent, "image": image, "empty": tmp_path}
     lpft(*(word.format(**places) for word in words), code=2)
     assert named in capsys.readouterr().err.replace("\n", "")
     assert not list(tmp_path.iterdir())

@@ -196,6 +196,10 @@ def _check_methods(experiment: Experiment) -> None:
     for pair in experiment.config["compare"]:
         if len(pair) != 2:
             raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
+        swept = {variant["method"] for variant in experiment.provenance.variants.values()}
+        tuned = {f"{name}_tuned" for name in experiment.tune.grids}
+        for name in sorted({*pair} - {*experiment.all_methods, *swept, *tuned}):
+            _say_once(f"`compare` has {pair}, which is left out: there is no method `{name}`")
 
 
 def _check_references(experiment: Experiment) -> None:

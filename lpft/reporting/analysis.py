@@ -108,7 +108,12 @@ class Analysis:
         for result in self.method_results:
             if (result.seed, result.method) == (seed, method) and result.cells:
                 return DataFrame(accuracy_matrix(result), index=result.clients, columns=result.clients)
-        raise KeyError(f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`.")
+        there = ", ".join(dict.fromkeys(result.method for result in self.method_results if result.cells))
+        seeds = ", ".join(map(str, sorted({result.seed for result in self.method_results if result.cells})))
+        raise KeyError(
+            f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`."
+            f" HINT: it has results of {there}, with seeds {seeds}."
+        )
 
     def by_seed(self, method: str, metric: str) -> Series:
         """Return a metric of a method for every seed where it is defined."""

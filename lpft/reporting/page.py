@@ -42,7 +42,7 @@ from lpft.reporting.held_out import held_out_table
 from lpft.reporting.intervals import estimate_text, mean_text
 from lpft.reporting.judging import Judged
 from lpft.reporting.ladder import ladder
-from lpft.reporting.references import gains, gains_line, reference_rows
+from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
@@ -136,7 +136,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     look = looks(experiment.methods, experiment.config)
     differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
     diagnostics = english.by_name(analysis.diagnostics)
-    personalized = ~frames.summary["method"].isin(reference_rows(experiment.config))
+    apart = {*reference_rows(experiment.config), *rows_apart(experiment.config)} - {experiment.reference}
     return {
         "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
         "result": " ".join(filter(None, _result(analysis))),
@@ -146,7 +146,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "percent_note": percent_note(experiment.config),
         "in_process_note": in_process_note(experiment.config),
         "interval_note": english.interval_note(analysis.certainty),
-        "headline": english.headline(frames.summary[personalized], experiment.reference),
+        "headline": english.headline(frames.summary[~frames.summary["method"].isin(apart)], experiment.reference),
         "gains": gains_line(gains(analysis)),
         "recommendation": english.recommendation_line(analysis.recommendations),
         "recommendation_rule": english.say("recommendation", "rule"),

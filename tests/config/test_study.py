@@ -222,3 +222,13 @@ def test_torchvisions_order_of_classes_is_told_with_a_model_from_a_file(
         (experiment,) = open_study("plan", args(out, *words, *chosen)).experiments
     assert "ImageFolder" not in caplog.text
     assert experiment.data.source.class_names[2] == "10"
+
+
+def test_a_pair_that_cannot_be_compared_is_told(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """But not a swept method, whose rows have other names, nor one that tuning is still to make."""
+    sweep = ("--sweep", "{methods.ft.lr: [0.1, 0.01]}", "--tune.grids", "{lpft: {lr: [0.1]}}", "--tune.trials", "2")
+    with caplog.at_level(logging.INFO, "lpft"):
+        open_study("plan", args(out, *sweep, "--compare", "[[lpft, ft], [lpft_tuned, ft]]"))
+        assert "compare" not in caplog.text
+        open_study("plan", args(out, *sweep, "--compare", "[[lpft, nix]]"))
+    assert "no method `nix`" in caplog.text

@@ -2,8 +2,9 @@ import pytest
 from fabricate import CLIENTS, METHODS, make_config
 from pandas import DataFrame
 
-from lpft.evaluation.diagnostics import NAMES
-from lpft.reporting.english import describe_method, headline, lead, remedy
+from lpft.evaluation.convergence import judge_convergence
+from lpft.evaluation.diagnostics import NAMES, NOT_CONVERGED, Diagnostic
+from lpft.reporting.english import describe_method, headline, lead, message, remedy
 
 CONFIG = make_config((0, 1, 2), tuple(METHODS), CLIENTS, 3, 60)
 
@@ -79,6 +80,22 @@ def test_lead_with_a_configuration_that_says_little() -> None:
     assert lead({}, 1, [4]).startswith("One client has one model. Then every client")
     given = lead({**CONFIG, "federation": {"init": "a.safetensors", "rounds": 60}}, 3, [0])
     assert "3 clients share one model (SmallCNN), loaded from a file." in given
+
+
+@pytest.mark.parametrize(
+    ("rounds", "change", "text"),
+    [
+        (1, None, "1 round is too few to tell (10 or more)"),
+        (9, None, "9 rounds are too few to tell (10 or more)"),
+        (10, None, "the last of its 10 rounds have no validation accuracy"),
+        (20, -1.25, "mean validation accuracy changed by -1.25 points in the last tenth of 20 rounds (0.5 or more)"),
+    ],
+)
+def test_why_a_global_model_has_not_converged(rounds: int, change: float | None, text: str) -> None:
+    found = Diagnostic(NOT_CONVERGED, change, {"change": change, "rounds": rounds}, seed=0)
+    assert message(found) == text
+    judged = judge_convergence([None] * rounds if change is None else [50.0] * (rounds - 2) + [50 + change] * 2)
+    assert (judged.change, judged.rounds) == (change, rounds)
 
 
 def test_every_diagnostic_has_a_remedy() -> None:

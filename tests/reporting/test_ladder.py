@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pandas import read_csv
 
 from lpft.evaluation.certainty import estimate
@@ -12,6 +13,7 @@ from lpft.reporting.ladder import find_rungs, ladder
 from lpft.reporting.ladder_figure import draw_ladder
 from lpft.reporting.page import write_page
 from lpft.reporting.tables import write_all_tables
+from lpft.storage.run import Run
 from tests.reporting.fabricate import make_run
 
 
@@ -82,3 +84,20 @@ def test_too_few_rungs_are_no_ladder(tmp_path: Path) -> None:
         assert ladder(analysis) == []
         assert draw_ladder(analysis) is None
         assert not (analysis.run.root / "ladder.csv").exists()
+
+
+def test_the_range_of_accuracies_is_that_of_methods_to_choose_from(tmp_path: Path) -> None:
+    """Rotated models predict what the global model predicts."""
+    run = make_run(tmp_path)
+    assert "(lp)" in accuracies(run)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["methods"]["lp"] = of("lpft.methods.rotated.Rotated")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert "(lp)" not in accuracies(run)
+
+
+def accuracies(run: Run) -> str:
+    """Return what the page says of the range of accuracies."""
+    write_page(analyze(run), {})
+    lines = (run.root / "report.md").read_text().splitlines()
+    return next(line for line in lines if line.startswith("On their own test sets"))
