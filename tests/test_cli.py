@@ -31,7 +31,17 @@ ERRORS = {
         ["Method `peft`", "ToyNet has no linear layers", "['*.q']", "body.6", "HINT"],
     ),
     "unknown method": (["run", "-c", TOY, "--only", "lpft,xyz"], ["--only lpft,xyz", "'xyz'", "none, ft, lpft"]),
-    "wrong class": (["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"], ["lpft.models.cnn", "Nope"]),
+    "wrong class": (
+        ["run", "-c", TOY, "--network", "lpft.models.cnn.Nope"],
+        ["lpft.models.cnn", "Nope", "has SmallCNN"],
+    ),
+    "misspelt class": (["run", "-c", TOY, "--network", "lpft.models.cnn.SmalCNN"], ["did you mean", "cnn.SmallCNN"]),
+    "misspelt module": (["run", "-c", TOY, "--network", "lpft.model.cnn.SmallCNN"], ["did you mean", "`lpft.models"]),
+    "wrong module": (["run", "-c", TOY, "--network", "nix.Net"], ["HINT: `nix` is neither", "module.Class"]),
+    "file in place of settings": (
+        ["run", "-c", TOY, "--data.source", "{class_path: lpft.data.sources.Arrays, init_args: {domains: {a: a.npz}}}"],
+        ["a.npz", "{path: a.npz}"],
+    ),
     "no method": (["run", "-c", TOY, "--methods.x", "torch.optim.SGD"], ["torch.optim.SGD", "Method"]),
     "bad name": (["run", "-c", TOY, "--methods", '{"a/b": {"class_path": "lpft.methods.ft.FT"}}'], ["a/b", "HINT"]),
     "bad shard": (["personalize", "-c", TOY, "--shard", "3/2"], ["--shard 3/2", "1/4"]),

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,17 @@ class ExperimentParser(LightningArgumentParser):
             return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
+        if missing := re.search(r"No module named '(.+?)'", message):
+            package = missing[1].partition(".")[0]
+            known = [name for name in sys.modules if name.startswith(f"{package}.")]
+            if near := difflib.get_close_matches(missing[1], known, n=1):
+                return f"\nHINT: did you mean the module `{near[0]}`?"
+            return (
+                f"\nHINT: `{missing[1]}` is neither in the working folder nor installed. A class is named by its path,"
+                " `module.Class`; files of data are named by keys of their own, such as {path: a.npz}."
+            )
+        if attribute := re.search(r"module '(.+?)' has no attribute '(.+?)'", message):
+            return _hint_on_classes(*attribute.groups())
         if not in_file and not in_words and not at_top:
             return "\nHINT: give a file as `-c FILE`." if "unrecognized arguments" in message else ""
         key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]
@@ -98,6 +110,16 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes {known} only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def _hint_on_classes(module: str, name: str) -> str:
+    """Return which class or module of an imported module may have been meant; nothing if it has no class."""
+    there = vars(sys.modules[module]) if module in sys.modules else {}
+    own = [key for key, value in there.items() if isinstance(value, type) and value.__module__.startswith(module)]
+    close = difflib.get_close_matches(name, there, n=1)
+    if close:
+        return f"\nHINT: did you mean `{module}.{close[0]}`?"
+    return f"\nHINT: `{module}` has {', '.join(own)}." if own else ""
 
 
 def _without_values(message: str) -> str:
