@@ -91,14 +91,7 @@ class ExperimentParser(LightningArgumentParser):
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
         if missing := re.search(r"No module named '(.+?)'", message):
-            package = missing[1].partition(".")[0]
-            known = [name for name in sys.modules if name.startswith(f"{package}.")]
-            if near := difflib.get_close_matches(missing[1], known, n=1):
-                return f"\nHINT: did you mean the module `{near[0]}`?"
-            return (
-                f"\nHINT: `{missing[1]}` is neither in the working folder nor installed. A class is named by its path,"
-                " `module.Class`; files of data are named by keys of their own, such as {path: a.npz}."
-            )
+            return _hint_on_modules(missing[1])
         if attribute := re.search(r"module '(.+?)' has no attribute '(.+?)'", message):
             return _hint_on_classes(*attribute.groups())
         if not in_file and not in_words and not at_top:
@@ -110,6 +103,17 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes {known} only{more}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def _hint_on_modules(module: str) -> str:
+    """Return which module may have been meant, or where modules are looked for."""
+    known = [name for name in sys.modules if name.startswith(module.partition(".")[0] + ".")]
+    if close := difflib.get_close_matches(module, known, n=1):
+        return f"\nHINT: did you mean the module `{close[0]}`?"
+    return (
+        f"\nHINT: `{module}` is neither in the working folder nor installed. A class is named by its path,"
+        " `module.Class`; files of data are named by keys of their own, such as {path: a.npz}."
+    )
 
 
 def _hint_on_classes(module: str, name: str) -> str:
