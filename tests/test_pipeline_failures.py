@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
@@ -13,9 +15,14 @@ from lpft.methods.base import Method, Phase
 from lpft.personalization.jobs import Job
 from lpft.personalization.worker import StackWorker
 from lpft.storage.run import Run
-from tests.commands import outcome, table, toy
+from lpft.types import DataSpec
+from tests.commands import outcome, save_methods, table, toy
+from tests.toy import ToyNet
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 class Broken(Method):
@@ -113,3 +120,22 @@ def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.Capt
     assert "In round 1 of seed 0 every client's update has diverged" in error
     assert "HINT: lower the learning rate" in error
     assert "Traceback" not in error
+
+
+def test_a_global_model_without_features_is_personalized_and_tested(out: Path, tmp_path: Path) -> None:
+    """Its last ReLU is dead, so that features and their norms are zero, before and after."""
+    net = ToyNet(DataSpec(1, 8, 3), norm=True)
+    with torch.no_grad():
+        net.body[6].weight.zero_()
+        net.body[6].bias.fill_(-1.0)
+    torch.save(net.state_dict(), tmp_path / "dead.pt")
+    names = ["adabn", "feature_anchor", "ft", "lp", "lpft", "lss", "none", "prior", "rotated", "scaled_head", "soup"]
+    names += ["sparse", "stats_mix", "wise_ft"]
+    methods = {name: yaml.safe_load((CONFIGS / "methods" / f"{name}.yaml").read_text()) for name in names}
+    config = save_methods(tmp_path / "methods.yaml", methods)
+    run = toy("run", out, "-c", config, "--federation.init", tmp_path / "dead.pt", "--personalization.epochs", 6)
+    assert {row["method"] for row in table(run.root / "results.csv")} == set(names)
+    for name in names:
+        rows = table(run.method_file(0, name, "clients.csv"))
+        assert [float(row["distortion_own"]) for row in rows] == [0.0] * 5
+        assert {row["distortion_relative"] for row in rows} == {""}

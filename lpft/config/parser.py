@@ -152,10 +152,10 @@ def dumped(parser: ExperimentParser, parsed: Namespace) -> Config:
     return settings
 
 
-def without_inputs(value: Any) -> Any:
-    """Leave out of a swept class what it gets when it is built, such as an optimizer's ``params``.
+def as_given(value: Any) -> Any:
+    """Leave out of a swept class its default settings, and what it gets when it is built: an optimizer's ``params``.
 
-    Not knowing the key's type, jsonargparse adds such arguments, with nothing in them.
+    Not knowing the key's type, jsonargparse adds both. Tables and folders are named by what is left.
     """
     if not isinstance(value, dict) or not isinstance(value.get("init_args"), dict):
         return value
@@ -163,8 +163,12 @@ def without_inputs(value: Any) -> Any:
         parameters = signature(resolve_name(value["class_path"])).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
         return value  # no class: an error of the run that it is for
-    needed = {name for name, parameter in parameters.items() if parameter.default is Parameter.empty}
-    given = {name: part for name, part in value["init_args"].items() if name not in needed or not _is_blank(part)}
+    given = {}
+    for name, part in value["init_args"].items():
+        default = parameters[name].default if name in parameters else None
+        default = list(default) if isinstance(default, tuple) else default  # as YAML has it
+        if not (_is_blank(part) if default is Parameter.empty else name in parameters and part == default):
+            given[name] = as_given(part)
     return {**value, "init_args": given}
 
 
@@ -255,7 +259,7 @@ class ExperimentCLI(LightningCLI):
         settings = {**self._settings, "out": self._where_it_lies(self._settings["out"])}
         if settings["sweep"]:
             settings["sweep"] = {
-                key: [without_inputs(value) for value in values] for key, values in settings["sweep"].items()
+                key: [as_given(value) for value in values] for key, values in settings["sweep"].items()
             }
         return {key: value for key, value in settings.items() if key not in ("config", "print_config", "loggers")}
 

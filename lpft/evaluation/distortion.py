@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,7 @@ def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -
 
     Returns:
         ``distortion_own``, the mean over the client's own test samples; ``distortion_all``, over all clients' samples;
-        and ``distortion_relative``, the first divided by the norm.
+        and ``distortion_relative``, the first divided by the norm; NaN if that is 0, as of dead ReLUs.
 
     References:
         Chen et al., arXiv:2511.12695: the formula is `distortion_own`, the words are `distortion_all`.
@@ -48,4 +49,4 @@ def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -
     tested = (num_test > 0) & ~distortion.isnan()
     weights = num_test[tested].to(distortion.dtype)
     pooled = float((distortion[tested] * weights).sum() / weights.sum())
-    return float(distortion[own]), pooled, float(distortion[own]) / norm_own
+    return float(distortion[own]), pooled, float(distortion[own]) / norm_own if norm_own else math.nan

@@ -20,6 +20,7 @@ from lpft.config.sweep import points
 from lpft.methods.ft import FT
 from lpft.methods.lpft import LPFT
 from lpft.models.base import BodyHeadNet, build_network
+from lpft.reporting.experiment import word
 from lpft.types import DataSpec
 from tests.commands import TOY
 
@@ -154,6 +155,8 @@ def test_optimizers_may_be_swept_with_their_settings(key: str, out: Path) -> Non
     for experiment, rate in zip(study.experiments, (0.5, 0.25), strict=True):
         made = getattr(getattr(experiment, section), name)([torch.nn.Parameter(torch.zeros(1))])
         assert (type(made), made.defaults["lr"]) == (torch.optim.Adam, rate)
+        (value,) = experiment.provenance.point.values()
+        assert word(value) == f"Adam(lr={rate:g})"
 
 
 def test_a_network_may_be_named_by_its_class_alone(out: Path) -> None:
