@@ -97,7 +97,8 @@ def _command(words: list[str], log: Path, before: Callable[[], object]) -> None:
         os.dup2(file, number)
     sys.stdout = sys.stderr = os.fdopen(file, "a", buffering=1)
     logging.getLogger().handlers.clear()  # pytest's
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started pytest without
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell, or nohup, may have started pytest without
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.cuda._is_in_bad_fork = lambda: False  # to have asked for GPUs before a fork forbids the next one
     before()
     main(words)
