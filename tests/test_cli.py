@@ -38,6 +38,7 @@ ERRORS = {
     "misspelt class": (["run", "-c", TOY, "--network", "lpft.models.cnn.SmalCNN"], ["did you mean", "cnn.SmallCNN"]),
     "misspelt module": (["run", "-c", TOY, "--network", "lpft.model.cnn.SmallCNN"], ["did you mean", "`lpft.models"]),
     "wrong module": (["run", "-c", TOY, "--network", "nix.Net"], ["HINT: `nix` is neither", "module.Class"]),
+    "no such logger": (["run", "-c", TOY, "--loggers", "nix.Logger"], ["HINT: `nix` is neither"]),
     "file in place of settings": (
         ["run", "-c", TOY, "--data.source", "{class_path: lpft.data.sources.Arrays, init_args: {domains: {a: a.npz}}}"],
         ["a.npz", "{path: a.npz}"],

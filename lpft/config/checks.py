@@ -193,12 +193,12 @@ def _check_methods(experiment: Experiment) -> None:
             method.phases(experiment.personalization.epochs)
         except ValueError as error:
             raise ValueError(f"Method `{name}`: {error}") from error
+    rows = {*experiment.all_methods, *(f"{name}_tuned" for name in experiment.tune.grids)}
+    rows |= {variant["method"] for variant in experiment.provenance.variants.values()}
     for pair in experiment.config["compare"]:
         if len(pair) != 2:
             raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
-        swept = {variant["method"] for variant in experiment.provenance.variants.values()}
-        tuned = {f"{name}_tuned" for name in experiment.tune.grids}
-        for name in sorted({*pair} - {*experiment.all_methods, *swept, *tuned}):
+        for name in sorted({*pair} - rows):
             _say_once(f"`compare` has {pair}, which is left out: there is no method `{name}`")
 
 

@@ -86,14 +86,14 @@ class ExperimentParser(LightningArgumentParser):
         at_top = re.match(r"Option '(.+?)' is not accepted", message)
         if "arguments are required" in message:
             return "\nHINT: an experiment has these keys; give its file as `-c FILE`. `lpft init` lists those of lpft."
-        if "Expected a <class 'list'>" in message:
-            return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
         if missing := re.search(r"No module named '(.+?)'", message):
             return _hint_on_modules(missing[1])
         if attribute := re.search(r"module '(.+?)' has no attribute '(.+?)'", message):
             return _hint_on_classes(*attribute.groups())
+        if "Expected a <class 'list'>" in message:
+            return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if not in_file and not in_words and not at_top:
             return "\nHINT: give a file as `-c FILE`." if "unrecognized arguments" in message else ""
         key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]

@@ -148,12 +148,9 @@ def _train_seeds(
             task = replace(task, title=f"{task.title}, {min(fabric.world_size, len(seeds))} at a time,")
             own, shown = seeds[fabric.global_rank :: fabric.world_size], fabric.is_global_zero
             ends = gathered(fabric, _train_each(task.devices.fabric_of_one(fabric), task, own, logs, heartbeat, shown))
-            failures = [failure for failed, _ in ends for failure in failed]
-            stopped = any(stopped for _, stopped in ends)
-        else:
-            failures, stopped = _train_each(fabric, task, seeds, logs, heartbeat, fabric.is_global_zero)
-    fabric.barrier()  # nobody leaves while another still needs the connections
-    return failures, stopped
+            fabric.barrier()
+            return [failure for failed, _ in ends for failure in failed], any(stopped for _, stopped in ends)
+        return _train_each(fabric, task, seeds, logs, heartbeat, fabric.is_global_zero)
 
 
 def _train_each(
@@ -161,12 +158,12 @@ def _train_each(
 ) -> tuple[list[str], bool]:
     """Train one seed after the other; return what went wrong, and whether a signal has stopped it."""
     failures: list[str] = []
+    stopped = False
     for seed in seeds:
         if fabric.is_global_zero:
             heartbeat.at([Work(seed, "global", [])])
         try:
-            if any_rank(fabric, stop_before()) or not _train_seed(fabric, task, seed, logs, shown):
-                return failures, True
+            stopped = any_rank(fabric, stop_before()) or not _train_seed(fabric, task, seed, logs, shown)
         except FloatingPointError as error:  # on all ranks at once, since all know the same sum
             failures.append(str(error))
             if fabric.is_global_zero:
@@ -174,9 +171,12 @@ def _train_each(
         except OSError as error:  # a full disk: it would be the same with every other seed
             return [*failures, str(error)], False
         else:
+            if stopped:
+                break
             if fabric.is_global_zero:
                 _note_failure(task, seed, None)
-    return failures, False
+    fabric.barrier()  # nobody leaves while another still needs the connections
+    return failures, stopped
 
 
 def _train_seed(fabric: Fabric, task: GlobalTask, seed: int, logs: Logs | None, shown: bool) -> bool:

@@ -94,6 +94,7 @@ def test_lead_with_a_configuration_that_says_little() -> None:
 def test_why_a_global_model_has_not_converged(rounds: int, change: float | None, text: str) -> None:
     found = Diagnostic(NOT_CONVERGED, change, {"change": change, "rounds": rounds}, seed=0)
     assert message(found) == text
+    assert (judge_convergence([50.0] * rounds).change is None) == (rounds < 10)
     judged = judge_convergence([None] * rounds if change is None else [50.0] * (rounds - 2) + [50 + change] * 2)
     assert (judged.change, judged.rounds) == (change, rounds)
 
