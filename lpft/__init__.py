@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lpft.results import Results
+    from lpft.types import Configuration
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "federate", "load", "personalize", "report", "run", "tune"]
 
 
-def run(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+def run(config: Configuration, **settings: Any) -> Results:
     """Federate, tune, personalize and report one experiment; does only what is missing.
 
     Args:
-        config: path of a YAML file, or its content as a dict.
+        config: path of a YAML file, or its content as a dict; or a list of these, of which later ones override
+            keys of earlier ones, like several ``--config`` of a command.
         **settings: sections and keys that override those of the file, at any depth: ``seeds=[0]``,
             ``federation={"rounds": 10}``, ``out="runs/mine"``, ``only=["lpft", "ft"]``, ``overwrite=True``;
             ``loggers=[...]`` takes Lightning loggers that you have made, too.
@@ -44,17 +46,17 @@ def run(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
     return _do("run", config, settings)
 
 
-def federate(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+def federate(config: Configuration, **settings: Any) -> Results:
     """Train the global model of every seed; see `run`."""
     return _do("federate", config, settings)
 
 
-def tune(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+def tune(config: Configuration, **settings: Any) -> Results:
     """Run the trials of every tuned method, and choose by validation data; see `run`."""
     return _do("tune", config, settings)
 
 
-def personalize(config: str | Path | Mapping[str, Any], **settings: Any) -> Results:
+def personalize(config: Configuration, **settings: Any) -> Results:
     """Personalize every client with every method, from the global models on disk; see `run`."""
     return _do("personalize", config, settings)
 
@@ -100,7 +102,7 @@ def load(folder: str | Path) -> Results:
     return Results(folder)
 
 
-def _do(command: str, config: str | Path | Mapping[str, Any], settings: Mapping[str, Any]) -> Results:
+def _do(command: str, config: Configuration, settings: Mapping[str, Any]) -> Results:
     from lpft.runtime.processes import refuse_missing_guard
     from lpft.runtime.session import heavy_work
     from lpft.runtime.signals import listening

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,9 @@ State = dict[str, Tensor]
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 """Makes an optimizer for the given parameters; YAML chooses class and settings."""
+
+Configuration = str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]]
+"""An experiment: a YAML file, its content, or a list of both in which later entries override earlier ones."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,19 @@ def test_a_dict_is_as_good_as_a_file(results: Results, out: Path) -> None:
     assert config["federation"]["rounds"] == 3, "the caller's dict has changed"
 
 
+def test_later_configurations_override_earlier_ones(results: Results, out: Path, tmp_path: Path) -> None:
+    toy = yaml.safe_load(Path(TOY).read_text())
+    other = tmp_path / "other.yaml"
+    other.write_text("federation: {rounds: 2}\nseeds: [0]\n")
+    for experiment in (
+        [TOY, other],
+        [TOY, {"federation": {"rounds": 5}}, str(other)],
+        [toy, {"federation": {"rounds": 2}, "seeds": [0]}],
+    ):
+        made = lpft.run(experiment, out=out)
+        assert outcome(made.run) == outcome(results.run)
+
+
 def test_keywords_may_be_paths_ranges_and_numbers_of_numpy(results: Results, out: Path) -> None:
     config = yaml.safe_load(Path(TOY).read_text())
     for experiment in (TOY, Path(TOY), config):

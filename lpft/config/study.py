@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lpft.reporting.loggers import LoggerWriter
 from lpft.storage.config_file import write_config
 from lpft.storage.provenance import Provenance, software
 from lpft.storage.run import Run
+from lpft.types import Configuration
 
 FLAGS = ("overwrite", "fallback")
 
@@ -197,24 +199,31 @@ def _shard(text: str) -> tuple[int, int]:
     return int(numbers[1]), int(numbers[2])
 
 
-def arguments(config: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str] | Config:
-    """Turn a configuration and keywords into what `open_study` takes: keywords override keys, at any depth.
+def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] | Config:
+    """Turn configurations and keywords into what `open_study` takes: later ones override keys of earlier ones.
 
     >>> arguments("digits.yaml", {"seeds": [0], "federation": {"rounds": 10}})
     ['--config=digits.yaml', '--seeds=[0]', '--federation.rounds=10']
+    >>> arguments(["digits.yaml", {"seeds": [0]}, "smoke.yaml"], {})
+    ['--config=digits.yaml', '--seeds=[0]', '--config=smoke.yaml']
     >>> arguments({"name": "x", "federation": {"rounds": 5, "batch_size": 8}}, {"federation": {"rounds": 10}})
     {'name': 'x', 'federation': {'rounds': 10, 'batch_size': 8}}
     """
-    overrides = plain(overrides)
-    if isinstance(config, Mapping):
-        return _merged(plain(config), overrides)
-    flags = [f"--{key}" for key in FLAGS if overrides.get(key)]
-    settings = {key: value for key, value in overrides.items() if key not in FLAGS}
-    return [
-        f"--config={config}",
-        *flags,
-        *(f"--{key}={_text(value)}" for key, value in dotted(settings, into_classes=False)),
-    ]
+    configs = config if isinstance(config, Sequence) and not isinstance(config, str) else [config]
+    layers = [plain(layer) if isinstance(layer, Mapping) else layer for layer in (*configs, overrides)]
+    settings = [layer for layer in layers if isinstance(layer, Mapping)]
+    if len(settings) == len(layers):  # no file
+        return reduce(_merged, settings, Config())
+    return [word for layer in layers for word in _words(layer)]
+
+
+def _words(layer: str | Path | Config) -> list[str]:
+    """Return one configuration, a file or settings, as words of the command line."""
+    if not isinstance(layer, Mapping):
+        return [f"--config={layer}"]
+    flags = [f"--{key}" for key in FLAGS if layer.get(key)]
+    settings = {key: value for key, value in layer.items() if key not in FLAGS}
+    return [*flags, *(f"--{key}={_text(value)}" for key, value in dotted(settings, into_classes=False))]
 
 
 def plain(value: Any, key: str = "") -> Any:
