@@ -60,7 +60,7 @@ submit() {
     options+=(--trainer.accelerator "$accelerator")
 
     local queued busy
-    queued=$(squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u) # first: a job that ends before the plan is busy
+    queued=$(squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u) # first: jobs that end meanwhile are busy
     plan=$(lpft plan "${options[@]}")
     out=$(sed -n 's/^out //p' <<<"$plan")
     after=
