@@ -72,6 +72,12 @@ def test_what_no_file_can_hold_is_refused(out: Path) -> None:
     assert not out.exists()
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="UTF-8"):
+        lpft.run(TOY, out=tmp_path / "\udcfc")
+    assert not list(tmp_path.iterdir())
+
+
 def test_tuning_nothing_is_refused(out: Path) -> None:
     with pytest.raises(ConfigError, match="no section `tune`"):
         lpft.tune(TOY, out=out)

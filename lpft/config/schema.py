@@ -235,11 +235,23 @@ class Experiment:
 
 
 def run_folder(config: Mapping[str, Any]) -> Run:
-    """Return the run that a configuration is for: `out`, by default ``runs/NAME``."""
+    """Return the run that a configuration is for: `out`, by default ``runs/NAME``.
+
+    Raises:
+        ConfigError: if no folder can have this name.
+    """
     name, out = config["name"], config["out"]
     if out is None and (name in (".", "..") or Path(name).name != name or not name):
         raise ConfigError(f"`name: {name}` cannot be a folder of `runs`. HINT: name the folder with `--out`.")
-    return Run(Path(out or Path("runs") / name).expanduser())
+    folder = Path(out or Path("runs") / name).expanduser()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"`out: {str(folder)!r}` is not valid UTF-8, which the files of a run are written in. HINT: choose another"
+            " folder, or a UTF-8 locale such as `LC_ALL=C.UTF-8`."
+        ) from None
+    return Run(folder)
 
 
 def instantiate(type_: Any, config: Any) -> Any:
