@@ -1,4 +1,4 @@
-"""Where samples come from: one source a module, imported on use."""
+"""Sources of samples: one per module, imported on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Array files and torchvision datasets, read part by part."""
+"""Array files and torchvision datasets, read split by split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lpft.storage.sniff import check_content
 
 
 class SourceSplit(NamedTuple):
-    """One part of what a source holds: labels, int64, ``(n,)``, and what gives the images at some positions."""
+    """Labels of one split, int64, ``(n,)``, and a function that returns the images at given positions."""
 
     labels: np.ndarray
     images: Callable[[np.ndarray], Images]
@@ -30,28 +30,28 @@ class SourceSplit(NamedTuple):
 
 @dataclass
 class ArrayDomain:
-    """Where the images of one domain come from.
+    """The files of one domain: arrays, or a torchvision dataset (`dataset`).
 
-    Either array files or a torchvision dataset (`dataset`). An array is named by its key in the ``.npz`` file `path`,
-    or, if the name ends in ``.npy``, by its file. Images are uint8, grey ``(n, height, width)`` or grey or RGB with
-    channels last or first; labels are integers ``(n,)`` or ``(n, 1)``. Nothing is unpickled, nothing is downloaded.
+    An array is named by its key in the ``.npz`` file `path`, or, if the name ends in ``.npy``, by its file. Images are
+    uint8, grey ``(n, height, width)`` or grey or RGB with channels last or first; labels are integers ``(n,)`` or
+    ``(n, 1)``. Nothing is unpickled, nothing is downloaded.
 
     Args:
-        path: the ``.npz`` file, or the folder that a torchvision dataset calls its root; relative to `root`.
+        path: the ``.npz`` file, or the ``root`` of the torchvision dataset; relative to the source's `root`.
         dataset: dotted path of a torchvision dataset class, such as ``torchvision.datasets.MNIST``.
         x_train: training images.
         y_train: their labels.
-        x_test: test images; if neither these nor `y_test` are there, a part of the training images is tested on.
+        x_test: test images; if both these and `y_test` are missing, a part of the training images becomes the test set.
         y_test: their labels.
-        x_val: images for choices; by default a part of the training images is for them.
+        x_val: validation images; by default a part of the training images.
         y_val: their labels.
-        train_args: arguments of the torchvision class (besides ``root``) for the training part.
-        test_args: the same for the test part; null if there is none.
+        train_args: arguments of the torchvision class (besides ``root``) for the training set.
+        test_args: the same for the test set; null if there is none.
         first_label: the label of the first class, 0 or 1; the labels are shifted to start at 0.
-        group: array with the group (writer, site) of every training image: every group becomes a domain, with a train,
-            val and test part of its own training images. The other parts, being of other groups, are left out.
-        group_file: ``.npz`` file of `group`, if that is not `path`; relative to `root`.
-        invert: take the negative of every image.
+        group: array with the group (writer, site) of every training image. Every group becomes a domain, whose training
+            images are split into train, val and test. The domain's other images are left out.
+        group_file: ``.npz`` file with `group`, by default `path`; relative to `root`.
+        invert: invert every image.
     """
 
     path: str | None = None
@@ -70,9 +70,9 @@ class ArrayDomain:
     first_label: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
-        """Check what belongs together."""
+        """Check the combination of settings."""
         for name in ("path", "dataset", "x_test", "y_test", "x_val", "y_val", "group", "group_file"):
-            if getattr(self, name) == "None":  # so jsonargparse passes on a null of the command line
+            if getattr(self, name) == "None":  # how jsonargparse passes a null of the command line
                 setattr(self, name, None)
         arrays = [self.x_train, self.y_train, self.x_test, self.y_test, self.x_val, self.y_val]
         if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in arrays)):
@@ -92,11 +92,11 @@ class ArrayDomain:
 
 
 def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
-    """Open the parts that a domain below a folder has; images are read when asked for.
+    """Open the splits of a domain; images are read on demand.
 
     Raises:
-        ValueError: if the domain does not hold what its settings say.
-        FileNotFoundError: if a torchvision dataset does not find its files.
+        ValueError: if the files do not match the domain's settings.
+        FileNotFoundError: if files of a torchvision dataset are missing.
     """
     parts: dict[Split, SourceSplit] = {}
     if domain.dataset:
@@ -134,7 +134,7 @@ def _negative(part: SourceSplit) -> SourceSplit:
 
 
 def read_groups(domain: ArrayDomain, root: Path, num_images: int) -> np.ndarray:
-    """Read the group of every training image, ``(num_images,)``; raise ValueError if that is not what is there."""
+    """Read the group of every training image, ``(num_images,)``; raise ValueError if type or shape do not fit."""
     groups = one_column(ArrayFiles(root, domain.group_file or domain.path).read(str(domain.group)))
     if groups.shape != (num_images,) or groups.dtype.kind not in "iuU":
         raise ValueError(
@@ -145,10 +145,10 @@ def read_groups(domain: ArrayDomain, root: Path, num_images: int) -> np.ndarray:
 
 
 def domain_files(domain: ArrayDomain, root: Path) -> list[Path]:
-    """Return the files that a domain is read from, sorted; they need not exist.
+    """Return the files of a domain, sorted; they need not exist.
 
     Raises:
-        ValueError: if there is a folder where arrays are expected.
+        ValueError: if a path is a folder although no `dataset` is set.
     """
     arrays = [domain.x_train, domain.y_train, domain.x_test, domain.y_test, domain.x_val, domain.y_val]
     arrays = [domain.group] if domain.dataset else [*arrays, domain.group]
@@ -164,7 +164,7 @@ def domain_files(domain: ArrayDomain, root: Path) -> list[Path]:
 
 
 def _dataset_files(folder: Path, domain: ArrayDomain) -> list[Path]:
-    """Return all files of a dataset's folder; torchvision's classes name one in it, or it has the class's own name."""
+    """Return all files of a dataset: those in the class's ``base_folder`` or in the folder named after the class."""
     name = str(domain.dataset)
     inner = getattr(_import(name), "base_folder", name.rpartition(".")[2])
     inside = folder / inner if isinstance(inner, str) and (folder / inner).is_dir() else folder
@@ -172,10 +172,10 @@ def _dataset_files(folder: Path, domain: ArrayDomain) -> list[Path]:
 
 
 class ArrayFiles:
-    """Reads arrays by name: keys of an ``.npz`` file, or ``.npy`` files. Keeps the array that was read last, only.
+    """Reads arrays by name: keys of an ``.npz`` file, or ``.npy`` files. Only the last array read stays in memory.
 
     Args:
-        root: folder that paths start from.
+        root: folder that paths are relative to.
         path: the ``.npz`` file.
     """
 
@@ -184,17 +184,17 @@ class ArrayFiles:
         self._last: tuple[str, np.ndarray] | None = None
 
     def has(self, name: str) -> bool:
-        """Say whether there is an array of this name in the ``.npz`` file, or as a file."""
+        """Return whether an array of this name exists, in the ``.npz`` file or as an ``.npy`` file."""
         return (self.root / name).exists() if name.endswith(".npy") else name in self._keys()
 
     def read(self, name: str) -> np.ndarray:
         """Return an array; ``.npy`` files are memory-mapped.
 
         Raises:
-            ValueError: if there is no such array or it cannot be read.
+            ValueError: if the array is missing or cannot be read.
         """
         if self._last is None or self._last[0] != name:
-            self._last = None  # frees the memory before the next array takes its own
+            self._last = None  # frees the memory before the next array is read
             self._last = name, self._read(name)
         return self._last[1]
 
@@ -214,9 +214,9 @@ class ArrayFiles:
         return array
 
     def _keys(self) -> list[str]:
-        of_others = foreign(self.root / self.path) if self.path else ""
-        if of_others:
-            raise ValueError(of_others)
+        conversion = foreign(self.root / self.path) if self.path else ""
+        if conversion:
+            raise ValueError(conversion)
         if self.path is None or not self.path.endswith(".npz"):
             raise ValueError(f"`path: {self.path}` is no `.npz` file, so there are no arrays in it to name.")
         with _readable(self.root / self.path), np.load(self.root / self.path, allow_pickle=False) as file:
@@ -274,7 +274,7 @@ def one_column(values: np.ndarray) -> np.ndarray:
 
 
 def _check_labels(labels: np.ndarray) -> np.ndarray:
-    """Return labels as int64, ``(n,)``; raise ValueError if they are not classes."""
+    """Return labels as int64, ``(n,)``; raise ValueError unless they are integers from 0 on."""
     labels = one_column(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
         lowest = f", from {labels.min()} on" if labels.size and labels.dtype.kind in "iuf" else ""
@@ -286,7 +286,7 @@ def _check_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _open_dataset(domain: ArrayDomain, root: Path, arguments: dict[str, Any]) -> SourceSplit:
-    """Open one part of a torchvision dataset through its own class; its files are not downloaded."""
+    """Open one split of a torchvision dataset; nothing is downloaded."""
     folder, name = root / str(domain.path), str(domain.dataset)
     dataset_class = _import(name)
     try:

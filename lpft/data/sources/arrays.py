@@ -1,4 +1,4 @@
-"""Array files and torchvision datasets that are named in the configuration."""
+"""Array files and torchvision datasets listed in the configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 from lpft.data.messages import about
 from lpft.data.sources.array_files import ArrayDomain, SourceSplit, domain_files, open_domain, read_groups
 from lpft.data.sources.base import Images, OnBadImage, Source
-from lpft.data.sources.image_files import stamp
+from lpft.data.sources.image_files import stamp_paths
 from lpft.data.splits import SPLITS, GivenSplits, members_by_value
 from lpft.storage.run import check_client_names
 
@@ -23,9 +23,9 @@ log = logging.getLogger("lpft")
 
 
 class SplitSource(Source):
-    """A source whose domains are a few opened parts, the rows of the table being those of the parts, one after another.
+    """A source whose table is the concatenation of a few parts, each of one domain and split.
 
-    A subclass says which parts there are. Images are read part by part.
+    Subclasses implement `open_parts`. Images are read part by part.
     """
 
     @abstractmethod
@@ -34,16 +34,16 @@ class SplitSource(Source):
 
     @cached_property
     def parts(self) -> list[tuple[str, str, SourceSplit]]:
-        """What `open_parts` yields, opened once."""
+        """The parts, opened once."""
         return list(self.open_parts())
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Where the rows of each part end, ``(num_parts,)``."""
+        """End of each part's rows in the table, ``(num_parts,)``."""
         return np.cumsum([len(part.labels) for *_, part in self.parts])
 
     def release(self) -> None:
-        """Close the parts, which are opened again when they are needed."""
+        """Close the parts; they are reopened when needed."""
         for name in ("parts", "_ends"):
             vars(self).pop(name, None)
 
@@ -60,7 +60,7 @@ class SplitSource(Source):
         })  # fmt: skip
 
     def images(self, positions: np.ndarray) -> Images:
-        """Read the images of each part that some positions are in."""
+        """Read images, each part at once."""
         first, last = np.searchsorted(self._ends, positions[[0, -1]], side="right")
         bounds = np.searchsorted(positions, self._ends[first : last + 1])
         by_part = []
@@ -74,7 +74,7 @@ class SplitSource(Source):
         return by_part[0] if len(by_part) == 1 else [image for images in by_part for image in images]
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
-        """Return the parts, those without samples included."""
+        """Return the splits of every domain, including empty ones."""
         given: dict[str, set[str]] = {}
         for domain, split, _ in self.parts:
             given.setdefault(domain, set()).update({split} & set(SPLITS))
@@ -84,12 +84,12 @@ class SplitSource(Source):
 class Arrays(SplitSource):
     """Images from ``.npz`` and ``.npy`` files and torchvision datasets, each a domain; see `ArrayDomain`.
 
-    A domain with `group` is one domain for each group instead, called ``NAME-GROUP``. A domain keeps its test and val
-    part; if it has none, they are cut from the training images.
+    A domain with `group` becomes one domain for each group, called ``NAME-GROUP``. A domain keeps its test and val
+    sets; missing ones are split off the training images.
 
     Args:
-        domains: where images come from, by name.
-        root: folder that the domains' paths start from.
+        domains: files of every domain, by its name.
+        root: folder that the domains' paths are relative to.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -137,13 +137,7 @@ class Arrays(SplitSource):
                 f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
                 f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
-        below = {
-            name: [
-                (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix() for path in paths
-            ]
-            for name, paths in files.items()
-        }
-        return json.dumps({name: stamp(self.root, paths) for name, paths in below.items()})
+        return json.dumps({name: stamp_paths(self.root, paths) for name, paths in files.items()})
 
 
 def _rows_of(part: SourceSplit, rows: np.ndarray) -> SourceSplit:

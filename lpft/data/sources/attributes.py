@@ -1,4 +1,4 @@
-"""Image files and a CSV file about them: a class and an attribute that may go with it."""
+"""Image files with a CSV file of classes and an attribute that may correlate with them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from lpft.data.sources.tables import read_columns, require, split_words
 log = logging.getLogger("lpft")
 
 Value = str | bool | int | float
-"""What YAML may make of a word of a table."""
+"""Types that YAML may give a word of a table."""
 
 UNKNOWN = ("unknown", "nan", "na", "n/a", "none", "null", "?", "not available", "not reported")
-"""What tables say where nothing is known; `missing` makes use of it."""
+"""Words for unknown values, for which a warning suggests `missing`."""
 
 
 class AttributeSource(FileSource):
-    """Images of two classes with a binary attribute, one domain; RGB, normalised as for ImageNet.
+    """Images of two classes with a binary attribute, one domain; RGB, normalized as for ImageNet.
 
-    The four combinations of class and attribute are the groups that accuracies are shown for.
-    `lpft.data.partition.SpuriousCorrelation` makes clients in which the attribute goes with the class.
+    Accuracies are shown for the four combinations of class and attribute.
+    `lpft.data.partition.SpuriousCorrelation` makes clients in which the attribute correlates with the class.
     """
 
     draws = "spurious"
     image_size = 64
     num_classes = 2
     image_folders: Sequence[str] = (".",)
-    """Folders of the images, from `folder`; below these they are looked for if none is where the table says."""
+    """Folders of the images, relative to `folder`; subfolders are searched if no image has its path in the table."""
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
@@ -56,7 +56,7 @@ class AttributeSource(FileSource):
         located = locate(list(rows["file"]), [self.folder], self.image_folders, look_below=True)
         rows = without_repeats(rows.assign(file=located.files), self.folder).reset_index(drop=True)
         rows = rows.astype({"label": np.int64, "attribute": np.int64})
-        names = [f"{which}, {has}" for which in self.class_names for has in self.attribute_names]
+        names = [f"{class_name}, {name}" for class_name in self.class_names for name in self.attribute_names]
         groups = 2 * rows["label"] + rows["attribute"]
         return rows.assign(
             domain=categories(["all"] * len(rows), ["all"]),
@@ -64,23 +64,23 @@ class AttributeSource(FileSource):
         )
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain, of which there is one only."""
+        """Leave out the domain, as there is only one."""
         return ()
 
 
 @dataclass
 class Attribute:
-    """A yes-or-no question to a column of a table. Images for which the column is blank are left out and counted.
+    """A rule that turns a column of a table into yes or no. Images with a blank value are left out and counted.
 
-    Values are compared without regard to case; 1 is 1.0, yes is true, and no is false.
+    Comparison ignores case; 1 equals 1.0, yes equals true, and no equals false.
 
     Args:
         column: the column's name.
-        values: those that mean yes.
-        others: those that mean no, and images with yet others are left out; by default all others mean no.
-        at_least: instead of values, the least number that means yes.
-        names: what no and yes are called, such as ``[under 40, 40 or more]``.
-        missing: what the column says where nothing is known, such as ``[unknown]``; such images are left out, too.
+        values: values that mean yes.
+        others: values that mean no, images with any other value are left out; by default all other values mean no.
+        at_least: instead of `values`, the least number that means yes.
+        names: names of no and yes, such as ``[under 40, 40 or more]``.
+        missing: values for "unknown", such as ``[unknown]``; these images are left out, too.
     """
 
     column: str
@@ -91,7 +91,7 @@ class Attribute:
     missing: list[Value] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check what belongs together."""
+        """Check the combination of settings."""
         if (self.values is None) == (self.at_least is None) or (self.others is not None and self.values is None):
             raise ValueError(
                 f"The attribute of column {self.column!r} has `values: {self.values}`, `others: {self.others}` and"
@@ -107,7 +107,7 @@ class Attribute:
 
     @property
     def both_names(self) -> tuple[str, str]:
-        """What no and yes are called; by default the rule itself."""
+        """Names of no and yes; by default the rule itself."""
         rule = (
             f"{self.column} {' or '.join(map(str, self.values))}"
             if self.values
@@ -116,29 +116,29 @@ class Attribute:
         return self.names or (f"not {rule}", rule)
 
     def answers(self, values: pd.Series, path: Path) -> pd.Series:
-        """Answer the question for the values of the column in a file: true, false, or null where there is no answer.
+        """Apply the rule to the values of the column in a file: true, false, or null for images to leave out.
 
         Raises:
-            ValueError: if a value is no number where numbers are needed, or one of the answers is never given.
+            ValueError: if `at_least` meets a value that is not a number, or all answers are the same.
         """
-        given = values.map(plain)
-        answered = (given != "") & ~given.isin([plain(value) for value in self.missing])
+        words = values.map(plain)
+        answered = (words != "") & ~words.isin([plain(value) for value in self.missing])
         if self.at_least is not None:
             numbers = pd.to_numeric(values, errors="coerce")
             others = sorted(values[answered & numbers.isna()].unique())
             if others:
-                words = json.dumps(others[:8], ensure_ascii=False)
-                leave_out = f"`missing: {words}` leaves such images out; or " if numbers.notna().any() else ""
+                listed = json.dumps(others[:8], ensure_ascii=False)
+                leave_out = f"`missing: {listed}` leaves such images out; or " if numbers.notna().any() else ""
                 raise ValueError(
                     f"{path}, column {self.column!r}: {' and '.join(map(repr, others[:8]))} is no number, which"
                     f" `at_least` needs. HINT: {leave_out}name the `values` that mean yes instead."
                 )
             yes = numbers >= self.at_least
         else:
-            yes = given.isin([plain(value) for value in self.values or []])
+            yes = words.isin([plain(value) for value in self.values or []])
             if self.others is not None:
-                answered &= yes | given.isin([plain(value) for value in self.others])
-            unknown = answered & ~yes & given.isin(UNKNOWN)
+                answered &= yes | words.isin([plain(value) for value in self.others])
+            unknown = answered & ~yes & words.isin(UNKNOWN)
             if self.others is None and unknown.any():
                 named = json.dumps(sorted(values[unknown].unique()), ensure_ascii=False)
                 log.warning(
@@ -155,7 +155,7 @@ class Attribute:
 
 
 def plain(value: Value) -> str:
-    """Return a value as it is compared with others: in lower case, whole numbers without a point, yes as true.
+    """Normalize a value for comparison: lower case, whole numbers without a point, yes as true.
 
     >>> plain("Male"), plain("1.0"), plain(-1), plain("1.05"), plain("Yes"), plain(False)
     ('male', '1', '-1', '1.05', 'true', 'false')
@@ -165,24 +165,23 @@ def plain(value: Value) -> str:
 
 
 class AttributeTable(AttributeSource):
-    """A folder of images and a CSV file about them.
+    """A folder of images with a CSV file.
 
-    The columns that are named here are in the table, for partitions such as `lpft.data.partition.ByColumn`.
+    All columns named below are available to partitions such as `lpft.data.partition.ByColumn`.
 
     Args:
-        target: what tells the two classes.
-        attribute: what tells the attribute.
-        root: folder that `table` starts from.
-        table: the CSV file, with a header; commas, semicolons or tabs are between its values.
-        file: column with the images' paths, or with their names, which need no ending; or a pattern with columns in
+        target: the rule for the class.
+        attribute: the rule for the attribute.
+        root: folder that `table` is relative to.
+        table: the CSV file, with a header; its values are separated by commas, semicolons or tabs.
+        file: column with the images' paths or names, with or without file ending; or a pattern with columns in
             braces, such as ``patches/patient_{patient}/{slide}.png``.
-        images: folders with the images, from the folder of the table; by default the paths start from that one, or,
-            if there is none of the images, from any folder below it.
-        split: column with the part that an image belongs to: train, val or test, or 0, 1, 2; by default (null) there is
-            none.
-        unit: column with the person, patient, ... that an image is of; none is ever in two parts.
-        columns: other columns that partitions use.
-        home: page to get the data set from; shown where files are missing.
+        images: folders with the images, relative to the folder of the table; by default that folder or, if it contains
+            none of the images, any folder below it.
+        split: column with an image's split: train, val or test, or 0, 1, 2; by default (null) there is none.
+        unit: column with the person, patient, ... of an image; no unit is ever in two splits.
+        columns: other columns for partitions.
+        home: page of the data set; shown if files are missing.
     """
 
     def __init__(
@@ -215,11 +214,11 @@ class AttributeTable(AttributeSource):
         require(self.root, {self.table_name: [self.table_name]}, self.home)
         path = self.root / self.table_name
         pattern = self.file if "{" in self.file else f"{{{self.file}}}"
-        in_file = re.findall(r"{(.*?)}", pattern)
-        wanted = [*in_file, self.target.column, self.attribute.column, self.split, self.unit, *self.columns]
-        table = read_columns(path, list(dict.fromkeys(filter(None, wanted))), self.home)
+        file_columns = re.findall(r"{(.*?)}", pattern)
+        columns = [*file_columns, self.target.column, self.attribute.column, self.split, self.unit, *self.columns]
+        table = read_columns(path, list(dict.fromkeys(filter(None, columns))), self.home)
         files = [pattern] * len(table)
-        for column in in_file:
+        for column in file_columns:
             files = [file.replace(f"{{{column}}}", value) for file, value in zip(files, table[column], strict=True)]
         rows = table.assign(
             file=files,

@@ -1,4 +1,4 @@
-"""What a source of samples is: a table with one row per sample, and the images of rows."""
+"""The interface of sources: a table with one row per sample, and the images of rows."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Images = np.ndarray | list[np.ndarray]
 
 
 class Source(ABC):
-    """Where samples come from. A subclass has its settings as constructor arguments and public attributes.
+    """A source of samples. Subclasses keep their constructor arguments in public attributes.
 
-    What the class attributes say is used where `FederatedDataModule` is not told otherwise.
+    The class attributes are defaults of `FederatedDataModule`.
     """
 
     draws = "source"
-    """First word of the key of every random draw that is made of its samples."""
+    """First word of the key of every random draw from this source."""
     image_size: int | None = None
     channels = 3
     mean: tuple[float, ...] | None = None
@@ -48,45 +48,45 @@ class Source(ABC):
     has_features = False
     """Whether samples are rows of numbers instead of images; see `lpft.data.sources.features`."""
     feature_names: Sequence[str] = ()
-    """Names of these numbers, in their order."""
+    """Names of the features, in order."""
     equal_are_copies = True
-    """Whether samples with the same numbers or pixels are copies, which are never in two parts."""
+    """Whether samples with equal features or pixels are copies, which are never in two splits."""
     fills_missing = False
-    """Whether missing values among them become the mean of the training data."""
+    """Whether missing features are replaced by the mean of the training data."""
 
     @abstractmethod
     def table(self) -> pd.DataFrame:
-        """Return one row per sample, in the order in which images are read best; no image is decoded.
+        """Return one row per sample, in the order in which images are read fastest; no image is decoded.
 
         Columns:
             label: class, an integer from 0.
             domain: categorical; the order of the categories is that of the clients, and a category without rows is a
                 client without samples.
-            split: ``train``, ``val`` or ``test`` where the source says so. A domain without test (val) rows gets them
-                from its other rows.
-            unit: what must not be torn apart by the splits, such as a patient; optional.
-            group: categorical, the group whose accuracy is shown, such as ``blond, man``; optional.
-            any other: attributes that partitions may use.
+            split: ``train``, ``val`` or ``test`` if the source defines it. A domain without test (val)
+                rows gets them from its other rows.
+            unit: samples with the same value, such as a patient, stay in one split; optional.
+            group: categorical, the group for accuracies by group, such as ``blond, man``; optional.
+            any other: attributes for partitions.
 
         Raises:
-            FileNotFoundError: if files are missing; it names them, and where to get them.
-            ValueError: if a file does not hold what it should.
+            FileNotFoundError: if files are missing; it lists them, and where to get them.
+            ValueError: if a file has unexpected content.
         """
 
     @cached_property
     def cached_table(self) -> pd.DataFrame:
-        """The table, which is read once."""
+        """The table, read once."""
         return self.table()
 
     def images(self, positions: np.ndarray) -> Images:
-        """Return the images of some rows, given in ascending order, of any size.
+        """Return the images of rows in ascending order, of any size.
 
-        Every source has these, but for one that overrides `read`, as sources of image files and of features do.
+        Sources that override `read`, such as those of image files and of features, need not implement it.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither `images` nor `read`.")
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
-        """Return the images of some rows, uint8, ``(n, channels, size, size)``; see `images`."""
+        """Return the images of rows, uint8, ``(n, channels, size, size)``; see `images`."""
         stored = self.images(positions)
         if isinstance(stored, list) and len({image.shape for image in stored}) == 1:
             stored = np.stack(stored)
@@ -95,15 +95,15 @@ class Source(ABC):
         return Decoded(resized, np.ones(len(resized), bool), [])
 
     def feature_record(self) -> dict[str, Any] | None:
-        """Return what reading features for an exported model takes; None of images."""
+        """Return what an exported model needs to read features; None for images."""
         return {"names": list(self.feature_names), "fills": self.fills_missing} if self.has_features else None
 
     def release(self) -> None:
-        """Free what is held for reading images; it is called when they are in the array cache."""
+        """Free the memory used for reading images; called once they are in the array cache."""
         return
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
-        """Return the splits that each domain comes with, those without samples included."""
+        """Return the splits that the source defines for each domain, including empty ones."""
         rows = table.loc[table["split"].isin(SPLITS), ["domain", "split"]].drop_duplicates()
         given: dict[str, set[str]] = {}
         for domain, split in rows.itertuples(index=False):
@@ -111,49 +111,49 @@ class Source(ABC):
         return given
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Return what the draws of a partition belong to, within this source."""
+        """Return the key of a partition's draws within this source."""
         return () if domain is None else (domain,)
 
     def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
-        """Return what the draws of a client's split belong to, within this source."""
+        """Return the key of the draws of a client's split within this source."""
         return (client,)
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash names, sizes and times of the files that are read; raise FileNotFoundError if some are missing."""
+        """Hash names, sizes and modification times of all files; raise FileNotFoundError if some are missing."""
         return ""
 
     def present(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows whose images are there, as far as that can be told without reading them."""
+        """Return the rows whose images exist, as far as can be determined without reading them."""
         return table
 
     def check_samples(self) -> None:
-        """Look at all samples before they are put into the array cache; raise ValueError if some cannot be used."""
+        """Check all samples before they enter the array cache; raise ValueError if some cannot be used."""
         return
 
     def ignored_files(self) -> Sequence[str]:
-        """Return files that are passed over, of which the user should know."""
+        """Return skipped files that the user should know about."""
         return ()
 
     def settings(self) -> dict[str, object]:
-        """Return class and settings, JSON-serialisable: with `stamp` all that the samples depend on."""
+        """Return class and settings, JSON-serializable; together with `stamp` they determine the samples."""
         public = {name: _plain(value) for name, value in self.__getstate__().items() if not name.startswith("_")}
         public.pop("root", None)
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is read when it is asked for."""
+        """Leave out cached properties."""
         kind = type(self)
         return {k: v for k, v in vars(self).items() if not isinstance(getattr(kind, k, None), cached_property)}
 
     def rng(self, seed: int, *key: int | str) -> np.random.Generator:
-        """Make the generator of a draw."""
+        """Return the generator of a draw."""
         return np.random.default_rng(stable_seed(self.draws, seed, *key))
 
 
 class FileSource(Source):
-    """A source of image files; a subclass says how their table is made.
+    """A source of image files; subclasses implement `table`.
 
-    The table has the column `file`: the path from `folder`.
+    The table has the column `file`: the path relative to `folder`.
 
     Args:
         root: folder of the data set.
@@ -161,16 +161,16 @@ class FileSource(Source):
 
     parallel = True
     crop: int | None = None
-    """Side of the square that is cut out of the middle of every image."""
+    """Side in pixels of the center crop taken from every image."""
     _where = "set `--data.source.root` to the folder that the listed paths start from."
-    """The hint where no file is found."""
+    """The hint if no file is found."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser()
 
     @property
     def folder(self) -> Path:
-        """The folder that the paths of image files start from."""
+        """The folder that the paths of image files are relative to."""
         return self.root
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
@@ -180,14 +180,14 @@ class FileSource(Source):
 
     def present(self, table: pd.DataFrame) -> pd.DataFrame:
         """Leave out the rows whose files are missing, and log how many."""
-        there = table["file"].map(lambda name: (self.folder / name).is_file())
-        if not there.all():
-            missing = [str(self.folder / name) for name in table["file"][~there]]
+        exists = table["file"].map(lambda name: (self.folder / name).is_file())
+        if not exists.all():
+            missing = [str(self.folder / name) for name in table["file"][~exists]]
             log.warning("%d files are missing and are left out: %s.", len(missing), shortened(missing))
-        return table[there]
+        return table[exists]
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash the table and the files' names, sizes and times."""
+        """Hash the table, and names, sizes and modification times of the files."""
         names = self.cached_table["file"]
         if len(names) and not any((self.folder / name).exists() for name in names):
             raise FileNotFoundError(
@@ -200,28 +200,28 @@ class FileSource(Source):
 
 
 def without_repeats(table: pd.DataFrame, where: object) -> pd.DataFrame:
-    """Leave out rows that say the same of a file as one before.
+    """Leave out rows that repeat another row.
 
     Raises:
-        ValueError: if two rows say something else of one file.
+        ValueError: if two rows of one file differ.
     """
-    kept = table.drop_duplicates()
-    repeated = kept["file"].duplicated(keep=False)
+    distinct = table.drop_duplicates()
+    repeated = distinct["file"].duplicated(keep=False)
     if repeated.any():
-        first = kept[kept["file"] == kept["file"][repeated].iloc[0]]
+        first = distinct[distinct["file"] == distinct["file"][repeated].iloc[0]]
         differing = [column for column in first if first[column].nunique(dropna=False) > 1]
-        names = list(kept["file"][repeated].unique())
+        names = list(distinct["file"][repeated].unique())
         raise ValueError(
             f"{where}: {len(names)} files are listed with different values of {', '.join(differing)}:"
             f" {shortened(names)}. HINT: remove the lines that are wrong."
         )
-    if len(kept) < len(table):
-        log.warning("%s: %d lines repeat others and are left out.", where, len(table) - len(kept))
-    return kept
+    if len(distinct) < len(table):
+        log.warning("%s: %d lines repeat others and are left out.", where, len(table) - len(distinct))
+    return distinct
 
 
 def categories(values: Iterable[Any], names: Sequence[str]) -> pd.Categorical:
-    """Make a column of domains or groups; the names that are listed keep their order and need no values.
+    """Return a categorical column of domains or groups; `names` keep their order, and some may have no values.
 
     >>> categories(["b", "b"], ["b", "a"]).codes.tolist()
     [0, 0]

@@ -1,4 +1,4 @@
-"""CelebA: hair colour, where it goes with the sex of the person."""
+"""CelebA: hair colour, which correlates with the sex of the person."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ IMAGES = "img_align_celeba"
 
 
 class CelebA(AttributeSource):
-    """CelebA (Liu et al., 2015): is a celebrity's hair blond, where that goes with being a man?
+    """CelebA (Liu et al., 2015): is a celebrity's hair blond? The spurious attribute is the sex.
 
-    The data set's own parts are kept; no identity is in two of them, which is made sure of where
-    ``identity_CelebA.txt`` is there. The middle 178x178 pixels of an image are taken. The four combinations of the two
-    attributes are the groups that accuracies are shown for.
+    The official splits are used; no identity is in two of them, which is checked if ``identity_CelebA.txt`` exists.
+    Images are cropped to the middle 178x178 pixels. Accuracies are shown for the four combinations of the two
+    attributes.
 
     In ``root``: ``img_align_celeba/000001.jpg`` ..., ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, or the
     two lists as ``.csv``. The images are for non-commercial research only.
 
     Args:
         root: folder of the data set.
-        target: the attribute that makes the classes.
-        attribute: the attribute that goes with it.
+        target: the attribute to predict.
+        attribute: the spurious attribute.
 
     References:
-        Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015; the task is that of Sagawa et al.,
+        Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015; the task is from Sagawa et al.,
         arXiv:1911.08731.
     """
 
@@ -43,12 +43,12 @@ class CelebA(AttributeSource):
 
     @property
     def folder(self) -> Path:
-        """The folder with the images; some archives have it within one of the same name."""
+        """The folder with the images; some archives nest it in one of the same name."""
         inner = self.root / IMAGES / IMAGES
         return inner if inner.is_dir() else self.root / IMAGES
 
     def read_rows(self) -> pd.DataFrame:
-        """Read the lists of attributes and of parts and, if it is there, that of identities."""
+        """Read the lists of attributes and splits and, if it exists, the list of identities."""
         lists = {name: [f"{name}.txt", f"{name}.csv"] for name in (ATTRIBUTES, PARTITION)}
         require(self.root, {f"{IMAGES}/": [IMAGES], **{" or ".join(names): names for names in lists.values()}}, HOME)
         attributes, partition = (
@@ -61,13 +61,13 @@ class CelebA(AttributeSource):
         return rows.assign(unit=_values(identity, "identity", rows["file"])) if identity.exists() else rows
 
 
-def read_attributes(path: Path, wanted: list[str]) -> pd.DataFrame:
-    """Read which images have some attributes: the column `image_id`, and one with bool for each attribute.
+def read_attributes(path: Path, attributes: list[str]) -> pd.DataFrame:
+    """Read attributes of images: the column `image_id`, and one with bool for each attribute.
 
     The list is a ``.csv`` with a header, or a ``.txt``: the number of images, the attributes' names, then one line with
     an image's name and its values, -1 or 1.
     """
-    columns = ["image_id", *wanted]
+    columns = ["image_id", *attributes]
     if path.suffix == ".csv":
         table = read_columns(path, columns, HOME)
     else:
@@ -81,10 +81,10 @@ def read_attributes(path: Path, wanted: list[str]) -> pd.DataFrame:
         table = read_columns(path, columns, HOME, ["image_id", *names.split()], lines)
         if len(table) != int(count):
             raise wrong_file(f"{path} has {len(table)} images, expected {count} as its first line says", HOME)
-    other_values = sorted(set(table[wanted].to_numpy().ravel()) - {"-1", "1"})
+    other_values = sorted(set(table[attributes].to_numpy().ravel()) - {"-1", "1"})
     if other_values:
         raise wrong_file(f"{path} has the values {shortened(other_values)}, expected -1 and 1", HOME)
-    return table.assign(**{name: table[name] == "1" for name in wanted})
+    return table.assign(**{name: table[name] == "1" for name in attributes})
 
 
 def _values(path: Path, column: str, images: pd.Series) -> pd.Series:

@@ -1,4 +1,4 @@
-"""CheXpert: a finding in chest X-rays, where it goes with the patient's sex."""
+"""CheXpert: a finding in chest X-rays, which correlates with the patient's sex."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 LISTS = ("train.csv", "valid.csv")
 SEXES = ("Female", "Male")
 UNCERTAIN_IS_POSITIVE = ("Edema", "Atelectasis")
-"""Findings that are taken for there where the label is -1 (uncertain); all others are taken for not there."""
+"""Findings whose uncertain labels (-1) count as positive; those of all others count as negative."""
 LOCATION = r"(?:^|[/\\])(train|valid)[/\\](patient[^/\\]*)[/\\]([^/\\]+[/\\][^/\\]+)$"
-"""An image's list, its patient, and its path within the patient's folder."""
+"""Matches an image's list, its patient, and its path in the patient's folder."""
 BATCHES = "CheXpert-v1.0*batch*"
-"""The folders that the archives are unpacked to where each gets one of its own."""
+"""Folders of archives that were unpacked separately."""
 
 
 class CheXpert(AttributeSource):
-    """CheXpert (Irvin et al., 2019): is there a pleural effusion or nothing, where that goes with the patient's sex?
+    """CheXpert (Irvin et al., 2019): pleural effusion or no finding? The spurious attribute is the patient's sex.
 
-    Taken are frontal views of which exactly one of the two findings is there. A label of -1 (uncertain) counts as there
-    for edema and atelectasis, as not there for all other findings; a blank counts as not there. The images of
-    ``train.csv`` and the few of ``valid.csv`` are put together and split by patient: no patient is in two parts, not
-    even of different clients. The images are grey; they are given as RGB, normalised as for ImageNet.
+    Only frontal views with exactly one of the two findings are used. An uncertain label (-1) counts as positive for
+    edema and atelectasis, as negative for all other findings; a blank counts as negative. The images of ``train.csv``
+    and the few of ``valid.csv`` are merged and split by patient: no patient is in two splits, not even of different
+    clients. The grey images are converted to RGB and normalized as for ImageNet.
 
     In ``root``: ``train.csv``, ``valid.csv``, and the folders ``train`` and ``valid`` with
-    ``patientXXXXX/studyN/viewM_frontal.jpg``; or the four folders that the archives are unpacked to, such as
+    ``patientXXXXX/studyN/viewM_frontal.jpg``; or the folders of the four unpacked archives, such as
     ``CheXpert-v1.0 batch 2 (train 1)``. The data are for registered, non-commercial research only; neither images nor
-    trained weights may be passed on.
+    trained weights may be shared.
 
     Args:
         root: folder of the data set.
-        target: the finding that makes class 1.
-        other: the one that makes class 0.
+        target: the finding of class 1.
+        other: the finding of class 0.
 
     References:
         Irvin et al., arXiv:1901.07031.
@@ -62,7 +62,7 @@ class CheXpert(AttributeSource):
 
     def _read_list(self, path: Path) -> pd.DataFrame:
         rows = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
-        target, other = (finding_there(rows[finding], finding, path) for finding in (self.target, self.other))
+        target, other = (has_finding(rows[finding], finding, path) for finding in (self.target, self.other))
         taken = (rows["Frontal/Lateral"] == "Frontal") & (target != other) & rows["Sex"].isin(SEXES)
         location = rows.loc[taken, "Path"].str.extract(LOCATION)
         if location[0].isna().any():
@@ -79,27 +79,27 @@ class CheXpert(AttributeSource):
 
 
 def in_batches(root: Path, batches: Sequence[str], files: Sequence[str]) -> list[str]:
-    """Return where images are, ``train/patientXXXXX/...``, of which each batch has some patients.
+    """Return the paths of images ``train/patientXXXXX/...`` whose patients are spread over batches.
 
-    A batch has the patients' folders in it, or in ``train`` or ``valid`` below it; some may be in those of the root.
+    Patients' folders are in a batch, in its folder ``train`` or ``valid``, or in ``train`` or ``valid`` of the root.
     """
     homes: dict[str, str] = {}
     below_batches = [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]
-    for place in [*below_batches, "train", "valid"]:
-        if (root / place).is_dir():
-            homes.update((name, place) for name in os.listdir(root / place) if name.startswith("patient"))  # noqa: PTH208
+    for folder in [*below_batches, "train", "valid"]:
+        if (root / folder).is_dir():
+            homes.update((name, folder) for name in os.listdir(root / folder) if name.startswith("patient"))  # noqa: PTH208
     split = [file.split("/", 2) for file in files]
-    return [f"{homes.get(patient, part)}/{patient}/{rest}" for part, patient, rest in split]
+    return [f"{homes.get(patient, part)}/{patient}/{image}" for part, patient, image in split]
 
 
-def finding_there(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:
-    """Say which images show a finding, bool, ``(n,)``; its name decides what becomes of -1.
+def has_finding(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:
+    """Return which images show a finding, bool, ``(n,)``; `UNCERTAIN_IS_POSITIVE` decides about -1.
 
-    Labels are 1 (there), 0 (not there), -1 (uncertain) or blank (not mentioned); others raise a ValueError.
+    Labels are 1 (positive), 0 (negative), -1 (uncertain) or blank (not mentioned); others raise a ValueError.
 
-    >>> finding_there(["1.0", "-1.0", "", "0"], "Edema", Path("train.csv")).tolist()
+    >>> has_finding(["1.0", "-1.0", "", "0"], "Edema", Path("train.csv")).tolist()
     [True, True, False, False]
-    >>> finding_there(["1.0", "-1.0", "", "0"], "Pleural Effusion", Path("train.csv")).tolist()
+    >>> has_finding(["1.0", "-1.0", "", "0"], "Pleural Effusion", Path("train.csv")).tolist()
     [True, False, False, False]
     """
     meaning = {"1": True, "0": False, "-1": finding in UNCERTAIN_IS_POSITIVE, "": False}

@@ -43,35 +43,35 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 class CifarC(Source):
-    """Input shift: every domain has CIFAR images under one corruption, named ``fog-3`` after it.
+    """Input shift: every domain has CIFAR images under one corruption and severity, such as ``fog-3``.
 
-    The same images return under every corruption, so a split per domain would put an image into one domain's training
-    and another's test set. Here the images are split once for all, by their place in the test set (their id):
-    a tenth is tested on by everybody, a tenth is for everybody's choices, and of the rest every domain trains on a
-    disjoint, stratified part: of 10,000 images 160 for each of 50 domains.
+    Every corruption has the same images, so a split per domain would put an image into one domain's training set and
+    another's test set. Here the images are split once for all domains, by their position in the test set (their id):
+    a tenth is everybody's test set, a tenth is everybody's validation set, and every domain trains on a disjoint,
+    stratified part of the others: of 10,000 images 160 for each of 50 domains.
 
-    The images come from the published archive, or are computed from the plain ones with `lpft.data.sources.corruptions`
-    if it is not there (or `plain` says so), every draw belonging to `seed`, image, corruption and severity. Of plain
-    images that are the same, pixel for pixel, only the first is taken.
+    The images come from the published archive or, if it is missing or `plain` is set, are computed from the plain ones
+    with `lpft.data.sources.corruptions`; every draw is keyed by `seed`, image, corruption and severity. Of plain images
+    that are equal, pixel for pixel, only the first is used.
 
     Args:
         root: folder of the folder ``CIFAR-10-C`` (``CIFAR-100-C``) with ``{corruption}.npy`` and ``labels.npy``, whose
-            rows are the 10,000 test images at severity 1, then at 2, and so on; it may also be that folder itself.
-            Without the archive: of torchvision's folder ``cifar-10-batches-py`` (``cifar-100-python``).
+            rows are the 10,000 test images at severity 1, then at 2, and so on; or that folder itself.
+            Without the archive: folder of torchvision's ``cifar-10-batches-py`` (``cifar-100-python``).
         num_classes: 10 or 100, for CIFAR-10 or CIFAR-100.
         types: the corruptions; by default ten of the nineteen.
-        severities: from 1 to 5, by default all; with every type, each makes a domain.
-        shared_ids: let every domain train on all training images instead of a part of its own.
+        severities: from 1 to 5, by default all; each pair of type and severity is a domain.
+        shared_ids: let every domain train on all training images instead of a disjoint part.
         plain: what to compute the corrupted images from: an ``.npz`` file with ``x_train, y_train, x_test, y_test``, or
             torchvision's folder; relative to `root`.
         part: which plain images are corrupted: those of the test set, as in the archive, or of both sets.
-        seed: of the split and of the draws; not the seed of a run.
+        seed: seed of the split and the draws; not the seed of a run.
 
     Raises:
         ValueError: if a setting is out of range.
 
     References:
-        Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalisation as in DeSA.
+        Hendrycks and Dietterich, arXiv:1903.12261. Split and domains are ours; normalization as in DeSA.
     """
 
     draws = "cifar-c"
@@ -95,30 +95,30 @@ class CifarC(Source):
         check_choice("types", self.types, CORRUPTIONS)
         check_choice("severities", self.severities, SEVERITIES)
         self.shared_ids, self.part, self.seed = shared_ids, part, seed
-        self.plain = None if plain == "None" else plain  # so jsonargparse passes on a null of the command line
+        self.plain = None if plain == "None" else plain  # how jsonargparse passes a null of the command line
         self.mean, self.std = MEANS[num_classes], STDS[num_classes]
         self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
 
     def table(self) -> pd.DataFrame:
-        """Split the ids once, and give every domain its rows of train, val and test."""
+        """Split the ids once, and assign every domain its rows of train, val and test."""
         labels, _ = self._opened
-        looks = [(corruption, severity) for corruption in self.types for severity in self.severities]
+        pairs = [(corruption, severity) for corruption in self.types for severity in self.severities]
         rng = self.rng(self.seed, "ids")
         order = stratified_order(labels, rng)
         num_test, num_val = round(TEST_SHARE * len(labels)), round(VAL_SHARE * len(labels))
         test, val, train = (np.sort(ids) for ids in np.split(order, [num_test, num_test + num_val]))
         tables = []
-        for (corruption, severity), part in zip(looks, equal_parts(labels[train], len(looks), rng), strict=True):
+        for (corruption, severity), part in zip(pairs, equal_parts(labels[train], len(pairs), rng), strict=True):
             splits = {"train": train if self.shared_ids else train[part], "val": val, "test": test}
             for split, ids in splits.items():
                 columns = {"unit": ids, "corruption": corruption, "severity": severity, "split": split}
                 tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", **columns}))
         table = pd.concat(tables, ignore_index=True)
-        names = [f"{corruption}-{severity}" for corruption, severity in looks]
+        names = [f"{corruption}-{severity}" for corruption, severity in pairs]
         return table.assign(domain=categories(table["domain"], names))
 
     def images(self, positions: np.ndarray) -> list[np.ndarray]:
-        """Return images as their domain shows them."""
+        """Return the images, corrupted as in their domains."""
         images: list[np.ndarray] = []
         for (corruption, severity), members in self.cached_table.iloc[positions].groupby(
             ["corruption", "severity"], sort=False
@@ -134,7 +134,11 @@ class CifarC(Source):
         return (corrupt(stored[position], corruption, severity, rng) for position, rng in zip(ids, rngs, strict=True))
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash the files' names, sizes and times; raise ValueError if plain images are asked for but not there."""
+        """Hash names, sizes and modification times of the files.
+
+        Raises:
+            ValueError: if `part` is `all` but there is only the archive.
+        """
         folder, names = self._files
         if self.part == "all" and folder == self._archive:
             raise ValueError(
@@ -154,7 +158,7 @@ class CifarC(Source):
 
     @property
     def _files(self) -> tuple[Path, list[str]]:
-        """The folder that is read, and the files in it: the archive's or those of the plain images."""
+        """The folder to read, and the files in it: those of the archive or of the plain images."""
         folder, _, train, test = BATCHES[self.num_classes]
         batches = [*train, *test] if self.part == "all" else test
         if self.plain is not None:
@@ -180,7 +184,7 @@ class CifarC(Source):
 
     @cached_property
     def _opened(self) -> tuple[np.ndarray, np.ndarray | dict[Corruption, np.ndarray]]:
-        """The labels of all ids, int64, ``(num_ids,)``, and their plain images, or the archive's by type."""
+        """The labels of all ids, int64, ``(num_ids,)``, and their plain images, or the archive's images by type."""
         folder, names = self._files
         if folder == self._archive:
             return open_archive(folder, self.types)
@@ -201,13 +205,13 @@ class CifarC(Source):
         check_shape(images, (len(labels), SIZE, SIZE, 3), f"The images in {folder}")
         pixels = np.ascontiguousarray(images).reshape(len(images), -1)
         first = np.sort(np.unique(pixels.view(f"V{pixels.shape[1]}"), return_index=True)[1])
-        if len(first) < len(images):  # copies would look unlike under noise, and could leak
+        if len(first) < len(images):  # noise would hide that they are copies, which could leak
             log.warning("%d images are copies of others and are left out.", len(images) - len(first))
         return labels[first], images[first]
 
 
 def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray, dict[Corruption, np.ndarray]]:
-    """Open a published archive; raise ValueError if a file is not of its form.
+    """Open a published archive; raise ValueError if a file has another form.
 
     Returns:
         Labels of all ids, int64, ``(num_ids,)``, and by type the memory-mapped images of all ids at severity 1, 2, ...,
@@ -228,7 +232,7 @@ def open_archive(folder: Path, types: Sequence[Corruption]) -> tuple[np.ndarray,
 
 
 def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``, from one of the pickles of CIFAR."""
+    """Read labels, int64, ``(n,)``, and images, uint8, ``(n, 32, 32, 3)``, from a pickle of CIFAR."""
     batch = load_arrays(path)
     if not isinstance(batch, dict) or not {"data", label_key} <= set(batch):
         content = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__

@@ -1,13 +1,13 @@
 """The 19 image corruptions of CIFAR-10-C and CIFAR-100-C, each in five severities.
 
-Hendrycks and Dietterich, arXiv:1903.12261. The constants are those with which the authors made CIFAR-10-C, far milder
-than the ones of ImageNet-C; the formulas are written anew on numpy, scipy and Pillow, and every random draw comes from
-a given generator. What cannot equal the published images, besides the draws themselves:
+Hendrycks and Dietterich, arXiv:1903.12261. The constants are those of CIFAR-10-C, far milder than those of
+ImageNet-C; the formulas are reimplemented with numpy, scipy and Pillow, and every random draw comes from a given
+generator. Differences from the published images, besides the draws themselves:
 
-- frost: the authors blend photographs of frozen windows, which this package does not ship. A texture is drawn instead,
-  with the range of brightness, the bluish tint and the grain of such photographs.
-- spatter by water (severities 1 to 3): the outline of the drops is found by morphology instead of Canny's detector.
-- blurs that the authors leave to ImageMagick and OpenCV round pixels to 8 bits in between; here they do not.
+- frost: the authors blend photographs of frozen windows, which this package does not ship. It draws a texture
+  instead, with the range of brightness, the bluish tint and the grain of such photographs.
+- spatter by water (severities 1 to 3): morphology instead of Canny's detector finds the outline of the drops.
+- blurs: ImageMagick and OpenCV, which the authors use, round intermediate pixels to 8 bits; the blurs here do not.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def severities(*constants: Any) -> Callable[[Change], Change]:
 def corrupt(image: np.ndarray, corruption: Corruption, severity: Severity, rng: Generator) -> np.ndarray:
     """Corrupt one image, uint8, ``(size, size, 3)``, with a severity from 1 (mild) to 5.
 
-    The constants are meant for 32x32 pixels. Raises ValueError if image or severity are not of this form.
+    The constants are meant for 32x32 pixels. Raises ValueError if image or severity have another form.
 
     >>> corrupt(np.full((32, 32, 3), 100, np.uint8), "brightness", 5, np.random.default_rng(0))[0, 0]
     array([176, 176, 176], dtype=uint8)
@@ -82,7 +82,7 @@ def gaussian_noise(x: np.ndarray, std: float, rng: Generator) -> np.ndarray:
 
 @severities(500, 250, 100, 75, 50)
 def shot_noise(x: np.ndarray, photons: float, rng: Generator) -> np.ndarray:
-    """Count photons, of which a white pixel gets so many on average."""
+    """Count photons; a white pixel gets `photons` on average."""
     return rng.poisson(x * photons) / photons
 
 
@@ -107,7 +107,7 @@ def gaussian_blur(x: np.ndarray, sigma: float, rng: Generator) -> np.ndarray:
 
 @severities((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
 def defocus_blur(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
-    """Blur by a disk of a given radius, which is itself smoothed by a 3x3 Gaussian."""
+    """Blur by a disk of a given radius, smoothed by a 3x3 Gaussian."""
     radius, sigma = level
     distance = np.arange(-4, 5)
     disk = (distance[:, None] ** 2 + distance**2 <= radius**2).astype(float)
@@ -118,10 +118,10 @@ def defocus_blur(x: np.ndarray, level: tuple[float, float], rng: Generator) -> n
 
 @severities((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))
 def glass_blur(x: np.ndarray, level: tuple[float, int], rng: Generator) -> np.ndarray:
-    """Blur, let pixels take the value of a random neighbour above or left, so many times, and blur.
+    """Blur, replace pixels several times by a random neighbour above or left, and blur again.
 
-    The two rows and columns at the upper and left edge stay. The authors' code means to swap the two pixels, but copies
-    one of them, since numpy's slices are views; the published images come from that.
+    The two rows and columns at the upper and left edge stay. The authors' code intends to swap the two pixels, but
+    copies one of them, since numpy's slices are views; the published images were made this way.
     """
     sigma, times = level
     x = np.floor(_blurred(x, sigma) * 255) / 255
@@ -152,25 +152,25 @@ def zoom_blur(x: np.ndarray, zooms: Sequence[float], rng: Generator) -> np.ndarr
     (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
 )
 def snow(x: np.ndarray, level: tuple[float, float, float, float, int, int, float], rng: Generator) -> np.ndarray:
-    """Whiten the image a little and let enlarged, streaked flakes fall, once more turned by 180 degrees."""
-    mean, std, zoom, least, radius, sigma, kept = level
+    """Whiten the image a little and add enlarged, streaked flakes twice, once rotated by 180 degrees."""
+    mean, std, zoom, least, radius, sigma, share = level
     flakes = _enlarged(rng.normal(mean, std, x.shape[:2])[..., None], zoom)
     flakes = np.floor(np.where(flakes < least, 0, np.clip(flakes, 0, 1)) * 255) / 255
     flakes = _streaked(flakes, radius, sigma, rng.uniform(-135, -45))
     whitened = np.maximum(x, (x @ GREY)[..., None] * 1.5 + 0.5)
-    return kept * x + (1 - kept) * whitened + flakes + flakes[::-1, ::-1]
+    return share * x + (1 - share) * whitened + flakes + flakes[::-1, ::-1]
 
 
 @severities((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
 def frost(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
     """Add a part of a frosty texture to a part of the image."""
-    kept, strength = level
-    return kept * x + strength * _frosty(len(x), rng)
+    share, strength = level
+    return share * x + strength * _frosty(len(x), rng)
 
 
 @severities((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
 def fog(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.ndarray:
-    """Add a cloudy fractal and scale the result back to the image's own maximum."""
+    """Add a cloudy fractal and scale the result back to the image's maximum."""
     strength, decay = level
     side = 2 ** int(np.ceil(np.log2(max(len(x), 2))))
     cloud = _plasma(max(side, 32), decay, rng)[: len(x), : len(x), None]
@@ -187,7 +187,7 @@ def brightness(x: np.ndarray, more: float, rng: Generator) -> np.ndarray:
 
 @severities(0.75, 0.5, 0.4, 0.3, 0.15)
 def contrast(x: np.ndarray, factor: float, rng: Generator) -> np.ndarray:
-    """Draw every channel to its mean."""
+    """Move every channel towards its mean."""
     mean = x.mean((0, 1))
     return mean + factor * (x - mean)
 
@@ -202,9 +202,9 @@ def saturate(x: np.ndarray, level: tuple[float, float], rng: Generator) -> np.nd
     value = x.max(2, keepdims=True)
     chroma = value - x.min(2, keepdims=True)
     saturation = chroma / np.where(value > 0, value, 1)
-    wanted = np.clip(factor * saturation + more, 0, 1)
-    coloured = value - (value - x) * wanted / np.where(chroma > 0, saturation, 1)
-    return np.where(chroma > 0, coloured, value * (1 - wanted * np.array([0, 1, 1])))
+    changed = np.clip(factor * saturation + more, 0, 1)
+    coloured = value - (value - x) * changed / np.where(chroma > 0, saturation, 1)
+    return np.where(chroma > 0, coloured, value * (1 - changed * np.array([0, 1, 1])))
 
 
 @severities(80, 65, 58, 50, 40)
@@ -233,7 +233,7 @@ def elastic_transform(x: np.ndarray, level: tuple[float, float, float], rng: Gen
     middle, reach = len(x) // 2, len(x) // 3
     corners = middle + reach * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     moved = corners + rng.uniform(-most, most, corners.shape)
-    back = np.linalg.solve(np.c_[moved, np.ones(3)], corners).T  # where a pixel comes from, (2, 3)
+    back = np.linalg.solve(np.c_[moved, np.ones(3)], corners).T  # from new to old coordinates, (2, 3)
     at = np.indices(x.shape[:2]).astype(float)
     x = _sampled(x, np.einsum("ij,jhw->ihw", back[:, :2], at) + back[:, 2, None, None], mode="mirror")
     field = rng.uniform(-1, 1, at.shape)
@@ -279,7 +279,7 @@ def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _streaked(x: np.ndarray, radius: int, sigma: float, degrees: float) -> np.ndarray:
-    """Blur along a line that goes out from each pixel to one side, with weights of half a Gaussian.
+    """Blur along a line from each pixel to one side, with weights of half a Gaussian.
 
     As in ImageMagick, the line has two times the radius plus one pixels, and the image's edges are repeated.
     """
@@ -287,12 +287,12 @@ def _streaked(x: np.ndarray, radius: int, sigma: float, degrees: float) -> np.nd
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     right, down = (np.ceil(steps * part - 0.5) for part in (np.cos(np.radians(degrees)), np.sin(np.radians(degrees))))
     rows, columns = (np.arange(len(x)) + way.astype(int)[:, None] for way in (down, right))
-    rows, columns = (np.clip(places, 0, len(x) - 1) for places in (rows, columns))
+    rows, columns = (np.clip(indices, 0, len(x) - 1) for indices in (rows, columns))
     return np.einsum("shwc,s->hwc", x[rows[:, :, None], columns[:, None, :]], weights / weights.sum())
 
 
 def _enlarged(x: np.ndarray, zoom: float) -> np.ndarray:
-    """Cut out the middle of ``(size, size, channels)`` and enlarge it linearly to the same size."""
+    """Crop the middle of ``(size, size, channels)`` and enlarge it linearly to the same size."""
     size, side = len(x), int(np.ceil(len(x) / zoom))
     large = round(side * zoom)
     at = (size - side) // 2 + np.linspace(0, side - 1, large)[(large - size) // 2 :][:size]
@@ -301,7 +301,7 @@ def _enlarged(x: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def _sampled(x: np.ndarray, at: np.ndarray, mode: str) -> np.ndarray:
-    """Interpolate ``(size, size, 3)`` linearly at places ``(2, size, size)`` (row, column)."""
+    """Interpolate ``(size, size, 3)`` linearly at positions ``(2, size, size)`` (row, column)."""
     return np.stack([ndimage.map_coordinates(channel, at, order=1, mode=mode) for channel in x.transpose(2, 0, 1)], 2)
 
 

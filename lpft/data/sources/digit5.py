@@ -1,4 +1,4 @@
-"""Digit5: five domains of digits from the files in which they are passed around."""
+"""Digit5: five domains of digits, in the layouts in which they are distributed."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ TERMS = (
 class Digit5(SplitSource):
     """Feature shift: MNIST, MNIST-M, SVHN, SynthDigits and USPS, one client each, their images as RGB.
 
-    Each domain may come in any of three layouts, in `root`:
+    Each domain may have any of three layouts, in `root`:
 
     - ``mat``, as in KD3A: ``Digit-Five/mnist_data.mat``, ``mnistm_with_label.mat``, ``svhn_train_32x32.mat``,
       ``svhn_test_32x32.mat``, ``synth_train_32x32.mat``, ``synth_test_32x32.mat``, ``usps_28x28.mat``;
     - ``fedbn``, pickles: ``MNIST/partitions/train_part0.pkl`` to ``train_part9.pkl`` and ``MNIST/test.pkl``, likewise
-      ``MNIST_M``, ``SVHN``, ``SynthDigits``, ``USPS``; they are already split, so `split` does not matter;
+      ``MNIST_M``, ``SVHN``, ``SynthDigits``, ``USPS``; they are already split, so `split` has no effect;
     - ``torchvision``: ``MNIST/raw``, ``SVHN/train_32x32.mat`` and ``test_32x32.mat``, ``USPS/usps.bz2`` and
       ``usps.t.bz2``.
 
-    With `train_per_client: 743` of the data it is FedBN's recipe: official training and test set are merged, a fifth is
-    tested on, and 743 images are trained on, a tenth of which is for choices here. USPS, the smallest, is
-    never repeated to reach the size of the others: with the repetition that is usual in the ``mat`` layout, and its
-    sets merged, an image is both trained and tested on. A label 10 is the digit 0.
+    `data.train_per_client: 743` gives FedBN's recipe: the official training and test sets are merged, a fifth is the
+    test set, and 743 images are for training, a tenth of them for validation. USPS, the smallest, is never repeated to
+    reach the size of the others: with the repetition that is usual in the ``mat`` layout, merged sets would have the
+    same image in train and test. A label 10 is the digit 0.
 
     Args:
         root: folder of the files.
         domains: which domains; by default all five.
         folders: folder of a domain that is not in `root`, or its ``.npz`` file with ``x_train, y_train, x_test,
             y_test``, by domain; relative to `root`.
-        layout: take this layout only; by default the first one that a domain is found in.
-        split: whether the official training and test sets are merged and split anew, or kept.
-        large: read MNIST's 32x32 images instead of those of 28x28 pixels, where the file has both.
-        wanted: number of training images that are wanted of each domain; of FedBN's pickles so many parts are read as
-            it takes, null reads all.
+        layout: use only this layout; by default the first one with files of the domain.
+        split: whether the official training and test sets are merged and split again, or kept.
+        large: read MNIST's 32x32 images instead of its 28x28 ones, if the file has both.
+        wanted: number of training images that you need of each domain; only as many of FedBN's pickles are read, null
+            reads all.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -73,7 +73,7 @@ class Digit5(SplitSource):
     image_size = 28
     num_classes = 10
     test_share = 0.2
-    """Share of the merged official sets that FedBN tests on."""
+    """FedBN's test share of the merged official sets."""
 
     def __init__(
         self,
@@ -96,10 +96,8 @@ class Digit5(SplitSource):
         self.large, self.wanted = large, wanted
 
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
-        """Open every domain; what is to be split anew has no split."""
-        mat_images = lru_cache(maxsize=2)(
-            read_mat_images
-        )  # of two sets at a time; others are read again when asked for
+        """Open every domain; merged sets have no split."""
+        mat_images = lru_cache(maxsize=2)(read_mat_images)  # keeps two sets in memory; others are read again
         for domain, files in self._files().items():
             parts = open_files(files, self.wanted, 32 if self.large else 28, mat_images)
             merged = self.split == "merged" and files.layout != "fedbn"
@@ -107,20 +105,20 @@ class Digit5(SplitSource):
                 yield domain, "" if merged else split, part
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return names, sizes and times of the files."""
+        """Return a hash of names, sizes and modification times of each domain's files."""
         return json.dumps({domain: stamp(files.root, files.names) for domain, files in self._files().items()})
 
     def _files(self) -> dict[Domain, DomainFiles]:
         files, missing = dict[Domain, DomainFiles](), []
         for domain in self.domains:
-            place = self.root / self.folders.get(domain, ".")
-            in_place = find_files(domain, place, self.layout)
-            if in_place is None:
+            folder = self.root / self.folders.get(domain, ".")
+            domain_files = find_files(domain, folder, self.layout)
+            if domain_files is None:
                 missing.append(
-                    f"{domain}: expected {expected(domain, self.layout)}; found in {place}: {content_of(place)}"
+                    f"{domain}: expected {expected(domain, self.layout)}; found in {folder}: {content_of(folder)}"
                 )
             else:
-                files[domain] = in_place
+                files[domain] = domain_files
         if missing:
             raise FileNotFoundError(
                 "Digit5 is not complete:\n  " + "\n  ".join(missing) + "\nHINT: set the folder with"

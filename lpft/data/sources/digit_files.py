@@ -1,4 +1,4 @@
-"""The layouts in which the five digit domains are passed around: finding and opening them."""
+"""Finds and opens the files of the five digit domains in their layouts."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ LAYOUTS: dict[Layout, dict[Domain, tuple[list[str], list[str]]]] = {
         "usps": ([".", "USPS"], ["usps.bz2", "usps.t.bz2"]),
     },
 }
-"""Folders in which a domain's files may be, the usual one last, and the files."""
+"""Possible folders of a domain's files, the usual one last, and the files."""
 
 MAT_VARIABLES: dict[Domain, tuple[str, str]] = {
     "mnist": ("{split}_{size}", "label_{split}"),
     "mnist_m": ("{split}", "label_{split}"),
     "usps": ("dataset", "dataset"),
 }
-"""Where images and labels are in a ``.mat`` file; in the others ``X`` and ``y``."""
+"""Variables of images and labels in ``.mat`` files; those of other domains are ``X`` and ``y``."""
 
 ReadMatImages = Callable[[Path, str, int], np.ndarray]
 
@@ -65,13 +65,13 @@ class DomainFiles(NamedTuple):
     names: list[str]
 
 
-def find_files(domain: Domain, place: Path, wanted: Layout | None) -> DomainFiles | None:
-    """Find a domain's files in a folder, in the wanted or the first layout, or take its ``.npz`` file."""
-    if place.suffix == ".npz":
-        return DomainFiles(domain, None, place.parent, [place.name]) if place.exists() else None
+def find_files(domain: Domain, path: Path, required: Layout | None) -> DomainFiles | None:
+    """Find a domain's files in a folder, in the required or the first layout, or return its ``.npz`` file."""
+    if path.suffix == ".npz":
+        return DomainFiles(domain, None, path.parent, [path.name]) if path.exists() else None
     for layout, domains in LAYOUTS.items():
-        folders, names = domains.get(domain, ([], [])) if wanted in (None, layout) else ([], [])
-        for root in (place / folder for folder in folders):
+        folders, names = domains.get(domain, ([], [])) if required in (None, layout) else ([], [])
+        for root in (path / folder for folder in folders):
             if all((root / name).exists() for name in names):
                 if layout == "fedbn":
                     numbered = (f"partitions/train_part{number}.pkl" for number in count())
@@ -80,32 +80,32 @@ def find_files(domain: Domain, place: Path, wanted: Layout | None) -> DomainFile
     return None
 
 
-def expected(domain: Domain, wanted: Layout | None) -> str:
-    """List the files that a domain may come in."""
+def expected(domain: Domain, required: Layout | None) -> str:
+    """List the files of a domain in each possible layout, for messages."""
     layouts = []
     for layout, domains in LAYOUTS.items():
-        if domain in domains and wanted in (None, layout):
+        if domain in domains and required in (None, layout):
             folders, names = domains[domain]
             layouts.append(f"{', '.join((Path(folders[-1]) / name).as_posix() for name in names)} ({layout})")
     return " or ".join(layouts) or "another layout"
 
 
 def open_files(
-    files: DomainFiles, num_wanted: int | None, size: int, mat_images: ReadMatImages
+    files: DomainFiles, num_train: int | None, size: int, mat_images: ReadMatImages
 ) -> dict[Split, SourceSplit]:
-    """Open the training and the test part; raise ValueError if a file does not hold what it should.
+    """Open the training and the test set; raise ValueError if a file has unexpected content.
 
     Args:
-        files: what to open.
-        num_wanted: of pickles so many parts are read as it takes for this number of training images; None for all.
-        size: of MNIST's images, of which a ``.mat`` file has two sizes: 28 or 32.
-        mat_images: `read_mat_images`, called when images are asked for; it may remember them.
+        files: the domain's files.
+        num_train: number of training images after which no further pickle is read; None reads all.
+        size: size of MNIST's images in its ``.mat`` file: 28 or 32.
+        mat_images: `read_mat_images`, called when images are needed; it may cache them.
     """
     domain, layout, root, names = files
     if layout == "fedbn":
         trains: list[SourceSplit] = []
         for name in names[:-1]:
-            if num_wanted is None or sum(len(part.labels) for part in trains) < num_wanted:
+            if num_train is None or sum(len(part.labels) for part in trains) < num_train:
                 trains.append(_read_pickle(root / name))
         return {"train": _joined(trains), "test": _read_pickle(root / names[-1])}
     if names[0].endswith(".mat"):
@@ -138,7 +138,7 @@ def _open_mat(domain: Domain, path: Path, split: Split, size: int, mat_images: R
 
 
 def read_mat_images(path: Path, name: str, position: int) -> np.ndarray:
-    """Read the images of one set, the first or the second of the domain: uint8, ``(n, height, width, 1 or 3)``."""
+    """Read the first or the second set of a domain: uint8, ``(n, height, width, 1 or 3)``."""
     images = _read_mat(path, name)
     if name == "dataset":
         images = images[position, 0]
@@ -157,7 +157,7 @@ def _read_mat(path: Path, name: str) -> Any:
         if name not in content:
             variables = ", ".join(variable for variable, *_ in whosmat(path))
             raise KeyError(f"there is no variable {name}, found {variables}")
-    except Exception as error:  # scipy raises nearly anything on files that are cut off
+    except Exception as error:  # truncated files make scipy raise nearly anything
         raise ValueError(f"{path} cannot be read: {str(error) or type(error).__name__}.") from error
     return content[name]
 
@@ -181,7 +181,7 @@ def _joined(parts: list[SourceSplit]) -> SourceSplit:
 
 
 def _digits(labels: np.ndarray) -> np.ndarray:
-    """Return digits, int64, ``(n,)``, of labels that are one-hot, from 0 to 9, or from 1 to 10, where 10 is 0."""
+    """Return digits, int64, ``(n,)``, from labels that are one-hot, 0 to 9, or 1 to 10 with 10 for the digit 0."""
     if labels.ndim == 2 and labels.shape[1] == 10:
         labels = labels.argmax(1)
     digits = labels.ravel().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn, seen by different cameras."""
+"""Handwritten digits that come with scikit-learn, with a different look for each client."""
 
 from __future__ import annotations
 
@@ -24,28 +24,26 @@ NOISE = 64.0
 class Digits(Source):
     """Real digits of ten classes, no download: 1,797 images of 8x8 pixels, enlarged to 16x16, as RGB.
 
-    The images (UCI, Alpaydin and Kaynak, 1998) are dealt in disjoint, stratified parts of equal size to so many clients
-    or, without a number, to the domains. A client sees its images as one of five domains does, by turns, and is named
-    after it: ``plain-0``, ``inverted-0``, ..., ``plain-1``. What a domain does to an image (values 0 to 255, white ink
-    on black):
+    The images (UCI, Alpaydin and Kaynak, 1998) are divided into disjoint, stratified parts of equal size, one for each
+    client or, without `num_clients`, for each domain. Clients belong to five domains, by turns, and are named after
+    them: ``plain-0``, ``inverted-0``, ..., ``plain-1``. A domain changes images (values 0 to 255, white ink on black):
 
     - plain: nothing;
     - inverted: 255 - image;
-    - blended: ``|photo - image|`` as in MNIST-M (Ganin et al., 2016), the photo being a random crop, 32x32 pixels
-      averaged to 16x16, of one of the two photographs that scikit-learn ships;
+    - blended: ``|photo - image|`` as in MNIST-M (Ganin et al., 2016); the photo is a random crop, 32x32 pixels
+      averaged to 16x16, of one of the two photographs in scikit-learn;
     - rotated: by 90 degrees, anticlockwise;
-    - noisy: Gaussian noise of standard deviation 64 on every pixel and channel, cut to 0..255.
+    - noisy: Gaussian noise of standard deviation 64 on every pixel and channel, clipped to 0..255.
 
-    A random draw belongs to an image and to `seed`, so an image looks the same in a domain whatever the number of
-    clients.
+    Random draws are keyed by image and `seed`, so an image looks the same in a domain for any number of clients.
 
     Args:
         num_clients: number of clients before any further partition, at most 179 (ten images each); null gives every
-            domain one part, named after the domain alone, for a partition to deal out.
-        shift: share of a client's images that its domain changes: 0 leaves all of them plain, 1 changes all. The
-            images that are changed at one value are changed at every higher one too.
-        domains: the domains that take turns; all five by default.
-        seed: of the parts and of what the domains draw; not the seed of a run.
+            domain one part, with the domain's name, for a further partition.
+        shift: share of a client's images that its domain changes: 0 leaves all of them plain, 1 changes all. Images
+            changed at one value are also changed at every higher one.
+        domains: the domains; all five by default.
+        seed: seed of the parts and the domains' draws; not the seed of a run.
 
     Raises:
         ValueError: if there are too many clients, or a domain is named twice or none at all.
@@ -73,7 +71,7 @@ class Digits(Source):
         self.num_clients, self.shift, self.seed = num_clients, float(shift), seed
 
     def table(self) -> pd.DataFrame:
-        """Deal the images to the clients."""
+        """Assign the images to clients."""
         from sklearn.datasets import load_digits
 
         labels = load_digits().target
@@ -88,7 +86,7 @@ class Digits(Source):
         return pd.DataFrame({"label": labels, "domain": domain, "look": np.array(looks)[client]})
 
     def images(self, positions: np.ndarray) -> np.ndarray:
-        """Return images as their domain shows them."""
+        """Return the images, changed as in their domains."""
         from sklearn.datasets import load_digits
 
         grey = enlarge(load_digits().images.astype(np.int64))
@@ -103,16 +101,16 @@ class Digits(Source):
         return images[positions].transpose(0, 2, 3, 1)
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain where there is one only."""
+        """Leave out the domain if there is only one."""
         return () if len(self.domains) == 1 else super().partition_key(domain)
 
     def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
-        """Name a client by its number."""
+        """Use the client's number instead of its name."""
         return ("split", num_clients, position)
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
-    """Double height and width by bilinear interpolation, in integers and so alike on every machine.
+    """Double height and width by bilinear interpolation, in integers and therefore equal on every machine.
 
     From int64, ``(n, size, size)``, values 0 to 16, to uint8, ``(n, 2 * size, 2 * size)``, values 0 to 255.
 
@@ -129,12 +127,12 @@ def enlarge(images: np.ndarray) -> np.ndarray:
 
 
 def invert(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the negatives of uint8 images."""
+    """Invert uint8 images."""
     return 255 - images
 
 
 def rotate(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn images ``(n, 3, size, size)`` by 90 degrees, anticlockwise."""
+    """Rotate images ``(n, 3, size, size)`` by 90 degrees, anticlockwise."""
     return np.rot90(images, axes=(2, 3))
 
 
@@ -162,4 +160,4 @@ LOOKS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "rotated": rotate,
     "noisy": add_noise,
 }
-"""What a domain does to images ``(n, 3, 16, 16)``."""
+"""Functions of the domains on images ``(n, 3, 16, 16)``."""

@@ -1,4 +1,4 @@
-"""Domains with list files: DomainNet, PACS, Office-Caltech10 and what else comes as folders with lists."""
+"""Domains with list files, such as DomainNet, PACS and Office-Caltech10."""
 
 from __future__ import annotations
 
@@ -37,38 +37,37 @@ LIST_LINE = re.compile(r"\s*(\S.*?)[\s,;]+(\d+)[\s,;]*")
 FEDBN_CLASSES = (
     "bird", "feather", "headphones", "ice_cream", "teapot", "tiger", "whale", "windmill", "wine_glass", "zebra",
 )  # fmt: skip
-"""The ten classes of DomainNet that FedBN takes (Li et al., arXiv:2102.07623), in its order."""
+"""FedBN's ten classes of DomainNet (Li et al., arXiv:2102.07623), in its order."""
 
 
 class Domains(FileSource):
-    """A set of domains that comes as image files with a train and a test list for every domain.
+    """Domains of image files with a train and a test list for each.
 
-    A domain has the lists ``DOMAIN_train.txt`` and ``DOMAIN_test.txt``, in the set's folder or in ``splits`` below it,
-    with a path and a label in every line (``DOMAIN/CLASS/IMAGE 3``), blanks, tabs, commas or semicolons between them,
-    lines that start with ``#`` being left out; or ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl``,
-    as FedBN has them: pickled pairs of paths and class names, which are read without running anything that the file
-    names. Paths start from the set's folder or the one above it. A domain's list may lack a class. Labels count from
-    0, or from 1 if that is the lowest in all lists.
+    A domain has the lists ``DOMAIN_train.txt`` and ``DOMAIN_test.txt``, in the set's folder or in ``splits`` below it.
+    Each line has a path and a label (``DOMAIN/CLASS/IMAGE 3``), separated by blanks, tabs, commas or semicolons; lines
+    that start with ``#`` are ignored. Or it has FedBN's ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl``: pickled pairs of
+    paths and class names, which are read without running code from the file. Paths are relative to the set's folder or
+    its parent. A domain's list may lack a class. Labels start at 0, or at 1 if that is the lowest in all lists.
 
     Args:
         root: folder that holds the set's folder.
         folder: the set's folder, with the lists; relative to `root`.
         domains: names of the domains; by default those that have lists, sorted.
-        classes: names of the classes that are kept, in the order of the new labels, a class being the folder of its
-            images (in pickled lists its name). By default all, with the labels of the lists.
-        lists: which lists are read; `pkl` for those of FedBN.
-        share_of_smallest: instead of the data's `train_per_client` and `val_share`: this share of the number of images
-            in the shortest training list is what every domain trains on, from the start of its list, and, from the end,
-            what it chooses by, as in FedBN. Pickled lists keep their order; text lists, which go class by class, are
-            put in a stratified one first.
-        seed: of that order; not the seed of a run.
+        classes: names of the classes to keep, in the order of the new labels; a class is named like the folder of its
+            images (in pickled lists by its name). By default all, with the labels of the lists.
+        lists: type of the lists; `pkl` for those of FedBN.
+        share_of_smallest: replaces the data's `train_per_client` and `val_share`: every domain trains on this share of
+            the number of images in the shortest training list, from the start of its list, and validates on as many
+            from the end, as in FedBN. Pickled lists keep their order; text lists, which are sorted by class, are
+            brought into a stratified order first.
+        seed: seed of that order; not the seed of a run.
         first_label: the label of the first class in text lists, 0 or 1; by default 1 if that is the lowest.
     """
 
     draws = "domains"
     image_size = 64
     home = ""
-    """Where the set comes from and on which terms, for messages."""
+    """Home page and terms of the set, for messages."""
 
     def __init__(
         self,
@@ -95,12 +94,12 @@ class Domains(FileSource):
 
     @property
     def folder(self) -> Path:
-        """The folder that the paths of the lists start from."""
+        """The folder that the listed paths are relative to."""
         return self._listed[0]
 
     @cached_property
     def _listed(self) -> tuple[Path, pd.DataFrame]:
-        """The folder that paths start from, and what the lists say, with the paths as they are there."""
+        """The folder that paths are relative to, and the rows of the lists, with the paths on disk."""
         listed = self._read_lists()
         with about(str(self.set_root)):
             base, files = locate(list(listed["file"]), [self.set_root, self.set_root.parent])
@@ -108,7 +107,7 @@ class Domains(FileSource):
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the classes: those that are kept, else the folders of their images, or nothing if those differ."""
+        """Names of the classes: `classes`, else the folders of their images, or nothing if those differ."""
         if self.classes is not None:
             return self.classes
         files = self.cached_table["file"]
@@ -118,7 +117,7 @@ class Domains(FileSource):
         return tuple(names[0] for names in folders)
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
-        """Test lists are kept; with `share_of_smallest` all splits are made here."""
+        """Return the splits of the lists; with `share_of_smallest` this source makes all splits."""
         given = {"train", "test"} if self.share_of_smallest is None else {"train", "val", "test"}
         return dict.fromkeys(table["domain"].cat.categories, given)
 
@@ -137,7 +136,7 @@ class Domains(FileSource):
         return table.drop(columns="name").reset_index(drop=True)
 
     def _labelled(self, listed: pd.DataFrame) -> pd.DataFrame:
-        """Number the classes, and keep the images of the wanted ones."""
+        """Number the classes, and drop images of other classes."""
         if self.classes is not None:
             self._check_classes(listed)
             listed = listed[listed["name"].isin(self.classes)]
@@ -161,15 +160,15 @@ class Domains(FileSource):
         return listed.assign(label=labels.astype(np.int64))
 
     def _check_classes(self, listed: pd.DataFrame) -> None:
-        """Raise ValueError if a wanted class is in no list, or images in one folder have several labels."""
+        """Raise ValueError if a class is in no list, or images in one folder have several labels."""
         label_of_class = listed.groupby("name", sort=False)["label"].transform("first")
-        torn = listed[(listed["label"] != label_of_class) & listed["name"].isin(list(self.classes or ()))]
-        if len(torn):
-            image = torn.iloc[0]
+        conflicting = listed[(listed["label"] != label_of_class) & listed["name"].isin(list(self.classes or ()))]
+        if len(conflicting):
+            image = conflicting.iloc[0]
             raise ValueError(
-                f"The class {image['name']!r} has the labels {label_of_class[torn.index[0]]} and {image['label']} in"
-                f" the lists of {self.set_root}, the latter for {image['file']}. HINT: get the lists again; all domains"
-                " have the same labels."
+                f"The class {image['name']!r} has the labels {label_of_class[conflicting.index[0]]} and"
+                f" {image['label']} in the lists of {self.set_root}, the latter for {image['file']}. HINT: get the"
+                " lists again; all domains have the same labels."
             )
         missing = [name for name in self.classes or () if name not in set(listed["name"])]
         if missing:
@@ -192,15 +191,15 @@ class Domains(FileSource):
         return train.iloc[order[:size]], train.iloc[order[-size:]].assign(split="val")
 
     def _read_lists(self) -> pd.DataFrame:
-        """Read path and class, a number or a name, of all images of all domains."""
+        """Read path, class (number or name), domain and split of all images."""
         ending = f"_train.{self.lists}"
-        places = [self.set_root, self.set_root / "splits"]
-        files = {path.name: path for place in reversed(places) for path in sorted(place.glob(f"*.{self.lists}"))}
+        folders = [self.set_root / "splits", self.set_root]  # a list in the set's folder comes first
+        files = {path.name: path for folder in folders for path in sorted(folder.glob(f"*.{self.lists}"))}
         domains = self.domains
         if domains is None:
             domains = sorted(name.removesuffix(ending) for name in files if name.endswith(ending))
-        wanted = [f"{domain}_{split}.{self.lists}" for domain in domains or ["DOMAIN"] for split in LIST_SPLITS]
-        missing = [name for name in wanted if name not in files]
+        expected = [f"{domain}_{split}.{self.lists}" for domain in domains or ["DOMAIN"] for split in LIST_SPLITS]
+        missing = [name for name in expected if name not in files]
         if missing:
             content = shortened(sorted(files), 12) or content_of(self.set_root, 12)
             raise FileNotFoundError(
@@ -216,15 +215,15 @@ class Domains(FileSource):
             for domain in domains for split in LIST_SPLITS for path in [files[f"{domain}_{split}.{self.lists}"]]
         ], ignore_index=True)  # fmt: skip
         if table.empty:
-            raise ValueError(f"The lists in {self.set_root} are empty: {shortened(wanted, 12)}.")
+            raise ValueError(f"The lists in {self.set_root} are empty: {shortened(expected, 12)}.")
         return table.assign(domain=categories(table["domain"], domains))
 
 
 class DomainNet(Domains):
     """DomainNet (Peng et al., arXiv:1812.01754): six domains.
 
-    The set's folder holds the six domains' folders and their lists (the cleaned ones), as the home page has them.
-    ``configs/data/domainnet_fedbn.yaml`` has FedBN's own lists, numbers and size.
+    The set's folder holds the six domains' folders and their (cleaned) lists from the home page.
+    ``configs/data/domainnet_fedbn.yaml`` uses FedBN's lists, numbers of images and image size.
 
     Args:
         root: folder that holds the set's folder.
@@ -249,7 +248,7 @@ class DomainNet(Domains):
 
 
 def folder_of(path: str) -> str:
-    """Return the name of the folder that an image is in.
+    """Return the name of an image's folder.
 
     >>> folder_of("clipart/ice_cream/clipart_142_000001.jpg")
     'ice_cream'
@@ -260,7 +259,7 @@ def folder_of(path: str) -> str:
 def read_text_list(path: Path) -> pd.DataFrame:
     """Read a list with a path and a label, a number from 0 on, in every line; paths may contain blanks.
 
-    Lines that start with ``#`` are left out, and a first line that names the columns.
+    Lines that start with ``#`` and a header line are ignored.
     """
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -275,7 +274,7 @@ def read_text_list(path: Path) -> pd.DataFrame:
 
 
 def read_pickled_list(path: Path) -> pd.DataFrame:
-    """Read a pickled pair of paths and class names, without running anything that the file names."""
+    """Read a pickled pair of paths and class names, without running code from the file."""
     content = load_arrays(path)
     try:
         table = pd.DataFrame(np.array([list(column) for column in content], object).T, columns=["file", "label"])

@@ -25,8 +25,8 @@ from lpft.data.sources.feature_files import (
     words_of,
 )
 from lpft.data.sources.features import FeatureSource
-from lpft.data.sources.image_files import stamp
-from lpft.data.sources.names import checked_classes, in_order
+from lpft.data.sources.image_files import stamp_paths
+from lpft.data.sources.names import checked_classes, differ_in_case, in_order
 from lpft.data.sources.tables import split_words
 from lpft.storage.run import check_client_names
 
@@ -38,13 +38,12 @@ SUSPICIOUS = (
 )  # fmt: skip
 """Names of columns that are hardly features."""
 
-
 TAKEN = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
-"""Columns of the table of samples that attributes must not be called."""
+"""Columns of the table of samples, which no attribute may be named after."""
 
 
 class Content(NamedTuple):
-    """What was read: the features of every file, their names, classes, and the table of samples."""
+    """Content of the files: the features of each, their names, the classes, and the table of samples."""
 
     features: list[tuple[Path, Features]] | None
     names: tuple[str, ...]
@@ -53,37 +52,36 @@ class Content(NamedTuple):
 
 
 class FeatureArrays(FeatureSource):
-    """Rows of numbers from one file, or from a folder with one file for each site; a file is a domain, named after it.
+    """Rows of numbers from one file, or from a folder with one file per site; each file is a domain of that name.
 
     Files are ``.csv`` (also ``.csv.gz`` and ``.tsv``), ``.parquet``, ``.npz`` or ``.npy``:
 
     - A table has a column for every feature, or, in Parquet, one column of lists (embeddings).
     - An ``.npz`` file has an array ``(n, d)`` and arrays ``(n,)``, which are its columns. ``feature_names`` ``(d,)``
       names the features.
-    - An ``.npy`` file has the array ``(n, d)``; columns are other ``.npy`` files, such as ``label: labels.npy``, beside
-      it.
+    - An ``.npy`` file has the array ``(n, d)``; columns are other ``.npy`` files in its folder, such as
+      ``label: labels.npy``.
 
-    Nothing is unpickled. Values are kept in float32. Labels may be names or numbers: the classes are their different
+    Nothing is unpickled. Values are stored in float32. Labels may be names or numbers: the classes are the distinct
     values in all files, sorted, as numbers if all are.
 
     Args:
         path: the file or folder, relative to `root`.
-        root: folder that `path` starts from.
+        root: folder that `path` is relative to.
         label: column with the class.
-        features: name of the array, or of the columns that are features, in this order; by default the only array or,
-            in tables, all columns that are not named otherwise.
+        features: name of the array, or names of the columns with features, in this order; by default the only array
+            or, in tables, all columns without another role.
         domain: column with the site; by default the names of the files.
-        split: column with the part that a row belongs to: train, val or test, or 0, 1, 2; where it is empty, parts are
-            made.
-        unit: column with the person, device, ... that a row is of; none is ever in two parts.
-        group: column with the group whose accuracy is shown.
-        attributes: other columns that partitions use, such as `lpft.data.partition.ByColumn`.
-        ignore: other columns that are no features.
+        split: column with a row's split: train, val or test, or 0, 1, 2; rows without a value are split by `lpft`.
+        unit: column with the person, device, ... of a row; no unit is ever in two splits.
+        group: column with the group for accuracies by group.
+        attributes: other columns for partitions, such as `lpft.data.partition.ByColumn`.
+        ignore: other columns that are not features.
         classes: names of the classes in the order of the model's outputs.
-        missing: what to do about rows in which a feature has no value: stop, leave them out, or take the mean of the
-            training data for it.
-        equal_rows: what to do about training rows that are equal to one of anyone's test or val part: leave them out as
-            copies, or keep them, where features have so few values that different samples can be equal.
+        missing: how to handle rows with missing features: stop, leave the rows out, or fill in the mean of the
+            training data.
+        equal_rows: how to handle training rows that equal a row in any client's test or val set: leave them out as
+            copies, or keep them, if features have so few values that different samples can be equal.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -121,17 +119,17 @@ class FeatureArrays(FeatureSource):
 
     @property
     def equal_are_copies(self) -> bool:  # type: ignore[override]
-        """Whether equal rows are taken for copies."""
+        """Whether equal rows count as copies."""
         return self.equal_rows == "leave_out"
 
     @property
     def fills_missing(self) -> bool:  # type: ignore[override]
-        """Whether missing values become the mean of the training data."""
+        """Whether missing values are replaced by the mean of the training data."""
         return self.missing == "mean"
 
     @property
     def feature_names(self) -> Sequence[str]:  # type: ignore[override]
-        """Names of the features; numbers of those that have none."""
+        """Names of the features; their numbers if they have none."""
         return self._content.names
 
     @property
@@ -149,17 +147,17 @@ class FeatureArrays(FeatureSource):
         return self._content.table
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Take rows of each file that some positions are in."""
+        """Return rows, each file's at once."""
         file_of, row_of = (self._content.table[column].to_numpy()[positions] for column in ("_file", "_row"))
-        read = self._features
-        parts = [read[number][1].values[row_of[file_of == number]] for number in np.unique(file_of)]
+        features = self._features
+        parts = [features[number][1].values[row_of[file_of == number]] for number in np.unique(file_of)]
         return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
     def check_samples(self) -> None:
-        """Look at all values.
+        """Check all values.
 
         Raises:
-            ValueError: if one is infinite or does not fit float32, or one is missing and must not be.
+            ValueError: if a value is infinite, does not fit float32, or is missing without permission.
         """
         checks = Checks(permits_missing=self.missing != "error")
         for path, features in self._features:
@@ -167,7 +165,7 @@ class FeatureArrays(FeatureSource):
         checks.finish(self._content.names)
 
     def release(self) -> None:
-        """Free the rows; they are read again when they are needed."""
+        """Free the rows; they are read again when needed."""
         if "_content" in vars(self):
             vars(self)["_content"] = self._content._replace(features=None)
 
@@ -182,9 +180,8 @@ class FeatureArrays(FeatureSource):
         return {**super().settings(), "classes": list(self.class_names)}
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Hash names, sizes and times of the files."""
-        files = [path.relative_to(self.root) if path.is_relative_to(self.root) else path for path in self._stamped()]
-        return stamp(self.root, [path.as_posix() for path in files])
+        """Hash names, sizes and modification times of the files."""
+        return stamp_paths(self.root, self._stamped())
 
     def _stamped(self) -> Iterator[Path]:
         for path in self._files:
@@ -193,31 +190,31 @@ class FeatureArrays(FeatureSource):
 
     @property
     def _roles(self) -> list[str]:
-        """The columns that are no features unless `features` names them."""
+        """The columns that are not features, unless `features` names them."""
         others = filter(None, (self.domain, self.split, self.unit, self.group))
         return list(dict.fromkeys([self.label, *others, *self.attributes, *self.ignore]))
 
     @cached_property
     def _files(self) -> list[Path]:
-        place = self.root / self.path
-        if not place.is_dir():
-            if not place.exists():
-                folder = place.absolute().parent
+        path = self.root / self.path
+        if not path.is_dir():
+            if not path.exists():
+                folder = path.absolute().parent
                 raise FileNotFoundError(
                     f"`path: {self.path}` is not there; {folder} has: {content_of(folder)}."
                     " HINT: it starts from `root`; set it with `--data.source.root`."
                 )
-            return [place]
-        inside = sorted(path for path in place.iterdir() if not path.name.startswith("."))
-        files = [path for path in inside if path.is_file() and ending_of(path)]
+            return [path]
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        files = [entry for entry in entries if entry.is_file() and ending_of(entry)]
         if not files:
             raise FileNotFoundError(
-                f"The folder {place} has: {content_of(place)}. Expected one file for each site, such as north.csv;"
+                f"The folder {path} has: {content_of(path)}. Expected one file for each site, such as north.csv;"
                 f" files end in {', '.join(ENDINGS)}."
             )
-        if len(files) < len(inside):
-            others = [path.name for path in inside if path not in files]
-            log.warning("%s: %d files or folders are left out: %s.", place, len(others), shortened(others))
+        if len(files) < len(entries):
+            others = [entry.name for entry in entries if entry not in files]
+            log.warning("%s: %d files or folders are left out: %s.", path, len(others), shortened(others))
         check_client_names(map(site_of, files))
         return files
 
@@ -251,7 +248,7 @@ class FeatureArrays(FeatureSource):
         return Content(of_files, names, classes, table)
 
     def _opened(self, path: Path) -> FeatureFile:
-        """Read a file, and add the columns that are files of their own."""
+        """Read a file, and add the columns from other ``.npy`` files."""
         file = read_feature_file(path, self._roles)
         columns = file.columns
         for name in (name for name in self._roles if name.endswith(".npy")):
@@ -272,77 +269,78 @@ class FeatureArrays(FeatureSource):
         return file
 
     def _selected(self, files: list[FeatureFile]) -> list[Features]:
-        """Take the features out of all files, in the order that the first has them."""
+        """Return the features of all files, in the order of the first file."""
         first = select(files[0], self.features, self._roles)
         selected = [first]
         for file in files[1:]:
-            found = select(file, self.features, self._roles)
-            if set(found.names) != set(first.names) or found.values.shape[1] != first.values.shape[1]:
-                differing = [*sorted(set(first.names) - set(found.names)), *sorted(set(found.names) - set(first.names))]
+            features = select(file, self.features, self._roles)
+            if set(features.names) != set(first.names) or features.values.shape[1] != first.values.shape[1]:
+                differing = [
+                    *sorted(set(first.names) - set(features.names)),
+                    *sorted(set(features.names) - set(first.names)),
+                ]
                 which = f"; only one of them has {shortened(differing, 8)}" if differing else ""
                 raise ValueError(
                     f"{files[0].path} has {first.values.shape[1]} features and {file.path} has"
-                    f" {found.values.shape[1]}{which}. HINT: give all sites the same features, or name those"
+                    f" {features.values.shape[1]}{which}. HINT: give all sites the same features, or name those"
                     " that are in all by `features`."
                 )
-            if found.names != first.names:
-                order = [found.names.index(name) for name in first.names]
-                found = Features(found.values[:, order], first.names)
-            selected.append(found)
+            if features.names != first.names:
+                order = [features.names.index(name) for name in first.names]
+                features = Features(features.values[:, order], first.names)
+            selected.append(features)
         return selected
 
     def _columns(self, file: FeatureFile) -> pd.DataFrame:
-        """Return label, domain and what else is known of the rows of a file."""
-        found: dict[str, Any] = {"label": words_of(file.column(self.label)), "domain": site_of(file.path)}
+        """Return label, domain and all other columns for a file's rows."""
+        columns: dict[str, Any] = {"label": words_of(file.column(self.label)), "domain": site_of(file.path)}
         for role in ("domain", "unit", "group"):
             if name := getattr(self, role):
-                found[role] = words_of(file.column(name))
+                columns[role] = words_of(file.column(name))
         if self.split:
             words = words_of(file.column(self.split))
             splits = split_words(words.dropna(), f"{file.path}, column {self.split!r}")
-            found["split"] = splits.reindex(words.index).fillna("")
+            columns["split"] = splits.reindex(words.index).fillna("")
         for role in ("label", "domain", "unit"):
-            if isinstance(found.get(role), pd.Series) and (missing := int(found[role].isna().sum())):
-                first = int(np.flatnonzero(found[role].isna())[0])
+            if isinstance(columns.get(role), pd.Series) and (missing := int(columns[role].isna().sum())):
+                first = int(np.flatnonzero(columns[role].isna())[0])
                 raise ValueError(
                     f"{file.path}: {missing} rows have no `{role}`, the first is row {first} (from 0)."
                     " HINT: fill in or remove them."
                 )
-        found.update({name: words_of(file.column(name)) for name in self.attributes})
-        return pd.DataFrame(found, index=range(len(file)))
+        columns.update({name: words_of(file.column(name)) for name in self.attributes})
+        return pd.DataFrame(columns, index=range(len(file)))
 
     def _classes(self, labels: pd.Series) -> tuple[str, ...]:
-        """Return the names of the classes; raise ValueError if they cannot be classes."""
-        found = in_order(labels)
-        if all(re.fullmatch(r"-?\d+", name) for name in found):
-            found = tuple(sorted(found, key=int))
+        """Return the names of the classes; raise ValueError if the labels cannot be classes."""
+        names = in_order(labels)
+        if all(re.fullmatch(r"-?\d+", name) for name in names):
+            names = tuple(sorted(names, key=int))
         if self.classes is not None:
             classes = checked_classes([str(name) for name in self.classes], "`classes`")
-            unknown = [name for name in found if name not in classes]
+            unknown = [name for name in names if name not in classes]
             if unknown:
                 raise ValueError(
                     f"`label: {self.label}` has the values {shortened(list(map(repr, unknown)))}, which are not in"
                     f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove these rows."
                 )
             return classes
-        if len(found) == 1:
+        if len(names) == 1:
             raise ValueError(
-                f"`label: {self.label}` is {found[0]!r} in all {len(labels)} rows, but two classes are needed."
+                f"`label: {self.label}` is {names[0]!r} in all {len(labels)} rows, but two classes are needed."
                 " HINT: name the column with the class by `label`; if it is this one, name all classes by `classes`."
             )
-        if len(found) > max(20, len(labels) // 2):
+        if len(names) > max(20, len(labels) // 2):
             raise ValueError(
-                f"`label: {self.label}` has {len(found)} different values in {len(labels)} rows, such as"
-                f" {shortened(found, 3)}, which are no classes. HINT: name the column with the class by `label`."
+                f"`label: {self.label}` has {len(names)} different values in {len(labels)} rows, such as"
+                f" {shortened(names, 3)}, which are no classes. HINT: name the column with the class by `label`."
             )
-        spellings: dict[str, str] = {}
-        for name in found:
-            if spellings.setdefault(name.casefold(), name) != name:
-                raise ValueError(
-                    f"The classes {spellings[name.casefold()]!r} and {name!r} differ in case only. HINT: rename one, or"
-                    " list both in `classes`."
-                )
-        return found
+        if similar := differ_in_case(names):
+            raise ValueError(
+                f"The classes {similar[0]!r} and {similar[1]!r} differ in case only. HINT: rename one, or list both in"
+                " `classes`."
+            )
+        return names
 
     def _warn_of_names(self, names: Sequence[str]) -> None:
         hardly = [name for name in names if name.lower() in SUSPICIOUS and not self.features]

@@ -1,4 +1,4 @@
-"""Looking at all values of feature arrays, before they are cached."""
+"""Checks all values of feature arrays before they are cached."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from lpft.data.sources.feature_files import Features
 
 LARGEST, SMALLEST = 1e30, 1e-30
-"""Values beyond these sizes cannot be standardized in float32."""
+"""Values beyond these magnitudes cannot be standardized in float32."""
 
 LEAST_DIGITS = 1e-3
-"""Values may change by rounding to float32 by this share of a feature's range."""
+"""Largest rounding error of float32, as a share of a feature's range."""
 
 CHUNK_NUMBERS = 2**22
-"""So many numbers are looked at at once."""
+"""How many numbers are checked at once."""
 
 
 class Checks:
-    """Looks at all rows of all files: missing and infinite values, and values that float32 does not hold.
+    """Checks the rows of all files for missing and infinite values, and for values that do not fit float32.
 
     Args:
-        permits_missing: missing values are no error.
+        permits_missing: whether values may be missing.
     """
 
     def __init__(self, permits_missing: bool) -> None:
@@ -34,10 +34,10 @@ class Checks:
         self._rounding: Any = 0.0
 
     def look(self, features: Features, path: Path) -> None:
-        """Look at the rows of a file.
+        """Check the rows of a file.
 
         Raises:
-            ValueError: if a value is infinite or too large, or missing and must not be.
+            ValueError: if a value is infinite, too large, or missing without permission.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             for start, rows in chunks(features.values):
@@ -53,18 +53,18 @@ class Checks:
                 self._highest = np.fmax(self._highest, np.fmax.reduce(exact))
                 self._rounding = np.fmax(self._rounding, np.fmax.reduce(np.abs(exact - rounded)))
 
-    def _refuse(self, wrong: np.ndarray, what: str, hint: str, start: int, features: Features, path: Path) -> None:
+    def _refuse(self, wrong: np.ndarray, problem: str, hint: str, start: int, features: Features, path: Path) -> None:
         if wrong.any():
             row, number = np.argwhere(wrong)[0].tolist()
             columns = len(np.flatnonzero(wrong.any(0)))
             raise ValueError(
-                f"{path}, row {start + row} (from 0): feature {name_of(features.names, number)} {what};"
+                f"{path}, row {start + row} (from 0): feature {name_of(features.names, number)} {problem};"
                 f" {int(wrong.sum())} such values in {columns} of {wrong.shape[1]} features from there to row"
                 f" {start + len(wrong) - 1}. HINT: {hint}."
             )
 
     def finish(self, names: Sequence[str]) -> None:
-        """Raise ValueError if a feature loses digits in float32 that tell its values apart."""
+        """Raise ValueError if a feature's distinct values become equal in float32."""
         spread = self._highest - self._lowest
         lossy = np.flatnonzero((spread > 0) & (self._rounding > LEAST_DIGITS * spread))
         if len(lossy):
@@ -83,7 +83,7 @@ def name_of(names: Sequence[str], number: int) -> str:
 
 
 def chunks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield some rows at a time, and the number of the first."""
+    """Yield rows in chunks, with the number of the first row."""
     size = max(1, CHUNK_NUMBERS // max(values.shape[1], 1))
     for start in range(0, len(values), size):
         yield start, values[start : start + size]

@@ -1,4 +1,4 @@
-"""Files of feature arrays: NumPy's, CSV and Parquet, read into columns and arrays. Nothing is unpickled."""
+"""Reads NumPy, CSV and Parquet files of features into columns and arrays. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from lpft.data.messages import shortened
 from lpft.storage.sniff import check_content
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".npz", ".npy", ".parquet")
-"""What is read, by its ending in lower case."""
+"""Supported file endings, in lower case."""
 
 ONE_ARRAY = "features"
-"""Name of the array in an ``.npy`` file."""
+"""Name given to the array in an ``.npy`` file."""
 
 NAMES = "feature_names"
-"""Array of an ``.npz`` file with the names of the features."""
+"""Array in an ``.npz`` file with the names of the features."""
 
 NOTHING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "-nan", "null", "NULL", "None", "?", ".")
-"""What CSV files have where a feature has no value."""
+"""Entries of CSV files for missing features."""
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What is in a file.
+    """Content of a file.
 
     Args:
         path: the file.
-        columns: one value for each row, by name.
+        columns: one value per row, by name.
         arrays: numbers, ``(num_rows, d)``, by name.
-        names: of the d numbers of arrays, if the file has them as `NAMES`.
+        names: names of the arrays' d columns, if the file has the array `NAMES`.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class FeatureFile:
         return len(next(iter(self.arrays.values()))) if self.arrays else len(self.columns)
 
     def column(self, name: str) -> pd.Series:
-        """Return a column; raise ValueError, with the names of all, if it is not there."""
+        """Return a column; raise ValueError, with all names, if it is missing."""
         if name not in self.columns:
             listed = shortened(list(map(str, self.columns)), 30) or "none"
             arrays = f" and the arrays {', '.join(self.arrays)}" if self.arrays else ""
@@ -65,14 +65,14 @@ class FeatureFile:
 
 @dataclass(frozen=True)
 class Features:
-    """Rows of numbers ``(num_rows, d)``, and their names; empty if the numbers of an array have none."""
+    """Rows of numbers, ``(num_rows, d)``, and names of the d columns, if any."""
 
     values: np.ndarray
     names: tuple[str, ...] = ()
 
 
 def ending_of(path: Path) -> str:
-    """Return a file's ending if it is one of those that are read, else nothing.
+    """Return a file's ending if it is supported, else an empty string.
 
     >>> ending_of(Path("North.CSV.gz")), ending_of(Path("north.xlsx"))
     ('.csv.gz', '')
@@ -86,11 +86,11 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
 
     Args:
         path: ``.csv``, ``.csv.gz``, ``.tsv``, ``.npz``, ``.npy`` or ``.parquet``.
-        words: columns whose values are names, so that ``NA`` or ``None`` in a CSV file are no missing values.
+        words: columns whose values are names, so that ``NA`` or ``None`` in a CSV file are not missing values.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is something else, is damaged, or needs a package that is not installed.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it has another format, is damaged, or needs a package that is not installed.
     """
     ending = ending_of(path)
     if not path.exists():
@@ -130,10 +130,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read: {text}.{hint}") from error
 
 
-def _of_arrays(path: Path, found: dict[str, np.ndarray]) -> FeatureFile:
+def _of_arrays(path: Path, stored: dict[str, np.ndarray]) -> FeatureFile:
     columns: dict[str, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
-    for name, array in found.items():
+    for name, array in stored.items():
         if array.dtype.names:  # a structured array is a table
             columns.update({key: np.asarray(array[key]) for key in array.dtype.names if array.ndim == 1})
         elif array.ndim == 1:
@@ -165,11 +165,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
-    """Read a table whose first line has the names of the columns; commas, semicolons or tabs are between values."""
-    packed = path.suffix.lower() == ".gz"
-    with gzip.open(path) if packed else path.open("rb") as binary:
+    """Read a table with a header line; values are separated by commas, semicolons or tabs."""
+    is_gzip = path.suffix.lower() == ".gz"
+    with gzip.open(path) if is_gzip else path.open("rb") as binary:
         encoding = "utf-16" if binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    with gzip.open(path, "rt", encoding=encoding) if packed else path.open(encoding=encoding) as file:
+    with gzip.open(path, "rt", encoding=encoding) if is_gzip else path.open(encoding=encoding) as file:
         lines = list(itertools.islice((line for line in file if line.strip()), 2))
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
     header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
@@ -186,7 +186,7 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
             f"{path}: the first line names {len(names)} columns, but the next one has {len(first[0])} values."
             " HINT: R writes names of rows without a name of their column; `write.csv(x, row.names = FALSE)` does not."
         )
-    reader: Any = pd.read_csv  # its overloads do not take settings that are put together here
+    reader: Any = pd.read_csv  # its overloads do not accept dictionaries that are built at run time
     table: pd.DataFrame = reader(
         path,
         sep=delimiter,
@@ -198,12 +198,12 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
         keep_default_na=False,
     )
     table.columns = pd.Index(names)
-    numbered = re.compile(r"|Unnamed: \d+")  # by `DataFrame.to_csv`: the numbers of rows have no name
+    numbered = re.compile(r"|Unnamed: \d+")  # `DataFrame.to_csv` writes the row numbers without a name
     return table.loc[:, [name for name in names if not numbered.fullmatch(name)]]
 
 
 def _with_lists_as_arrays(path: Path, table: pd.DataFrame) -> FeatureFile:
-    """Take columns of lists of numbers, as Parquet has embeddings, for arrays."""
+    """Turn columns of lists of numbers, such as embeddings in Parquet files, into arrays."""
     arrays = {}
     for name in table.columns:
         column = table[name]
@@ -215,46 +215,46 @@ def _with_lists_as_arrays(path: Path, table: pd.DataFrame) -> FeatureFile:
     return FeatureFile(path, table.drop(columns=list(arrays)), arrays)
 
 
-def select(file: FeatureFile, wanted: Sequence[str] | str | None, others: Collection[str]) -> Features:
-    """Take the features out of a file.
+def select(file: FeatureFile, requested: Sequence[str] | str | None, others: Collection[str]) -> Features:
+    """Return the features of a file.
 
     Args:
         file: the file.
-        wanted: name of an array, or names of columns; None: the only array, or without arrays all columns.
-        others: columns that are no features if `wanted` does not name them.
+        requested: name of an array, or names of columns; None: the only array, or without arrays all columns.
+        others: columns that are not features unless `requested` names them.
 
     Raises:
-        ValueError: if they are not there or are no numbers.
+        ValueError: if features are missing or not numbers.
     """
-    if isinstance(wanted, str) and wanted not in file.arrays:
-        wanted = [wanted]
-    if wanted is None and len(file.arrays) > 1:
+    if isinstance(requested, str) and requested not in file.arrays:
+        requested = [requested]
+    if requested is None and len(file.arrays) > 1:
         raise ValueError(
             f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: say which one by `features`, such as"
             f" `features: {next(iter(file.arrays))}`."
         )
-    if isinstance(wanted, str) or (wanted is None and file.arrays):
-        name = wanted if isinstance(wanted, str) else next(iter(file.arrays))
+    if isinstance(requested, str) or (requested is None and file.arrays):
+        name = requested if isinstance(requested, str) else next(iter(file.arrays))
         values = file.arrays[name]
         if values.dtype.kind not in "biuf":
             raise ValueError(f"{file.path}: {name} is {values.dtype}, expected numbers.")
         return Features(values, file.names if len(file.names) == values.shape[1] else ())
-    if wanted is not None and file.names and any(name not in file.columns for name in wanted):
-        return Features(select_named(file, wanted), tuple(wanted))
-    names = [str(name) for name in file.columns if name not in others] if wanted is None else list(wanted)
+    if requested is not None and file.names and any(name not in file.columns for name in requested):
+        return Features(select_named(file, requested), tuple(requested))
+    names = [str(name) for name in file.columns if name not in others] if requested is None else list(requested)
     if not names:
         raise ValueError(f"{file.path} has no features beside {', '.join(map(str, others))}.")
     return Features(numbers_of([(name, file.column(name)) for name in names], file.path), tuple(map(str, names)))
 
 
 def select_named(file: FeatureFile, names: Sequence[str]) -> np.ndarray:
-    """Take certain features out of a file, such as those of a model; ``(num_rows, len(names))``.
+    """Return the named features of a file, ``(num_rows, len(names))``.
 
-    Tables need columns of these names, beside any others; arrays need that many numbers, in the same order unless the
-    file names them.
+    A table needs columns of these names and may have others; an array needs as many columns, in the same order unless
+    the file names them.
 
     Raises:
-        ValueError: if they are not there.
+        ValueError: if features are missing.
     """
     if all(name in file.columns for name in names):
         return numbers_of([(name, file.columns[name]) for name in names], file.path)
@@ -264,9 +264,11 @@ def select_named(file: FeatureFile, names: Sequence[str]) -> np.ndarray:
         if not file.names and array.shape[1] == len(names) and array.dtype.kind in "biuf":
             return array
     missing = [name for name in names if name not in (file.names or file.columns)]
-    found = shortened([*map(str, file.columns), *(f"{name} {array.shape}" for name, array in file.arrays.items())], 8)
+    available = shortened(
+        [*map(str, file.columns), *(f"{name} {array.shape}" for name, array in file.arrays.items())], 8
+    )
     raise ValueError(
-        f"{file.path} lacks {len(missing)} of the {len(names)} features, {shortened(missing)}; it has {found}."
+        f"{file.path} lacks {len(missing)} of the {len(names)} features, {shortened(missing)}; it has {available}."
     )
 
 
@@ -287,7 +289,7 @@ def numbers_of(columns: Sequence[tuple[str, pd.Series]], path: Path) -> np.ndarr
 
 
 def words_of(column: pd.Series) -> pd.Series:
-    """Return the values of a column as text, whole numbers without a point, None where there is none.
+    """Return the values of a column as text, whole numbers without a point, None for missing ones.
 
     >>> words_of(pd.Series([1.0, np.nan])).tolist(), words_of(pd.Series(["2.0", " a", ""])).tolist()
     (['1', None], ['2', 'a', None])

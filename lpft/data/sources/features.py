@@ -13,9 +13,9 @@ from lpft.data.sources.pixels import PixelSettings
 
 
 class FeatureSource(Source):
-    """Where rows of feature arrays come from. A subclass says which table there is, and gives the rows.
+    """A source of rows of features. Subclasses implement `table` and `rows`.
 
-    Rows are kept as they are, in float32; they are standardized by the training data
+    Rows are stored unchanged, in float32; they are standardized with the training data
     (`lpft.data.normalization.Standardization`).
     """
 
@@ -26,19 +26,19 @@ class FeatureSource(Source):
     @property
     @abstractmethod
     def feature_names(self) -> Sequence[str]:  # type: ignore[override]
-        """Names of the features, in their order."""
+        """Names of the features, in order."""
 
     @abstractmethod
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Return the features of some rows of the table, given in ascending order: float32, ``(n, num_features)``."""
+        """Return the features of rows of the table, given in ascending order: float32, ``(n, num_features)``."""
 
     def read(self, positions: np.ndarray, channels: int, size: int, settings: PixelSettings) -> Decoded:
-        """Return the features of some rows; see `rows`."""
+        """Return the features of rows; see `rows`."""
         return Decoded(stored(self.rows(positions)), np.ones(len(positions), bool), [])
 
 
 def stored(rows: np.ndarray) -> np.ndarray:
-    """Return rows in float32 so that equal ones have equal bytes: one kind of zero, and one of missing values.
+    """Return rows in float32 so that equal rows have equal bytes: with one kind of zero and one kind of NaN.
 
     >>> stored(np.array([[-0.0, 1.0]])).tobytes() == stored(np.array([[0.0, 1.0]])).tobytes()
     True

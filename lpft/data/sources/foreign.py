@@ -1,4 +1,4 @@
-"""Files of other programs that hold clients' images: what they are, and the lines that turn them into `.npz`."""
+"""Recognizes clients' image files of other programs, and generates scripts that convert them to ``.npz``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lpft.data.sources.pickles import member_dtype
 
 
 class Kind(NamedTuple):
-    """What some files are.
+    """A file format of another program.
 
     Args:
-        what: for the message.
-        black, white: the values of pixels, as the program writes them.
-        reader: lines that define `clients`, which yields a client's name and, by split, its images and labels.
+        description: for the message.
+        black, white: the lowest and highest value of pixels.
+        reader: lines that define `clients`, which yields each client's name and, by split, its images and labels.
     """
 
-    what: str
+    description: str
     black: int
     white: int
     reader: str
@@ -105,7 +105,7 @@ def clients():
 """,
     ),
 }
-"""What a file is, by its ending."""
+"""Formats by file ending."""
 
 LINES = """from pathlib import Path
 import numpy as np
@@ -131,7 +131,7 @@ Path("clients.yaml").write_text("\\n".join([*yaml, f"image_size: {{x.shape[2]}}"
 
 
 def foreign(path: Path) -> str:
-    """Say what a file of another program is and how to convert it; nothing of a file that is none, or is not there."""
+    """Return a message on a file of another program and how to convert it; empty for other or missing files."""
     kind = KINDS.get(path.suffix.lower())
     if path.suffix == ".npz" and "data" in objects_in(path):
         kind = PFLLIB
@@ -139,25 +139,25 @@ def foreign(path: Path) -> str:
         return ""
     folder = path.parent.parent if path.parent.name in ("train", "test") else path.parent
     return (
-        f"{path} is {kind.what}; it is not read as it is. HINT: put the lines below into a file convert.py, run"
+        f"{path} is {kind.description}; it is not read as it is. HINT: put the lines below into a file convert.py, run"
         f" `python convert.py` in {folder.resolve()}, then `lpft prepare --data clients.yaml` there.\n{lines(kind)}"
     )
 
 
 def foreign_in(folder: Path) -> str:
-    """Do what `foreign` does for the first file in a folder, or in ``train`` below it, if there are no folders."""
-    place = folder / "train" if (folder / "train").is_dir() else folder
-    paths = sorted(place.iterdir())
+    """Return `foreign` of the first such file in a folder, or in its folder ``train``, if it has no other folders."""
+    inner = folder / "train" if (folder / "train").is_dir() else folder
+    paths = sorted(inner.iterdir())
     return "" if any(path.is_dir() for path in paths) else next(filter(None, map(foreign, paths)), "")
 
 
 def lines(kind: Kind) -> str:
-    """Return the lines that convert files of a kind, a Python program."""
+    """Return the Python script that converts files of a kind."""
     return LINES.format(reader=kind.reader, black=kind.black, white=kind.white)
 
 
 def objects_in(path: Path) -> list[str]:
-    """Return the names of the arrays in an ``.npz`` file that are pickled objects; nothing of a file that is none."""
+    """Return the names of pickled arrays in an ``.npz`` file; empty for other files."""
     names = []
     try:
         with zipfile.ZipFile(path) as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from lpft.data.messages import printable, shortened
 from lpft.data.sources.pixels import DEFAULT_PIXELS, Notes, PixelSettings, read_pixels
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-"""What is taken for an image file, by its ending in lower case."""
+"""Endings of image files, in lower case."""
 
 OTHER_KINDS = (
     (0, b"version https://git-lfs", "it is a pointer of Git LFS. HINT: fetch the file with `git lfs pull`"),
@@ -23,18 +23,18 @@ OTHER_KINDS = (
     (4, b"ftyp", "it is a HEIC or AVIF image, which Pillow cannot read here. HINT: convert it to PNG or JPEG"),
     (128, b"DICM", "it is a DICOM file. HINT: convert it to PNG of 16 bits"),
 )
-"""What is often found under the name of an image: where it starts, with what, and what it is."""
+"""Other files that are often named like images: position and bytes of their signature, and a description."""
 
 
 class Decoded(NamedTuple):
-    """What came of some image files.
+    """The result of decoding image files.
 
     Args:
-        images: uint8, ``(n, channels, size, size)``, of those that could be decoded; of feature arrays float32 rows,
+        images: decoded images, uint8, ``(n, channels, size, size)``; of feature arrays float32 rows,
             ``(n, num_features)``.
-        good: which ones could be, bool, one for each file.
-        bad: path and reason of those that could not.
-        notes: what should be known of those that could.
+        good: which files could be decoded, bool, one for each file.
+        bad: path and reason of every other file.
+        notes: properties of the decoded images that the user should know.
     """
 
     images: np.ndarray
@@ -51,14 +51,14 @@ def decode_files(
     crop: int | None = None,
     settings: PixelSettings = DEFAULT_PIXELS,
 ) -> Decoded:
-    """Read image files; whatever the decoder raises about a file makes that file a bad one.
+    """Read image files; any exception of the decoder marks the file as bad.
 
     Args:
-        root: folder that the names start from.
+        root: folder that the names are relative to.
         names: paths of the files, relative to `root`.
         channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition.
         size: height and width to which the images are resized, bilinearly with antialiasing.
-        crop: side of a square that is cut out of the middle before resizing; by default the whole image is taken.
+        crop: side in pixels of a center crop before resizing; by default the whole image is used.
         settings: how transparent images and those of more than 8 bits become opaque ones of 8 bits.
     """
     notes = Notes()
@@ -85,12 +85,13 @@ def read_image(
 ) -> np.ndarray:
     """Read one image file as uint8, ``(channels, size, size)``; raise an exception, of any kind, if that fails.
 
-    Of several frames (pages) the first is read. It is turned as its metadata say, and laid over the background. Images
-    of more than 8 bits a channel are scaled to 8. Both settings see `PixelSettings`; `notes` gets what should be known.
+    Only the first of several frames (pages) is read. It is rotated by its EXIF orientation and composed over the
+    background; images of more than 8 bits per channel are scaled to 8 (see `PixelSettings`). `notes` collects what the
+    user should know.
     """
     image = read_pixels(path, settings, Notes() if notes is None else notes)
     if crop:
-        width, height = (max(side - crop, 0) for side in image.size)  # to cut off; nothing where an image is smaller
+        width, height = (max(side - crop, 0) for side in image.size)  # pixels to cut off; none if an image is smaller
         image = ImageOps.crop(image, (width // 2, height // 2, width - width // 2, height - height // 2))
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
@@ -100,19 +101,19 @@ def read_image(
 
 
 def reason(path: Path, error: Exception) -> str:
-    """Say why a file cannot be read."""
+    """Return why a file cannot be read."""
     if not isinstance(error, UnidentifiedImageError):
         return printable(str(error)) or type(error).__name__
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
         return "the file is empty"
-    kinds = (kind for place, signature, kind in OTHER_KINDS if start[place:].lstrip().startswith(signature))
+    kinds = (kind for position, signature, kind in OTHER_KINDS if start[position:].lstrip().startswith(signature))
     return next(kinds, "it starts like no image that Pillow knows, or is damaged")
 
 
 def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
-    """Give images, uint8, ``(n, height, width, 1 or 3)``, channels and size as `decode_files` does.
+    """Convert images, uint8, ``(n, height, width, 1 or 3)``, to the channels and size of `decode_files`.
 
     Returns:
         uint8, ``(n, channels, size, size)``.
@@ -120,7 +121,7 @@ def resize(images: np.ndarray, channels: int, size: int) -> np.ndarray:
     >>> resize(np.full((2, 4, 6, 3), 7, np.uint8), channels=1, size=8)[:, 0, 0, 0]
     array([7, 7], dtype=uint8)
     """
-    import torch  # decoding files does without
+    import torch  # not needed to decode files
     from torch.nn.functional import interpolate
 
     if channels == 1 and images.shape[3] == 3:
@@ -154,3 +155,9 @@ def stamp(root: Path, names: Sequence[str], on_missing: Literal["error", "skip"]
             " remove them from its list; `--data.on_bad_image skip` leaves them out."
         )
     return digest.hexdigest()
+
+
+def stamp_paths(root: Path, paths: Iterable[Path]) -> str:
+    """Hash files as `stamp` does, those below a folder by their path relative to it."""
+    names = (path.relative_to(root) if path.is_relative_to(root) else path for path in paths)
+    return stamp(root, [name.as_posix() for name in names])

@@ -1,7 +1,7 @@
-"""Image files that lists name, found on a disk that spells them in another way.
+"""Finds listed image files whose paths are spelled differently on disk.
 
-Lists are made on other machines: with backslashes, endings in capitals, folders that only that machine has, names
-without endings. What is there under the very name that a list gives is taken as it is.
+Lists made on other machines may have backslashes, endings in capitals, folders of that machine, or names without
+endings. Files that exist under the listed name are used unchanged.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lpft.data.messages import shortened
 from lpft.data.sources.image_files import EXTENSIONS
 
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "lost+found", "Thumbs.db", "desktop.ini")
-"""What operating systems leave in folders; it is passed over like names that start with a dot."""
+"""Files and folders of operating systems, which are ignored like names that start with a dot."""
 
 FEW = 3
-"""So many files of a folder are looked up one by one."""
+"""How many files of a folder are looked up one by one before the folder is listed."""
 
 SAMPLED = 200
-"""So many names of a list decide where its paths start."""
+"""How many names of a list are tried to find the folder that its paths are relative to."""
 
 
 class Located(NamedTuple):
-    """Where listed files are: the folder that paths start from, and the paths, those of missing files included."""
+    """The folder that paths are relative to, and the paths of all files, including missing ones."""
 
     base: Path
     files: list[str]
@@ -41,20 +41,20 @@ def locate(
 ) -> Located:
     """Find the files of a list.
 
-    A name that is not there as it is may have backslashes, quotes, percent codes, letters of another case, another
-    Unicode form, no ending, or leading folders in common with all other names, such as those of another machine.
+    A listed name may differ from the file's path by backslashes, quotes, percent codes, case, Unicode form, a missing
+    ending, or leading folders that all names share, such as those of another machine.
 
     Args:
-        names: paths as the list has them.
-        bases: folders that the paths may start from; taken is the one with most files, the first of equal ones.
-        folders: folders below a base that files may be in; the first that has a file is taken.
-        look_below: whether to look for the files anywhere below the base if none is where the list says.
+        names: listed paths.
+        bases: folders that the paths may be relative to; the first one with the most files is chosen.
+        folders: folders below a base, searched in this order for each file.
+        look_below: whether to search everything below the base if no file has its listed path.
 
     Returns:
-        The base, and the path of every file from there; of a missing one, what the list has, with slashes.
+        The base, and the path of every file relative to it; for a missing file the listed path, with slashes.
 
     Raises:
-        ValueError: if a name fits several files equally well.
+        ValueError: if a name matches several files equally well.
     """
     if not names:
         return Located(bases[0], [])
@@ -74,35 +74,35 @@ def locate(
     if not most and look_below:
         find = _Below(place.base, folders, common).find
     files: list[str] = []
-    unclear: list[str] = []
+    ambiguous: list[str] = []
     for name, clean in zip(names, cleaned, strict=True):
-        found = find(name, clean)
-        if len(found) > 1:
-            unclear.append(f"{name!r} may be {' or '.join(found[:4])}")
-        files.append(found[0] if found else "/".join(clean.split("/")[place.strip :]))
-    if unclear:
+        matches = find(name, clean)
+        if len(matches) > 1:
+            ambiguous.append(f"{name!r} may be {' or '.join(matches[:4])}")
+        files.append(matches[0] if matches else "/".join(clean.split("/")[place.strip :]))
+    if ambiguous:
         raise ValueError(
-            f"{len(unclear)} names in the list fit several files in {place.base}: {shortened(unclear, 3)}. HINT: rename"
-            " or remove those that are not meant; of a table, name the folders that are meant with `images`."
+            f"{len(ambiguous)} names in the list fit several files in {place.base}: {shortened(ambiguous, 3)}. HINT:"
+            " rename or remove those that are not meant; of a table, name the folders that are meant with `images`."
         )
     return Located(place.base, files)
 
 
 class _Disk:
-    """Looks names up, with and without regard to how they are spelled; lists a folder once."""
+    """Looks up exact and differently spelled names; lists each folder at most once."""
 
     def __init__(self) -> None:
         self._entries: dict[str, set[str]] = {}
         self._spelled: dict[str, dict[str, list[str]]] = {}
-        self._asked: Counter[str] = Counter()
+        self._lookups: Counter[str] = Counter()
 
     def has(self, path: str) -> bool:
-        """Say whether there is a file; folders of which more is asked are listed, which is faster."""
+        """Return whether a file exists; after a few calls its folder is listed, which is faster."""
         folder, _, name = path.rpartition("/")
-        self._asked[folder] += 1
-        if self._asked[folder] > FEW and name not in self._listed(folder):
+        self._lookups[folder] += 1
+        if self._lookups[folder] > FEW and name not in self._listed(folder):
             return False
-        is_sure = self._asked[folder] > FEW and name.lower().endswith(EXTENSIONS)
+        is_sure = self._lookups[folder] > FEW and name.lower().endswith(EXTENSIONS)
         return is_sure or os.path.isfile(path)  # noqa: PTH113 (faster, and there may be a million)
 
     def _listed(self, folder: str) -> set[str]:
@@ -111,7 +111,7 @@ class _Disk:
         return self._entries[folder]
 
     def fitting(self, folder: str, parts: Sequence[str]) -> list[str]:
-        """Return the paths below a folder that differ least from a path, and only in how it is spelled."""
+        """Return the paths below a folder that differ from a path only in spelling, and least."""
         paths: list[tuple[int, list[str]]] = [(0, [])]
         for number, part in enumerate(parts):
             paths = [
@@ -135,29 +135,29 @@ class _Disk:
 
 
 class _Place:
-    """A base, the folders in it that files may be in, and how many leading folders of a list's names are not there."""
+    """Looks up files in folders of a base, without the first `strip` folders of the listed names."""
 
     def __init__(self, disk: _Disk, base: Path, folders: Sequence[str], strip: int) -> None:
         self.disk, self.base, self.folders, self.strip = disk, base, folders, strip
 
     def find(self, name: str, clean: str) -> list[str]:
-        """Return the path of a file, none if there is no such file, several if all of them fit equally well."""
+        """Return the path of a file: none if it is missing, several if they match equally well."""
         short = "/".join(clean.split("/")[self.strip :])
         spelled = dict.fromkeys((short, unquote(short)) if self.strip else (name, short, unquote(short)))
         for path in (_inside(folder, path) for folder in self.folders for path in spelled):
             if self.disk.has(posixpath.join(self.base, path)):
                 return [path]
         for folder in self.folders:
-            place = posixpath.join(self.base, _inside(folder, "")).rstrip("/")
+            start = posixpath.join(self.base, _inside(folder, "")).rstrip("/")
             for path in dict.fromkeys((short, unquote(short))):
-                fitting = self.disk.fitting(place, path.split("/"))
+                fitting = self.disk.fitting(start, path.split("/"))
                 if fitting:
                     return [_inside(folder, path) for path in fitting]
         return []
 
 
 class _Below:
-    """All image files below some folders."""
+    """Looks up files among all image files below some folders."""
 
     def __init__(self, base: Path, folders: Sequence[str], strip: int) -> None:
         self.strip = strip
@@ -168,34 +168,34 @@ class _Below:
                 self.files.setdefault(_key(posixpath.basename(path)), []).append(path)
 
     def find(self, name: str, clean: str) -> list[str]:
-        """Return the paths that end in all of a listed name but the folders that all names have in common."""
+        """Return the paths that end in the listed name without the folders that all names share."""
         *folders, last = clean.split("/")[self.strip :]
-        wanted = [_key(folder) for folder in folders]
+        keys = [_key(folder) for folder in folders]
         fitting = _with_ending(self.files, last, True)
-        return [path for path in fitting if not wanted or _folders_of(path)[-len(wanted) :] == wanted]
+        return [path for path in fitting if not keys or _folders_of(path)[-len(keys) :] == keys]
 
 
 def _with_ending(names: Mapping[str, list[str]], name: str, is_image: bool) -> list[str]:
-    """Look a name up; an image that is named without its ending may have any."""
-    wanted = _key(name)
-    if wanted in names or not is_image or wanted.endswith(EXTENSIONS):
-        return names.get(wanted, [])
-    return [spelling for ending in EXTENSIONS for spelling in names.get(wanted + ending, [])]
+    """Look up a name; an image named without ending may have any."""
+    key = _key(name)
+    if key in names or not is_image or key.endswith(EXTENSIONS):
+        return names.get(key, [])
+    return [spelling for ending in EXTENSIONS for spelling in names.get(key + ending, [])]
 
 
 def images_below(folder: Path) -> Iterator[str]:
-    """Yield the image files below a folder, sorted, through links, every folder once; hidden ones are left out."""
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:
+    """Yield the image files below a folder, sorted, without hidden ones; follow links, read each folder once."""
+    visited: set[tuple[int, int]] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(path)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFT_BEHIND)
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                yield Path(place, name).relative_to(folder).as_posix()
+                yield Path(path, name).relative_to(folder).as_posix()
 
 
 def _folders_of(path: str) -> list[str]:
@@ -207,17 +207,17 @@ def _inside(folder: str, path: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Return what a name is without regard to case and to Unicode's forms."""
+    """Return a name without differences of case and Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _clean(name: str) -> str:
-    """Write a path as Unix does, without quotes around it and without folders that say nothing."""
+    """Return a path with slashes, without quotes around it and without empty or ``.`` folders."""
     path = name.strip().strip("\"'").replace("\\", "/")
     return "/".join(part for part in path.split("/") if part not in ("", ".")) or name
 
 
 def _common_folders(paths: Sequence[str]) -> int:
-    """Count the leading folders that all paths have in common."""
+    """Count the leading folders that all paths share."""
     first, last = (path.split("/")[:-1] for path in (min(paths), max(paths)))
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))

@@ -1,4 +1,4 @@
-"""Names of classes and domains: read, checked and put in order."""
+"""Reads, checks and sorts names of classes and domains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
-    """Raise ValueError unless a setting names at least one of what is possible, and nothing twice."""
+    """Raise ValueError unless a setting names at least one possible value, and none twice."""
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(possible):
         raise ValueError(
             f"`{setting}: {list(chosen)}` must name at least one, none of them twice, of"
@@ -18,7 +18,7 @@ def check_choice(setting: str, chosen: Sequence[object], possible: Collection[ob
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Read names of classes from a text file, one a line."""
+    """Read names of classes from a text file, one per line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
@@ -31,7 +31,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def checked_classes(names: list[str], setting: str) -> tuple[str, ...]:
-    """Return the names in Unicode's composed form; raise ValueError if there are none or a name comes twice."""
+    """Return the names in Unicode's composed form; raise ValueError if there are none or one is repeated."""
     classes = tuple(map(composed, names))
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"{setting}: {names} must be at least one name, and none of them twice.")
@@ -48,11 +48,25 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
+def differ_in_case(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two names that differ only in case, if any.
+
+    >>> differ_in_case(["cat", "dog", "Cat"])
+    ('cat', 'Cat')
+    """
+    spellings: dict[str, str] = {}
+    for name in names:
+        other = spellings.setdefault(name.casefold(), name)
+        if other != name:
+            return other, name
+    return None
+
+
 def composed(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC), for file systems differ in what they store.
+    """Return a name in Unicode's composed form (NFC), since file systems store different forms.
 
     Raises:
-        ValueError: if it is no Unicode.
+        ValueError: if it is not valid Unicode.
     """
     try:
         name.encode()

@@ -1,4 +1,4 @@
-"""Pickled arrays from strangers, read without running anything that the file names."""
+"""Reads untrusted pickles of arrays without running code from the file."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ import numpy as np
 from numpy.lib import format as npy
 
 KINDS = "biufcSUO"
-"""Kinds of numpy types that are read: numbers, text, and objects, which are again of what is allowed."""
+"""Allowed kinds of numpy types: numbers, text, and objects that are themselves allowed."""
 
 
 def load_arrays(path: Path) -> Any:
-    """Read a pickle of numpy arrays, numbers, strings, and lists, tuples, sets and dictionaries of such.
+    """Read a pickle of numpy arrays, numbers, strings, and lists, tuples, sets and dictionaries of them.
 
-    A pickle is a program, which may call anything that can be imported. Here it can name nothing but what arrays are
-    made of, and numpy's own constructors, which trust sizes and types of the file, are replaced by ones that check
-    them. Pickles of Python 2 are read too; their strings and keys are decoded as Latin-1.
+    A pickle is a program that may call anything importable. Here it can use only constructors of arrays, and numpy's
+    constructors, which trust the file's sizes and types, are replaced by ones that check them. Pickles of Python 2 are
+    read too; their strings and keys are decoded as Latin-1.
 
     Args:
         path: the file, written by any version of numpy with any pickle protocol.
 
     Raises:
-        ValueError: if the file names something else, or is no whole pickle.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the file uses anything else, or is not a complete pickle.
+        FileNotFoundError: if the file does not exist.
     """
     with _clear_errors(path), Path(path).open("rb") as file:
-        return _made(_Unpickler(file, encoding="latin1").load())
+        return _converted(_Unpickler(file, encoding="latin1").load())
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an ``.npz`` file; those that are pickled objects as `load_arrays` does.
+    """Read all arrays of an ``.npz`` file; pickled objects are read like in `load_arrays`.
 
     Raises:
-        ValueError: if the file names something else, or is damaged.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the file uses anything else, or is damaged.
+        FileNotFoundError: if the file does not exist.
     """
     arrays: dict[str, np.ndarray] = {}
     with _clear_errors(path), zipfile.ZipFile(path) as file:
         for name in file.namelist():
             with file.open(name) as member:
                 if member_dtype(member).hasobject:
-                    arrays[name.removesuffix(".npy")] = _made(_Unpickler(member, encoding="latin1").load())
+                    arrays[name.removesuffix(".npy")] = _converted(_Unpickler(member, encoding="latin1").load())
                     continue
             with file.open(name) as member:
                 arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(member.read()), allow_pickle=False)
@@ -58,7 +58,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def member_dtype(member: IO[bytes]) -> np.dtype:
-    """Read the header of an ``.npy`` file, and return the type that it names."""
+    """Return the dtype in the header of an ``.npy`` file."""
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(member)]
     dtype: np.dtype = read(member)[2]
     return dtype
@@ -84,11 +84,11 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 
 class _RefusedError(Exception):
-    """The file holds what is not allowed."""
+    """The file contains something that is not allowed."""
 
 
 class _Dtype:
-    """What a pickle says of a numpy type."""
+    """Stands for a numpy dtype while a pickle is read."""
 
     def __init__(self, name: str | bytes, *_: Any) -> None:
         self.name, self.order = _text(name), "="
@@ -98,7 +98,7 @@ class _Dtype:
         if any(part is not None for part in state[2:5]):
             raise _RefusedError("it holds arrays of records")
 
-    def made(self) -> np.dtype:
+    def convert(self) -> np.dtype:
         dtype = np.dtype(self.order + self.name)
         if dtype.kind not in KINDS:
             raise _RefusedError(f"it holds arrays of type {dtype}")
@@ -106,7 +106,7 @@ class _Dtype:
 
 
 class _Array:
-    """What a pickle says of an array, until it is made."""
+    """Stands for an array while a pickle is read."""
 
     def __init__(self, *_: Any) -> None:
         self.state: tuple[tuple[int, ...], _Dtype, bool, Any] | None = None
@@ -115,14 +115,14 @@ class _Array:
         shape, dtype, columns_first, content = state[-4:]
         self.state = (tuple(shape), dtype, bool(columns_first), content)
 
-    def made(self) -> np.ndarray:
+    def convert(self) -> np.ndarray:
         if self.state is None:
             raise ValueError("an array without content")
         shape, dtype_state, columns_first, content = self.state
-        dtype = dtype_state.made()
+        dtype = dtype_state.convert()
         if dtype.kind == "O":
             flat = np.empty(len(content), object)
-            flat[:] = [_made(element) for element in content]
+            flat[:] = [_converted(element) for element in content]
         else:
             flat = np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, dtype).copy()
         if prod(shape) != flat.size or any(side < 0 for side in shape):
@@ -137,11 +137,11 @@ def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) 
 
 
 def _scalar(dtype: _Dtype, content: Any) -> Any:
-    return _from_buffer(content, dtype, (1,), "C").made()[0]
+    return _from_buffer(content, dtype, (1,), "C").convert()[0]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Do what Python 3 asks for where it pickles bytes for Python 2."""
+    """Encode text, as pickles of bytes from Python 3 in a protocol of Python 2 require."""
     if codecs.lookup(encoding).name != "iso8859-1":
         raise _RefusedError(f"it encodes text as {encoding}")
     return text.encode("latin1")
@@ -157,7 +157,7 @@ ALLOWED: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     **{f"builtins.{plain.__name__}": plain for plain in (set, frozenset, complex, bytes)},
 }
-"""What a pickle may name, and what stands in for it; some modules had other names before."""
+"""Allowed names, and their replacements."""
 RENAMED = {
     "__builtin__": "builtins",
     "numpy._core.multiarray": "numpy.core.multiarray",
@@ -173,14 +173,14 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[full_name]
 
 
-def _made(content: Any) -> Any:
-    """Replace what stands for arrays and types by these, in containers of any depth."""
+def _converted(content: Any) -> Any:
+    """Replace `_Array` and `_Dtype` by arrays and dtypes, in containers of any depth."""
     if isinstance(content, _Array | _Dtype):
-        return content.made()
+        return content.convert()
     if isinstance(content, dict):
-        return {key: _made(value) for key, value in content.items()}
+        return {key: _converted(value) for key, value in content.items()}
     if isinstance(content, list | tuple | set | frozenset):
-        return type(content)(_made(element) for element in content)
+        return type(content)(_converted(element) for element in content)
     return content
 
 

@@ -1,4 +1,4 @@
-"""From an image file of any mode to upright pixels of 8 bits: depth, transparency, orientation."""
+"""Reads image files of any depth, transparency and orientation as upright pixels of 8 bits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by the orientation that EXIF gives it."""
+"""The operation that makes an image upright, by its EXIF orientation."""
 
 NATIVE, SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 LOW_BYTES = {
@@ -32,10 +32,10 @@ LOW_BYTES = {
     **{f"{bands};16N": f"{bands};16{SWAPPED}" for bands in ("RGB", "RGBA", "RGBX")},
     "LA;16B": "RGBA",
 }
-"""Pillow keeps the high bytes of 16-bit colours; read in the other byte order, the same data give the low ones."""
+"""Pillow keeps the high bytes of 16-bit colours; the same data in the other byte order give the low bytes."""
 
 KEY_SCALES = {"1": 255, "L;2": 85, "L;4": 17}
-"""Pillow scales levels of grey of 1, 2 and 4 bits up to 255, but not the one that is transparent."""
+"""Pillow scales grey levels of 1, 2 and 4 bits up to 255, except the transparent one."""
 
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
@@ -45,10 +45,10 @@ class Depth(NamedTuple):
     """Images of more than 8 bits a channel, of one kind.
 
     Args:
-        limit: the highest value that their files can hold: 65535 for 16 bits, 1 for floating-point numbers.
-        images: how many there are.
-        lowest: the lowest value in them.
-        highest: the highest value in them.
+        limit: the highest value of the format: 65535 for 16 bits, 1 for floating-point numbers.
+        images: number of images.
+        lowest: their lowest value.
+        highest: their highest value.
     """
 
     limit: float
@@ -77,11 +77,11 @@ def merged(depths: Iterable[Sequence[Any]]) -> list[Depth]:
 
 @dataclass
 class Notes:
-    """What should be known about image files that could be read.
+    """Properties of decoded image files that the user should know.
 
     Args:
         depths: images of more than 8 bits a channel.
-        frames: names of files with several frames (pages), of which the first was read.
+        frames: names of files with several frames (pages); only the first was read.
     """
 
     depths: list[Depth] = field(default_factory=list)
@@ -94,7 +94,8 @@ class PixelSettings:
 
     Args:
         background: the colour behind transparent images, red, green and blue from 0 to 255.
-        value_range: of images of more than 8 bits, the values that become 0 and 255; None is the files' own range.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None is the full range of the
+            format.
     """
 
     background: tuple[int, int, int] = (255, 255, 255)
@@ -133,11 +134,11 @@ DEFAULT_PIXELS = PixelSettings()
 
 
 def read_pixels(path: Path, settings: PixelSettings, notes: Notes) -> Image.Image:
-    """Read an image file's first frame, upright, of mode L or RGB, and note what should be known about it.
+    """Read an image file's first frame, upright, of mode L or RGB, and add to `notes`.
 
     Raises:
         Exception: of any kind, if the file cannot be decoded.
-        ValueError: if its values do not fit.
+        ValueError: if values are out of range.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
@@ -159,13 +160,13 @@ def read_pixels(path: Path, settings: PixelSettings, notes: Notes) -> Image.Imag
 
 
 class Form(NamedTuple):
-    """In which form the pixels are in a file.
+    """The form of the pixels in a file.
 
     Args:
-        raw_mode: Pillow's name of it; empty if parts of the file differ.
-        limit: the highest value that a channel of more than 8 bits can have.
+        raw_mode: Pillow's name for it; empty if parts of the file differ.
+        limit: the highest possible value of a channel of more than 8 bits.
         stretched: whether Pillow scales values up to 16 bits.
-        inverted: whether 0 is white, which Pillow heeds for 8 bits only.
+        inverted: whether 0 is white, which Pillow respects only for 8 bits.
     """
 
     raw_mode: str
@@ -175,7 +176,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, file: Image.Image) -> Form:
-        """Look at what is known before the pixels are decoded."""
+        """Determine the form before the pixels are decoded."""
         arguments = [tile[3] for tile in getattr(file, "tile", ())]
         raw_modes = {args if isinstance(args, str) else str(args[0]) for args in arguments if args}
         raw_mode = raw_modes.pop() if len(raw_modes) == 1 else ""
@@ -189,18 +190,18 @@ class Form(NamedTuple):
 def _has_several_frames(file: Image.Image) -> bool:
     try:
         return bool(getattr(file, "is_animated", False))
-    except Exception:  # the second frame is damaged, which is no fault of the first
+    except Exception:  # the second frame is damaged; the first may be intact
         return True
 
 
 def _upright(file: Image.Image) -> Image.Image:
-    """Load an image and turn it as its metadata say.
+    """Load an image and rotate it by its EXIF orientation.
 
-    The orientation is taken out of them first: Pillow would write all metadata anew, which fails if they are odd.
+    The orientation is removed from the metadata first: otherwise Pillow rewrites them, which fails if they are odd.
     """
     try:
         orientation = file.getexif().pop(ORIENTATION, 1)
-    except Exception:  # as viewers do, metadata that cannot be read are ignored
+    except Exception:  # unreadable metadata are ignored, as in image viewers
         orientation = 1
     file.load()
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
@@ -221,7 +222,7 @@ def _single(image: Image.Image, form: Form) -> tuple[np.ndarray, np.ndarray | No
 
 
 def _combined(high: Image.Image, low: Image.Image, form: Form) -> tuple[np.ndarray, np.ndarray | None]:
-    """Put the channels' high and low bytes together, and return the alpha channel's high bytes."""
+    """Combine the channels' high and low bytes, and return the alpha channel's high bytes."""
     upper, lower = np.asarray(high), np.asarray(low)
     if form.raw_mode == "LA;16B":  # the four bytes of each pixel
         return lower[..., 0].astype(np.uint16) * 256 + lower[..., 1], lower[..., 2]
@@ -269,7 +270,7 @@ def _scaled(
 
 
 def _opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Compose an image over a colour if it is transparent; the outcome is of mode L or RGB."""
+    """Compose an image over a colour if it is transparent; the result has mode L or RGB."""
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")

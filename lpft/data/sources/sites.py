@@ -1,4 +1,4 @@
-"""Your own sites: a folder of image files for each."""
+"""Your own sites: one folder of image files per site."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lpft.data.sources.base import FileSource, categories
 from lpft.data.sources.foreign import foreign_in
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import LEFT_BEHIND, locate
-from lpft.data.sources.names import checked_classes, composed, in_order, read_classes
+from lpft.data.sources.names import checked_classes, composed, differ_in_case, in_order, read_classes
 from lpft.data.sources.tables import read_lines
 from lpft.data.splits import SPLITS, GivenSplits, Split
 from lpft.storage.run import check_client_names
@@ -31,7 +31,7 @@ EXPECTED = (
 
 
 class File(NamedTuple):
-    """An image file: path from the root, names of its class and, if it has one, of its group."""
+    """An image file: path relative to the root, names of its class and, if any, its group."""
 
     file: str
     label: str
@@ -41,9 +41,9 @@ class File(NamedTuple):
 
 @dataclass
 class Site:
-    """What is in one site's folder: its files, its splits and classes, those without images included, and other files.
+    """Content of a site's folder: image files, splits and classes, including empty ones, and other files.
 
-    What the site has not split is all in ``train``; a split that is not there is made.
+    Files without a split are all in ``train``; missing splits are split off later.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Site:
 
 
 class Sites(FileSource):
-    """Image files in one folder for each site (domain), named after it.
+    """Image files in one folder per site (domain), which is named after it.
 
     A site's folder has one of three forms::
 
@@ -63,15 +63,15 @@ class Sites(FileSource):
         ROOT/SITE/labels.csv              columns: file, label, and if need be split (train, val, test) and group
 
     Images may be of any size, depth and colour (see `lpft.data.sources.image_files.EXTENSIONS` for endings, in upper or
-    lower case), and links. Names that start with a dot are passed over. The classes are those of all sites together,
-    folders without images included. A test or val part that a site does not have is cut from its training images; one
-    whose folder is there but empty stays empty.
+    lower case), and links. Names that start with a dot are ignored. The classes are those of all sites together,
+    including folders without images. A missing test or val set is split off a site's training images; an empty folder
+    makes an empty set.
 
     Args:
         root: folder that holds the sites' folders.
-        classes: names of the classes in the order of the model's outputs, or a text file in `root` with one a line. By
-            default the names of the folders, sorted, as numbers if all are.
-        sites: the sites that take part; all of them by default.
+        classes: names of the classes in the order of the model's outputs, or a text file in `root` with one per line.
+            By default the names of the folders, sorted, as numbers if all are.
+        sites: the sites to use; by default all.
     """
 
     draws = "folder"
@@ -88,7 +88,7 @@ class Sites(FileSource):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes, those without images included."""
+        """Number of classes, including those without images."""
         return len(self.class_names)
 
     @functools.cached_property
@@ -102,12 +102,12 @@ class Sites(FileSource):
 
     @property
     def imagefolder_order(self) -> tuple[str, ...] | None:
-        """The order that torchvision's ImageFolder gives the classes, if `classes` is not set and it is another one."""
+        """The classes in the order of torchvision's ImageFolder, if it differs and `classes` is not set."""
         order = tuple(sorted(self.class_names))
         return order if self.classes is None and order != self.class_names else None
 
     def table(self) -> pd.DataFrame:
-        """Look through the folders."""
+        """List the images in all folders."""
         for site in self._sites:
             unknown = sorted(site.classes - set(self.class_names))
             if unknown:
@@ -126,11 +126,11 @@ class Sites(FileSource):
         )
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
-        """Return the splits that sites have, those with an empty folder included."""
+        """Return the splits of the sites, including those with an empty folder."""
         return {site.name: site.splits for site in self._sites}
 
     def ignored_files(self) -> Sequence[str]:
-        """Return the files in class folders that are no images by their ending."""
+        """Return files in class folders without the ending of an image file."""
         return [name for site in self._sites for name in site.ignored]
 
     def settings(self) -> dict[str, object]:
@@ -139,20 +139,20 @@ class Sites(FileSource):
 
 
 def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
-    """Look through the sites' folders, those that are named or all, sorted; no image is opened.
+    """List the content of the sites' folders, of all or of those named, sorted; no image is opened.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if there is nothing in it, or what there is has another form.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if it is empty or has another form.
     """
     if not root.is_dir():
         raise FileNotFoundError(
             f"There is no folder {root.absolute()}. {EXPECTED} HINT: set it with `--data.source.root`."
         )
     inside = Listing.of(root)
-    of_others = foreign_in(root)
-    if of_others and not inside.images and set(map(str.lower, inside.folders)) <= {*SPLITS, "rawdata"}:
-        raise ValueError(of_others)
+    conversion = foreign_in(root)
+    if conversion and not inside.images and set(map(str.lower, inside.folders)) <= {*SPLITS, "rawdata"}:
+        raise ValueError(conversion)
     folders = {composed(name): name for name in inside.folders}
     if (root / LABELS).is_file() or set(map(str.lower, folders)) <= set(SPLITS):
         raise wrong(root, inside, "`root` holds one folder for each site; put what it holds now in such a one")
@@ -174,26 +174,24 @@ def classes_of(sites: Iterable[Site]) -> tuple[str, ...]:
     """Return the names of all sites' classes in their order.
 
     Raises:
-        ValueError: if there is only one, or two differ in case alone.
+        ValueError: if there is only one, or two differ only in case.
     """
     homes = {name: site.name for site in sites for name in sorted(site.classes)}
     if len(homes) == 1:
         raise ValueError(
             f"All images are of one class, {next(iter(homes))!r}. {EXPECTED} HINT: is this the folder of a class?"
         )
-    spellings: dict[str, str] = {}
-    for name, home in homes.items():
-        other = spellings.setdefault(name.casefold(), name)
-        if other != name:
-            raise ValueError(
-                f"The classes {other!r} (site {homes[other]!r}) and {name!r} (site {home!r}) differ in case only."
-                " HINT: rename one of them, or list both in `classes`."
-            )
+    if similar := differ_in_case(homes):
+        first, second = (f"{name!r} (site {homes[name]!r})" for name in similar)
+        raise ValueError(
+            f"The classes {first} and {second} differ in case only. HINT: rename one of them, or list both in"
+            " `classes`."
+        )
     return in_order(homes)
 
 
 class Listing(NamedTuple):
-    """Names in a folder, sorted, hidden ones left out."""
+    """Names in a folder, sorted, without hidden ones."""
 
     folders: list[str]
     images: list[str]
@@ -201,7 +199,7 @@ class Listing(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> Listing:
-        """Look into a folder, through links."""
+        """List a folder and follow links."""
         listing = cls([], [], [])
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -220,7 +218,7 @@ class Listing(NamedTuple):
 
 
 def wrong(where: Path, content: object, hint: str) -> ValueError:
-    """Make the error about a folder of another form."""
+    """Return the error for a folder of another form."""
     return ValueError(f"{where}: found {content}. {EXPECTED} HINT: {hint}.")
 
 
@@ -246,7 +244,7 @@ def _read_site(root: Path, name: str, folder: str) -> Site:
 
 
 def _read_classes(root: Path, path: str, split: Split, site: Site) -> None:
-    """Add what is in a folder of class folders to a site."""
+    """Add the images in a folder of class folders to a site."""
     inside = Listing.of(root / path)
     if inside.images:
         hint = (
@@ -267,7 +265,7 @@ def _read_classes(root: Path, path: str, split: Split, site: Site) -> None:
 
 
 def _read_labels(root: Path, folder: str, site: Site) -> None:
-    """Add what a site's list of files names to it."""
+    """Add the images listed in a site's ``labels.csv`` to it."""
     path = root / folder / LABELS
     lines = read_lines(path)
     header = next(lines, (1, []))[1]

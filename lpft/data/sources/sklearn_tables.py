@@ -14,7 +14,7 @@ from lpft.data.sources.features import FeatureSource
 
 
 class SklearnTable(FeatureSource):
-    """One of the small tables that scikit-learn ships, no download; one domain, for a partition to deal out.
+    """One of the small tables that scikit-learn ships, no download; one domain, to be divided by a partition.
 
     - breast_cancer: 569 tumours, malignant or benign, by 30 features of cell nuclei in an image (Street et al., 1993);
     - digits: 1,797 handwritten digits by 64 block counts;
@@ -22,7 +22,7 @@ class SklearnTable(FeatureSource):
     - wine: 178 wines of 3 growers by 13 chemical features.
 
     Args:
-        name: which one.
+        name: name of the table.
     """
 
     def __init__(self, name: Literal["breast_cancer", "digits", "iris", "wine"]) -> None:
@@ -34,12 +34,12 @@ class SklearnTable(FeatureSource):
 
     @property
     def feature_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the features, those of scikit-learn."""
+        """Names of the features in scikit-learn."""
         return tuple(map(str, self._loaded.feature_names))
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the classes, those of scikit-learn."""
+        """Names of the classes in scikit-learn."""
         return tuple(map(str, self._loaded.target_names))
 
     @property
@@ -53,9 +53,9 @@ class SklearnTable(FeatureSource):
         return pd.DataFrame({"label": self._loaded.target.astype(np.int64), "domain": domain})
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Return features."""
+        """Return the features of rows."""
         return np.asarray(self._loaded.data[positions], np.float32)
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain, of which there is one only."""
+        """Leave out the domain, as there is only one."""
         return ()

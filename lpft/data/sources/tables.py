@@ -1,4 +1,4 @@
-"""Tables in text files, and what must be in a data set's folder."""
+"""Reads tables from text files, and checks data sets' folders for files."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "1"), "val"),
     **dict.fromkeys(("test", "2"), "test"),
 }
-"""What a column of splits may say; the numbers are those of CelebA and Waterbirds."""
+"""Allowed values of split columns; the numbers are those of CelebA and Waterbirds."""
 
 
 def wrong_file(problem: str, home: str | None = None) -> ValueError:
-    """Make the error about a file that is not what it should be; `home` is the page that it comes from."""
+    """Return the error for a file with unexpected content; `home` is the page to get it from."""
     return ValueError(f"{problem}." + (f" HINT: the file as it should be comes from {home}." if home else ""))
 
 
-def require(root: Path, wanted: Mapping[str, Sequence[str]], home: str | None) -> None:
-    """Raise FileNotFoundError unless a folder has, for each description in `wanted`, one of some files or folders."""
-    missing = [name for name, names in wanted.items() if not any((root / name).exists() for name in names)]
+def require(root: Path, alternatives: Mapping[str, Sequence[str]], home: str | None) -> None:
+    """Raise FileNotFoundError unless a folder has at least one of the files or folders for each description."""
+    missing = [name for name, names in alternatives.items() if not any((root / name).exists() for name in names)]
     if missing:
         page = f" Get the data set from {home}; nothing is downloaded." if home else " Nothing is downloaded."
         raise FileNotFoundError(
             f"{' and '.join(missing)} must be in {str(root)!r}, which has: {content_of(root)}. HINT: set"
-            f" `--data.source.root` to the folder that holds {', '.join(wanted)}.{page}"
+            f" `--data.source.root` to the folder that holds {', '.join(alternatives)}.{page}"
         )
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 if it starts with the mark of that; raise ValueError if it is neither."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark; raise ValueError if it is neither."""
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -51,15 +51,15 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path, home: str | None = None, blanks: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and values of each line of a table that is not empty, without the blanks around values.
+    """Yield number and stripped values of each non-empty line of a table.
 
-    The first line tells whether commas, semicolons or tabs are between values; with `blanks` it is blanks. Raises
-    ValueError if it is something else.
+    Values are separated by blanks if `blanks`, else by the most frequent of comma, semicolon and tab in the first line.
+    Raises ValueError if the file is not a table.
     """
     text = read_text(path)
     first = text.partition("\n")[0].strip()
     delimiter = max(",;\t", key=first.count)
-    if first.lower().startswith("sep=") and len(first) == len("sep=") + 1:  # so Excel notes it
+    if first.lower().startswith("sep=") and len(first) == len("sep=") + 1:  # Excel's notation
         delimiter, text = first[-1], "\n" + text.partition("\n")[2]
     file = io.StringIO(text, newline="")
     try:
@@ -74,33 +74,33 @@ def read_lines(path: Path, home: str | None = None, blanks: bool = False) -> Ite
 
 def read_columns(
     path: Path,
-    wanted: Sequence[str],
+    columns: Sequence[str],
     home: str | None,
     header: list[str] | None = None,
     lines: Iterator[tuple[int, list[str]]] | None = None,
 ) -> pd.DataFrame:
-    """Read the wanted columns of a table as text.
+    """Read columns of a table as text.
 
     Args:
         path: the file.
-        wanted: names of the columns.
-        home: page that the file can be got from.
+        columns: names of the columns to read.
+        home: page to get the file from.
         header: names of all columns; by default the first line.
-        lines: those of the file that come next; by default it is CSV.
+        lines: the lines to read, as from `read_lines`; by default all lines of a CSV file.
 
     Raises:
         ValueError: if a column or all rows are missing, or a line has more or fewer values than there are columns.
     """
     lines = lines or read_lines(path, home)
     header = next(lines, (1, []))[1] if header is None else header
-    missing = [name for name in wanted if name not in header]
+    missing = [name for name in columns if name not in header]
     if missing:
-        columns = shortened(header, 50) or "nothing"
-        raise wrong_file(f"{path} has no column {', '.join(map(repr, missing))}; found {columns}", home)
-    repeated = [name for name in wanted if header.count(name) > 1]
+        available = shortened(header, 50) or "nothing"
+        raise wrong_file(f"{path} has no column {', '.join(map(repr, missing))}; found {available}", home)
+    repeated = [name for name in columns if header.count(name) > 1]
     if repeated:
         raise wrong_file(f"{path} has several columns {', '.join(map(repr, repeated))}", home)
-    places = [header.index(name) for name in wanted]
+    positions = [header.index(name) for name in columns]
     rows = []
     for number, values in lines:
         if len(values) > len(header):  # Excel ends lines with separators
@@ -109,14 +109,14 @@ def read_columns(
             raise wrong_file(
                 f"{path}, line {number} ({values[0]}) has {len(values)} values, expected {len(header)}", home
             )
-        rows.append([values[place] for place in places])
+        rows.append([values[position] for position in positions])
     if not rows:
         raise wrong_file(f"{path} has no rows", home)
-    return pd.DataFrame(rows, columns=list(wanted), dtype=object)
+    return pd.DataFrame(rows, columns=list(columns), dtype=object)
 
 
 def split_words(words: pd.Series, where: str) -> pd.Series:
-    """Read what a column says of splits; raise ValueError if that is something else.
+    """Convert a column of splits to train, val and test; raise ValueError for other values.
 
     >>> split_words(pd.Series(["0", "valid", "test"]), "example").tolist()
     ['train', 'val', 'test']

@@ -1,4 +1,4 @@
-"""Made-up clients whose difference is a number: a teacher network that they share in part."""
+"""Synthetic clients whose difference is a setting: their teacher networks share some units."""
 
 from __future__ import annotations
 
@@ -21,46 +21,47 @@ Teacher = tuple[np.ndarray, np.ndarray]
 
 
 class TeacherStudent(Source):
-    """Inputs labelled by a two-layer teacher with a shared body and heads that differ by as much as is wanted.
+    """Inputs labelled by a two-layer teacher with a shared body and heads that differ by an adjustable amount.
 
-    The linear model of the paper's theory (arXiv:2511.12695, assumption 4.1) made nonlinear and a classification task:
+    The linear model of the paper's theory (arXiv:2511.12695, assumption 4.1) as a nonlinear classification task:
 
     - Body: orthonormal rows and a ReLU. A client sees ``num_features`` of its units: m = ``shared_share *
-      num_features``, rounded, are the same for all clients, the rest are its own and nobody else's.
+      num_features``, rounded, are the same for all clients, the others belong to this client only.
     - Head: V_i = [V_com; lambda e_i]. V_com are m random signs, the same for all; e_i are random signs on the client's
-      own units; lambda is `shift`. With one own unit a client this is the paper's head.
+      own units; lambda is `shift`. With one own unit per client this is the paper's head.
     - Inputs: x = mu_i + eps z, z standard normal, in size**2 dimensions; mu_i is a random direction of length
       `mean_norm`; eps is `noise`.
-    - Images: pixel = 127.5 + 127.5/4 * x / sqrt(E x^2), rounded and cut to 0..255, where E x^2 is a pixel's mean
-      square, eps^2 + mean_norm^2/size^2. The teacher is asked about the input that an image stands for after
-      rounding, so that the image decides the label. `normalize` takes the affine map back, to pixels of mean square 1.
-    - Labels: the teacher's output V_i ReLU(B_i x) cut into `num_classes` ranges by thresholds that all clients share:
-      the quantiles over 2,000 inputs of each client. Classes are equally frequent over all clients, not within each.
+    - Images: pixel = 127.5 + 127.5/4 * x / sqrt(E x^2), rounded and clipped to 0..255, where E x^2 is a pixel's
+      mean square, eps^2 + mean_norm^2/size^2. The teacher labels the input after rounding, so that the image
+      determines the label. `normalize` inverts the affine map, to pixels of mean square 1.
+    - Labels: the teacher's output V_i ReLU(B_i x) divided into `num_classes` ranges by thresholds that all clients
+      share: the quantiles over 2,000 inputs of each client. Classes are equally frequent over all clients, not within
+          each.
 
-    At ``shift: 0`` all clients have one labelling function; with ``mean_norm: 0`` too they have one distribution.
-    Where `noise` is small beside `mean_norm` an input tells whose it is, and one model can serve clients that differ.
-    A draw belongs to `seed`, the client and what it is for: with another `shift`, `noise` or number of samples the
+    At ``shift: 0`` all clients have one labelling function; with ``mean_norm: 0`` also one distribution.
+    If `noise` is small compared with `mean_norm`, inputs identify their client, and one model can fit different
+    clients. Draws are keyed by `seed`, client and purpose: with another `shift`, `noise` or number of samples the
     directions, the teachers' signs and the z stay the same, so that sweeps are paired.
 
     Args:
         num_clients: number of clients, ``client-0`` to ``client-(C - 1)``.
-        shift: lambda, weight of the units that are a client's own; 0 makes the labelling functions equal.
+        shift: lambda, weight of a client's own units; 0 makes the labelling functions equal.
         noise: eps, standard deviation of a client's inputs around their mean.
-        samples_per_client: images to train on and choose by (a tenth, stratified, for choices).
-        test_per_client: images that a client is tested on.
+        samples_per_client: training and validation images of a client (a stratified tenth for validation).
+        test_per_client: test images of a client.
         num_classes: number of ranges of the teacher's output.
         image_size: height and width; all units together, ``m + num_clients * (num_features - m)``, must not outnumber
             the pixels.
-        num_features: units of the body that a client's labels depend on, k.
-        shared_share: share m/k of them that all clients have in common. At 0 clients have no unit in common.
+        num_features: number of body units that a client's labels depend on, k.
+        shared_share: share m/k of units shared by all clients. At 0 clients share none.
         mean_norm: distance of a client's mean input from 0.
-        disjoint_labels: give every client classes that no other has, in train, val and test alike. Each gets a range of
-            neighbouring classes, the client with the lowest outputs the lowest ones; its inputs of other classes are
-            drawn anew.
-        seed: of all draws; not the seed of a run.
+        disjoint_labels: give every client classes that no other has, in train, val and test. Each gets a range of
+            neighbouring classes, the client with the lowest outputs the lowest ones; inputs of other classes are
+            redrawn.
+        seed: seed of all draws; not the seed of a run.
 
     Raises:
-        ValueError: if the settings do not go together.
+        ValueError: if the settings are inconsistent.
     """
 
     draws = "teacher-student"
@@ -115,8 +116,8 @@ class TeacherStudent(Source):
         """Draw and label every client's images.
 
         Raises:
-            ValueError: if rounding makes two images equal, a client hardly ever has its classes, or one output is so
-                frequent that it would fill several classes.
+            ValueError: if rounding makes two images equal, a client's classes are too rare, or one output is frequent
+                enough to fill several classes.
         """
         means, teachers = self._means(), list(self._teachers())
         outputs = [
@@ -156,13 +157,13 @@ class TeacherStudent(Source):
         return table.assign(domain=categories(table["domain"], [f"client-{k}" for k in range(self.num_clients)]))
 
     def images(self, positions: np.ndarray) -> np.ndarray:
-        """Return images that `table` has drawn."""
+        """Return the images drawn by `table`."""
         if not hasattr(self, "_drawn"):
             self.table()
         return self._drawn[positions].transpose(0, 2, 3, 1)
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
-        """All splits are made here, also those without samples."""
+        """Return all splits: this source makes them, including empty ones."""
         return {domain: {"train", "val", "test"} for domain in table["domain"].cat.categories}
 
     def _means(self) -> np.ndarray:
@@ -172,7 +173,7 @@ class TeacherStudent(Source):
         return self.mean_norm * means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _teachers(self) -> Iterator[Teacher]:
-        """Yield every client's teacher; their own rows are orthogonal to one another's and to the shared ones."""
+        """Yield every client's teacher; all clients' rows are orthogonal to one another and to the shared rows."""
         dim, num_own = self.image_size**2, self.num_features - self.num_shared
         rows = np.linalg.qr(self.rng(self.seed, "body").standard_normal((dim, dim)))[0].T
         common = self.rng(self.seed, "common").choice([-1.0, 1.0], size=self.num_features)[: self.num_shared]
@@ -184,23 +185,23 @@ class TeacherStudent(Source):
 
     def _classes(self, mean_outputs: list[float]) -> list[np.ndarray]:
         """Return every client's classes: all, or disjoint ranges in the order of the clients' mean outputs."""
-        every = np.arange(self.num_classes)
+        classes = np.arange(self.num_classes)
         if not self.disjoint_labels:
-            return [every] * self.num_clients
+            return [classes] * self.num_clients
         ranks = np.argsort(np.argsort(mean_outputs, kind="stable"), kind="stable")
-        return [np.array_split(every, self.num_clients)[rank] for rank in ranks]
+        return [np.array_split(classes, self.num_clients)[rank] for rank in ranks]
 
     def _labelled(
         self, k: int, mean: np.ndarray, label: Callable[[np.ndarray], np.ndarray], classes: np.ndarray, split: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a client's images of the given classes for a split, batch by batch until there are enough."""
+        """Draw a client's images of the given classes for a split, in batches until there are enough."""
         num = self.samples_per_client if split == "train" else self.test_per_client
         pixels, labels = self._images(mean, 0, "none"), np.empty(0, np.int64)
         for batch in range(MAX_BATCHES):
             drawn = self._images(mean, num, split, k, batch)
             drawn_labels = label(drawn)
-            wanted = np.flatnonzero(np.isin(drawn_labels, classes))[: num - len(labels)]
-            pixels, labels = np.concatenate([pixels, drawn[wanted]]), np.append(labels, drawn_labels[wanted])
+            chosen = np.flatnonzero(np.isin(drawn_labels, classes))[: num - len(labels)]
+            pixels, labels = np.concatenate([pixels, drawn[chosen]]), np.append(labels, drawn_labels[chosen])
             if len(labels) == num:
                 return pixels, labels
         raise ValueError(
@@ -215,7 +216,7 @@ class TeacherStudent(Source):
         return pixels.astype(np.uint8).reshape(num, 1, self.image_size, self.image_size)
 
     def _inputs(self, images: np.ndarray) -> np.ndarray:
-        """Return the inputs that images stand for, ``(num, size**2)``."""
+        """Return the inputs that images represent, ``(num, size**2)``."""
         return (images.reshape(len(images), self.image_size**2) - 127.5) * self._scale / PIXELS_PER_SD
 
     @property

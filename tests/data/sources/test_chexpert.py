@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lpft.data.sources.chexpert import CheXpert, finding_there
+from lpft.data.sources.chexpert import CheXpert, has_finding
 from tests.commands import lpft, table
 from tests.data.made import assert_no_leaks, opened
 
@@ -136,7 +136,7 @@ def test_uncertain_labels_depend_on_the_finding():
     for finding in FINDINGS:
         uncertain = finding in ("Edema", "Atelectasis")
         expected = [True, False, uncertain, False, True, False, uncertain]
-        assert finding_there(labels, finding, Path("train.csv")).tolist() == expected
+        assert has_finding(labels, finding, Path("train.csv")).tolist() == expected
 
 
 def test_another_finding(chexpert):
