@@ -1,4 +1,4 @@
-"""The array cache: images decoded once into memory-mapped files, which all processes share."""
+"""The array cache: images, decoded once into memory-mapped files that all processes share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
 FORMAT = 4
-"""Part of every entry's name; another layout of the files needs another number."""
+"""Version of the file layout, part of every entry's name."""
 
 ARRAYS = ("images", "labels", "groups", "index")
 
@@ -46,18 +46,18 @@ log = logging.getLogger("lpft")
 
 
 class DamagedEntryError(Exception):
-    """An entry of the cache is not what was written."""
+    """An entry of the cache was changed after it was written."""
 
 
 class BadImageError(Interrupted):
-    """Files that should be images cannot be decoded."""
+    """Image files cannot be decoded."""
 
 
 @dataclass(frozen=True)
 class ClientSplit:
-    """One simulated participant, and the positions of its samples in the arrays, int64, shape ``(n,)`` each.
+    """One client, and the positions of its samples in the arrays, int64, ``(n,)`` each.
 
-    Choices are made on `val`; results are reported on `test`, which is never used for a choice.
+    Models are selected on `val`; results are reported on `test`, which is never used for selection.
     """
 
     name: str
@@ -68,15 +68,15 @@ class ClientSplit:
 
 @dataclass(frozen=True)
 class Samples:
-    """What an entry is built of, but for the images.
+    """The content of an entry, except the images.
 
     Args:
-        rows: the source's rows that are used, ascending, ``(n,)``.
+        rows: the rows of the source's table in use, ascending, ``(n,)``.
         labels: their classes, int64, ``(n,)``.
         groups: their positions in `group_names`, -1 for none; int64, ``(n,)``.
         clients: every client's positions in `rows`, by name.
         group_names: names of the groups.
-        equal_are_copies: equal samples are taken for copies of each other, so that one of them is left out.
+        equal_are_copies: whether equal samples count as copies, which are left out.
     """
 
     rows: np.ndarray
@@ -95,18 +95,18 @@ class Arrays:
         entry: its folder.
         images: uint8, ``(n, channels, size, size)``, memory-mapped and read-only: writing to it ends the process. Of
             feature arrays float32, ``(n, num_features)``.
-        labels: int64, ``(n,)``, memory-mapped likewise.
-        groups: position of every sample's group in `group_names`, -1 for none; int64, ``(n,)``, likewise.
+        labels: int64, ``(n,)``, memory-mapped.
+        groups: position of every sample's group in `group_names`, -1 for none; int64, ``(n,)``, memory-mapped.
         clients: every client's samples.
         content_hash: sha256 over images, labels, groups, names and splits.
-        group_names: names of the groups that accuracies are shown for, such as ``"blond, man"``.
-        left_out: how many images were left out, being in a part that is chosen or tested on, by client and split.
+        group_names: names of the groups for accuracies by group, such as ``"blond, man"``.
+        left_out: number of images left out as copies of images in test or val sets, by client and split.
         left_out_of_classes: the same by class and split.
-        blank: how many images of one even colour there are, by class.
-        ambiguous: how many other images are, pixel for pixel, under several classes.
+        blank: number of images of one uniform colour, by class.
+        ambiguous: number of other images that are, pixel for pixel, in several classes.
         bad: files that could not be decoded and were left out, each with the reason.
-        depths: images of more than 8 bits a channel.
-        frames: files with several frames (pages), of which the first is read.
+        depths: images of more than 8 bits per channel.
+        frames: files with several frames (pages); only the first is read.
     """
 
     entry: Path
@@ -126,12 +126,12 @@ class Arrays:
 
     @property
     def noun(self) -> str:
-        """What messages call the samples: images, or rows of feature arrays."""
+        """The word for samples in messages: images, or rows of feature arrays."""
         return "rows" if self.images.dim() == 2 else "images"
 
     @property
     def alike(self) -> str:
-        """What messages say of two samples that are the same."""
+        """The phrase for equal samples in messages."""
         return "value for value" if self.noun == "rows" else "pixel for pixel"
 
     @classmethod
@@ -175,7 +175,7 @@ class Arrays:
 
 
 Decode = Callable[[Samples, int], Iterator[Decoded]]
-"""Yields the images of the samples' rows in order, from the one that is given on."""
+"""Yields the images of the samples' rows in order, from a given row on."""
 
 
 def open_or_build(
@@ -187,29 +187,29 @@ def open_or_build(
     spec: DataSpec,
     on_bad_image: Literal["error", "skip"] = "error",
 ) -> Arrays:
-    """Open the entry for `key`, building it first if it is not there or is damaged.
+    """Open the entry for `key`, building it first if it is missing or damaged.
 
     An entry is a folder, named by the source's class and a hash of all settings: one row per sample in ``images.npy``,
     ``labels.npy`` and ``groups.npy``, the clients' rows in ``index.npy``, and ``meta.json`` (names, sizes, hashes). It
-    is built under another name and then renamed: an entry that is there is whole. Of processes that build the same
-    entry at once, one works and the others wait for it. An interrupted build continues where it stopped.
+    is built under a temporary name and then renamed, so that every entry is complete. If several processes need the
+    same entry, one builds it and the others wait. An interrupted build continues where it stopped.
 
     Args:
-        cache_dir: folder of all entries; is made if need be.
+        cache_dir: folder of all entries; created if missing.
         name: start of the entry's name.
-        key: everything that the arrays depend on, JSON-serialisable.
-        samples: gives the samples; the same at each call.
-        decode: gives their images.
+        key: everything that the arrays depend on, JSON-serializable.
+        samples: returns the samples; the same at each call.
+        decode: yields their images.
         spec: shape of the inputs.
-        on_bad_image: what to do about a file that cannot be decoded: raise, or leave it out and list it.
+        on_bad_image: how to handle a file that cannot be decoded: raise, or leave it out and list it.
 
     Raises:
-        BadImageError: if a file cannot be decoded and is not to be skipped.
-        ValueError: if there are no samples, or nothing can be written below `cache_dir`.
+        BadImageError: if a file cannot be decoded and `on_bad_image` is ``error``.
+        ValueError: if there are no samples, or `cache_dir` is not writable.
     """
     entry = cache_dir / f"{name}-{fingerprint({'format': FORMAT, **key})}"
-    if not _is_whole(entry, warn=True):
-        with partial_folder(entry, _is_whole) as folder:
+    if not _is_complete(entry, warn=True):
+        with partial_folder(entry, _is_complete) as folder:
             if folder is not None:
                 try:
                     _Build(folder, samples(), spec).run(decode, on_bad_image, key)
@@ -218,7 +218,7 @@ def open_or_build(
                 except BaseException:
                     remove(folder)
                     raise
-                publish(folder, entry, _is_whole)
+                publish(folder, entry, _is_complete)
     arrays = Arrays.open(entry)
     if on_bad_image == "error":
         _refuse_bad_images(arrays.bad)
@@ -226,7 +226,7 @@ def open_or_build(
 
 
 class _Build:
-    """An entry in the making; ``journal`` has a line for each decoded batch: where it ends, and what is bad in it."""
+    """Builds an entry; ``journal`` has a line for each decoded batch: where it ends, and which images are bad."""
 
     def __init__(self, folder: Path, samples: Samples, spec: DataSpec) -> None:
         self.folder, self.samples, self.journal = folder, samples, folder / "journal"
@@ -249,19 +249,19 @@ class _Build:
     def _open(self, mode: Literal["r+", "w+"]) -> None:
         images = open_memmap(self.folder / "images.npy", mode, self.dtype, self.shape)
         self.digests: np.memmap = open_memmap(self.folder / "digests.npy", mode, np.uint8, (self.shape[0], DIGEST_SIZE))
-        found = images.shape, images.dtype, self.digests.shape
-        if found != (self.shape, self.dtype, (self.shape[0], DIGEST_SIZE)):
+        layout = images.shape, images.dtype, self.digests.shape
+        if layout != (self.shape, self.dtype, (self.shape[0], DIGEST_SIZE)):
             raise ValueError("its files are of another shape")
 
     def _read_journal(self) -> list[dict[str, Any]]:
-        """Return what is done, and drop a line that was cut."""
+        """Return the finished batches, and remove an incomplete last line."""
         content = self.journal.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        os.truncate(self.journal, len(whole))
-        return [dict(json.loads(line)) for line in whole.splitlines()]
+        complete = content[: content.rfind(b"\n") + 1]
+        os.truncate(self.journal, len(complete))
+        return [dict(json.loads(line)) for line in complete.splitlines()]
 
     def run(self, decode: Decode, on_bad_image: Literal["error", "skip"], key: Mapping[str, Any]) -> None:
-        """Decode what is missing and write everything else."""
+        """Decode the remaining images and write all other files."""
         first = self.batches[-1]["stop"] if self.batches else 0
         with self.journal.open("a", encoding="utf-8") as journal, (self.folder / "images.npy").open("r+b") as images:
             images.seek(-(self.shape[0] - first) * math.prod(self.shape[1:]) * self.dtype().itemsize, os.SEEK_END)
@@ -342,7 +342,7 @@ def _refuse_bad_images(bad: list[str] | tuple[str, ...]) -> None:
         )
 
 
-def _is_whole(entry: Path, warn: bool = False) -> bool:
+def _is_complete(entry: Path, warn: bool = False) -> bool:
     try:
         Arrays.open(entry)
     except DamagedEntryError as error:

@@ -1,4 +1,4 @@
-"""What people should know about a dataset before they train on it, and what stops them from doing so."""
+"""Warnings and errors about a dataset before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lpft.data.splits import SPLITS
 log = logging.getLogger("lpft")
 
 OTHER_FORMATS = (".heic", ".heif", ".avif", ".jp2", ".dcm", ".dicom", ".nii", ".nii.gz", ".svs", ".svg", ".webm")
-"""Endings of pictures that are not read."""
+"""Endings of unsupported image formats."""
 
 HINT_FOR_ROWS = (
     "remove rows that were copied, within a site or from another one, and rows that stand for a missing one. If the"
@@ -24,33 +24,35 @@ HINT_FOR_ROWS = (
 
 
 def refuse_large_losses(arrays: Arrays, most: float, class_names: Sequence[str]) -> None:
-    """Raise ValueError if more than a share of a class or of a client was left out as duplicates."""
+    """Raise ValueError if more than the share `most` of a class or client was left out as duplicates."""
 
     def named(counts: Mapping[int, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
         return {class_names[label] if class_names else str(label): of_class for label, of_class in counts.items()}
 
-    kept: dict[str, dict[str, int]] = {
+    remaining: dict[str, dict[str, int]] = {
         client.name: {str(split): len(getattr(client, split)) for split in SPLITS} for client in arrays.clients
     }
-    of_clients = large_losses(kept, arrays.left_out, most)
-    kept_of_classes = by_class(arrays.clients, arrays.labels.numpy()) if arrays.left_out else {}
-    of_classes = large_losses(named(kept_of_classes), named(arrays.left_out_of_classes), most, nothing_left=most < 1)
-    told = [
+    of_clients = large_losses(remaining, arrays.left_out, most)
+    remaining_of_classes = by_class(arrays.clients, arrays.labels.numpy()) if arrays.left_out else {}
+    of_classes = large_losses(
+        named(remaining_of_classes), named(arrays.left_out_of_classes), most, nothing_left=most < 1
+    )
+    lines = [
         f"{kind} {loss.whose}: {loss.left_out} of {loss.images} {loss.split} {arrays.noun}"
         for kind, losses in (("class", of_classes), ("client", of_clients))
         for loss in losses
     ]
-    if told:
-        more = f"\n  and {len(told) - 10} more" if len(told) > 10 else ""
+    if lines:
+        more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
         title = f"Too many {arrays.noun} are also, {arrays.alike}, in a test or val part of some client:"
         hint = "remove files that were copied, within a site or from another one, and pictures that stand for a missing"
         hint = f"{hint} image." if arrays.noun == "images" else HINT_FOR_ROWS
         leave_out = "`--data.max_left_out 1` leaves all of these out of training."
-        raise ValueError("\n  ".join([title, *told[:10]]) + f"{more}\nHINT: {hint} {leave_out}")
+        raise ValueError("\n  ".join([title, *lines[:10]]) + f"{more}\nHINT: {hint} {leave_out}")
 
 
 def scaling(depth: Depth, settings: PixelSettings) -> str:
-    """Say how images of more than 8 bits a channel became such of 8."""
+    """Describe how images of more than 8 bits per channel were scaled to 8 bits."""
     start, end = settings.value_range or (0, depth.limit)
     return (
         f"{depth.images} images of more than 8 bits a channel have values from {depth.lowest:g} to {depth.highest:g};"
@@ -59,7 +61,7 @@ def scaling(depth: Depth, settings: PixelSettings) -> str:
 
 
 def better_scaling(depth: Depth, settings: PixelSettings) -> str | None:
-    """Return the option that would scale images that use less than half of their range, if they do and none is set.
+    """Return the option that scales images that use less than half of their range; None if they do not or one is set.
 
     >>> better_scaling(Depth(65535, 100, 7, 4000), PixelSettings())
     '--data.bits 12'
@@ -72,7 +74,7 @@ def better_scaling(depth: Depth, settings: PixelSettings) -> str | None:
 
 
 def warn_of_pixels(arrays: Arrays, settings: PixelSettings) -> None:
-    """Log where pixels may not be what people expect: depth, frames, blank images, images under several classes."""
+    """Log unexpected pixels: depth, frames, images in several classes."""
     start, end = settings.value_range or (-math.inf, math.inf)
     for depth in arrays.depths:
         option = better_scaling(depth, settings)
@@ -91,7 +93,7 @@ def warn_of_pixels(arrays: Arrays, settings: PixelSettings) -> None:
 
 
 def warn_of_ignored(names: Sequence[str]) -> None:
-    """Log which files are passed over, being no images by their ending."""
+    """Log files that are ignored because of their ending."""
     if names:
         others = any(name.lower().endswith(OTHER_FORMATS) for name in names)
         hint = (

@@ -1,4 +1,4 @@
-"""What the rest of the package sees of any data: clients, their samples, one array of images or of features."""
+"""The interface to all data: clients, their samples, one array of images or features."""
 
 from __future__ import annotations
 
@@ -35,47 +35,47 @@ from lpft.types import DataSpec
 class FederatedDataModule(LightningDataModule):
     """Clients as slices of memory-mapped arrays, of images or of features.
 
-    The source gives a table of samples, the partition turns it into clients, whose samples are then split into train,
-    val and test as far as the source has not done so. An image that is, pixel for pixel, in anyone's test part is left
-    out of all train and val parts, and one that is in a val part is left out of the train parts; how many is logged.
-    Images of one even colour stay: that they are equal does not make them copies. Images are decoded once into an array
-    cache, which all processes map; afterwards a batch is a gather by index.
+    The source provides a table of samples, the partition assigns them to clients, and each client's samples are split
+    into train, val and test unless the source defines the splits. An image that is, pixel for pixel, in any client's
+    test set is left out of all train and val sets, and one in a val set is left out of all train sets; their number is
+    logged. Images of one uniform colour stay: equal ones need not be copies. Images are decoded once into an array
+    cache, which all processes map; a batch is then a gather by index.
 
-    What is said of images holds for rows of feature arrays, too, but for the settings that are marked. Features are
-    standardized by mean and deviation of the training data of the clients that take part in federated training.
+    The same holds for rows of feature arrays, except for settings marked "for images only". Features are standardized
+    by mean and standard deviation of the training data of the clients that take part in federated training.
 
     Args:
-        source: where the samples come from.
-        clients: who gets which; by default every domain of the source is a client.
-        image_size: height and width to which all images are resized (bilinear, antialiased, shape not kept); by default
-            what the source sets. For images only.
+        source: the source of samples.
+        clients: the partition; by default every domain of the source is a client.
+        image_size: height and width to which all images are resized (bilinear, antialiased, aspect ratio not kept);
+            by default that of the source. For images only.
         channels: 1 or 3; RGB becomes grey by luminance (ITU-R 601), grey becomes RGB by repetition. For images
             only.
-        mean: what is subtracted from every channel, on the scale from 0 to 1; by default what the source sets, or 0.5.
-            A model that was trained elsewhere needs the values that it was trained with. Of features: one number for
-            each or one for all, by default that of the training data.
-        std: what every channel is divided by then.
-        val_share: share of the training samples on which choices are made, for clients without a val part.
-        test_share: share of a client's samples that is tested on, for clients without a test part; by default what the
-            source sets, or a quarter.
-        train_per_client: most samples that a client trains on and, where it has no val part of its own, chooses by; a
-            stratified draw of them.
-        test_per_client: most samples that a client is tested on.
-        num_classes: number of classes; by default what the source says, or the highest label plus one.
+        mean: value to subtract from every channel, on the scale from 0 to 1; by default that of the source, or 0.5.
+            A pretrained model needs the values of its training. For features: one number for each or one for all, by
+            default the mean of the training data.
+        std: value to divide every channel by afterwards.
+        val_share: share of the training samples for validation, for clients without a val set.
+        test_share: share of a client's samples for testing, for clients without a test set; by default that of the
+            source, or a quarter.
+        train_per_client: maximum number of a client's training samples, including its validation samples unless the
+            source defines its val set; a stratified draw.
+        test_per_client: maximum number of a client's test samples.
+        num_classes: number of classes; by default that of the source, or the highest label plus one.
         held_out: clients that take no part in federated training and tuning, but are personalized and tested like the
-            others: how many are drawn, or their names; null is none. Nothing else about the data depends on it.
-        keep: clients that this machine works with, as on a node of a federation: their names, or `I/N` for every N-th
-            one, beginning with number I, from 0; null is all. Their samples are the same as with all.
-        seed: of the partition, the splits and the draw of clients that are held out; not the seed of a run.
+            others: their number, to be drawn, or their names; null is none. Nothing else in the data depends on it.
+        keep: clients for this machine, as on a node of a federation: their names, or `I/N` for every N-th one,
+            beginning with number I, from 0; null is all. Their samples do not depend on this setting.
+        seed: seed of the partition, the splits and the draw of held-out clients; not the seed of a run.
         cache_dir: folder of the array cache; by default ``$LPFT_CACHE``, else ``~/.cache/lpft``.
-        on_bad_image: what to do about files that are missing or cannot be decoded: stop, or leave them out, counted and
-            listed. For images only, like the next three.
-        background: colour behind transparent image files: `white`, `black`, or any such as `#808080`.
-        bits: of image files with more than 8 bits a channel, how many are used, at most 16: with 12, values from 0 to
-            4095 become 0 to 255, and higher ones 255. By default all that the files have.
+        on_bad_image: how to handle files that are missing or cannot be decoded: stop, or leave them out and list them.
+            For images only, like the next three.
+        background: colour behind transparent image files: `white`, `black`, or any other such as `#808080`.
+        bits: number of bits to use of image files with more than 8 bits per channel, at most 16: with 12, values from 0
+            to 4095 become 0 to 255, and higher ones 255. By default all bits of the format.
         value_range: instead of `bits`, the two values that become 0 and 255, such as `[-1000, 2000]`.
         max_left_out: largest share of a class's or a client's train or val images that may be left out because the same
-            images are in a test or val part; more is an error. 1 permits all.
+            images are in a test or val set; more is an error. 1 permits all.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -136,7 +136,7 @@ class FederatedDataModule(LightningDataModule):
         self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image
         self._held_out, self._keep, self._max_left_out = held_out, keep, float(max_left_out)
         self.pixels = PixelSettings.of(background, bits, value_range)
-        """How image files become pixels of 8 bits."""
+        """How image files are converted to pixels of 8 bits."""
         self._shown: Literal["all", "participants", "pooled"] = "all"
         self._clients_shown: list[ClientSplit] | None = None
         self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
@@ -152,7 +152,7 @@ class FederatedDataModule(LightningDataModule):
 
     @cached_property
     def spec(self) -> DataSpec:
-        """Shape of the inputs and number of classes; without images being decoded."""
+        """Shape of the inputs and number of classes; no image is decoded."""
         num_classes = self._num_classes or self.source.num_classes
         if num_classes is None:
             num_classes = 1 + int(self.source.cached_table["label"].max())
@@ -168,9 +168,9 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def normalize(self) -> Normalize:
-        """Turns stored inputs ``(..., *spec.shape)`` into what a network takes.
+        """Converts stored inputs ``(..., *spec.shape)`` to inputs of a network.
 
-        Features are standardized by the training data; no client that is held out counts.
+        Features are standardized by the training data without held-out clients.
         """
         if self._normalize is None:
             held_out = set(self._all_held_out())
@@ -183,10 +183,10 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def augment(self) -> Augment | None:
-        """What training does to the images; the section `augment` of an experiment. The arrays do not depend on it.
+        """The augmentation of training images, the section `augment` of an experiment; the arrays do not depend on it.
 
         Raises:
-            ValueError: if it is set and the data are no images.
+            ValueError: if it is set and the data are not images.
         """
         return self._augment
 
@@ -198,7 +198,7 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def arrays(self) -> Arrays:
-        """The opened arrays: images or features, labels, groups, and what was left out."""
+        """The opened arrays: images or features, labels, groups, and numbers of images left out."""
         if self._arrays is None:
             raise RuntimeError("The data are not set up. HINT: call `setup()` first.")
         return self._arrays
@@ -219,7 +219,7 @@ class FederatedDataModule(LightningDataModule):
 
     @property
     def clients(self) -> list[ClientSplit]:
-        """All clients, in their order; of what `participants` or `pooled` returned, the clients that it has."""
+        """All clients, in order; in the result of `participants` or `pooled` only those."""
         if self._shown == "all" and self._keep is None:
             return self.arrays.clients
         if self._clients_shown is None:
@@ -233,17 +233,17 @@ class FederatedDataModule(LightningDataModule):
         """Names of the clients that take no part in federated training and tuning.
 
         Raises:
-            ValueError: if a name is unknown, or nobody is left.
+            ValueError: if a name is unknown, or no client is left.
         """
-        kept = {client.name for client in self._kept_clients()}
-        return [name for name in self._all_held_out() if name in kept]
+        names = {client.name for client in self._kept_clients()}
+        return [name for name in self._all_held_out() if name in names]
 
     @property
     def kept(self) -> list[str] | None:
-        """Names of the clients that this machine works with; None for all.
+        """Names of the clients for this machine; None for all.
 
         Raises:
-            ValueError: if a name is unknown, or nobody is left.
+            ValueError: if a name is unknown, or no client is left.
         """
         return None if self._keep is None else [client.name for client in self._kept_clients()]
 
@@ -254,11 +254,11 @@ class FederatedDataModule(LightningDataModule):
         return chosen_to_be_kept(self.arrays.clients, self._keep)
 
     def participants(self) -> FederatedDataModule:
-        """Return the same data with those clients alone that take part in federated training."""
+        """Return the same data with only the clients that take part in federated training."""
         return self._showing("participants") if self._held_out else self
 
     def pooled(self) -> FederatedDataModule:
-        """Return the same data with one client, which has all samples of those that take part."""
+        """Return the same data with one client, which has the samples of all participants."""
         return self._showing("pooled")
 
     def _showing(self, shown: Literal["participants", "pooled"]) -> FederatedDataModule:
@@ -267,7 +267,7 @@ class FederatedDataModule(LightningDataModule):
         return view
 
     def prepare_data(self) -> None:
-        """Build the array cache if it is not there yet, and warn of clients that lack samples or classes."""
+        """Build the array cache if it is missing, and warn of clients that lack samples or classes."""
         arrays = self._arrays or self._open()
         chosen_to_be_held_out(arrays.clients, self._held_out, self._seed)  # fails early
         chosen_to_be_kept(arrays.clients, self._keep)
@@ -278,10 +278,10 @@ class FederatedDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Map the arrays, building them first if needed."""
         self._arrays = self._arrays or self._open()
-        _ = self.normalize  # measured once, and sent to other processes
+        _ = self.normalize  # computed once, and sent to other processes
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the arrays out of what is sent to another process, which maps the same files."""
+        """Leave out the arrays: another process maps the same files."""
         return {**vars(self), "_arrays": self._arrays.entry if self._arrays else None, "_clients_shown": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -317,7 +317,7 @@ class FederatedDataModule(LightningDataModule):
         table = checked_table(self.source.cached_table, self.spec.num_classes)
         self.source.check_samples()
         if self._partition.makes_splits and self._on_bad_image == "skip":
-            table = self.source.present(table)  # what is dealt in proportion must be there
+            table = self.source.present(table)  # sizes are computed from existing images
         given = self.source.given_splits(table)
         if "unit" in table and not self._partition.makes_splits:
             table = self._keep_units_whole(table)
@@ -344,7 +344,7 @@ class FederatedDataModule(LightningDataModule):
         )
 
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Split all samples by their units before clients are made."""
+        """Split all samples by their units before the partition."""
         labels, units, split = (table[column].to_numpy() for column in ("label", "unit", "split"))
         pools = assign_splits(labels, units, split, self._split_settings, self.source.rng(self._seed, "units"))
         splits = np.full(len(table), "", object)
@@ -357,7 +357,7 @@ class FederatedDataModule(LightningDataModule):
 
 
 def _refuse_for_features(source: Source, settings: Mapping[str, object]) -> None:
-    """Raise ValueError if settings that only images have are set."""
+    """Raise ValueError if settings for images only are set."""
     for name, value in settings.items():
         if value is not None:
             raise ValueError(
@@ -367,7 +367,7 @@ def _refuse_for_features(source: Source, settings: Mapping[str, object]) -> None
 
 
 def default_cache() -> Path:
-    """Return ``LPFT_CACHE``, otherwise a folder at home, or of its own where there is no home, as in containers."""
+    """Return ``LPFT_CACHE``, else a folder in the home directory, or a temporary one if there is none."""
     if named := os.environ.get("LPFT_CACHE"):
         return Path(named).expanduser()
     with contextlib.suppress(RuntimeError):  # no HOME, and the user id has no name
@@ -378,7 +378,7 @@ def default_cache() -> Path:
 
 
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
-    """Return a source's table with a column `split`; raise ValueError if it does not have the form of one."""
+    """Return a source's table with a column `split`; raise ValueError if the table is invalid."""
     labels = table["label"]
     if len(table) and not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(

@@ -20,22 +20,22 @@ from lpft.runtime.signals import stop_requested
 from lpft.types import DataSpec
 
 BATCH_BYTES = 8 * 2**20
-"""Most bytes of images that are decoded and resized at once."""
+"""Maximum size of a batch of decoded images, in bytes."""
 
 FEW_FILES = 1000
-"""So many image files are decoded sooner by one process than helpers are started."""
+"""Number of image files up to which starting helpers takes longer than decoding."""
 
 SHOWN_FROM = 5000
-"""Progress is shown from so many samples on."""
+"""Smallest number of samples for which progress is shown."""
 
 
 def decode(
     source: Source, rows: np.ndarray, spec: DataSpec, settings: PixelSettings, done: int = 0
 ) -> Iterator[Decoded]:
-    """Yield the images of a source's rows, given in ascending order, some at a time, after those that are done.
+    """Yield the images of a source's rows, given in ascending order, in batches, after the first `done` rows.
 
     Raises:
-        Interrupted: if a process that helps is killed.
+        Interrupted: if a helper process is killed.
     """
     num_bytes = 3 * spec.image_size**2 if spec.num_features is None else 4 * spec.num_features
     batch_size = max(1, min(1024, BATCH_BYTES // num_bytes))
@@ -59,7 +59,7 @@ def decode(
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            stop_requested()  # Ctrl-C has ended the helper, and this process as well
+            stop_requested()  # after Ctrl-C this process stops, too
             raise Interrupted(
                 "A process that decodes images was killed (out of memory?). What is decoded is kept."
                 " HINT: start the same command again; with fewer cores, it needs less memory."

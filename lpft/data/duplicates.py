@@ -1,4 +1,4 @@
-"""Images that are in two parts of which one is chosen by or tested on."""
+"""Finds images that are both in a train set and in a val or test set, or in both of these."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from lpft.data.splits import HELD_OUT, SPLITS, SplitPositions
 
 DIGEST_SIZE = 16
-"""Bytes of an image's hash."""
+"""Bytes per hash."""
 
 EVEN_LEVELS = 2
-"""An image is blank if the levels of each channel, of 256, differ by no more than this: by rounding."""
+"""Largest difference of levels, of 256, within a channel of a blank image; it comes from rounding."""
 
 FEW_COPIES = 3
-"""So many copies in a client or a class are never too many, whatever their share is."""
+"""Number of copies in a client or a class that is never too many, whatever their share."""
 
 
 def digests(images: np.ndarray) -> np.ndarray:
-    """Hash images, ``(n, ...)``: what is equal has equal bytes, uint8, ``(n, 16)``."""
+    """Hash images, ``(n, ...)``, to uint8, ``(n, 16)``."""
     hashes = [hashlib.blake2b(image, digest_size=DIGEST_SIZE).digest() for image in np.ascontiguousarray(images)]
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, DIGEST_SIZE)
 
 
 def are_blank(images: np.ndarray) -> np.ndarray:
-    """Find images, uint8, ``(n, channels, height, width)``, of one even colour; bool, ``(n,)``.
+    """Find images, uint8, ``(n, channels, height, width)``, of one uniform colour; bool, ``(n,)``.
 
-    That two of them are equal does not show that one is a copy of the other: empty ground looks the same everywhere.
+    Two equal ones need not be copies: empty background looks the same everywhere.
 
     >>> are_blank(np.array([[[[7, 7, 8]]], [[[7, 7, 10]]]], np.uint8))
     array([ True, False])
@@ -46,7 +46,7 @@ def numbered(hashes: np.ndarray) -> np.ndarray:
 def without_duplicates(
     clients: Mapping[str, SplitPositions], hashes: np.ndarray, bad: np.ndarray, blank: np.ndarray
 ) -> tuple[dict[str, SplitPositions], dict[str, SplitPositions]]:
-    """Leave images in anyone's test part out of all val and train parts, and those in a val part out of train parts.
+    """Remove images in any client's test set from all val and train sets, and those in a val set from all train sets.
 
     Duplicates within a split stay, and so do blank images.
 
@@ -54,38 +54,36 @@ def without_duplicates(
         clients: positions of every client's samples.
         hashes: hash of every image, uint8, ``(n, 16)``.
         bad: positions that hold no image.
-        blank: positions of images of one even colour.
+        blank: positions of images of one uniform colour.
 
     Returns:
-        The positions that are left, and those of the duplicates that were left out.
+        The remaining positions, and those of the removed duplicates.
     """
     images = numbered(hashes)
-    usable, telling = np.ones(len(hashes), bool), np.ones(len(hashes), bool)
+    usable, comparable = np.ones(len(hashes), bool), np.ones(len(hashes), bool)
     usable[bad] = False
-    telling[blank] = False
+    comparable[blank] = False
     held: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
         parts_of_split = [getattr(parts, split) for parts in clients.values()]
         held[split] = np.zeros(len(images), bool)
         for part in parts_of_split:
             held[split][images[part[usable[part]]]] = True
-    kept, left_out = dict[str, SplitPositions](), dict[str, SplitPositions]()
+    remaining, left_out = dict[str, SplitPositions](), dict[str, SplitPositions]()
     for name, parts in clients.items():
-        remaining, duplicates = [], []
+        unique, duplicates = [], []
         for split, part in zip(SPLITS, parts, strict=True):
             part = part[usable[part]]
-            elsewhere = np.any(
-                [np.zeros(len(part), bool), *(held[other][images[part]] for other in HELD_OUT[split])], 0
-            )
-            duplicate = elsewhere & telling[part]
-            remaining.append(part[~duplicate])
+            in_others = [held[other][images[part]] for other in HELD_OUT[split]]
+            duplicate = np.any([np.zeros(len(part), bool), *in_others], 0) & comparable[part]
+            unique.append(part[~duplicate])
             duplicates.append(part[duplicate])
-        kept[name], left_out[name] = SplitPositions(*remaining), SplitPositions(*duplicates)
-    return kept, left_out
+        remaining[name], left_out[name] = SplitPositions(*unique), SplitPositions(*duplicates)
+    return remaining, left_out
 
 
 def under_several_classes(hashes: np.ndarray, labels: np.ndarray, leave: np.ndarray) -> int:
-    """Count the samples whose image another sample of another class has, but for the positions to leave.
+    """Count the samples whose image also has another class, except for the positions in `leave`.
 
     >>> hashes = np.repeat(np.array([1, 1, 2, 2], np.uint8)[:, None], DIGEST_SIZE, axis=1)
     >>> under_several_classes(hashes, np.array([0, 1, 1, 1]), np.empty(0, np.int64))
@@ -129,7 +127,7 @@ def count_labels(labels: np.ndarray) -> dict[int, int]:
 
 
 class Loss(NamedTuple):
-    """Duplicates that were left out of a split of a client or of a class, of so many images."""
+    """Number of duplicates left out of a split of a client or a class, and of all its images."""
 
     whose: str
     split: str
@@ -138,26 +136,26 @@ class Loss(NamedTuple):
 
 
 def large_losses(
-    kept: Mapping[str, Mapping[str, int]],
+    remaining: Mapping[str, Mapping[str, int]],
     left_out: Mapping[str, Mapping[str, int]],
     most: float,
     nothing_left: bool = False,
 ) -> list[Loss]:
-    """Return where the share of images that were left out is too large, the largest share first.
+    """Return the losses of more than a given share of images, the largest share first.
 
-    A few images are never too many, except, with `nothing_left`, where nothing is left to train on.
+    A few images are never too many, except, with `nothing_left`, if no training image is left.
 
     Args:
-        kept: number of images that are left, by client or class and split; what is missing is none.
-        left_out: number of those that were left out likewise.
-        most: largest share.
+        remaining: number of remaining images, by client or class and split; missing entries are 0.
+        left_out: number of images left out, likewise.
+        most: largest permitted share.
         nothing_left: see above.
 
     >>> large_losses({"a": {"train": 95}, "b": {"train": 80}}, {"a": {"train": 5}, "b": {"train": 20}}, 0.1)
     [Loss(whose='b', split='train', left_out=20, images=100)]
     """
     losses = [
-        Loss(whose, split, count, count + kept.get(whose, {}).get(split, 0))
+        Loss(whose, split, count, count + remaining.get(whose, {}).get(split, 0))
         for whose, counts in left_out.items()
         for split, count in counts.items()
     ]

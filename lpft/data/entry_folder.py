@@ -1,4 +1,4 @@
-"""The folder in which an entry of the array cache is built: one process at a time, and renamed when it is whole."""
+"""The temporary folder of an entry of the array cache: one process builds it, and renames it when it is complete."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger("lpft")
 
 
 class Interrupted(ValueError):
-    """A build has ended, but what it has done is worth keeping: the same command continues from there."""
+    """A build has stopped, and its partial result is kept: the same command continues it."""
 
 
-def publish(folder: Path, entry: Path, is_whole: Callable[[Path], bool]) -> None:
-    """Rename a finished folder to its place, unless another process put a whole entry there meanwhile."""
-    if entry.exists() and not is_whole(entry):
+def publish(folder: Path, entry: Path, is_complete: Callable[[Path], bool]) -> None:
+    """Rename a finished folder to the entry, unless another process has published a complete entry meanwhile."""
+    if entry.exists() and not is_complete(entry):
         damaged = _temporary(entry)
         with suppress(FileNotFoundError):
             entry.rename(damaged)
@@ -31,23 +31,23 @@ def publish(folder: Path, entry: Path, is_whole: Callable[[Path], bool]) -> None
     try:
         folder.rename(entry)
     except OSError as error:
-        if not is_whole(entry):
+        if not is_complete(entry):
             raise ValueError(f"The cache entry {entry} cannot be replaced. HINT: delete it.") from error
         remove(folder)
 
 
 @contextmanager
-def partial_folder(entry: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path | None]:
-    """Give the folder in which an entry is built, to this process alone; None if there is a whole entry meanwhile."""
+def partial_folder(entry: Path, is_complete: Callable[[Path], bool]) -> Iterator[Path | None]:
+    """Give this process exclusive use of the entry's temporary folder; None if a complete entry exists meanwhile."""
     folder = entry.parent / f".{entry.name}.partial"
     with clear_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(entry.parent)
         lock = _locked(entry)
-    if lock is None:  # a file system without locks: a folder that no other process knows
+    if lock is None:  # a file system without locks: a folder with a unique name
         folder = _temporary(entry)
     try:
-        if lock is not None and is_whole(entry):
+        if lock is not None and is_complete(entry):
             yield None
         else:
             folder.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def partial_folder(entry: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pa
 
 
 def _locked(entry: Path) -> filelock.BaseFileLock | None:
-    """Lock an entry, waiting for a process that builds it; None where there are no locks."""
+    """Lock an entry, waiting for a process that builds it; None if the file system has no locks."""
     path = entry.parent / f".{entry.name}.lock"
     try:
         return acquire(path, timeout=0)
@@ -72,7 +72,7 @@ def _temporary(entry: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or a file, if it is there."""
+    """Remove a folder with its content, or a file, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -80,7 +80,7 @@ def remove(path: Path) -> None:
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove what killed builds have left, if nothing was written there for a week."""
+    """Remove folders of killed builds that have not changed for a week."""
     for folder in (*cache_dir.glob(".*.tmp"), *cache_dir.glob(".*.partial")):
         with suppress(OSError):  # another process removes it
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
@@ -90,7 +90,7 @@ def _remove_leftovers(cache_dir: Path) -> None:
 
 @contextmanager
 def clear_errors(cache_dir: Path) -> Iterator[None]:
-    """Say that the cache cannot be written where the block raises an OSError."""
+    """Turn an OSError of the block into a message that the cache is not writable."""
     try:
         yield
     except OSError as error:

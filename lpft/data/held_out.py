@@ -1,4 +1,4 @@
-"""Who takes part in federated training: all clients but those that are held out; and all their data as one client."""
+"""Selects held-out clients and the clients of this machine, and pools the data of clients."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from lpft.data.splits import SPLITS
 from lpft.runtime.seeding import generator
 
 POOLED = "pooled"
-"""Name of the client that has everything: its batches depend on it, as those of every client on its name."""
+"""Name of the pooled client; its batches depend on it, as those of every client on its name."""
 
 
 def chosen_to_be_held_out(clients: Sequence[ClientSplit], held_out: int | list[str] | None, seed: int) -> list[str]:
-    """Return the names of the clients that are held out, in the order of clients.
+    """Return the names of the held-out clients, in the order of clients.
 
     Args:
         clients: all clients.
-        held_out: how many are drawn, or their names. More of them with the same seed are those of fewer, and others.
-        seed: of the draw, ``data.seed``.
+        held_out: their number, to be drawn, or their names. With the same seed, a larger number includes the clients of
+            a smaller one.
+        seed: seed of the draw, ``data.seed``.
 
     Raises:
-        ValueError: if a name is unknown, or nobody who has training samples would take part.
+        ValueError: if a name is unknown, or no client with training samples would take part.
     """
     names = [client.name for client in clients]
     if isinstance(held_out, list):
@@ -43,20 +44,20 @@ def chosen_to_be_held_out(clients: Sequence[ClientSplit], held_out: int | list[s
 
 
 def chosen_to_be_kept(clients: Sequence[ClientSplit], keep: str | list[str] | None) -> list[ClientSplit]:
-    """Return the clients that this machine works with.
+    """Return the clients for this machine.
 
     Args:
         clients: all clients.
         keep: their names, or ``I/N`` for every N-th, beginning with number I; None for all.
 
     Raises:
-        ValueError: if a name is unknown, or nobody is left.
+        ValueError: if a name is unknown, or no client is left.
     """
     if keep is None:
         return list(clients)
     if isinstance(keep, list):
         _check_names("keep", keep, [client.name for client in clients])
-        kept = [client for client in clients if client.name in keep]
+        chosen = [client for client in clients if client.name in keep]
     else:
         numbers = re.fullmatch(r"(\d+)/(\d+)", keep)
         if not numbers or int(numbers[1]) >= int(numbers[2]):
@@ -64,10 +65,10 @@ def chosen_to_be_kept(clients: Sequence[ClientSplit], keep: str | list[str] | No
                 f"`data.keep={keep}` is not I/N with 0 <= I < N. HINT: for every fourth client from the second on, 1/4;"
                 " names of clients are a list, [north, south]."
             )
-        kept = list(clients[int(numbers[1]) :: int(numbers[2])])
-    if not kept:
+        chosen = list(clients[int(numbers[1]) :: int(numbers[2])])
+    if not chosen:
         raise ValueError(f"`data.keep={keep}` leaves no client: there are {len(clients)}. HINT: make fewer parts.")
-    return kept
+    return chosen
 
 
 def _check_names(key: str, named: Sequence[str], names: Sequence[str]) -> None:
@@ -80,5 +81,5 @@ def _check_names(key: str, named: Sequence[str], names: Sequence[str]) -> None:
 
 
 def pooled(clients: Sequence[ClientSplit]) -> ClientSplit:
-    """Return a client that has the training and validation samples of all clients, and their test samples."""
+    """Return one client with the train, val and test samples of all clients."""
     return ClientSplit(POOLED, *(torch.cat([getattr(client, split) for client in clients]) for split in SPLITS))

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for."""
+"""Lazy imports of a package's names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make a package's ``__getattr__``; `modules` has the module in the package by name."""
+    """Return a package's ``__getattr__``; `modules` maps names to modules of the package."""
 
-    def find(name: str) -> Any:
+    def import_name(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{modules[name]}"), name)
 
-    return find
+    return import_name

@@ -1,4 +1,4 @@
-"""Parts of messages: lists of names, what is in a folder, what an error is about."""
+"""Parts of messages: lists of names, contents of folders, subjects of errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def printable(name: str) -> str:
-    r"""Write a file's name in one line that any terminal shows: control characters and stray bytes are escaped.
+    r"""Return a file's name on one line, with control characters and invalid bytes escaped.
 
     >>> print(printable("two\nlines"))
     two\nlines
@@ -17,7 +17,7 @@ def printable(name: str) -> str:
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Join names, and count those after the first few.
+    """Join the first few names, and count the others.
 
     >>> shortened(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -27,7 +27,7 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 
 
 def content_of(folder: Path, most: int = 8) -> str:
-    """List what is in a folder, for an error about what is missing there."""
+    """List a folder's content, for errors about missing files."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
@@ -36,7 +36,7 @@ def content_of(folder: Path, most: int = 8) -> str:
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Start the message of a ValueError or FileNotFoundError with what it is about."""
+    """Prefix the message of a ValueError or FileNotFoundError with its subject."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:

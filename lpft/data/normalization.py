@@ -1,4 +1,4 @@
-"""From stored inputs to what a network takes."""
+"""Normalization of stored inputs for networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from lpft.data.messages import shortened
 
 CHUNK_NUMBERS = 2**22
-"""So many numbers of feature arrays are looked at at once."""
+"""How many numbers of feature arrays are processed at once."""
 
 log = logging.getLogger("lpft")
 
@@ -33,20 +33,20 @@ class Normalize(ABC):
         """Normalize inputs ``(..., *shape)`` on their device."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what results depend on, besides the data."""
+        """Return the settings that results depend on."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
 
 @dataclass(frozen=True)
 class Normalization(Normalize):
-    """Turns uint8 images ``(..., channels, size, size)`` into what a network takes, ``(x / 255 - mean) / std``.
+    """Normalizes uint8 images ``(..., channels, size, size)`` to ``(x / 255 - mean) / std``.
 
-    `mean` and `std` are of every channel, on the scale from 0 to 1.
+    `mean` and `std` have one value per channel, on the scale from 0 to 1.
     """
 
     @classmethod
     def of(cls, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
-        """Check settings, whose defaults are 0.5 and 0.5; raise ValueError if they do not fit the channels.
+        """Check the settings, by default 0.5 and 0.5; raise ValueError if they do not fit the channels.
 
         >>> Normalization.of(1, [0.1307], None)
         Normalization(mean=(0.1307,), std=(0.5,))
@@ -68,13 +68,13 @@ class Normalization(Normalize):
 
 @dataclass(frozen=True)
 class Standardization(Normalize):
-    """Turns rows of features ``(..., num_features)`` into what a network takes, ``(x - mean) / std``.
+    """Standardizes rows of features ``(..., num_features)`` to ``(x - mean) / std``.
 
     Args:
-        mean: of every feature.
-        std: the same; 1 where a feature is constant.
-        fills: a missing value (NaN) becomes the mean, 0 after standardization.
-        measured: which of `mean` and `std` are those of the training data, not settings.
+        mean: mean of every feature.
+        std: standard deviation of every feature; 1 for constant ones.
+        fills: whether missing values (NaN) become the mean, 0 after standardization.
+        measured: which of `mean` and `std` come from the training data instead of settings.
     """
 
     fills: bool = False
@@ -87,7 +87,7 @@ class Standardization(Normalize):
         return standardized.masked_fill_(standardized.isnan(), 0) if self.fills else standardized
 
     def settings(self) -> dict[str, Any]:
-        """Leave out what was measured: it follows from the data, but its last bits differ between machines."""
+        """Leave out measured values: they follow from the data, but their last bits differ between machines."""
         return {**super().settings(), **dict.fromkeys(self.measured, "training data")}
 
 
@@ -104,18 +104,18 @@ def standardization(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Standardization:
-    """Measure mean and standard deviation of the training data, unless they are given.
+    """Compute mean and standard deviation of the training data, unless they are set.
 
     Args:
         rows: all rows, float32, ``(n, num_features)``.
         train: positions of the training data, ``(m,)``.
         names: names of the features, for messages.
-        fills: missing values become the mean.
-        mean: what is subtracted instead; one number is for all features.
-        std: what is divided by instead, likewise.
+        fills: whether missing values become the mean.
+        mean: values to subtract instead; a single number is for all features.
+        std: values to divide by instead, likewise.
 
     Raises:
-        ValueError: if what is given does not fit the features.
+        ValueError: if `mean` or `std` do not fit the features.
     """
     num_features = rows.shape[1]
     for setting, values in (("mean", mean), ("std", std)):
@@ -126,9 +126,9 @@ def standardization(
             )
     if std is not None and not min(std) > 0:
         raise ValueError(f"`std` has {min(std):g}, which is not above 0.")
-    given = [None if values is None else _for_all(values, num_features) for values in (mean, std)]
-    if given[0] is not None and given[1] is not None:
-        return Standardization(tuple(given[0]), tuple(given[1]), fills, measured=())
+    settings = [None if values is None else _for_all(values, num_features) for values in (mean, std)]
+    if settings[0] is not None and settings[1] is not None:
+        return Standardization(tuple(settings[0]), tuple(settings[1]), fills, measured=())
     measured_mean, measured_std, constant = _moments(rows, np.sort(train))
     if len(constant):
         log.warning(
@@ -136,10 +136,10 @@ def standardization(
             len(constant), num_features, shortened([names[number] for number in constant]),
         )  # fmt: skip
     return Standardization(
-        tuple(measured_mean.tolist() if given[0] is None else given[0]),
-        tuple(measured_std.tolist() if given[1] is None else given[1]),
+        tuple(measured_mean.tolist() if settings[0] is None else settings[0]),
+        tuple(measured_std.tolist() if settings[1] is None else settings[1]),
         fills,
-        tuple(name for name, values in zip(("mean", "std"), given, strict=True) if values is None),
+        tuple(name for name, values in zip(("mean", "std"), settings, strict=True) if values is None),
     )
 
 
@@ -148,19 +148,19 @@ def _for_all(values: Sequence[float], num_features: int) -> list[float]:
 
 
 def _moments(rows: Tensor, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean and deviation of every feature, ``(num_features,)``, and the numbers of those that are constant.
+    """Return mean and deviation of every feature, ``(num_features,)``, and the numbers of the constant ones.
 
-    Missing values do not count. The deviation of a constant feature is 1. Two passes in float64.
+    Missing values are ignored. The deviation of a constant feature is 1. Two passes in float64.
     """
     counts, sums = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for values, there in _parts(rows, train):
-        counts += there.sum(0)
+    for values, present in _parts(rows, train):
+        counts += present.sum(0)
         sums += values.sum(0)
     counts = np.maximum(counts, 1)
     mean = sums / counts
     squares = np.zeros(rows.shape[1])
-    for values, there in _parts(rows, train):
-        squares += np.square(np.where(there, values - mean, 0)).sum(0)
+    for values, present in _parts(rows, train):
+        squares += np.square(np.where(present, values - mean, 0)).sum(0)
     variance = squares / counts
     rounding = counts * np.finfo(np.float64).eps
     constant = variance <= rounding * variance + (rounding * mean) ** 2  # as scikit-learn's StandardScaler
@@ -168,9 +168,9 @@ def _moments(rows: Tensor, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _parts(rows: Tensor, train: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield values in float64, 0 where they are missing, and whether they are there."""
+    """Yield values in float64, 0 if missing, and a mask of the present ones."""
     size = max(1, CHUNK_NUMBERS // rows.shape[1])
     for start in range(0, len(train), size):
         values = rows.numpy()[train[start : start + size]].astype(np.float64)
-        there = ~np.isnan(values)
-        yield np.where(there, values, 0), there
+        present = ~np.isnan(values)
+        yield np.where(present, values, 0), present

@@ -1,4 +1,4 @@
-"""Train, val and test: stratified by class, without tearing apart what belongs together."""
+"""Splits into train, val and test, stratified by class; samples of a unit stay together."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pandas as pd
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT: dict[Split, tuple[Split, ...]] = {"test": (), "val": ("test",), "train": ("test", "val")}
-"""What a split must not share an image or a unit with."""
+"""The splits that a split must not share an image or a unit with."""
 
 GivenSplits = Mapping[str, set[str]]
-"""The splits that each domain comes with; the other ones are cut from its training samples."""
+"""The splits that the source defines for each domain; the others are split off its training samples."""
 
 
 class SplitPositions(NamedTuple):
@@ -40,16 +40,16 @@ class SplitSettings:
 def split_clients(
     samples: pd.DataFrame, given: GivenSplits, settings: SplitSettings, draw: Callable[[str, int], np.random.Generator]
 ) -> dict[str, SplitPositions]:
-    """Split every client's samples, stratified by class, as far as the splits are not given by the domain.
+    """Split every client's samples, stratified by class, unless the domain defines the splits.
 
-    Takes time in proportion to the samples and the clients.
+    Takes time linear in the number of samples and clients.
 
     Args:
-        samples: what clients have, with the categorical columns `client` and `domain`; the index is the position in the
-            table.
-        given: the splits that the domains come with.
+        samples: the clients' samples, with the categorical columns `client` and `domain`; the index is the position in
+            the table.
+        given: the splits that the source defines.
         settings: sizes of the splits.
-        draw: makes the generator of a client, given its name and its number.
+        draw: returns a client's generator, given its name and number.
     """
     clients, domains = samples["client"].cat, samples["domain"].cat
     given_by_number = {number: given.get(name, set()) for number, name in enumerate(domains.categories)}
@@ -68,7 +68,7 @@ class ClientRows(NamedTuple):
     """One client's rows of the table, an array ``(n,)`` for each column.
 
     Args:
-        positions: where they are in the table, int64.
+        positions: positions in the table, int64.
         labels: classes, int64.
         domains: numbers of the domains, integers.
         split: ``train``, ``val``, ``test`` or empty.
@@ -87,35 +87,35 @@ class ClientRows(NamedTuple):
 def split_client(
     rows: ClientRows, given: Mapping[int, set[str]], settings: SplitSettings, rng: np.random.Generator
 ) -> SplitPositions:
-    """Split one client's samples; `given` has the splits that each domain comes with, by the domain's number."""
+    """Split one client's samples; `given` maps domains, by number, to the splits that the source defines."""
 
-    def cut(pool: np.ndarray, which: Split, share: float) -> tuple[np.ndarray, np.ndarray]:
-        rest, part = [pool[:0]], [pool[:0]]
-        of_pool = rows.domains[pool]
-        for domain in dict.fromkeys(of_pool.tolist()):
-            members = pool[of_pool == domain]
-            share_of_domain = 0.0 if which in given.get(domain, ()) else share
+    def split_off(pool: np.ndarray, split: Split, share: float) -> tuple[np.ndarray, np.ndarray]:
+        remaining, part = [pool[:0]], [pool[:0]]
+        domains = rows.domains[pool]
+        for domain in dict.fromkeys(domains.tolist()):
+            members = pool[domains == domain]
+            share_of_domain = 0.0 if split in given.get(domain, ()) else share
             first, second = split_stratified(rows.labels[members], share_of_domain, rng)
-            rest.append(members[first])
+            remaining.append(members[first])
             part.append(members[second])
-        return np.sort(np.concatenate(rest)), np.sort(np.concatenate(part))
+        return np.sort(np.concatenate(remaining)), np.sort(np.concatenate(part))
 
     def at_most(pool: np.ndarray, most: int | None) -> np.ndarray:
         return pool if most is None else np.sort(pool[stratified_order(rows.labels[pool], rng)[:most]])
 
     is_val, is_test = rows.split == "val", rows.split == "test"
-    train, val, test = (np.flatnonzero(which) for which in (~(is_val | is_test), is_val, is_test))
+    train, val, test = (np.flatnonzero(mask) for mask in (~(is_val | is_test), is_val, is_test))
     complete = all({"val", "test"} <= given.get(domain, set()) for domain in set(rows.domains.tolist()))
     if not complete or settings.train_per_client is not None:
-        train, more_test = cut(train, "test", settings.test_share)
-        train, more_val = cut(at_most(train, settings.train_per_client), "val", settings.val_share)
+        train, more_test = split_off(train, "test", settings.test_share)
+        train, more_val = split_off(at_most(train, settings.train_per_client), "val", settings.val_share)
         val, test = np.concatenate([val, more_val]), np.concatenate([test, more_test])
     test = at_most(test, settings.test_per_client)
     return SplitPositions(rows.positions[train], rows.positions[val], rows.positions[test])
 
 
 def members_of(numbers: np.ndarray, count: int) -> list[np.ndarray]:
-    """Return the positions of each of the numbers 0 to `count` - 1, int64, ascending; those of other numbers are left.
+    """Return the positions of each of the numbers 0 to `count` - 1, int64, ascending; other numbers are ignored.
 
     >>> [members.tolist() for members in members_of(np.array([2, 0, -1, 0]), 3)]
     [[1, 3], [], [0]]
@@ -126,7 +126,7 @@ def members_of(numbers: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def members_by_value(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the positions of each value that there is, int64, ascending, the lowest value first.
+    """Yield the positions of each distinct value, int64, ascending, the lowest value first.
 
     >>> [members.tolist() for members in members_by_value(np.array(["b", "a", "b"]))]
     [[1], [0, 2]]
@@ -139,30 +139,30 @@ def members_by_value(values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Permute samples, given their classes, so that any stretch has nearly the class shares of the whole.
+    """Permute samples, given their classes, so that any interval has nearly the class shares of all samples.
 
-    The n_c samples of a class, shuffled, are laid out evenly over the unit interval from a random start; the order is
-    that of all classes' samples on the interval. It works for classes of any size, a single sample included.
+    The n_c samples of a class, shuffled, are spaced evenly over the unit interval from a random start; the order is
+    that of all classes' samples on the interval. Classes may have any size, down to a single sample.
 
     >>> labels = np.array([0] * 6 + [1] * 3)
     >>> labels[stratified_order(labels, np.random.default_rng(0))]
     array([0, 1, 0, 0, 1, 0, 0, 1, 0])
     """
-    place = np.empty(len(labels))
+    location = np.empty(len(labels))
     for of_class in members_by_value(labels):
         members = rng.permutation(of_class)
-        place[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
-    return np.argsort(place, kind="stable")
+        location[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
+    return np.argsort(location, kind="stable")
 
 
 def split_stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples, given their classes, in two parts, each with nearly the class shares of the whole.
+    """Split samples, given their classes, in two parts, each with nearly the class shares of all samples.
 
-    The second part has a `share` in [0, 1) of them. A share above 0 gives it at least one sample and leaves at least
-    one to the first, as far as there are samples. Both are sorted.
+    The second part has a `share` in [0, 1) of them. With a share above 0 each part has at least one sample, if there
+    are two. Both are sorted.
 
-    >>> rest, part = split_stratified(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, np.random.default_rng(0))
-    >>> len(rest), len(part)
+    >>> remaining, part = split_stratified(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, np.random.default_rng(0))
+    >>> len(remaining), len(part)
     (6, 2)
     """
     num = len(labels)
@@ -177,12 +177,12 @@ def assign_splits(
     """Split samples so that no unit (a patient, say) is in two splits.
 
     Args:
-        kinds: class or group of every sample, small integers, ``(num_samples,)``. Units are stratified by the set of
-            kinds that they have.
+        kinds: class or group of every sample, small integers, ``(num_samples,)``. Units are stratified by their set
+            of kinds.
         units: unit of every sample, ``(num_samples,)``.
-        given: split of every sample, ``(num_samples,)``; whatever is neither ``val`` nor ``test`` is to train on. A
-            split that no sample has is cut from the training samples. Of a unit in several splits only the test
-            samples are kept, or else the val samples.
+        given: split of every sample, ``(num_samples,)``; samples of neither ``val`` nor ``test`` are training samples.
+            An empty split is split off the training samples. Of a unit in several splits only the test samples are
+            kept, or else the val samples.
         settings: the shares.
         rng: source of all randomness.
 
@@ -206,7 +206,7 @@ def assign_splits(
 def _split_units(
     pool: np.ndarray, kinds: np.ndarray, units: np.ndarray, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples in two by their units, which are stratified by the set of kinds that they have samples of."""
+    """Split samples in two by units, stratified by the units' sets of kinds."""
     names, unit = np.unique(units[pool], return_inverse=True)
     sets = np.zeros((len(names), int(kinds.max(initial=0)) + 1), bool)
     sets[unit, kinds[pool]] = True

@@ -1,4 +1,4 @@
-"""What is in a dataset, for people to check before they train on it: counts, classes, and pictures."""
+"""Summary of a dataset, to check before training: counts, classes, and pictures."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from lpft.storage.atomic import replacing, write_atomically
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 40
 MOST_CLIENTS = 40
-"""So many clients are listed; the file has all."""
+"""Maximum number of clients listed; the file has all."""
 
 MOST_CLASSES = 100
-"""So many names of classes are listed; the file has all."""
+"""Maximum number of names of classes listed; the file has all."""
 
 SHEET_CLIENTS, SHEET_IMAGES = 20, 12
 """Rows and columns of the contact sheet."""
 
 SUMMED_ROWS = 4096
-"""Rows of features that are looked at at once."""
+"""Number of rows of features processed at once."""
 
 LEAST_SIDE, MOST_SIDE = 48, 96
-"""Small images are enlarged and large ones reduced, to be looked at; pixels."""
+"""Range of the size of images on the contact sheet, in pixels; others are resized."""
 
 
 def describe(data: FederatedDataModule, console: Console) -> None:
-    """Print what is in a dataset: its form, every client's samples and classes, groups, what was left out."""
+    """Print a summary: shape, every client's samples and classes, groups, samples left out."""
     spec, arrays = data.spec, data.arrays
 
     def print_plain(text: str) -> None:
@@ -148,7 +148,7 @@ def write_features(path: Path, data: FederatedDataModule) -> None:
 
 
 def write_contact_sheet(path: Path, data: FederatedDataModule) -> None:
-    """Write a picture of random training images, a row for each of the first clients, with the name of each class."""
+    """Write a picture of random training images, one row for each of the first clients, labelled by class."""
     clients = [client for client in data.clients if len(client.train)][:SHEET_CLIENTS]
     side = int(np.clip(data.spec.image_size, LEAST_SIDE, MOST_SIDE))
     font = ImageFont.load_default(11)
@@ -175,14 +175,14 @@ def drawn(client: ClientSplit) -> Tensor:
 
 
 def picture(image: Tensor, side: int) -> Image.Image:
-    """Turn an image ``(channels, size, size)`` into one of the wanted side; enlarged without smoothing."""
-    shown = to_pil_image(image)
-    how = Image.Resampling.NEAREST if side > shown.width else Image.Resampling.BILINEAR
-    return shown.resize((side, side), how)
+    """Resize an image ``(channels, size, size)`` to a side; it is enlarged without smoothing."""
+    original = to_pil_image(image)
+    resampling = Image.Resampling.NEAREST if side > original.width else Image.Resampling.BILINEAR
+    return original.resize((side, side), resampling)
 
 
 def fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Cut a text off so that it is not wider than so many pixels."""
+    """Truncate a text to a width in pixels."""
     while text and font.getlength(text) > width:
         text = text[:-1]
     return text

@@ -1,4 +1,4 @@
-"""Random changes of training images, on the device, all images of a batch at once."""
+"""Augmentation of training images, batch by batch, on their device."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 
 
 class Augment(ABC):
-    """What to do to the images of a batch.
+    """An augmentation of a batch of images.
 
-    It is a pure function of images and of uniform numbers, which are drawn for every client, epoch and image: what an
-    image becomes depends neither on the stack or the device nor on where a run was interrupted. It never touches
-    validation or test images, nor the plain training images that statistics and exact solutions are computed from.
+    It is a pure function of images and uniform numbers, which are drawn for every client, epoch and image: its result
+    depends neither on stack and device nor on interruptions of a run. Validation and test images are not augmented, nor
+    training images from which statistics and exact solutions are computed.
     """
 
     num_draws: int
-    """How many uniform numbers each image needs."""
+    """Number of uniform numbers per image."""
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Return changed images of the same shape and type.
 
-        What becomes of an image must not depend on the others.
+        Images must not depend on each other.
 
         Args:
             images: uint8, ``(n, channels, size, size)``.
@@ -36,12 +36,12 @@ class Augment(ABC):
 
 
 def num_draws(augment: Augment | None) -> int:
-    """Return how many uniform numbers `augmented` needs for each image."""
+    """Return the number of uniform numbers per image that `augmented` needs."""
     return augment.num_draws if augment else 0
 
 
 def augmented(augment: Augment | None, images: Tensor, draws: Tensor) -> Tensor:
-    """Return changed uint8 images ``(..., channels, size, size)``, given uniform numbers ``(..., num_draws)``."""
+    """Augment uint8 images ``(..., channels, size, size)``, given uniform numbers ``(..., num_draws)``."""
     if augment is None:
         return images
     return augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
@@ -67,8 +67,8 @@ class FlipCrop(Augment):
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Flip and crop; see `Augment`."""
         num, channels, height, width = images.shape
-        places = 2 * self.pad + 1
-        top, left = (draws[:, 1:] * places).long().clamp(max=2 * self.pad).unbind(1)
+        num_offsets = 2 * self.pad + 1
+        top, left = (draws[:, 1:] * num_offsets).long().clamp(max=2 * self.pad).unbind(1)
         rows = torch.arange(height, device=images.device).expand(num, -1)
         columns = torch.arange(width, device=images.device).expand(num, -1)
         if self.flip:
@@ -81,7 +81,7 @@ class FlipCrop(Augment):
 
 
 class FlipRotate(Augment):
-    """A horizontal flip with probability 1/2, and a rotation around the centre; what comes in at the corners is black.
+    """A horizontal flip with probability 1/2, and a rotation around the centre; the corners become black.
 
     Args:
         flip: whether to flip.
@@ -98,7 +98,7 @@ class FlipRotate(Augment):
         self.degrees: float = degrees
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Turn every image by its own angle, counter-clockwise if positive."""
+        """Rotate every image by its own angle, counter-clockwise if positive."""
         angle = (2 * draws[:, 1] - 1) * math.radians(self.degrees)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         side = _side(draws[:, 0], self.flip)
@@ -108,12 +108,12 @@ class FlipRotate(Augment):
 class ResizedCrop(Augment):
     """A box of random area and shape, resized to the image's size, and a horizontal flip with probability 1/2.
 
-    Boxes are not rounded to whole pixels. One that would be wider or higher than the image is cut to it, where
-    torchvision's RandomResizedCrop draws anew.
+    Boxes are not rounded to whole pixels. One that is wider or higher than the image is cut to it, while
+    torchvision's RandomResizedCrop draws another one.
 
     Args:
-        smallest: share of the image's area that the box has at least, in (0, 1].
-        ratio: the box's width is at most so many times its height, and the other way round; at least 1.
+        smallest: smallest area of the box as a share of the image's area, in (0, 1].
+        ratio: largest ratio of the box's width to its height, or of height to width; at least 1.
         flip: whether to flip.
 
     Raises:
@@ -132,7 +132,7 @@ class ResizedCrop(Augment):
         self.flip = flip
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Cut every image's own box, bilinearly."""
+        """Crop every image to its own box, bilinearly."""
         area = self.smallest + (1 - self.smallest) * draws[:, 1]
         shape = self.ratio ** (2 * draws[:, 2] - 1)
         width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
@@ -150,7 +150,7 @@ def _side(draws: Tensor, flip: bool) -> Tensor:
 def _warp(
     images: Tensor, rows: list[list[Tensor]], mode: Literal["nearest", "bilinear"], outside: Literal["zeros", "border"]
 ) -> Tensor:
-    """Take every pixel from elsewhere in its image, which reaches from -1 to 1: by the affine map of two `rows`."""
+    """Warp images by affine maps, given by two rows, in coordinates from -1 to 1."""
     maps = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1).float()
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, mode=mode, padding_mode=outside, align_corners=False)

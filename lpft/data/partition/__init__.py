@@ -1,4 +1,4 @@
-"""From samples to clients: one partition a module, imported on use."""
+"""Partitions of samples into clients: one per module, imported on use."""
 
 from __future__ import annotations
 

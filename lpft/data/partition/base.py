@@ -1,4 +1,4 @@
-"""What a partition is: a function from the table of samples to clients."""
+"""The interface of partitions, which assign samples to clients."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from lpft.data.messages import about
 from lpft.data.splits import SplitSettings, members_by_value, members_of
 
 Draw = Callable[..., np.random.Generator]
-"""Makes the generator that belongs to a key."""
+"""Returns the generator of a key."""
 
 
 class Partition(ABC):
-    """Who gets which samples: a function of the table. Its settings are its public attributes, as JSON has them."""
+    """A partition of a table of samples into clients. Its public attributes are its settings, JSON-serializable."""
 
     makes_splits = False
-    """Whether it says of every sample that it keeps in which split it is."""
+    """Whether the partition also sets the split of every sample."""
 
     @abstractmethod
     def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
-        """Return the samples that clients have, with a categorical column `client`.
+        """Return the clients' samples, with a categorical column `client`.
 
         Args:
-            table: one row per sample; see `lpft.data.sources.base.Source.table`. The column `split` is there, and empty
-                where nothing is given; the index is the sample's position.
+            table: one row per sample; see `lpft.data.sources.base.Source.table`. The column `split` exists, and is
+                empty for samples without a given split; the index is the sample's position.
             settings: sizes of the splits.
-            draw: makes the generator of a key.
+            draw: returns the generator of a key.
 
         Raises:
-            ValueError: if the samples do not suffice for what the settings ask, or a column is missing.
+            ValueError: if there are too few samples for the settings, or a column is missing.
         """
 
     def settings(self) -> dict[str, object]:
-        """Return class and settings, JSON-serialisable."""
+        """Return class and settings, JSON-serializable."""
         public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **public}
 
 
 class DealtPartition(Partition):
-    """Deals samples out to a number of clients, within each domain or over all.
+    """Deals samples to a number of clients, within each domain or over all.
 
-    Test and val samples that the source gives are dealt so that each client gets the class mix it trains on.
+    The source's test and val samples are dealt so that each client gets the class mix of its training samples.
 
     Args:
-        num_clients: clients of each domain, called ``DOMAIN-0``, ``DOMAIN-1``, ... (or like the domain, if it is one);
-            a mapping sets it by domain, 1 for those that are not named.
-        within_domains: deal the samples of each domain by themselves; otherwise all together, to ``client-0``, ...
+        num_clients: clients of each domain, called ``DOMAIN-0``, ``DOMAIN-1``, ... (or named like the domain, if it is
+            one); a mapping sets the number by domain, with 1 for all others.
+        within_domains: deal the samples of each domain separately; otherwise all together, to ``client-0``, ...
     """
 
     def __init__(self, num_clients: PositiveInt | dict[str, PositiveInt] = 10, within_domains: bool = True) -> None:
@@ -63,13 +63,13 @@ class DealtPartition(Partition):
 
     @abstractmethod
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Deal all samples, whose classes are given, ``(num_samples,)``, to some clients.
+        """Deal samples, given by their classes, ``(num_samples,)``, to clients.
 
         Returns:
             Positions of every client's samples, int64, sorted; disjoint, together all samples.
 
         Raises:
-            ValueError: if the samples do not suffice for what the settings ask.
+            ValueError: if there are too few samples for the settings.
         """
 
     def deal_held_out(
@@ -79,7 +79,7 @@ class DealtPartition(Partition):
         return match_distribution(parts, labels, held_out, rng)
 
     def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
-        """Deal every domain's samples, or all, first those to train on."""
+        """Deal every domain's samples, or all, training samples first."""
         clients, names = np.full(len(table), -1), list[str]()
         domains = list(table["domain"].cat.categories)
         if isinstance(self.num_clients, dict) and set(self.num_clients) - set(domains):
@@ -88,8 +88,8 @@ class DealtPartition(Partition):
             )
         labels, split = table["label"].to_numpy(), table["split"].to_numpy()
         members = members_of(table["domain"].cat.codes.to_numpy(), len(domains))
-        dealt = zip(domains, members, strict=True) if self.within_domains else [(None, np.arange(len(table)))]
-        for domain, rows in dealt:
+        pools = zip(domains, members, strict=True) if self.within_domains else [(None, np.arange(len(table)))]
+        for domain, rows in pools:
             num = self.num_clients.get(domain or "", 1) if isinstance(self.num_clients, dict) else self.num_clients
             where = f" (domain {domain!r})" if domain is not None and len(domains) > 1 else ""
             with about(f"`clients`{where}"):
@@ -103,8 +103,8 @@ class DealtPartition(Partition):
         train = np.flatnonzero(~np.isin(split, ["val", "test"]))
         dealt = self.deal(labels[train], num, rng)
         parts = [train[part] for part in dealt]
-        for which in ("test", "val"):
-            held_out = np.flatnonzero(split == which)
+        for name in ("test", "val"):
+            held_out = np.flatnonzero(split == name)
             if len(held_out):
                 shares = self.deal_held_out(dealt, labels[train], labels[held_out], rng)
                 parts = [np.append(part, held_out[share]) for part, share in zip(parts, shares, strict=True)]
@@ -112,13 +112,13 @@ class DealtPartition(Partition):
 
 
 class SkewedPartition(DealtPartition):
-    """Deals samples out unequally, by Dirichlet draws.
+    """Deals samples unequally, by Dirichlet draws.
 
     Args:
         num_clients: clients of each domain, or by domain.
         alpha: concentration of the draws.
         min_samples: least number of samples of a client, before they are split into train, val and test.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
+        within_domains: deal the samples of each domain separately; otherwise all together.
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class SkewedPartition(DealtPartition):
 def match_distribution(
     parts: Sequence[np.ndarray], labels: np.ndarray, other_labels: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Deal other samples (a test set, say) so that each client gets the class mix of the part it has.
+    """Deal other samples (a test set, say) so that each client gets the class mix of its part.
 
-    A class is shared out in proportion to how much of it the clients have; equally, if none has any. `parts` are
-    positions in `labels`; what is returned are sorted positions in `other_labels`.
+    A class is dealt in proportion to the clients' samples of it; equally, if there are none. `parts` are positions in
+    `labels`; the result are sorted positions in `other_labels`.
 
     >>> parts = [np.array([0, 1, 2]), np.array([3])]
     >>> tests = match_distribution(parts, np.array([5, 5, 7, 7]), np.array([7, 7, 5, 5]), np.random.default_rng(0))
@@ -148,16 +148,16 @@ def match_distribution(
     classes, sizes = np.unique(other_labels, return_counts=True)
     counts = np.empty((len(parts), len(classes)), np.int64)
     for column, (label, size) in enumerate(zip(classes, sizes, strict=True)):
-        had = np.array([np.count_nonzero(labels[part] == label) for part in parts])
-        counts[:, column] = apportion(had if had.any() else np.ones(len(parts)), size, rng)
+        shares = np.array([np.count_nonzero(labels[part] == label) for part in parts])
+        counts[:, column] = apportion(shares if shares.any() else np.ones(len(parts)), size, rng)
     return deal_counts(other_labels, counts, rng)
 
 
 def deal_counts(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Give every client random samples of each class: their positions, sorted.
 
-    The counts are ``(num_clients, num_classes)``, the classes being those in `labels`, sorted; a column's sum is the
-    number of samples of the class.
+    The counts are ``(num_clients, num_classes)``, with the classes in `labels`, sorted; a column sums to the number of
+    samples of the class.
     """
     client = np.empty(len(labels), np.int64)
     for of_class, column in zip(members_by_value(labels), counts.T, strict=True):
@@ -179,7 +179,7 @@ def apportion(shares: np.ndarray, total: int, rng: np.random.Generator) -> np.nd
 
 
 def check_enough(num_samples: int, num_clients: int, min_samples: int) -> None:
-    """Raise ValueError if there are no samples at all, or not `min_samples` for every client."""
+    """Raise ValueError if there are no samples, or fewer than `min_samples` per client."""
     if not num_samples:
         raise ValueError(f"There are no samples for {num_clients} clients.")
     if num_clients * min_samples > num_samples:

@@ -12,7 +12,7 @@ class ByColumn(Partition):
     """Every value of a column of the table, such as a hospital or a camera, is a client named after it.
 
     Args:
-        column: name of the column; samples for which it is empty are left out.
+        column: name of the column; samples without a value are left out.
     """
 
     def __init__(self, column: str) -> None:

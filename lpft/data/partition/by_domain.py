@@ -12,5 +12,5 @@ class ByDomain(Partition):
     """Every domain of the source is a client."""
 
     def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
-        """Take the domains as they are, those without samples included."""
+        """Use the domains as clients, including those without samples."""
         return table.assign(client=table["domain"])

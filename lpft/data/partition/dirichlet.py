@@ -13,12 +13,11 @@ from lpft.data.partition.base import SkewedPartition, apportion, check_enough, d
 class Dirichlet(SkewedPartition):
     """Label shift: every class is spread over the clients by a Dirichlet draw, so sizes differ too.
 
-    The shares of class c that the clients get are one draw from a symmetric Dirichlet distribution (Yurochkin et al.,
-    as in PFLlib and NIID-Bench). Such a draw leaves some clients nearly empty, and drawing again until the smallest of
-    many clients is large enough would hardly ever end. Here a client that lacks samples draws the classes of further
-    ones from its own class mix, which is a Dirichlet draw too (Hsu et al.), and takes each from the largest client that
-    has one. So any `min_samples` up to the average size is reached; at the average size itself all clients are equally
-    large, as in Hsu et al.
+    The clients' shares of class c are one draw from a symmetric Dirichlet distribution (Yurochkin et al., as in PFLlib
+    and NIID-Bench). Such a draw leaves some clients nearly empty, and with many clients, redrawing until the smallest
+    is large enough hardly ever ends. Instead, a client with too few samples draws the classes of further ones from its
+    class mix, which is a Dirichlet draw too (Hsu et al.), and takes each from the largest client that has one. This
+    reaches any `min_samples` up to the average size, at which all clients are equally large, as in Hsu et al.
 
     Args:
         alpha: concentration; below 1 a client sees few classes, above 100 all clients look alike.
@@ -36,7 +35,7 @@ class Dirichlet(SkewedPartition):
         check_enough(len(labels), num_clients, self.min_samples)
         class_sizes = np.unique(labels, return_counts=True)[1]
         shape = (num_clients, len(class_sizes))
-        # the logarithm of Gamma(alpha) draws, which themselves are too small for floats if alpha is
+        # logarithms of Gamma(alpha) draws, which underflow for small alpha
         log_weights = np.log(rng.gamma(self.alpha + 1, size=shape)) + np.log1p(-rng.random(shape)) / self.alpha
         log_shares = log_softmax(log_weights, axis=0)
         columns = [apportion(np.exp(log_shares[:, c]), size, rng) for c, size in enumerate(class_sizes)]
@@ -45,10 +44,10 @@ class Dirichlet(SkewedPartition):
 
 
 def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Move samples from the largest clients to those with fewer than `min_samples`, at most their average size.
+    """Move samples from the largest clients to those with fewer than `min_samples` (at most the average size).
 
-    A client draws the classes that it lacks from its mix; `counts` and `mixes` are ``(num_clients, num_classes)``. If
-    all classes that others can spare have probability 0, they are equally probable. Sums over clients stay.
+    A client draws the classes of its new samples from its mix; `counts` and `mixes` are ``(num_clients, num_classes)``.
+    If all classes that others can spare have probability 0, they are equally probable. Sums over clients stay.
 
     >>> fill_up(np.array([[4, 0], [0, 0]]), np.full((2, 2), 0.5), 1, np.random.default_rng(0))
     array([[3, 0],
@@ -63,17 +62,17 @@ def fill_up(counts: np.ndarray, mixes: np.ndarray, min_samples: int, rng: np.ran
             weights = np.where(spare, mixes[client], 0.0)
             weights = weights if weights.sum() > 0 else spare.astype(float)
             label = rng.choice(len(weights), p=weights / weights.sum())
-            for who, change in ((largest[label], -1), (client, 1)):
-                counts[who, label] += change
-                sizes[who] += change
+            for changed, change in ((largest[label], -1), (client, 1)):
+                counts[changed, label] += change
+                sizes[changed] += change
     return counts
 
 
 class _Givers:
-    """Clients with samples of a class to spare: of those with more than `min_samples` in all, the largest comes first.
+    """Clients with samples of a class and more than `min_samples` samples in total, the largest first.
 
-    It looks at `of_class` and `sizes`, ``(num_clients,)``, as they are when it is asked. Givers only shrink, and who
-    has become too small for one does not become one again: so a heap of the sizes that were last seen does.
+    `of_class` and `sizes`, ``(num_clients,)``, may change between calls. Givers only shrink and never come back once
+    they are too small: therefore a heap of their last known sizes suffices.
     """
 
     def __init__(self, of_class: np.ndarray, sizes: np.ndarray, min_samples: int) -> None:
@@ -82,13 +81,13 @@ class _Givers:
         heapq.heapify(self.heap)
 
     def largest(self) -> int | None:
-        """Return the largest client, of those of the same size the first; None if no one can spare a sample."""
+        """Return the largest client, the first one of equal size; None if no client can spare a sample."""
         while self.heap:
-            seen, client = self.heap[0]
+            last_size, client = self.heap[0]
             size = int(self.sizes[client])
             if size <= self.min_samples or not self.of_class[client]:
                 heapq.heappop(self.heap)
-            elif -seen != size:
+            elif -last_size != size:
                 heapq.heapreplace(self.heap, (-size, client))
             else:
                 return client

@@ -9,18 +9,18 @@ from lpft.data.partition.base import DealtPartition, apportion, check_enough, de
 
 
 class MainClasses(DealtPartition):
-    """Label shift: every client has some main classes, and of each other class a small share.
+    """Label shift: every client has some main classes, and a small share of each other class.
 
-    Classes are dealt so that each is a main class of equally many clients (to one), in random company. The clients
-    whose main class it is share equally what the others leave of it. With 5 clients, 10 classes of equal size, 2 main
-    classes each and a tenth of the others, 60% of a client's samples are of its main classes; with 0.025 it is 90%.
+    Each class is a main class of equally many clients (to one), in random combinations. These clients share equally
+    what the others leave of it. With 5 clients, 10 classes of equal size, 2 main classes each and a tenth of the
+    others, 60% of a client's samples are of its main classes; with 0.025 it is 90%.
 
     Args:
         num_clients: clients of each domain, or by domain.
         classes_per_client: number of a client's main classes.
-        share_of_others: share of the samples of a class that goes to each client whose main class it is not; at most
-            one by the number of clients, which makes all clients alike.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
+        share_of_others: share of a class's samples for each client of which it is not a main class; at most one divided
+            by the number of clients, which makes all clients alike.
+        within_domains: deal the samples of each domain separately; otherwise all together.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MainClasses(DealtPartition):
         self.classes_per_client, self.share_of_others = int(classes_per_client), float(share_of_others)
 
     def deal(self, labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Deal the main classes, then each class by the clients' shares of it."""
+        """Deal the main classes, then each class by the clients' shares."""
         if self.share_of_others * num_clients > 1:
             raise ValueError(
                 f"`share_of_others={self.share_of_others}` is too much for {num_clients} clients: main classes would be"
@@ -57,13 +57,13 @@ class MainClasses(DealtPartition):
 
 
 class Pathological(MainClasses):
-    """Label shift: every client has samples of a few classes only (McMahan et al., arXiv:1602.05629; PFLlib).
+    """Label shift: every client has samples of only a few classes (McMahan et al., arXiv:1602.05629; PFLlib).
 
     Args:
         num_clients: clients of each domain, or by domain.
-        classes_per_client: number of a client's classes. Clients times this must reach the number of classes, for all
-            samples are dealt; where it is equal to it, no two clients share a class.
-        within_domains: deal the samples of each domain by themselves; otherwise all together.
+        classes_per_client: number of a client's classes. Clients times this must be at least the number of classes,
+            since all samples are dealt; if it is equal, no two clients share a class.
+        within_domains: deal the samples of each domain separately; otherwise all together.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Pathological(MainClasses):
 
 
 def deal_classes(num_clients: int, num_classes: int, per_client: int, rng: np.random.Generator) -> np.ndarray:
-    """Give every client different classes, each class to equally many clients (to one), in random company.
+    """Give every client different classes, each class to equally many clients (to one), in random combinations.
 
-    Returns who holds what, bool, ``(num_clients, num_classes)``. Raises ValueError if there are not so many classes, or
-    some would be held by nobody.
+    Returns which client holds which class, bool, ``(num_clients, num_classes)``. Raises ValueError if there are too few
+    classes, or no client would hold some.
 
     >>> deal_classes(3, 3, 1, np.random.default_rng(0)).sum(0)
     array([1, 1, 1])
@@ -99,7 +99,9 @@ def deal_classes(num_clients: int, num_classes: int, per_client: int, rng: np.ra
     left[rng.permutation(num_classes)[:more]] += 1
     holds = np.zeros((num_clients, num_classes), bool)
     for client in range(num_clients):
-        chosen = np.lexsort((rng.random(num_classes), -left))[:per_client]  # of which most is left: always works out
+        chosen = np.lexsort((rng.random(num_classes), -left))[
+            :per_client
+        ]  # the classes with most left: always possible
         holds[client, chosen] = True
         left[chosen] -= 1
     return holds

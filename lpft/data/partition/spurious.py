@@ -1,4 +1,4 @@
-"""Spurious correlations: clients in which the same attribute goes with opposite classes."""
+"""Spurious correlations: the same attribute correlates with different classes in different clients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ GROUPS = ("y=0, a=0", "y=0, a=1", "y=1, a=0", "y=1, a=1")
 
 
 class SpuriousCorrelation(Partition):
-    """Clients that differ in how a binary attribute goes with the class of two.
+    """Clients that differ in the correlation of a binary attribute with a binary class.
 
-    Client i has P(attribute | class 1) = P(no attribute | class 0) = rho_i, in training and test alike; classes are
-    balanced in every client, and clients are of one size: as large as the rarest of the four combinations of class and
-    attribute suffices for. So P_i(x) is close across clients while P_i(y | a) is not. Clients are named by their rho.
+    Client i has P(attribute | class 1) = P(no attribute | class 0) = rho_i, in training and test; classes are balanced
+    in every client, and all clients have the largest size that the rarest of the four combinations of class and
+    attribute permits. So P_i(x) is close across clients while P_i(y | a) is not. Clients are named by their rho.
 
-    Samples are split first and dealt to the clients afterwards, so that the splits do not depend on the correlations.
-    Given splits are kept, and no unit (a patient, say) is in two splits.
+    Samples are split before they are dealt to clients, so that the splits do not depend on the correlations. Given
+    splits are kept, and no unit (a patient, say) is in two splits.
 
     Args:
         rho: every client's correlation.
-        attribute: the column of the attribute, yes or no.
+        attribute: the column of the binary attribute.
     """
 
     makes_splits = True
@@ -39,7 +39,7 @@ class SpuriousCorrelation(Partition):
         self.attribute = attribute
 
     def assign(self, table: pd.DataFrame, settings: SplitSettings, draw: Draw) -> pd.DataFrame:
-        """Choose every client's samples; those that nobody gets are left out."""
+        """Choose every client's samples; the others have no client."""
         groups = self._groups(table)
         rng = draw()
         units = table["unit"].to_numpy() if "unit" in table else np.arange(len(table))
@@ -70,7 +70,7 @@ class SpuriousCorrelation(Partition):
 
 
 def client_names(rhos: Sequence[float]) -> list[str]:
-    """Name clients by their correlation, and number those of the same.
+    """Name clients by their correlation, and number those with the same.
 
     >>> client_names([0.9, 0.1, 0.1])
     ['rho_0.9', 'rho_0.1-0', 'rho_0.1-1']
@@ -89,7 +89,7 @@ def sizes_per_class(
 ) -> dict[Split, int]:
     """Return how many samples of each class every client gets in each split; raise ValueError if there are too few.
 
-    There are `available`, by split, so many of each group, ``(4,)``; `names` are those of the groups, for messages.
+    `available` has the number of samples of each group, ``(4,)``, by split; `names` are the groups' names for messages.
     """
     listed = ", ".join(f"{rho:g}" for rho in rhos)
     least = smallest_per_class(rhos)
@@ -97,9 +97,9 @@ def sizes_per_class(
     most: dict[Split, int] = {split: largest_per_class(counts, rhos) for split, counts in available.items()}
     for split, counts in available.items():
         if most[split] < needed[split]:
-            wanted = group_counts(rhos, needed[split]).sum(0)
-            groups = zip(names, counts, wanted, strict=True)
-            lacking = "; ".join(f"{name}: {num}, needed {want}" for name, num, want in groups if num < want)
+            required = group_counts(rhos, needed[split]).sum(0)
+            groups = zip(names, counts, required, strict=True)
+            lacking = "; ".join(f"{name}: {num}, needed {least}" for name, num, least in groups if num < least)
             raise ValueError(
                 f"There are too few {split} images for clients with rho = {listed}, {2 * needed[split]} images each"
                 f" ({lacking}). HINT: take fewer clients, rho nearer to 0.5, or more images of these groups."
@@ -124,7 +124,7 @@ def sizes_per_class(
 
 
 def group_counts(rhos: Sequence[float], per_class: int | np.ndarray) -> np.ndarray:
-    """Return how many samples of each group every client has, ``(..., num_clients, 4)``, of some samples per class.
+    """Return how many samples of each group every client has, ``(..., num_clients, 4)``, given its samples per class.
 
     >>> group_counts([0.9, 0.5], 10)
     array([[9, 1, 1, 9],
@@ -146,7 +146,7 @@ def largest_per_class(available: np.ndarray, rhos: Sequence[float]) -> int:
 
 
 def smallest_per_class(rhos: Sequence[float]) -> int:
-    """Return the least samples of each class by which every client has one of each group that its rho leaves room for.
+    """Return the least number of samples per class that gives every client one of each group that its rho permits.
 
     >>> smallest_per_class([0.9, 0.3]), smallest_per_class([1.0])
     (6, 1)
@@ -158,7 +158,7 @@ def smallest_per_class(rhos: Sequence[float]) -> int:
 def deal_spurious(
     groups: np.ndarray, rhos: Sequence[float], per_class: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Give every client its number of random samples of each group: their positions, sorted; some samples are left."""
+    """Return the positions, sorted, of random samples for every client, as many of each group as `group_counts`."""
     counts = group_counts(rhos, per_class)
     available = np.bincount(groups, minlength=len(GROUPS))
     left = available - counts.sum(0)
