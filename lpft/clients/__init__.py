@@ -1,1 +1,1 @@
-"""How many clients' networks are trained and evaluated as one."""
+"""Stacks: the networks of many clients, trained and evaluated as one."""

@@ -1,4 +1,4 @@
-"""Which samples a client sees in which step."""
+"""The order of clients' samples in training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def num_steps(num_samples: int, batch_size: int) -> int:
 
 
 def epoch_order(num_samples: int, batch_size: int, generator: Generator) -> Tensor:
-    """Draw the order in which a client's samples are seen in one pass.
+    """Draw the order of a client's samples in one pass.
 
-    The last batch is filled up from the start of the same permutation, so that all batches have the same size.
+    The last batch is filled from the start of the same permutation, so that all batches have the same size.
 
     Args:
         num_samples: number of the client's training samples, at least 1.
@@ -45,12 +45,12 @@ def epoch_order(num_samples: int, batch_size: int, generator: Generator) -> Tens
 
 @dataclass(frozen=True)
 class StackSamples:
-    """The training samples of the clients of a stack, all of which need the same number of steps per epoch.
+    """The training samples of a stack's clients, which all need the same number of steps per epoch.
 
     Args:
         names: names of the clients, K of them.
         index: positions of their samples in the dataset's arrays, ``(K, n_max)``; rows are padded with zeros.
-        counts: how many samples each client has.
+        counts: number of samples of each client.
         batch_size: samples in a batch.
     """
 
@@ -80,7 +80,7 @@ class StackSamples:
         """Draw one pass: positions among each client's own samples, ``(steps, K, batch_size)``.
 
         Args:
-            key: seed, stage, round or epoch. With it and the client's name alone a client's batches are determined.
+            key: seed, stage, round or epoch. The key and the client's name determine a client's batches.
         """
         orders = [
             epoch_order(count, self.batch_size, generator(*key, name))
@@ -93,25 +93,25 @@ class StackSamples:
 
         Args:
             count: numbers per image.
-            key: seed, stage, round or epoch. With it and the client's name alone a client's numbers are determined.
+            key: seed, stage, round or epoch. The key and the client's name determine a client's numbers.
         """
         shape = (self.num_steps, self.batch_size, count)
         return torch.stack([torch.rand(shape, generator=generator(*key, name)) for name in self.names], dim=1)
 
     def shares(self) -> Tensor:
-        """Return the weights by which one pass is a mean over each client's samples, ``(steps, K, batch_size)``.
+        """Return weights that make one pass a mean over each client's samples, ``(steps, K, batch_size)``.
 
-        A sample counts where it comes first; what fills up the last batch has weight 0.
+        Repeated samples, which fill the last batch, have weight 0.
 
         >>> StackSamples(("a",), torch.zeros(1, 3, dtype=torch.int64), (4,), 3).shares().tolist()
         [[[0.25, 0.25, 0.25]], [[0.25, 0.0, 0.0]]]
         """
-        place = torch.arange(self.num_steps * self.batch_size)
-        rows = torch.stack([(place < count) / count for count in self.counts])
+        position = torch.arange(self.num_steps * self.batch_size)
+        rows = torch.stack([(position < count) / count for count in self.counts])
         return rows.view(len(rows), self.num_steps, self.batch_size).transpose(0, 1)
 
     def in_dataset(self, positions: Tensor) -> Tensor:
-        """Turn positions among each client's own samples, ``(..., K, n)``, into positions in the dataset's arrays."""
+        """Convert positions among each client's samples, ``(..., K, n)``, to positions in the dataset's arrays."""
         index = self.index.to(positions.device)
         return index.expand(*positions.shape[:-2], *index.shape).gather(-1, positions)
 
@@ -126,7 +126,7 @@ def stacks(clients: Sequence[int], num_samples: Sequence[int], batch_size: int, 
         size: the most clients in a stack, K.
 
     Returns:
-        Stacks of positions; every client is in exactly one. Clients without samples come in stacks of their own.
+        Stacks of positions; every client is in exactly one. Clients without samples have separate stacks.
 
     >>> stacks([0, 1, 2, 3], num_samples=[40, 90, 50, 33], batch_size=32, size=2)
     [[0, 2], [3], [1]]
@@ -140,13 +140,13 @@ def stacks(clients: Sequence[int], num_samples: Sequence[int], batch_size: int, 
 def joined(parts: Sequence[list[int]], num_samples: Sequence[int], batch_size: int, most: int) -> list[list[list[int]]]:
     """Group stacks that can be trained as one: clients need the same number of steps.
 
-    Smaller stacks come last, and a single client, whose network runs in another way, stays alone.
+    Smaller stacks come last; stacks of a single client, whose network runs in another way, stay separate.
 
     Args:
-        parts: stacks, as `stacks` has cut them; all or those of one rank.
+        parts: stacks from `stacks`; all or those of one rank.
         num_samples: training samples of every client in the dataset, by position.
         batch_size: samples in a batch.
-        most: the most clients in a group; a larger stack is a group of its own.
+        most: the most clients in a group; a larger stack is a separate group.
 
     Returns:
         Groups of stacks of about the same size; every stack is in exactly one.
@@ -154,12 +154,12 @@ def joined(parts: Sequence[list[int]], num_samples: Sequence[int], batch_size: i
     >>> joined([[0, 1], [2, 3], [4, 5], [6]], num_samples=[9] * 7, batch_size=3, most=5)
     [[[0, 1], [2, 3]], [[4, 5]], [[6]]]
     """
-    alike: dict[tuple[int, bool], list[list[int]]] = {}
+    by_steps: dict[tuple[int, bool], list[list[int]]] = {}
     for part in sorted(parts, key=len, reverse=True):
-        alike.setdefault((num_steps(num_samples[part[0]], batch_size), len(part) == 1), []).append(part)
+        by_steps.setdefault((num_steps(num_samples[part[0]], batch_size), len(part) == 1), []).append(part)
     groups = []
-    for (_, single), same in alike.items():
-        count = len(same) if single else min(len(same), math.ceil(sum(map(len, same)) / most))
-        size = math.ceil(len(same) / count)
-        groups += [same[i : i + size] for i in range(0, len(same), size)]
+    for (_, single), joinable in by_steps.items():
+        count = len(joinable) if single else min(len(joinable), math.ceil(sum(map(len, joinable)) / most))
+        size = math.ceil(len(joinable) / count)
+        groups += [joinable[i : i + size] for i in range(0, len(joinable), size)]
     return groups

@@ -11,19 +11,19 @@ from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import augmented
 
 KEPT_NUMBERS = 2**24
-"""So many numbers in normalized images are few enough to be kept in memory between uses (64 MiB)."""
+"""Maximum number of values in normalized images that are kept in memory between uses (64 MiB in float32)."""
 
 
 class DeviceSamples:
-    """The dataset's arrays as one device sees them.
+    """The dataset's samples on one device.
 
-    On a GPU the uint8 images live in its memory if they take less than half of what is free; otherwise, and on the CPU,
-    they stay in the memory-mapped file, and a batch is gathered there. On the CPU the images of a small dataset are
+    The uint8 images are copied to a GPU if they take less than half of its free memory; otherwise, and on the CPU, they
+    stay in the memory-mapped file, from which batches are gathered. On the CPU the images of a small dataset are
     normalized once.
 
     Args:
         data: the dataset; set up.
-        device: where batches are wanted.
+        device: the device of batches.
     """
 
     def __init__(self, data: FederatedDataModule, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class DeviceSamples:
         self._normalized: dict[torch.dtype, Tensor] = {}
 
     def can_keep(self, num_images: int) -> bool:
-        """Tell whether so many normalized images are small enough to be kept, instead of being made when needed."""
+        """Return whether this number of normalized images is small enough to be kept in memory."""
         return num_images * self._images[0].numel() <= KEPT_NUMBERS
 
     def images(self, index: Tensor, dtype: torch.dtype, draws: Tensor | None = None) -> Tensor:
@@ -43,7 +43,7 @@ class DeviceSamples:
 
         Args:
             index: the positions.
-            dtype: floating-point type wanted.
+            dtype: floating-point type of the result.
             draws: uniform numbers ``(*index.shape, num_draws)`` to augment the images by; None leaves them as they are.
         """
         augments = draws is not None and self.data.augment is not None
@@ -60,7 +60,7 @@ class DeviceSamples:
         return self._normalized[dtype]
 
     def batches(self, index: Tensor, draws: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield positions, labels and uniform numbers of every step, copied to where they are needed all at once.
+        """Yield positions, labels and uniform numbers of every step, after copying all at once to their devices.
 
         Args:
             index: positions in the arrays, ``(steps, ...)``.

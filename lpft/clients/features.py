@@ -16,20 +16,20 @@ CHUNK = 128
 
 
 def chunks(index: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """Cut positions into pieces of at most `size`."""
+    """Split positions into chunks of at most `size`."""
     yield from index.split(size)
 
 
 class GlobalFeatures:
-    """The global model's features of any samples, kept once they were computed.
+    """The global model's features of samples; those of training samples are computed once and kept.
 
-    Features are those of un-augmented images in evaluation mode: what a head is trained on while the body is frozen,
-    and what a probed head is tested on.
+    Features are computed from un-augmented images in evaluation mode: heads are trained on them while the body is
+    frozen, and probed heads are tested on them.
 
     Args:
         net: the global model.
         data: the dataset.
-        device: where to compute and keep them.
+        device: device of the computation and of the features.
     """
 
     def __init__(self, net: BodyHeadNet, data: FederatedDataModule, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class GlobalFeatures:
     def embed(self, images: Tensor) -> Tensor:
         """Compute the features ``(..., k)`` of normalized inputs ``(..., *shape)``.
 
-        They are in the network's type also within a Trainer's autocast, so that it does not matter who asks first.
+        They have the network's type even within a Trainer's autocast, so that they do not depend on the first caller.
         """
         with torch.autocast(self.device.type, enabled=False):
             features: Tensor = self.net.body(images.flatten(0, -1 - self._dims))

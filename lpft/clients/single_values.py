@@ -12,16 +12,16 @@ from lpft.types import DataSpec
 
 
 def single_value_layers(net: BodyHeadNet, spec: DataSpec) -> list[str]:
-    """Return the names of the BatchNorm layers that get one value per channel of an image, in training mode.
+    """Return the names of the BatchNorm layers with one input value per image and channel, in training mode.
 
-    In a batch of one image, or of copies of one, their variance is 0: running variances tend to 0, and features explode
-    in evaluation mode. Layers that get maps have the variance over a map.
+    In a batch of one image, or of its copies, their variance is 0: running variances tend to 0, and features explode in
+    evaluation mode. Layers with feature maps as input have the variance over a map.
     """
-    found: list[str] = []
+    layers: list[str] = []
 
     def note(name: str, layer: nn.Module, values: Tensor) -> None:
-        if layer.training and values[:, 0].numel() == len(values) and name not in found:
-            found.append(name)
+        if layer.training and values[:, 0].numel() == len(values) and name not in layers:
+            layers.append(name)
 
     def watch(probe: BodyHeadNet) -> None:
         for name, module in probe.named_modules():
@@ -30,13 +30,13 @@ def single_value_layers(net: BodyHeadNet, spec: DataSpec) -> list[str]:
 
     if any(isinstance(module, _BatchNorm) for module in net.modules()):
         dry_run(net, spec, training=True, watch=watch)
-    return found
+    return layers
 
 
 def untrainable_clients(net: BodyHeadNet, data: FederatedDataModule) -> list[int]:
-    """Return the positions of the clients on which `single_value_layers` cannot be trained.
+    """Return the positions of clients that cannot train the network's `single_value_layers`.
 
-    These are clients all of whose training images are the same, unless images are augmented.
+    These are clients whose training images are all equal, unless images are augmented.
     """
     if data.augment is not None or not single_value_layers(net, data.spec):
         return []
@@ -44,7 +44,7 @@ def untrainable_clients(net: BodyHeadNet, data: FederatedDataModule) -> list[int
 
 
 def _all_same(images: Tensor, positions: Tensor) -> bool:
-    """Tell whether all images at these positions ``(n,)`` are the same; no images are not."""
+    """Return whether all images at positions ``(n,)`` are equal; False if there are none."""
     if not len(positions):
         return False
     first = images[positions[0]]

@@ -30,15 +30,15 @@ ELEMENTWISE_OPTIMIZERS = (
     torch.optim.ASGD,
     torch.optim.Rprop,
 )
-"""Optimizers whose update of an entry depends on that entry alone, so that clients of a stack cannot mix."""
+"""Optimizers whose update of an entry depends only on that entry, so that clients of a stack cannot mix."""
 
 
 class ClientStack(StackedTensors):
     """Networks of K clients, all of the same architecture, run as one.
 
-    Every tensor that goes in or comes out has a leading client dimension K. With K > 1 the parameters are stacked and
-    the body runs under `torch.func.vmap`; with K = 1 the network itself runs, without that cost. Gradients and buffers
-    of different clients never mix: a NaN in one leaves the others bit for bit as they were.
+    Every input and output tensor has a leading client dimension K. With K > 1 the parameters are stacked and
+    the body runs under `torch.func.vmap`; with K = 1 the network itself runs, without this overhead. Gradients and
+    buffers of different clients never mix: a NaN in one leaves the others bit for bit as they were.
 
     Args:
         net: the network every client starts from; it is copied.
@@ -59,7 +59,7 @@ class ClientStack(StackedTensors):
 
         Args:
             x: every client's own images ``(K, batch, ...)``, or, if shared, one batch ``(batch, ...)`` for all.
-            shared: all clients look at the same images.
+            shared: whether all clients use the same images.
             params: use these parameters ``(K, ...)`` instead of the stack's.
         """
         body = self.module.body
@@ -95,12 +95,12 @@ class ClientStack(StackedTensors):
             shared: its remaining arguments, the same for all clients.
 
         Returns:
-            What the function returns, each tensor with a leading client dimension.
+            The function's result, each tensor with a leading client dimension.
         """
         if self.num_clients == 1:
             out = function(*tree_map(lambda t: t.squeeze(0), trees), *shared)
             return tree_map(lambda t: t.unsqueeze(0), out)
-        return vmap(lambda *one: function(*one, *shared), randomness="different")(*trees)
+        return vmap(lambda *of_client: function(*of_client, *shared), randomness="different")(*trees)
 
     def train(self, mode: bool = True) -> ClientStack:
         """Set training or evaluation mode of the whole stack."""
@@ -109,19 +109,19 @@ class ClientStack(StackedTensors):
         return self
 
     def freeze_body(self, frozen: bool) -> None:
-        """Stop (or resume) gradients of the body; a frozen body also keeps its norm statistics and drops nothing.
+        """Stop (or resume) gradients of the body; a frozen body also keeps its norm statistics and has no dropout.
 
-        Parameters that the network itself does not train stay frozen either way.
+        Parameters that the network itself does not train always stay frozen.
         """
         self._train_of("body", lambda name: not frozen and name not in self._frozen_by_net)
         self.module.body.train(not frozen)
 
     def freeze_head(self, frozen: bool) -> None:
-        """Stop (or resume) gradients of the head; parameters that the network does not train stay frozen either way."""
+        """Stop (or resume) gradients of the head; parameters that the network does not train always stay frozen."""
         self._train_of("head", lambda name: not frozen and name not in self._frozen_by_net)
 
     def train_only(self, patterns: Sequence[str]) -> None:
-        """Stop gradients of the body except for parameters whose names match, as file names do (``*.adapter.*``).
+        """Stop gradients of the body except for parameters whose names match a pattern like ``*.adapter.*``.
 
         Matching parameters are trained even if the network itself does not train them.
 
@@ -141,7 +141,7 @@ class ClientStack(StackedTensors):
 
 
 def is_plain(body: nn.Module, params: Collection[str]) -> bool:
-    """Tell whether a body is a chain of layers that take a client dimension without `vmap`, which costs time.
+    """Return whether a body is a chain of layers that support a client dimension without `vmap`, which is slower.
 
     Hooks, such as those of `torch.nn.utils.weight_norm`, and tied weights are not plain.
 
@@ -172,13 +172,13 @@ def _run_plain(body: nn.Module, params: State, x: Tensor) -> Tensor:
 
 
 def linear(features: Tensor, params: State, shared: bool = False, name: str = "head") -> Tensor:
-    """Apply K linear layers, heads say, with ``NAME.weight`` ``(K, c, k)`` and ``NAME.bias`` ``(K, c)``, to features.
+    """Apply K linear layers, such as heads, with ``NAME.weight`` ``(K, c, k)`` and ``NAME.bias`` ``(K, c)``.
 
     Args:
         features: ``(K, batch, k)``, or ``(batch, k)`` if shared.
-        params: holds the layers.
-        shared: all layers see the same features.
-        name: of the layers in `params`.
+        params: the layers' parameters.
+        shared: whether all layers have the same input.
+        name: name of the layers in `params`.
 
     Returns:
         Logits ``(K, batch, c)``.

@@ -1,7 +1,7 @@
-"""How many clients a stack should hold: a pure function of the work, never a measurement.
+"""The number of clients in a stack: a pure function of the work, never a measurement.
 
-The size of a stack changes rounding, and rounding grows over many steps. It must therefore not depend on load, timing
-or the number of devices.
+The size of a stack changes rounding errors, which grow over many steps. It must therefore not depend on load, timing or
+the number of devices.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from lpft.types import DataSpec
 ClientsPerStack = int | Literal["auto"]
 
 TABLE = Path(__file__).with_name("stack_sizes.csv")
-"""Best sizes of stacks by kind of device, kind of network, and work of a client's forward pass, as measured by
-benchmarks/stack.py; those for CUDA are estimates so far."""
+"""Best sizes of stacks by device type, kind of network, and work of a client's forward pass, measured with
+benchmarks/stack.py; those for CUDA are estimates."""
 STACK_BYTES = {"cpu": 1e9, "cuda": 8e9}
 """Memory for a stack's parameters, their gradients and the optimizer's state."""
 MIN_STACKS = 4
 MIN_SIZE = 4
-"""Smaller stacks gain nothing, or lose: such clients are trained one by one."""
+"""Smaller stacks are not faster: such clients are trained one by one."""
 ALIGNMENT = 64
-"""Bytes. Matrix kernels round by where their operands start, so that a network trained at another place in a stack may
-differ in the last bit; but not where all operands start at multiples of this, as every tensor of its own does."""
+"""Bytes. The rounding of matrix kernels depends on the alignment of their operands, so that a network at another
+position in a stack may differ in the last bit, unless all operands are aligned to this, as separate tensors are."""
 
 
 def clients_per_stack(
@@ -45,11 +45,11 @@ def clients_per_stack(
     """Resolve the setting ``clients_per_stack``.
 
     Args:
-        setting: a number, or ``auto``: the size that is best for the most similar network of the table.
+        setting: a number, or ``auto``: the best size of the most similar network in the table.
         net: the network; its values do not matter.
         spec: shape of the inputs.
         batch_size: samples of one client in a step.
-        num_clients: clients in a cohort; at least four stacks are made of them, so that devices can share the work.
+        num_clients: clients in a cohort; they form at least four stacks, so that devices can share the work.
         device_type: ``cpu`` or ``cuda``.
 
     Returns:
@@ -64,7 +64,7 @@ def clients_per_stack(
 def heads_per_stack(
     setting: ClientsPerStack, net: BodyHeadNet, batch_size: int, num_clients: int, device_type: str
 ) -> int:
-    """Resolve ``clients_per_stack`` for methods that train heads alone, on stored features; see `clients_per_stack`."""
+    """Resolve ``clients_per_stack`` for methods that train only heads, on stored features; see `clients_per_stack`."""
     if setting != "auto":
         return setting
     flops = 2 * batch_size * net.head.in_features * net.head.out_features
@@ -72,10 +72,10 @@ def heads_per_stack(
 
 
 def can_be_joined(net: BodyHeadNet, batch_size: int, size: int) -> bool:
-    """Tell whether the CPU may train several stacks as one without changing a bit.
+    """Return whether the CPU can train several stacks as one with bitwise equal results.
 
     Args:
-        net: the network; chains of linear layers can.
+        net: the network, which must be a chain of linear layers.
         batch_size: samples of one client in a step.
         size: clients in each of the stacks.
     """
@@ -91,8 +91,9 @@ def can_be_joined(net: BodyHeadNet, batch_size: int, size: int) -> bool:
 
 
 def size_to_join(size: int, net: BodyHeadNet, batch_size: int) -> int:
-    """Round a size of stacks down to one that `can_be_joined`; where none can, it stays."""
-    return next((less for less in range(size, MIN_SIZE - 1, -1) if can_be_joined(net, batch_size, less)), size)
+    """Round a size of stacks down to one that `can_be_joined`; if there is none, return it unchanged."""
+    sizes = range(size, MIN_SIZE - 1, -1)
+    return next((smaller for smaller in sizes if can_be_joined(net, batch_size, smaller)), size)
 
 
 def _best_size(flops: int, convolutions: bool, net: BodyHeadNet, num_clients: int, device_type: str) -> int:
@@ -106,13 +107,13 @@ def _best_size(flops: int, convolutions: bool, net: BodyHeadNet, num_clients: in
 
 
 def has_convolutions(net: nn.Module) -> bool:
-    """Tell whether a network has convolutions, which run in another layout of memory, and faster, one by one."""
+    """Return whether a network has convolutions, which are faster one by one, in another memory layout."""
     return any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in net.modules())
 
 
 @cache
 def _best_sizes() -> dict[tuple[str, bool], dict[float, int]]:
-    """Read the table: for each kind of device and network, the best size by floating-point operations."""
+    """Read the table: for each device type and kind of network, the best size by floating-point operations."""
     sizes: dict[tuple[str, bool], dict[float, int]] = {}
     with TABLE.open() as file:
         for row in csv.DictReader(file):
@@ -125,5 +126,5 @@ def forward_flops(net: BodyHeadNet, spec: DataSpec, batch_size: int) -> int:
     """Count the floating-point operations of one client's forward pass, without computing anything."""
     with FlopCounterMode(display=False) as counter:
         images, _ = dry_run(net, spec, training=True)
-    of_body = counter.get_total_flops() * batch_size // len(images)  # BatchNorm may not take a batch of one
+    of_body = counter.get_total_flops() * batch_size // len(images)  # BatchNorm may not accept a batch of one
     return int(of_body) + 2 * batch_size * net.head.in_features * net.head.out_features

@@ -10,11 +10,11 @@ from lpft.types import State
 
 
 class StackedTensors(nn.Module):
-    """What the networks of K clients hold: parameters, buffers and gradients, each ``(K, ...)``.
+    """Parameters, buffers and gradients of the networks of K clients, each ``(K, ...)``.
 
-    With K > 1 the parameters are stacked; with K = 1 they are those of a real network, which keeps the weights of
-    convolutions with the channels last in memory: PyTorch's kernels for the CPU then take up to 40% less time, those
-    for GPUs use tensor cores. (Under `vmap` this makes no difference.) `ClientStack` runs them.
+    With K > 1 the parameters are stacked; with K = 1 they are those of a real network with convolution weights in
+    channels-last format: PyTorch's kernels for the CPU then take up to 40% less time, those for GPUs use tensor cores.
+    (Under `vmap` this makes no difference.) `ClientStack` runs the networks.
 
     Args:
         net: the network every client starts from; it is copied.
@@ -33,7 +33,7 @@ class StackedTensors(nn.Module):
         if num_clients == 1:
             self.net = copy_network(net).to(memory_format=torch.channels_last)
             return
-        # The skeleton lends its forward pass; in a tuple, so that it is not a submodule. It holds no values.
+        # Only the skeleton's forward pass is used; in a tuple, so that it is not a submodule. It has no values.
         self._skeleton = (copy_network(net, "meta"),)
         self.stacked = nn.ParameterDict(
             {_key(name): nn.Parameter(_stacked(p, num_clients), p.requires_grad) for name, p in net.named_parameters()}
@@ -54,7 +54,7 @@ class StackedTensors(nn.Module):
         return {name: getattr(self, _key(name)) for name in self._buffer_names}
 
     def part(self, prefix: str) -> list[nn.Parameter]:
-        """Return the parameters to optimize of one part, ``"body"`` or ``"head"``."""
+        """Return the trainable parameters of one part, ``"body"`` or ``"head"``."""
         source = self.net.named_parameters() if self.num_clients == 1 else self.params().items()
         return [p for name, p in source if name.startswith(f"{prefix}.")]  # type: ignore[misc]
 
@@ -69,7 +69,7 @@ class StackedTensors(nn.Module):
 
     def load(self, state: State) -> None:
         """Let every client start from the same state, a plain state dict of the network."""
-        self.write(state)  # one state is the same for all clients
+        self.write(state)  # one state is broadcast to all clients
 
     @torch.no_grad()
     def write(self, tensors: State) -> None:
@@ -80,18 +80,18 @@ class StackedTensors(nn.Module):
 
     @property
     def module(self) -> BodyHeadNet:
-        """The network whose forward pass runs; with K > 1 it holds no values."""
+        """The network whose forward pass runs; with K > 1 it has no values."""
         return self.net if self.num_clients == 1 else self._skeleton[0]
 
     def gradients(self) -> State:
-        """Return the gradients that there are by the parameters' name in the network, each ``(K, ...)``, not copied."""
+        """Return all existing gradients by the parameters' name in the network, each ``(K, ...)``, not copied."""
         if self.num_clients == 1:
             return {name: p.grad.unsqueeze(0) for name, p in self.net.named_parameters() if p.grad is not None}
         return {name: p.grad for name in self._param_names if (p := self.stacked[_key(name)]).grad is not None}
 
     @torch.no_grad()
     def clip_gradients(self, max_norm: float) -> None:
-        """Scale every client's gradient down to an l2 norm of at most `max_norm`, each by its own norm."""
+        """Scale every client's gradient down to an l2 norm of at most `max_norm`, by its own norm."""
         gradients = list(self.gradients().values())
         norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -100,7 +100,7 @@ class StackedTensors(nn.Module):
 
     @torch.no_grad()
     def finite(self) -> Tensor:
-        """Tell, as bool ``(K,)``, which clients have finite parameters and buffers only."""
+        """Return which clients have only finite parameters and buffers, bool, ``(K,)``."""
         tensors = [t.reshape(self.num_clients, -1) for t in (*self.params().values(), *self.net_buffers().values())]
         return torch.stack([t.isfinite().all(dim=1) for t in tensors]).all(dim=0)
 
@@ -112,7 +112,7 @@ def _key(name: str) -> str:
 def _stacked(parameter: Tensor, num_clients: int) -> Tensor:
     """Repeat a parameter for every client.
 
-    Matrices lie transposed in memory, as batched products return their gradients: steps then take 20 to 60% less time.
+    Matrices are transposed in memory, like their gradients from batched products: steps then take 20 to 60% less time.
     """
     stacked = _repeat(parameter, num_clients)
     return stacked.transpose(1, 2).contiguous().transpose(1, 2) if parameter.dim() == 2 else stacked

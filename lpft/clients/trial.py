@@ -1,4 +1,4 @@
-"""Whether a network can be trained in stacks: a tiny trial, which depends on the network alone."""
+"""A tiny trial of whether a network can be trained in stacks, which depends only on the network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BATCH_SIZE = 2
 
 
 def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
-    """Tell why the clients of a network cannot be trained as one; None if they can.
+    """Return why the clients of a network cannot be trained as one; None if they can.
 
-    One client takes a step by itself, and two as one, under `torch.func.vmap`: on the meta device, where nothing is
-    computed, or on the CPU if the network cannot run there. Forward passes that look at values, operations without a
+    One client takes a step, then two as one, under `torch.func.vmap`: on the meta device, where nothing is
+    computed, or on the CPU if the network cannot run there. Forward passes that depend on values, operations without a
     rule for `vmap`, and buffers that are replaced instead of changed do not work in stacks.
 
     Args:
@@ -28,7 +28,7 @@ def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
     """
     for device in ("meta", "cpu"):
         try:
-            alone = _step(net, spec, 1, device)
+            single = _step(net, spec, 1, device)
             break
         except Exception as error:  # networks can be anything
             cause = error
@@ -41,7 +41,7 @@ def stacking_problem(net: BodyHeadNet, spec: DataSpec) -> str | None:
         stacked = _step(net, spec, 2, device)
     except Exception as error:
         return _described(error)
-    lost = [name for mine, theirs in zip(alone, stacked, strict=True) for name in sorted(mine ^ theirs)]
+    lost = [name for one, two in zip(single, stacked, strict=True) for name in sorted(one ^ two)]
     return f"what changes {lost[0]} is lost" if lost else None
 
 
@@ -61,7 +61,7 @@ def _step(net: BodyHeadNet, spec: DataSpec, num_clients: int, device: str) -> tu
 
 
 def _versions(stack: ClientStack) -> dict[str, tuple[int, int]]:
-    """Return what changes as soon as a buffer is written to or replaced, by the buffer's name."""
+    """Return, by name, values that change when a buffer is written to or replaced."""
     source: dict[str, Tensor] = stack.net_buffers()
     if stack.num_clients == 1:
         source = dict(stack.net.named_buffers())
