@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import Logger
 from lpft.config.checks import check_experiment, check_settings, resolve_stacks
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.loggers import logger_writers
-from lpft.config.on_disk import check_global_models, claim, compare
 from lpft.config.parser import Config, ExperimentCLI
+from lpft.config.saved_settings import check_global_models, check_saved_settings, record_settings
 from lpft.config.schema import Experiment, Selection, run_folder
 from lpft.config.sweep import dotted, expand, points, put
 from lpft.config.tuning import tuned_experiment, tuning_experiment
@@ -292,6 +292,6 @@ def _check_against_disk(experiment: Experiment) -> None:
     if experiment.command in ("tune", "personalize"):
         check_global_models(experiment)
     if experiment.command == "plan":
-        compare(experiment)
+        check_saved_settings(experiment)
     else:
-        claim(experiment)
+        record_settings(experiment)

@@ -124,7 +124,7 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
         if not is_done(task, seed):
             source = next((other for other in alike if is_done(other, seed)), None)
             if source is not None:
-                task.run.take_global_model(source.run, seed)
+                task.run.copy_global_model(source.run, seed)
                 log.info("seed %d: the global model is that of %s", seed, source.run.root)
 
 

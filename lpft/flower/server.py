@@ -16,8 +16,8 @@ from typing import Any
 
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.loggers import logger_writers
-from lpft.config.on_disk import compare_settings
 from lpft.config.parser import ExperimentCLI
+from lpft.config.saved_settings import compare_settings
 from lpft.config.schema import run_folder
 from lpft.config.study import open_study
 from lpft.federated.fedavg import train_rounds

@@ -26,7 +26,7 @@ from lpft.data.sources.image_files import reason
 from lpft.data.sources.names import composed
 from lpft.data.sources.sites import LABELS, Listing, Sites, wrong
 from lpft.data.splits import SPLITS
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 SIZES = (16, 28, 32, 48, 64)
 """Sides that images are resized to; a CPU trains the template's network on them."""

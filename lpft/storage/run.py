@@ -88,7 +88,7 @@ class Run:
         """Return the runs of such models that are on disk."""
         return [Run(path) for path in sorted(self.root.glob("references/*"))]
 
-    def take_result(self, other: Run, seed: int, method: str, client: str) -> None:
+    def copy_result(self, other: Run, seed: int, method: str, client: str) -> None:
         """Copy one client's result from another run into this one, with its model if that was saved."""
         for find in (Run.model, Run.cell):  # last what means that it is done
             source = find(other, seed, method, client)
@@ -96,7 +96,7 @@ class Run:
                 with replacing(find(self, seed, method, client)) as temporary:
                     shutil.copyfile(source, temporary)
 
-    def take_global_model(self, other: Run, seed: int) -> None:
+    def copy_global_model(self, other: Run, seed: int) -> None:
         """Copy another run's global model of a seed into this one, with what else there is of its training."""
         for name in (
             "history.csv",

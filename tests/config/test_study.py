@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from lpft.config.files import ConfigError
-from lpft.config.on_disk import compare_settings
+from lpft.config.saved_settings import compare_settings
 from lpft.config.study import arguments, open_study
 from lpft.config.sweep import points
 from lpft.methods.ft import FT

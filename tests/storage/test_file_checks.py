@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
