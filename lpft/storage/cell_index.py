@@ -1,8 +1,9 @@
-"""The index of a method: what all its cells say, in one file that is read far faster than thousands.
+"""The index of a method: all of its client results in one file, which is read much faster than thousands of files.
 
-The cells remain the truth. The index knows size and modification time of every cell that it was made from, and speaks
-for those alone that still have them; the others are read one by one. It may be deleted at any time. A method with few
-cells has none. It is a zip archive of JSON, for `lpft status`, which imports no numpy, and NumPy's arrays, for reports.
+The index is a cache; the cells (the files of single client results) are authoritative. It stores size and modification
+time of every cell that it was built from. Only cells in which both are unchanged are taken from the index; the others
+are read one by one. You may delete it at any time. A method with few cells has no index. The file is a zip archive with
+JSON, which `lpft status` reads without importing NumPy, and NumPy arrays, which reports read in addition.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lpft.storage.atomic import replacing
-from lpft.storage.cell_reader import Accuracies, CellReader, Names, common_levels, nothing_known
+from lpft.storage.cell_reader import Accuracies, CellReader, Names, common_levels, row_of_none
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.run import Run, read_cell
 
@@ -29,62 +30,62 @@ if TYPE_CHECKING:
 
 VERSION = 1
 WORTHWHILE = 100
-"""An index is written when so many cells had to be read one by one."""
+"""Minimum number of cells missing from the index for which it is rewritten."""
 SETTLED = 2.0
-"""A cell that is younger, in seconds, may still change without getting another modification time."""
+"""Minimum age of an indexed cell in seconds; a younger one may still change within the same modification time."""
 
 ENTRIES = ("epochs", "line")
-"""Fields with a list of entries for every client."""
+"""Fields with a list of entries per client."""
 NESTED = ("groups", "depth", "scores", "head_norms")
 """Other fields that only reports read."""
 SAME = ("seed", "method", "clients")
-"""Fields that are the same in all cells of an index."""
+"""Fields that are the same in all client results of an index."""
 BRIEF = tuple(f.name for f in fields(ClientResult) if f.name not in (*SAME, *ENTRIES, *NESTED, "accuracy"))
-"""Fields that status reads, too."""
+"""Fields that both status and reports read."""
 
 Cells = dict[str, ClientResult | DamagedFileError]
-"""Cells, or the error where the file is damaged, by the name of the file."""
+"""Client results by file name; for a damaged file, the error."""
 
 
 class Stamp(NamedTuple):
-    """What tells whether a file is still the same: its size in bytes, and its modification time in nanoseconds."""
+    """Size in bytes and modification time in nanoseconds, by which a changed file is recognized."""
 
     size: int
     mtime: int
 
 
 def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> Cells:
-    """Read all cells of a method, and renew its index if many of them are not in it.
+    """Read all client results of a method; rewrite its index if it lacks many of them.
 
     Args:
         run: the run.
         seed: the seed.
-        method: the method's name.
-        brief: leave out what only reports show: accuracies, which are all None then, entries and nested fields.
+        method: name of the method.
+        brief: whether to omit what only reports show: accuracies (all None), entries and nested fields.
 
     Returns:
-        Every cell, in the order of the names.
+        All client results, sorted by file name.
     """
     now = time.time()
     folder = run.method_file(seed, method, "cells")
     stamps = dict(sorted(_stamps(folder)))
     index = CellIndex(run, seed, method)
     indexed = index.read(stamps, brief)
-    is_short = len(stamps) - len(indexed) >= WORTHWHILE
-    if brief and is_short:
-        return {name: _briefly(cell) for name, cell in read_cells(run, seed, method).items()}
+    lacks_many = len(stamps) - len(indexed) >= WORTHWHILE
+    if brief and lacks_many:
+        return {name: _briefly(result) for name, result in read_cells(run, seed, method).items()}
     parse = CellReader()
-    cells: Cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
-    if not brief and len(indexed) < len(cells):
-        _compact([cell for cell in cells.values() if isinstance(cell, ClientResult)])
-    if is_short:
+    results: Cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
+    if not brief and len(indexed) < len(results):
+        _compact([result for result in results.values() if isinstance(result, ClientResult)])
+    if lacks_many:
         settled = [name for name, stamp in stamps.items() if stamp.mtime < 1e9 * (now - SETTLED)]
-        index.write({name: (stamps[name], cells[name]) for name in settled})
-    return {name: _briefly(cell) for name, cell in cells.items()} if brief else cells
+        index.write({name: (stamps[name], results[name]) for name in settled})
+    return {name: _briefly(result) for name, result in results.items()} if brief else results
 
 
 def _stamps(folder: Path) -> Iterator[tuple[str, Stamp]]:
-    """Yield name and stamp of every cell of a folder, which need not exist."""
+    """Yield file name and stamp of every cell in a folder; nothing if the folder does not exist."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
         for file in files:
             if file.name.endswith(".json"):
@@ -99,41 +100,41 @@ def _read(path: Path, parse: CellReader) -> ClientResult | DamagedFileError:
         return error
 
 
-def _briefly(cell: ClientResult | DamagedFileError) -> ClientResult | DamagedFileError:
-    if isinstance(cell, DamagedFileError):
-        return cell
-    nothing: dict[str, Any] = dict.fromkeys(NESTED)
-    return replace(cell, accuracy=nothing_known(len(cell.clients)), epochs=[], line=[], **nothing)
+def _briefly(result: ClientResult | DamagedFileError) -> ClientResult | DamagedFileError:
+    if isinstance(result, DamagedFileError):
+        return result
+    empty_fields: dict[str, Any] = dict.fromkeys(NESTED)
+    return replace(result, accuracy=row_of_none(len(result.clients)), epochs=[], line=[], **empty_fields)
 
 
-def _compact(cells: Sequence[ClientResult]) -> None:
-    """Put the entries of cells into tables that they share."""
+def _compact(results: Sequence[ClientResult]) -> None:
+    """Move the entries of client results into shared tables."""
     from lpft.storage.entries import EntryTable
 
     for field in ENTRIES:
-        table = EntryTable.of([getattr(cell, field) for cell in cells])
-        for cell, entries in zip(cells, table.lists(), strict=True):
-            setattr(cell, field, entries)
+        table = EntryTable.of([getattr(result, field) for result in results])
+        for result, entries in zip(results, table.lists(), strict=True):
+            setattr(result, field, entries)
 
 
 class CellIndex:
-    """The index of one method and seed; it need not exist.
+    """The index of one method and seed; the file need not exist.
 
     Args:
         run: the run.
         seed: the seed.
-        method: the method's name.
+        method: name of the method.
     """
 
     def __init__(self, run: Run, seed: int, method: str) -> None:
         self.path = run.method_file(seed, method, "index.npz")
-        self._of = {"version": VERSION, "seed": seed, "method": method, "brief": BRIEF, "nested": NESTED}
+        self._identity = {"version": VERSION, "seed": seed, "method": method, "brief": BRIEF, "nested": NESTED}
 
     def read(self, stamps: Mapping[str, Stamp], brief: bool = False) -> dict[str, ClientResult]:
-        """Return the cells that have not changed since, by the name of their file; none if the index is unusable.
+        """Return the client results of unchanged cells by file name; none if the index is missing or unusable.
 
         Args:
-            stamps: of the files that are there now, by name.
+            stamps: current stamps of the cells, by file name.
             brief: see `read_cells`.
         """
         try:
@@ -144,46 +145,46 @@ class CellIndex:
 
     def _read(self, archive: zipfile.ZipFile, stamps: Mapping[str, Stamp], brief: bool) -> dict[str, ClientResult]:
         head = json.loads(archive.read("head.json"))
-        if head["of"] != json.loads(json.dumps(self._of)):
+        if head["of"] != json.loads(json.dumps(self._identity)):
             return {}
-        known = [stamps.get(name) == Stamp(*stamp) for name, stamp in head["stamps"].items()]
-        same = {"seed": head["of"]["seed"], "method": head["of"]["method"], "clients": Names(head["clients"])}
+        is_current = [stamps.get(name) == Stamp(*stamp) for name, stamp in head["stamps"].items()]
+        shared = {"seed": head["of"]["seed"], "method": head["of"]["method"], "clients": Names(head["clients"])}
         columns = dict(zip(BRIEF, map(_interned, head["columns"]), strict=True))
         if brief:
-            same["accuracy"] = nothing_known(len(head["clients"]))
+            shared["accuracy"] = row_of_none(len(head["clients"]))
         else:
             columns |= dict(zip(NESTED, json.loads(archive.read("nested.json")), strict=True))
             columns |= {field: _load_table(archive, field).lists() for field in ENTRIES}
             columns["accuracy"] = _load_rows(archive)
-        rows = zip(head["stamps"], known, zip(*columns.values(), strict=True), strict=True)
+        rows = zip(head["stamps"], is_current, zip(*columns.values(), strict=True), strict=True)
         return {
-            name: ClientResult(**dict(zip(columns, row, strict=True)), **same)
-            for name, is_known, row in rows
-            if is_known
+            name: ClientResult(**dict(zip(columns, row, strict=True)), **shared)
+            for name, current, row in rows
+            if current
         }
 
     def write(self, cells: Mapping[str, tuple[Stamp, ClientResult | DamagedFileError]]) -> None:
-        """Write the index of the usable cells with the same clients; do nothing where no file can be written.
+        """Write the index of all undamaged cells with the same list of clients; do nothing if writing fails.
 
         Args:
-            cells: each with the stamp that its file had before it was read, by the name of the file.
+            cells: by file name, the stamp of the cell before it was read, and its client result.
         """
-        names = next((cell.clients for _, cell in cells.values() if isinstance(cell, ClientResult)), [])
-        chosen = {
-            name: (stamp, cell)
-            for name, (stamp, cell) in cells.items()
-            if isinstance(cell, ClientResult) and (cell.clients is names or cell.clients == names)
+        clients = next((result.clients for _, result in cells.values() if isinstance(result, ClientResult)), [])
+        indexed = {
+            name: (stamp, result)
+            for name, (stamp, result) in cells.items()
+            if isinstance(result, ClientResult) and (result.clients is clients or result.clients == clients)
         }
-        if not chosen:
+        if not indexed:
             return
-        rows = [cell for _, cell in chosen.values()]
+        results = [result for _, result in indexed.values()]
         head = {
-            "of": self._of,
-            "stamps": {name: stamp for name, (stamp, _) in chosen.items()},
-            "clients": names,
-            "columns": [[getattr(cell, field) for cell in rows] for field in BRIEF],
+            "of": self._identity,
+            "stamps": {name: stamp for name, (stamp, _) in indexed.items()},
+            "clients": clients,
+            "columns": [[getattr(result, field) for result in results] for field in BRIEF],
         }
-        nested = [[getattr(cell, field) for cell in rows] for field in NESTED]
+        nested = [[getattr(result, field) for result in results] for field in NESTED]
         with (
             contextlib.suppress(OSError),
             replacing(self.path) as temporary,
@@ -191,13 +192,13 @@ class CellIndex:
         ):
             archive.writestr("head.json", json.dumps(head))
             archive.writestr("nested.json", json.dumps(nested))
-            _save_rows(archive, [cell.accuracy for cell in rows])
+            _save_rows(archive, [result.accuracy for result in results])
             for field in ENTRIES:
-                _save_table(archive, field, [getattr(cell, field) for cell in rows])
+                _save_table(archive, field, [getattr(result, field) for result in results])
 
 
 def _interned(column: list[Any]) -> list[Any]:
-    """Return values of which equal texts are the same object."""
+    """Return values with all strings interned, so that equal strings share memory."""
     return [sys.intern(value) if isinstance(value, str) else value for value in column]
 
 
@@ -212,14 +213,14 @@ def _save(archive: zipfile.ZipFile, name: str, values: Any) -> None:
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> Any:
-    """Read an array; the archive raises BadZipFile if its checksum does not fit."""
+    """Read an array; raise BadZipFile if its checksum does not match."""
     import numpy as np
 
     return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
 
 
 def _save_rows(archive: zipfile.ZipFile, rows: Sequence[Any]) -> None:
-    """Save rows of accuracies as the numbers of levels, if they are few enough to have two bytes, or as they are."""
+    """Save rows of accuracies as indices of levels, two bytes each, or as float64 if there are too many levels."""
     import numpy as np
 
     levels, numbers = common_levels(rows)

@@ -1,4 +1,4 @@
-"""What a file is that should hold data but does not: a pointer, an error page, an unfinished download."""
+"""Checks that a file contains data, not a Git LFS pointer, an error page or part of a download."""
 
 from __future__ import annotations
 
@@ -9,61 +9,64 @@ import zlib
 from pathlib import Path
 
 HEAD = 1024
-"""Bytes of a file that are looked at."""
+"""Number of bytes of a file that are checked."""
 GZIP = b"\x1f\x8b\x08"
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".incomplete", ".aria2")
-"""Endings that programs give to files while they are downloading them."""
+"""Suffixes that programs give to files during a download."""
 
 
 def check_content(path: Path, text: bool = False) -> None:
-    """Raise ValueError if a path holds something in place of data, and say what it is and what to do.
+    """Check that a file contains data.
 
-    Only the first bytes are read. Folders, empty files, unfinished downloads, pointers of Git LFS and git-annex, web
-    pages, and error messages of servers are recognized, also where they are compressed by gzip.
+    Only the first `HEAD` bytes are read. The check recognizes folders, empty files, unfinished downloads, pointers of
+    Git LFS and git-annex, web pages and error messages of servers, also if they are compressed with gzip.
 
     Args:
-        path: where data are expected; it exists.
-        text: whether the data may be text, such as CSV; otherwise any text is refused.
+        path: an existing path.
+        text: whether the data may be text, such as CSV; if not, any text is refused.
+
+    Raises:
+        ValueError: if it does not; the message describes the content and how to get the data.
     """
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
-        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        raise ValueError(f"{path} is a folder that holds {listed or 'nothing'}. HINT: name a file.")
+        content_list = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ValueError(f"{path} is a folder that contains {content_list or 'nothing'}. HINT: name a file.")
     with path.open("rb") as file:
         head = file.read(HEAD)
     content = head
     if _is_gzip(head):
         with contextlib.suppress(zlib.error):
             content = zlib.decompressobj(31).decompress(head, HEAD)
-    problem = _stand_in(content, text) or _unfinished(path, head)
+    problem = _placeholder_problem(content, text) or _download_problem(path, head)
     if problem:
         raise ValueError(f"{path} {problem}")
     if _is_gzip(head) and not text:
-        raise ValueError(f"{path} is compressed by gzip. HINT: unpack it with `gunzip`, and name what comes out.")
+        raise ValueError(f"{path} is compressed with gzip. HINT: unpack it with `gunzip` and name the unpacked file.")
 
 
 def _is_gzip(head: bytes) -> bool:
     return head.startswith(GZIP) and head[8:9] != b"{"  # safetensors begin with a length
 
 
-def _stand_in(head: bytes, text: bool) -> str | None:
-    """Tell what text stands in for data, and what to do; None if nothing known does."""
+def _placeholder_problem(head: bytes, text: bool) -> str | None:
+    """Return what a file contains instead of data, with a hint; None if nothing else is recognized."""
     start = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     lowered = start.lower()
     if start.startswith("version https://git-lfs.github.com/"):
         size = re.search(r"^size (\d+)", start, re.MULTILINE)
-        of = f" to a file of {int(size[1]):,} bytes" if size else ""
-        return f"is a pointer of Git LFS{of}, not the file itself. HINT: run `git lfs pull` where it was cloned."
+        target = f" to a file of {int(size[1]):,} bytes" if size else ""
+        return f"is a Git LFS pointer{target}, not the file itself. HINT: run `git lfs pull` in the clone."
     if "annex/objects/" in start[:200]:
-        return "is a pointer of git-annex, not the file itself. HINT: run `git annex get` where it was cloned."
+        return "is a git-annex pointer, not the file itself. HINT: run `git annex get` in the clone."
     if lowered.startswith(("<!doctype html", "<html", "<head")):
         title = re.search(r"<title[^>]*>\s*(.*?)\s*</title", start, re.IGNORECASE | re.DOTALL)
         return f"is a web page{f', {title[1][:60]!r},' if title else ''} not data. {AGAIN}"
     if lowered.startswith(("<?xml", "<error")):
         code = re.search(r"<(?:code|message)>(.*?)</", start, re.IGNORECASE)
-        return f"is an XML text{f' that says {code[1][:60]!r}' if code else ''}, not data. {AGAIN}"
+        return f"is an XML document{f' with the message {code[1][:60]!r}' if code else ''}, not data. {AGAIN}"
     if not text and _is_text(head):
-        return f"is a text that begins with {start.splitlines()[0][:60]!r}, not data. {AGAIN}"
+        return f"is a text file that starts with {start.splitlines()[0][:60]!r}, not data. {AGAIN}"
     return None
 
 
@@ -75,19 +78,18 @@ def _is_text(head: bytes) -> bool:
     return bool(decoded.strip()) and all(char.isprintable() or char.isspace() for char in decoded)
 
 
-def _unfinished(path: Path, head: bytes) -> str | None:
+def _download_problem(path: Path, head: bytes) -> str | None:
+    """Return why a file looks like part of a download, with a hint; None if it does not."""
     if not head:
         return f"is empty. {COMPLETE}"
     if path.suffix in UNFINISHED:
-        return f"is an unfinished download by its name. {COMPLETE}"
+        return f"is an unfinished download, by its name. {COMPLETE}"
     if len(head) == HEAD and not any(head):
-        return f"begins with zeros alone, as a download that was interrupted. {COMPLETE}"
+        return f"starts with zeros only, like an interrupted download. {COMPLETE}"
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        return f"is cut off: its end is missing, as of a download that was interrupted. {COMPLETE}"
+        return f"is truncated, like an interrupted download. {COMPLETE}"
     return None
 
 
-AGAIN = (
-    "HINT: what was downloaded is a server's answer; open the link in a browser, log in if asked, and save the file."
-)
+AGAIN = "HINT: the download is a reply of the server; open the link in a browser, log in if asked, and save the file."
 COMPLETE = "HINT: copy or download it again, and compare its size with the original's."

@@ -100,7 +100,7 @@ def test_unknown_and_missing_fields() -> None:
     del content["checksum"]
     for changed in ({**content, "later": 1}, {key: value for key, value in content.items() if key != "status"}):
         text = json.dumps({**changed, "checksum": digest(changed)}, indent=1)
-        with pytest.raises(DamagedFileError, match="checksum does not fit"):
+        with pytest.raises(DamagedFileError, match="checksum"):
             CellReader()(text)
     earlier = {key: value for key, value in content.items() if key != "depth"}
     text = json.dumps({**earlier, "checksum": digest(earlier)}, indent=1)
