@@ -80,9 +80,9 @@ def report(folder: str | Path, loggers: Any = ()) -> Results:
     from lpft.runtime.session import heavy_work
 
     with heavy_work():
-        from lpft.config.loggers import logger_writers, read_loggers, sorted_out
+        from lpft.config.loggers import logger_writers, read_loggers, split_loggers
 
-        configured, given = sorted_out(loggers)
+        configured, given = split_loggers(loggers)
         _, configs = read_loggers([str(folder), f"--loggers={json.dumps(configured)}"])
         write_any_report(folder, logger_writers(configs, given))
     return load(folder)
@@ -110,12 +110,12 @@ def _do(command: str, config: Configuration, settings: Mapping[str, Any]) -> Res
     refuse_missing_guard(command)
     with heavy_work(), listening():
         from lpft import pipeline
-        from lpft.config.loggers import sorted_out
+        from lpft.config.loggers import split_loggers
         from lpft.config.study import arguments, open_study
 
         given: list[Any] = []
         if "loggers" in settings:
-            configured, given = sorted_out(settings["loggers"])
+            configured, given = split_loggers(settings["loggers"])
             settings = {**settings, "loggers": configured}
         study = open_study(command, arguments(config, settings), given)
         getattr(pipeline, command)(study)

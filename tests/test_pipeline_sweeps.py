@@ -181,7 +181,10 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
     ("sections", "message"),
     [
         ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
-        ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
+        (
+            {"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}},
+            "has 1 combinations in addition to the untuned",
+        ),
         ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is not a method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),
