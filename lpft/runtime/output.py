@@ -14,7 +14,7 @@ CLOSED = 141
 
 
 @contextmanager
-def any_text() -> Iterator[None]:
+def replacing_unencodable() -> Iterator[None]:
     """Let a stream write ``?`` for a character that its encoding lacks; flush all of them, and undo it, at the end.
 
     Raises:
@@ -32,7 +32,7 @@ def any_text() -> Iterator[None]:
             stream.reconfigure(errors=before)  # it flushes
 
 
-def leave_output() -> bool:
+def discard_output() -> bool:
     """Send what cannot be written to the null device, so that Python does not fail again at its end.
 
     Returns:

@@ -15,10 +15,10 @@ LOGGERS = ("lightning.fabric", "lightning.pytorch")
 
 
 @contextmanager
-def heavy_work() -> Iterator[None]:
+def training_session() -> Iterator[None]:
     """Use one thread per process, and let YAML name classes in files of the working folder; undo both afterwards."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
-    with without_foreign_ranks(), working_folder_last():
+    with without_foreign_ranks(), working_folder_importable():
         import lightning.pytorch  # noqa: F401  (it sets the levels of its loggers when it is imported)
         import torch
 
@@ -36,7 +36,7 @@ def heavy_work() -> Iterator[None]:
 
 
 @contextmanager
-def working_folder_last() -> Iterator[None]:
+def working_folder_importable() -> Iterator[None]:
     """Import modules of the working folder, but none of a name that a library has, as ``queue.py`` or ``random.py``.
 
     A working folder that ``PYTHONPATH`` names, or that lpft itself is imported from, stays before installed packages.

@@ -120,7 +120,7 @@ def test_import_paths_that_a_users_module_has_added_stay(monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/library"])
     before = list(sys.path)
-    with session.working_folder_last():
+    with session.working_folder_importable():
         assert sys.path[-1] == str(tmp_path)
         sys.path.append("/added")
     assert sys.path == [*before, "/added"]
