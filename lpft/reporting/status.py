@@ -14,7 +14,7 @@ from typing import Any
 from lpft.reporting.experiment import is_reference, section
 from lpft.reporting.job_errors import JobError, job_errors
 from lpft.reporting.results import MethodResult, check_is_run, read_config, read_history, read_results
-from lpft.runtime.heartbeat import at_work
+from lpft.runtime.heartbeat import work_in_progress
 from lpft.storage.run import Run
 
 
@@ -300,7 +300,7 @@ class _Now:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.work = at_work(run)
+        self.work = work_in_progress(run)
         self.failures = list(run.failures())
 
     def running(self, seed: int, part: str) -> set[str]:
