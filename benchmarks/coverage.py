@@ -2,16 +2,16 @@
 
     python benchmarks/coverage.py [--studies 2000] [--seed 0] [--seeds 1 3 5] [--clients 5 10 50]
 
-A study compares five methods with one reference. Clients differ in how well the reference does; a method differs from
-it by the true effect plus an effect of the seed, of the client and of both; accuracies are those of test sets of n
-samples, drawn from a binomial distribution. A row simulates as many studies per effect as `--studies` says. Columns:
+A study compares five methods with one reference, whose accuracy differs between clients. The difference of a method is
+the true effect plus random effects of the seed, of the client and of both. Accuracies on test sets of n samples are
+drawn from a binomial distribution. A row simulates `--studies` studies per effect. Columns:
 
 - ``cover 0`` ... ``cover 5``: share of 95% intervals of a difference that contain the truth, in percent, for true
-  effects of so many percentage points; near 100% the methods are worse by so much, for they cannot be better;
-- ``own seed``: with one seed, the share that contains the mean over all clients with that very seed;
-- ``better``, ``worse``: share of these words about one method where the true effect is 0;
+  effects of 0 to 5 percentage points; near 100%, methods are worse by this amount, since they cannot be better;
+- ``own seed``: with one seed, the share of intervals that contain the mean over all clients for that seed;
+- ``better``, ``worse``: share of these verdicts on one method if the true effect is 0;
 - ``any of 5``: share of studies in which one of five methods is called better although all true effects are 0 (Holm);
-- ``equivalent``: the largest share of that word for true effects of 1, 2 and 5, which lie outside the region.
+- ``equivalent``: the largest share of this verdict for true effects of 1, 2 and 5, which lie outside the region.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS += ("better", "worse", "any of 5", "equivalent")
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where the differences come from.
+    """The sources of variance of the differences.
 
     Args:
         name: of the mixture.
@@ -70,7 +70,7 @@ class Mixture:
         return np.clip(reference + (shift + effects) / 100, 0, 1)
 
     def shift(self, effect: float) -> float:
-        """Return the shift that makes the true difference so large; by bisection on the logit scale."""
+        """Return the shift on the logit scale that results in a true difference, by bisection."""
         if not self.beta:
             return effect
         rng = np.random.default_rng(1)
@@ -116,7 +116,7 @@ class Studies:
 
     @property
     def p(self) -> np.ndarray:
-        """Two-sided p-values; equal results of all seeds and clients are no difference."""
+        """Two-sided p-values; without variance, 1 for a difference of zero and 0 otherwise."""
         with np.errstate(divide="ignore", invalid="ignore"):
             p = 2 * stdtr(self.df, -np.abs(self.mean) / self.std_error)
         return np.where(self.std_error > 0, p, np.where(self.mean == 0, 1.0, 0.0))
@@ -126,20 +126,20 @@ class Studies:
         return 100 * float((np.abs(self.mean - truth) <= self.std_error * stdtrit(self.df, 0.975)).mean())
 
     def equivalent(self) -> np.ndarray:
-        """Tell which differences are equivalent to none."""
+        """Return which differences are equivalent to zero."""
         margin = self.std_error * stdtrit(self.df, 1 - SIGNIFICANT)
         inside = (self.mean - margin > -EQUIVALENCE) & (self.mean + margin < EQUIVALENCE)
         return inside | ((self.std_error == 0) & (self.mean == 0))
 
     def better(self, p: np.ndarray, sign: int = 1) -> np.ndarray:
-        """Tell which differences are called better (or worse, by the sign) with these p-values."""
+        """Return which differences are called better (or worse, by the sign) with these p-values."""
         return (p < SIGNIFICANT) & (sign * self.mean > 0) & ~self.equivalent()
 
 
 def simulate(
     mixture: Mixture, effect: float, num_seeds: int, num_clients: int, num_studies: int, rng: np.random.Generator
 ) -> Studies:
-    """Simulate studies, each of several methods that share a reference."""
+    """Simulate studies of several methods with the same reference."""
     sizes = (num_studies, NUM_METHODS, num_seeds, num_clients)
     reference = mixture.reference(rng, num_studies, 1, 1, num_clients)
     of_seeds = rng.normal(scale=mixture.seed, size=(*sizes[:3], 1))

@@ -1,13 +1,13 @@
-"""FedAvg: clients trained per second, beside two loops without any framework, in one run.
+"""FedAvg: clients trained per second, compared with two loops without a framework in the same run.
 
     python benchmarks/federate.py [--nets mlp cnn] [--repeats 3] [--rounds 10]
 
-Prints one JSON line for every case: `lean` trains one client after the other, `lean_channels_last` the same in
-another layout of memory, `vmap` all clients of a round at once, `lpft` runs ``lpft federate`` with one and two
-processes. Cases alternate; the best of the repeats counts. `seconds` is the time of the rounds alone, `cpu` the CPU
-time of all processes of a case, start-up included, `peak_mib` the memory of the largest process, `startup` what passes
-outside of the rounds, without imports. `--peers` adds those of benchmarks/peers, each run by the Python of an
-environment that has them: ``--peers pfl=/path/to/python pfl:2=/path/to/python``, the latter with two processes.
+Prints one JSON line for every case: `lean` trains one client at a time, `lean_channels_last` does the same with
+channels last, `vmap` trains all clients of a round at once, and `lpft` runs ``lpft federate`` with one and two
+processes. Cases alternate, and the fastest repeat counts. `seconds` is the time of the rounds, `cpu` the CPU time of
+all processes of a case including start-up, `peak_mib` the memory of the largest process, and `startup` the time outside
+of the rounds, without imports. `--peers` adds programs of benchmarks/peers, each with the Python of an environment in
+which it is installed: ``--peers pfl=/path/to/python pfl:2=/path/to/python``, the latter with two processes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _run(case: str, net: str, rounds: int, python: str | None) -> dict[str, Any]:
-    """Measure one case in a process of its own."""
+    """Measure one case in a separate process."""
     if python:
         peer, _, processes = case.partition(":")
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", processes] if processes else []
@@ -93,7 +93,7 @@ def _measure(case: str, net: str, rounds: int) -> dict[str, Any]:
 
 
 def _lpft(work: Any, net: str, processes: int) -> dict[str, Any]:
-    """Train by the public path: a configuration, `lpft.federate`, and the run's files."""
+    """Train through the public API: a configuration, `lpft.federate`, and the files of the run."""
     import pandas as pd
     import workload
 

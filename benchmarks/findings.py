@@ -1,8 +1,8 @@
-"""Sum up finished runs for docs/findings.md: what personalization gains and forgets, and how sure that is.
+"""Summarize finished runs for docs/findings.md: gains and forgetting of all methods, with intervals.
 
     python benchmarks/findings.py RUN [RUN ...] > findings.md
 
-Every figure is read from the runs; the texts around them are in docs/findings.md.
+Every figure is read from the runs; docs/findings.md contains the surrounding text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REFERENCES = ("local", "pooled", "ft", "lpft")
 
 
 def cell(found: Estimate, word: str = "") -> str:
-    """Write an estimate with its interval and, if there is one, the verdict."""
+    """Return an estimate with its interval and verdict (if any) as text."""
     mean, low, high = (number(value, "+.1f") for value in (found.mean, found.low, found.high))
     return f"{mean} ({low} to {high}) {word}".strip()
 
@@ -32,7 +32,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def methods_table(analysis: Analysis) -> str:
-    """Return differences to the global model and to ft of every method."""
+    """Return a table of every method's differences to the global model and to ft."""
     certainty, rows = analysis.certainty, []
     reference = certainty.references[0]
     for method in analysis.experiment.complete_methods:
@@ -82,7 +82,7 @@ def describe(run: Run) -> str:
 
 
 def describe_sweep(run: Run) -> str:
-    """Return the section of a sweep: at every point, what LP-FT and FT do."""
+    """Return the section of a sweep: LP-FT and FT at every point."""
     points, rows = analyze_sweep(run).points, []
     for analysis in points:
         comparisons = analysis.certainty.comparisons
@@ -110,7 +110,7 @@ def describe_sweep(run: Run) -> str:
 
 
 def title(experiment: Experiment) -> str:
-    """Return the experiment's name, and the seeds that tuning looked at, which are not among those of the results."""
+    """Return the experiment's name and the seeds of tuning, which must not be seeds of the results."""
     name, tuned = str(experiment.config["name"]), section(experiment.config, "provenance", "tuned")
     if not tuned:
         return name
@@ -120,7 +120,7 @@ def title(experiment: Experiment) -> str:
 
 
 def tuned_line(analysis: Analysis) -> str:
-    """Compare what tuning has chosen for LP-FT with what it has chosen for FT; empty without."""
+    """Compare tuned LP-FT with tuned FT; empty without tuning."""
     pair, parts = ("lpft_tuned", "ft_tuned"), []
     for name, metric in (("Local", "local"), ("Global", "global_all")):
         found = analysis.certainty.comparisons.get((*pair, metric))

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py [--seconds 1.0] [--clients 8] [--device cuda]
 
-Prints one row for every network: one client after the other with the channels last (what `ClientStack` does with one
-client) and first, in bfloat16, in as many CUDA streams as clients, by a captured CUDA graph of one step; all clients at
-once by `vmap` (what `ClientStack` does with several); and the share of the time in which kernels run, one by one. Ends
-in some minutes. ``--device cpu`` shows that the script works, without streams and graphs.
+Prints one row for every network: one client at a time with channels last (as `ClientStack` does for one client) and
+first, in bfloat16, in one CUDA stream per client, and with a captured CUDA graph of one step; all clients at once with
+`vmap` (as `ClientStack` does for several); and the share of time in which kernels run, one client at a time. Takes some
+minutes. ``--device cpu`` tests the script, without streams and graphs.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def training_step(stack: ClientStack, x: Tensor, y: Tensor, mixed: bool = False)
 
 
 def one_by_one(net: BodyHeadNet, x: Tensor, y: Tensor, layout: torch.memory_format, mixed: bool) -> list[Step]:
-    """Return each client's own step, with its network in a layout of memory."""
+    """Return a step function for each client, with its network in a memory format."""
     stacks = [ClientStack(net, 1).to(x.device).to(memory_format=layout).train() for _ in x]
     return [training_step(stack, x[k : k + 1], y[k : k + 1], mixed) for k, stack in enumerate(stacks)]
 
 
 def in_turn(steps: list[Step]) -> Step:
-    """Return a function that takes every client's step, one after the other."""
+    """Return a function that takes every client's step sequentially."""
 
     def step() -> None:
         for one in steps:
@@ -66,7 +66,7 @@ def in_turn(steps: list[Step]) -> Step:
 
 
 def in_streams(steps: list[Step]) -> Step:
-    """Return a function that takes every client's step in a CUDA stream of its own."""
+    """Return a function that takes every client's step in a separate CUDA stream."""
     streams = [torch.cuda.Stream() for _ in steps]
 
     def step() -> None:
@@ -91,7 +91,7 @@ def captured(step: Step) -> Step:
 
 
 def milliseconds(step: Step, num_clients: int, seconds: float, device: torch.device) -> float:
-    """Return the least time of a step per client."""
+    """Return the minimum time of a step per client."""
     best, end, steps = float("inf"), time.perf_counter() + seconds, 0
     while time.perf_counter() < end or steps < 5:
         began = time.perf_counter()
@@ -103,7 +103,7 @@ def milliseconds(step: Step, num_clients: int, seconds: float, device: torch.dev
 
 
 def share_in_kernels(step: Step) -> float:
-    """Return the time of kernels over the time of the wall, percent."""
+    """Return kernel time over wall-clock time, percent."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         began = time.perf_counter()
         for _ in range(10):

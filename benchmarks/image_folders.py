@@ -1,13 +1,13 @@
-"""Measure image folders: memory of `prepare`, and what an epoch costs after it.
+"""Measure image folders: memory of `prepare`, and the time of an epoch afterwards.
 
     python benchmarks/image_folders.py [--limit 128] [--images 5000] [--epochs 5]
 
-First it prepares two sets of image files of 192x192 pixels, the second four times as large, each in a process that may
-take no more than `--limit` MiB of memory beyond what it has after its imports (RLIMIT_DATA, inherited by its helpers),
-and prints how large the arrays are and how far memory has grown. Then it prepares 5,000 images of 64x64 pixels, and
-prints what an epoch of training costs over the memory-mapped arrays, relative to the same epoch over a copy in memory:
-with a small network, and for the data alone (gather a batch, normalize it). Both kinds of epoch are measured by turns,
-and the ratio is that of the medians.
+First, the script prepares two sets of image files of 192x192 pixels, the second four times as large, each in a process
+that may use at most `--limit` MiB of memory in addition to its imports (RLIMIT_DATA, inherited by its workers), and
+prints the size of the arrays and the growth of memory. Then it prepares 5,000 images of 64x64 pixels, and prints the
+time of an epoch over the memory-mapped arrays relative to an epoch over a copy in memory: of training with a small
+network, and of the data only (gather and normalize a batch). The two kinds of epoch alternate, and the ratio is that of
+the medians.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# What is heavy is imported where it is used: helpers that decode import this file again.
+# Heavy modules are imported where they are used, since worker processes that decode import this file again.
 
 MIB = 2**20
 CLASSES = 10
 
 
 def save_noise(root: Path, num: int, side: int, clients: int = 3) -> None:
-    """Save `num` images, none like another, dealt to clients and classes."""
+    """Save `num` different images, divided among clients and classes."""
     rng = np.random.default_rng(0)
     for client in range(clients):
         for label in range(CLASSES):
@@ -45,7 +45,7 @@ def save_noise(root: Path, num: int, side: int, clients: int = 3) -> None:
 
 
 def prepare_within(root: Path, image_size: int, limit: int) -> None:
-    """Prepare a folder with at most `limit` MiB of private memory beyond what this process has; print what it took."""
+    """Prepare a folder with at most `limit` MiB of additional private memory; print the memory used."""
     from lpft.data.datamodule import FederatedDataModule
     from lpft.data.sources import Sites
 
@@ -67,7 +67,7 @@ def prepare_within(root: Path, image_size: int, limit: int) -> None:
 
 
 def compare(what: str, mapped: Callable[[int], None], copied: Callable[[int], None], epochs: int) -> None:
-    """Run two kinds of epoch by turns, after one of each that is not counted, and print the ratio of the medians."""
+    """Alternate two kinds of epoch, after an uncounted one of each, and print the ratio of the medians."""
     seconds: dict[str, list[float]] = {"mapped": [], "copied": []}
     for epoch in range(epochs + 1):
         for name, run in (("mapped", mapped), ("copied", copied)):
@@ -80,7 +80,7 @@ def compare(what: str, mapped: Callable[[int], None], copied: Callable[[int], No
 
 
 def compare_epochs(epochs: int) -> None:
-    """Prepare 5,000 images; run epochs over the mapped arrays and over a copy in memory."""
+    """Prepare 5,000 images; compare epochs over the mapped arrays and over a copy in memory."""
     import torch
     from lightning.fabric import Fabric
 

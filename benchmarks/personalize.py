@@ -1,18 +1,18 @@
-"""Time of personalizing many clients, against a plain loop that does one model after the other; both in the same run.
+"""Time of personalizing many clients, compared with a plain loop over models in the same run.
 
     python benchmarks/personalize.py [--quick] [--networks cnn mlp] [--methods ft lp] [--devices 2] [--repeats 3]
 
-Clients have 200 generated images in 10 classes: 135 to train on, 15 for choices, 50 that every personalized model is
-tested on. The plain loop is what one writes by hand: a copy of the global model per client, a DataLoader over a
-TensorDataset, an optimizer, and afterwards a forward pass for every model and test set. It sees the same batches, so
-that both fill the same accuracy matrix, up to rounding. `lpft` computes and saves more than that: distortion, accuracy
-on training and validation data, models, one file per client, tables. ``--curve 9`` adds what is the default of an
-experiment: tests of nine models between the global and each personalized one, which the plain loop does not make.
-``--kernels`` also runs the steps and forward passes of `ft` and `lp` alone, on data at hand: `of_kernels` is the time
-of `lpft` as a multiple of that, `speedup_of_kernels` the most that they allow over the plain loop.
+Clients have 200 generated images in 10 classes: 135 for training, 15 for validation, and 50 for testing every
+personalized model. The plain loop is hand-written code: a copy of the global model per client, a DataLoader over a
+TensorDataset, an optimizer, and finally a forward pass for every model and test set. It uses the same batches, so both
+compute the same accuracy matrix, up to rounding. `lpft` also computes and saves distortion, accuracy on training and
+validation data, models, one file per client, and tables. ``--curve 9`` adds the default of experiments: tests of nine
+models between the global and each personalized one, which the plain loop does not run. ``--kernels`` also times only
+the steps and forward passes of `ft` and `lp`, on prepared data: `of_kernels` is the time of `lpft` as a multiple of
+this time, `speedup_of_kernels` the largest speed-up over the plain loop that these kernels allow.
 
-Prints one line of JSON for every network and method. Times are the least of several runs, wall-clock and of the
-processor (one process only); beside a busy neighbour, believe the processor's.
+Prints one line of JSON for every network and method. Times are the minimum of several runs, wall-clock and CPU (of one
+process only). On a busy machine, use the CPU time.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def save_images(path: Path, num_clients: int, channels: int, size: int) -> None:
-    """Write images whose classes are patterns; every client has its own brightness, contrast and noise."""
+    """Write images whose classes are patterns; brightness, contrast and noise depend on the client."""
     rng = np.random.default_rng(SEED)
     patterns = rng.normal(size=(10, size // 4, size // 4, channels)).repeat(4, axis=1).repeat(4, axis=2)
     labels = rng.integers(10, size=(num_clients, 200))
@@ -88,7 +88,7 @@ def save_images(path: Path, num_clients: int, channels: int, size: int) -> None:
 def configuration(
     folder: Path, network: str, num_clients: int, epochs: int, devices: int, curve: int = 0
 ) -> dict[str, Any]:
-    """Return an experiment without methods; its global model is made in two rounds."""
+    """Return an experiment without methods; its global model is trained for two rounds."""
     channels, size, factory = NETWORKS[network]
     save_images(folder / "images.npz", num_clients, channels, size)
     domain = {"path": str(folder / "images.npz"), "group": "writers", "x_test": None, "y_test": None}
@@ -108,7 +108,7 @@ def configuration(
 
 
 def open_quietly(command: str, config: dict[str, Any]) -> Study:
-    """Open a study; the remarks about made-up data do not matter."""
+    """Open a study without warnings about the synthetic data."""
     with contextlib.redirect_stderr(io.StringIO()):
         return open_study(command, config)
 
@@ -118,7 +118,7 @@ def open_quietly(command: str, config: dict[str, Any]) -> Study:
 
 @dataclass
 class PlainLoop:
-    """Personalizes one client after the other, as one writes it by hand.
+    """Personalizes one client at a time, as hand-written code would.
 
     Args:
         experiment: the clients and the order of their batches.
@@ -129,7 +129,7 @@ class PlainLoop:
     net: BodyHeadNet
 
     def __post_init__(self) -> None:
-        """Normalize all images once, as `transforms` does before a TensorDataset is made."""
+        """Normalize all images once, as `transforms` does before a TensorDataset is created."""
         data = self.experiment.data
         self.images, self.labels = data.normalize(data.images), data.labels
         self.epochs = self.experiment.personalization.epochs
@@ -172,7 +172,7 @@ class PlainLoop:
         return net
 
     def sparse(self, client: int) -> BodyHeadNet:
-        """Train the entries of the largest saliency."""
+        """Train the entries with the largest saliency."""
         net = copy.deepcopy(self.net)
         start = [p.detach().clone() for p in net.parameters()]
         masks = self.masks(net, client)
@@ -202,7 +202,7 @@ class PlainLoop:
         return [s >= (threshold if name != "head.bias" else -1) for name, s in zip(names, saliency, strict=True)]
 
     def probe(self, net: BodyHeadNet, client: int, epochs: range) -> None:
-        """Train the head on images, the body being frozen."""
+        """Train the head on images with a frozen body."""
         net.eval()
         net.body.requires_grad_(False)
         self.fit(net, client, epochs, torch.optim.SGD(net.head.parameters(), LP_LR, MOMENTUM))
@@ -261,7 +261,7 @@ class PlainLoop:
 
 
 def kernels(experiment: Experiment, net: BodyHeadNet, method: str) -> None:
-    """Run what no implementation can leave out of `ft` and `lp`: kernels on data at hand, in the stacks that lpft has.
+    """Run the necessary kernels of `ft` and `lp` on prepared data, in the stacks that lpft uses.
 
     A step for every batch of every client, and a forward pass of every model (lp: of every head) on all test images.
     """
@@ -302,7 +302,7 @@ def kernels(experiment: Experiment, net: BodyHeadNet, method: str) -> None:
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Return wall-clock and processor seconds of a call, and what it returns."""
+    """Return wall-clock and CPU seconds of a call, and its result."""
     wall, processor = time.perf_counter(), time.process_time()
     result = function()
     return time.perf_counter() - wall, time.process_time() - processor, result
@@ -386,10 +386,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--devices", type=int, default=1, help="processes of lpft; the plain loop has one")
     parser.add_argument("--curve", type=int, default=0, help="models that lpft tests between global and personalized")
-    parser.add_argument("--repeats", type=int, default=2, help="of which the fastest counts")
-    parser.add_argument("--no-plain", action="store_true", help="time lpft alone")
-    parser.add_argument("--kernels", action="store_true", help="also time what no implementation can leave out")
-    parser.add_argument("--quick", action="store_true", help="8 clients, 6 epochs, one run: ends in a minute")
+    parser.add_argument("--repeats", type=int, default=2, help="number of runs; the fastest counts")
+    parser.add_argument("--no-plain", action="store_true", help="time only lpft")
+    parser.add_argument("--kernels", action="store_true", help="also time only the necessary kernels")
+    parser.add_argument("--quick", action="store_true", help="8 clients, 6 epochs, one run: takes a minute")
     options = parser.parse_args()
     if options.quick:
         options.clients, options.epochs, options.repeats = 8, 6, 1

@@ -2,9 +2,9 @@
 
     python benchmarks/report_scale.py [--clients 500] [--methods 5] [--seeds 2] [--folder FOLDER] [--profile]
 
-Makes up a run of so many clients, methods and seeds (one file each, with a whole row of the accuracy matrix) and
-prints one JSON line for every command: seconds, seconds of CPU, peak memory of the process. With ``--folder`` the run
-is made there, kept, and used again the next time.
+Generates a run with these numbers of clients, methods and seeds (one file per result, with a row of the accuracy
+matrix), and prints one JSON line for every command: seconds, CPU seconds, peak memory of the process. With
+``--folder``, the run is written there, kept, and reused.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--methods", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=200, help="test samples of each client; 0: any accuracy")
-    parser.add_argument("--folder", type=Path, help="where the run is made and kept")
+    parser.add_argument("--folder", type=Path, help="where the run is written and kept")
     parser.add_argument("--commands", nargs="+", default=["status", "report"])
-    parser.add_argument("--profile", action="store_true", help="write a profile of each command beside the run")
+    parser.add_argument("--profile", action="store_true", help="write a profile of each command next to the run")
     options = parser.parse_args()
     with _folder(options.folder) as folder:
         if not (folder / "config.yaml").exists():
@@ -76,7 +76,7 @@ def make_large_run(folder: Path, clients: int, methods: int, seeds: int, samples
 
 
 def _measure(command: str, folder: Path, profile: bool) -> dict[str, float]:
-    """Run one command in a process of its own."""
+    """Run one command in a separate process."""
     before = time.perf_counter()
     options = ["-m", "cProfile", "-o", str(folder.parent / f"{command}.prof")] if profile else []
     process = subprocess.Popen(

@@ -1,11 +1,11 @@
-"""Time and memory of federated training as the federation grows: 100 clients a round, of 100 to 10,000.
+"""Time and memory of federated training with 100 to 10,000 clients, 100 of them per round.
 
     python benchmarks/scale.py [--clients 100 1000 10000] [--images 50] [--rounds 20] [--personalize N]
 
-Prints one JSON line for every number of clients: seconds of preparing the data, milliseconds of a round (median),
-memory of the process. Each is measured in a process of its own. With ``--personalize N`` every client is also
-personalized by FT and LP-FT, and every model tested on its own client and N drawn others; the line then has the
-seconds of that, with and without reporting.
+Prints one JSON line for every number of clients: seconds to prepare the data, milliseconds per round (median), memory
+of the process. Each number is measured in a separate process. With ``--personalize N``, every client is also
+personalized by FT and LP-FT, and every model is tested on its own client and N others, drawn at random; the line then
+contains the seconds for this, with and without the report.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TRAINED = {"ft": "lpft.methods.ft.FT", "lpft": "lpft.methods.lpft.LPFT"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--images", type=int, default=50, help="of each client, a tenth of them to validate on")
+    parser.add_argument("--images", type=int, default=50, help="images of each client, a tenth of them for validation")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--personalize", type=int, metavar="N", help="also personalize; test on so many other clients")
+    parser.add_argument("--personalize", type=int, metavar="N", help="also personalize; test on N other clients")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -83,7 +83,7 @@ def _measure(folder: Path) -> dict[str, float]:
 
 
 def _peak_kib() -> int:
-    """Return the most memory that this process has had; `getrusage` would count its parent's before the start."""
+    """Return the peak memory of this process; `getrusage` would include its parent's before the start."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 

@@ -1,10 +1,10 @@
-"""Time of training K clients as one stack, against one by one: a ratio taken in one run.
+"""Time of training K clients as one stack relative to one client at a time, in the same run.
 
     python benchmarks/stack.py [--sizes 1 2 4 8 16 32 64] [--seconds 0.6] [--write]
 
 Prints, for networks and inputs of different cost, the floating-point operations of one client's forward pass, the
-speed-up of a stack of each size, and what `clients_per_stack: auto` takes. ``--write`` puts the smallest size within 5%
-of the best one into lpft/clients/stack_sizes.csv, for the kind of device that was measured; `auto` reads that table.
+speed-up of a stack of each size, and the size that `clients_per_stack: auto` chooses. ``--write`` writes the smallest
+size within 5% of the best one to lpft/clients/stack_sizes.csv, for the measured device; `auto` reads this table.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[type[BodyHeadNet], dict[str, object], DataSpec, int]] = {
 
 
 def seconds_per_step(net: BodyHeadNet, spec: DataSpec, batch: int, size: int, seconds: float, device: str) -> float:
-    """Return the least time of a training step of one client among `size`, over repeated steps.
+    """Return the minimum time per client of a training step of `size` clients, over repeated steps.
 
     CPU time on the CPU, since other processes may be at work there too.
     """
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--seconds", type=float, default=0.6, help="for each figure")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--write", action="store_true", help="renew the table that `auto` reads")
+    parser.add_argument("--write", action="store_true", help="update the table that `auto` reads")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(

@@ -1,8 +1,8 @@
-"""The federated workload that all peers train: data, networks, and two loops without any framework.
+"""The federated workload that all programs train: data, networks, and two loops without a framework.
 
-100 clients of 100 training images (28x28, grey, ten classes), 20 of them a round, one local epoch in batches of 20 by
-SGD; after every round the global model is tested on 2,000 images. Only numpy and torch are imported here, so that a
-peer can use it in an environment of its own.
+100 clients with 100 training images each (28x28, grey, ten classes), 20 clients per round, one local epoch of SGD in
+batches of 20. After every round, the global model is tested on 2,000 images. This file imports only numpy and torch, so
+that other programs can use it in a separate environment.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Images:
 
 
 def raw_images(work: Workload, per_client: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noisy copies of ten random patterns, ``per_client`` of each client: uint8 ``(n, 28, 28)`` and labels."""
+    """Draw noisy copies of ten random patterns, ``per_client`` per client: uint8 ``(n, 28, 28)`` and labels."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 256, (10, 28, 28))
     labels = rng.integers(0, 10, work.clients * per_client)
@@ -62,7 +62,7 @@ def raw_images(work: Workload, per_client: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def images(work: Workload) -> Images:
-    """Return the images as tensors: each client's training images first, the others are the test set."""
+    """Return the images as tensors: each client's training images, then the test set."""
     per_client = work.images + work.tested // work.clients
     pixels, labels = raw_images(work, per_client)
     x = torch.from_numpy(pixels).view(work.clients, per_client, 1, 28, 28).float().div(255).sub(0.5).div(0.5)
@@ -102,7 +102,7 @@ def accuracy(net: nn.Module, data: Images) -> float:
 
 
 def lean_loop(name: str, work: Workload, data: Images, channels_last: bool = False) -> float:
-    """Train one client after the other, averaging their states; return the final accuracy.
+    """Train one client at a time, averaging their states; return the final accuracy.
 
     Args:
         name: of the network.
@@ -132,7 +132,7 @@ def lean_loop(name: str, work: Workload, data: Images, channels_last: bool = Fal
 
 
 def vmap_loop(name: str, work: Workload, data: Images) -> float:
-    """Train all clients of a round at once by `torch.func.vmap`; return the final accuracy."""
+    """Train all clients of a round at once with `torch.func.vmap`; return the final accuracy."""
     torch.manual_seed(0)
     net = NETWORKS[name]()
 
@@ -156,7 +156,7 @@ def vmap_loop(name: str, work: Workload, data: Images) -> float:
 
 
 def lpft_config(name: str, work: Workload, folder: Path, processes: int) -> dict[str, Any]:
-    """Write the images to a folder, and return lpft's configuration of the workload."""
+    """Write the images to a folder, and return the workload as a configuration of lpft."""
     per_client = work.images + work.tested // work.clients
     pixels, labels = raw_images(work, per_client)
     owners = np.repeat(np.arange(work.clients), per_client)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Submit experiments, in stages that wait for one another: federate, tune and personalize as arrays, report.
+# Submit experiments as stages that depend on each other: federate, tune and personalize (arrays), report.
 #
 #   slurm/submit.sh CONFIG|RUN ... [-- OPTIONS OF LPFT]
 #   slurm/submit.sh configs/digits.yaml -- --out /scratch/me/digits --seeds '[0,1,2,3,4]'
 #
-# CONFIG is the file of an experiment, RUN the folder of one that was begun. Submit again as often as you like: only
-# what is missing is done. What the jobs may use is said in slurm/settings.sh.
+# CONFIG is the file of an experiment, RUN the folder of an earlier run. You can submit again at any time: only missing
+# work is done. slurm/settings.sh sets the resources of the jobs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -29,7 +29,7 @@ main() {
     if [[ $# -gt 0 ]]; then
         shift # the --
     fi
-    set +u # modules and environments may use variables that are not set
+    set +u # modules and environments may use unset variables
     load_lpft
     set -u
     if ! command -v lpft >/dev/null; then
@@ -41,7 +41,7 @@ main() {
     done
 }
 
-# submit CONFIG|RUN OPTIONS... : plan one experiment, and submit those stages in which something is missing.
+# submit CONFIG|RUN OPTIONS... : plan one experiment, and submit the stages with missing work.
 submit() {
     local options=(-c "$1")
     if [[ -d $1 ]]; then
@@ -60,7 +60,7 @@ submit() {
     options+=(--trainer.accelerator "$accelerator")
 
     local queued busy
-    queued=$(squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u) # first: what ends from now on is planned
+    queued=$(squeue --noheader --user="$(id -un)" --format="%F %k" | sort -u) # first: jobs that end meanwhile are busy
     plan=$(lpft plan "${options[@]}")
     out=$(sed -n 's/^out //p' <<<"$plan")
     after=
@@ -89,7 +89,7 @@ submit() {
     fi
 }
 
-# queue STAGE DEPENDENCY ARGUMENTS... : submit a job that waits for the one before, if there is one.
+# queue STAGE DEPENDENCY ARGUMENTS... : submit a job that waits for the previous one, if any.
 queue() {
     local stage=$1 dependency=() log="$out/logs/%x-%j.log"
     if [[ -n $after ]]; then
@@ -99,32 +99,32 @@ queue() {
         log="$out/logs/%x-%A_%a.log"
     fi
     shift 2
-    mkdir -p "$out/logs" # Slurm does not make it, and the job would end without a word
+    mkdir -p "$out/logs" # Slurm does not create it, and the job would fail silently
     after=$(sbatch --parsable --job-name="lpft-$stage" --output="$log" --signal="$LPFT_STOP_SIGNAL@$STOP_BEFORE" \
         --comment="lpft $(realpath -m "$out")" "${dependency[@]}" "$@")
-    after=${after%%;*} # where several clusters are, the name of this one follows
+    after=${after%%;*} # with several clusters, the name of the cluster follows
     echo "$out: $stage is job $after"
 }
 
-# jobs_of_run QUEUE : those jobs, each a line with its comment, that are of this run.
+# jobs_of_run QUEUE : print the jobs of this run; QUEUE has one line per job, with its comment.
 jobs_of_run() {
     awk -v run="lpft $(realpath -m "$out")" \
         '{ job = $1; sub(/^[^ ]+ /, "") } $0 == run { printf "%s%s", gap, job; gap = " " }' <<<"$1"
 }
 
-# missing STAGE : how many parts of a stage are missing.
+# missing STAGE : print the number of missing parts of a stage.
 missing() {
     awk -v stage="$1" '$1 == stage { print $2 }' <<<"$plan"
 }
 
-# array_size STACKS : how many tasks share so many stacks.
+# array_size STACKS : print the number of tasks for STACKS stacks.
 array_size() {
     local tasks=$((($1 + STACKS_PER_TASK - 1) / STACKS_PER_TASK)) largest
     largest=$(scontrol show config | awk '$1 == "MaxArraySize" { print $3 }')
     printf '%s\n' "$tasks" "$MAX_TASKS" "${largest:-1000}" | sort -n | head -n 1
 }
 
-# Tell whether there are results that the page does not have.
+# Return whether there are results that the report page lacks.
 page_is_old() {
     [[ ! -e $out/report.html || -n $(find "$out" -path '*/cells/*.json' -newer "$out/report.html" -print -quit) ]]
 }

@@ -1,4 +1,4 @@
-"""The workload by pfl 0.6 (pip install "pfl[pytorch]==0.6.0"): `run_pfl.py NET --rounds N`, also under torchrun."""
+"""The workload in pfl 0.6 (pip install "pfl[pytorch]==0.6.0"): `run_pfl.py NET --rounds N`, also under torchrun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ import workload
 
 
 class Model(nn.Module):
-    """The workload's network with the two functions that pfl asks for."""
+    """The workload's network with the two functions that pfl requires."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -18,6 +18,8 @@ LIMIT = 2.0**21
 """An entry of this size (2e6) or above comes from a client that has diverged, and could overflow the sum."""
 CHUNK = 2**16
 """Numbers that are worked on at once: few enough to stay in the processor's cache."""
+SMALL = 2**12
+"""Entries of a client's tensor up to which starting a computation takes longer than doing it."""
 
 
 class Aggregator(ABC):
@@ -85,20 +87,19 @@ class WeightedMean(Aggregator):
 
     def add(self, total: Tensor, update: StackUpdate) -> list[int]:
         """Add the weighted states of each stack, and their weights; weights are shares of the round's total."""
-        tensors = [t.detach().view(len(t), -1) if t.dim() == 1 else t.detach() for t in _floats(update.state)]
-        counts = update.num_examples if self.weighting == "samples" else [1] * len(update.clients)
-        weights = torch.tensor(counts, dtype=torch.float64, device=total.device) / self._whole
-        usable, sizes = _usable(tensors), list(update.joined or [len(weights)])
+        num_clients = len(update.clients)
+        counts = update.num_examples if self.weighting == "samples" else [1] * num_clients
+        weights = torch.tensor(counts, dtype=torch.float64) / self._whole
+        ones = total.new_ones(num_clients, 1, dtype=torch.float32)
+        tensors = _with_small_ones_joined([*(t.detach() for t in _floats(update.state)), ones])
+        usable, sizes = _usable(tensors), list(update.joined or [num_clients])
         if not usable.all():
             sizes = [int(part.sum()) for part in usable.split(sizes)]
-            tensors, weights = [t[usable] for t in tensors], weights[usable]
-        sums = total.split([t.shape[1:].numel() for t in tensors] + [1], dim=1)
-        for tensor, summed in zip([*tensors, torch.ones_like(weights).unsqueeze(1)], sums, strict=True):
-            start = 0
-            for size, alike in itertools.groupby(filter(None, sizes)):
-                part = slice(start, start + size * len(list(alike)))
-                self._add_exactly(summed, tensor[part].unflatten(0, (-1, size)), weights[part].view(-1, size))
-                start = part.stop
+            tensors, weights = [t[usable] for t in tensors], weights[usable.cpu()]
+        shares = [part.tolist() for part in weights.split(sizes)]
+        for tensor, summed in zip(tensors, total.split([t.shape[1:].numel() for t in tensors], dim=1), strict=True):
+            if len(tensor):  # not all clients have diverged
+                self._add_exactly(summed, tensor, shares)
         return [client for client, good in zip(update.clients, usable.tolist(), strict=True) if not good]
 
     def finish(self, total: Tensor, like: State) -> State:
@@ -117,37 +118,42 @@ class WeightedMean(Aggregator):
             for name, t in like.items()
         }
 
-    def _add_exactly(self, total: Tensor, tensor: Tensor, weights: Tensor) -> None:
-        """Add the weighted sums over the K clients of each of S stacks to both parts of a sum.
+    def _add_exactly(self, total: Tensor, tensor: Tensor, shares: Sequence[Sequence[float]]) -> None:
+        """Add the weighted sum over the clients of each stack to both parts of a sum.
 
-        This is done piece by piece, in memory that is used again. No entry depends on which others come with it.
+        This is done piece by piece, in memory that is used again.
 
         Args:
             total: both parts, ``(2, n)``.
-            tensor: the clients' entries, ``(S, K, ...)``.
-            weights: the clients' weights, ``(S, K)``.
+            tensor: the entries of K clients, ``(K, ...)``, n of each.
+            shares: the clients' weights, stack by stack; K in all.
         """
-        order = sorted(range(2, tensor.dim()), key=tensor.stride, reverse=True)  # as it lies in memory
-        rows = tensor.permute(1, 0, *order)
-        sums = total.view(2, *tensor.shape[2:]).permute(0, *[dim - 1 for dim in order])
-        shares = weights.t().view(*weights.t().shape, *[1] * len(order))
-        size = max(1, CHUNK // max(1, rows[0, :, 0].numel()))
-        for piece, (coarse, fine) in zip(rows.split(size, dim=2), sums.split(size, dim=1), strict=True):
-            values, rounded = self._scratch(piece[0])
-            values.zero_()
-            for client, share in zip(piece, shares, strict=True):
-                values.addcmul_(rounded.copy_(client), share)
-            torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
-            coarse.add_(rounded.sum(0))
-            values.sub_(rounded)  # exact: it only drops leading digits
-            fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)).sum(0))
+        order = sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)  # as it lies in memory
+        rows = tensor.permute(0, *order)
+        sums = total.view(2, *tensor.shape[1:]).permute(0, *order)
+        size = max(1, CHUNK // max(1, rows.shape[2:].numel()))
+        for piece, piece_sums in zip(rows.split(size, dim=1), sums.split(size, dim=1), strict=True):
+            values, rounded, coarse, fine = self._scratch(piece[0])
+            coarse.zero_()
+            fine.zero_()
+            clients = iter(piece)
+            for stack in filter(None, shares):  # of some, all clients may have diverged
+                values.zero_()
+                for share, client in zip(stack, clients, strict=False):
+                    values.add_(rounded.copy_(client), alpha=share)
+                torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
+                coarse.add_(rounded)
+                values.sub_(rounded)  # exact: it only drops leading digits
+                fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)))
+            piece_sums[0].add_(coarse)  # once: it may lie in memory in another order
+            piece_sums[1].add_(fine)
 
     def _scratch(self, like: Tensor) -> Tensor:
-        """Return float64 memory for two tensors of a shape, ``(2, ...)``."""
-        needed, device = 2 * like.numel(), like.device
+        """Return float64 memory for four tensors of a shape, ``(4, ...)``."""
+        needed, device = 4 * like.numel(), like.device
         if device not in self._memory or len(self._memory[device]) < needed:
-            self._memory[device] = torch.empty(max(2 * CHUNK, needed), dtype=torch.float64, device=device)
-        return self._memory[device][:needed].view(2, *like.shape)
+            self._memory[device] = torch.empty(max(4 * CHUNK, needed), dtype=torch.float64, device=device)
+        return self._memory[device][:needed].view(4, *like.shape)
 
 
 def _rounder(digits: int) -> float:
@@ -157,6 +163,17 @@ def _rounder(digits: int) -> float:
 
 def _floats(state: State) -> list[Tensor]:
     return [t for t in state.values() if t.is_floating_point()]
+
+
+def _with_small_ones_joined(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the clients' entries, ``(K, ...)`` each, in fewer tensors: neighbours that are small become one."""
+    joined: list[Tensor] = []
+    for small, run in itertools.groupby(tensors, key=lambda t: t.shape[1:].numel() <= SMALL):
+        neighbours = list(run)
+        if small:
+            neighbours = [torch.cat([t.reshape(len(t), t.shape[1:].numel()) for t in neighbours], dim=1)]
+        joined += neighbours
+    return joined
 
 
 def _usable(tensors: list[Tensor]) -> Tensor:

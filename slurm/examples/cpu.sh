@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC1091,SC2034
 # A cluster of CPUs: federated training on two nodes, personalization in up to 100 jobs of four cores each.
-# Copy it, change it, and name the copy: LPFT_SETTINGS=my_cluster.sh slurm/submit.sh CONFIG
+# Copy and edit this file, and use the copy: LPFT_SETTINGS=my_cluster.sh slurm/submit.sh CONFIG
 
 load_lpft() {
     module load python/3.11
