@@ -17,7 +17,7 @@ from lpft.models.base import BodyHeadNet
 from lpft.models.weights import save_model
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.config_file import read_config
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from lpft.types import DataSpec
 
 log = logging.getLogger("lpft")
@@ -163,7 +163,7 @@ def _figures(run: Run, method: str, client: str, seed: int) -> dict[str, Any]:
     """Return the figures of the client result; empty for a global model, which has none."""
     if method == "global":
         return {}
-    result = read_cell(run.cell(seed, method, client))
+    result = read_client_result(run.cell(seed, method, client))
     return {
         **{name: getattr(result, name) for name in FIGURES},
         "accuracy": dict(zip(result.clients, result.accuracy, strict=True)),

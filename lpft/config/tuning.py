@@ -112,7 +112,7 @@ def _read_trial(experiment: Experiment, tuning: Experiment, name: str, number: i
     current = fingerprint(tuning.method_settings(trial))
     results: list[ClientResult] = []
     for seed in experiment.tune.seeds:
-        on_disk = [result for _, result in tuning.run.cells(seed, trial) if isinstance(result, ClientResult)]
+        on_disk = [result for _, result in tuning.run.client_results(seed, trial) if isinstance(result, ClientResult)]
         usable = [result for result in on_disk if result.fingerprint == current]
         if len(usable) < num_clients:
             raise ConfigError(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.metric import Vector, mean
 from lpft.storage.client_result import ClientResult, grouped
-from lpft.storage.entries import column_of
+from lpft.storage.columnar import column_of
 
 if TYPE_CHECKING:
     from lpft.evaluation.settings import MetricName

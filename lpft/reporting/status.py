@@ -272,8 +272,8 @@ def _read_status(run: Run) -> RunStatus:
     cells = [
         Pace(
             result.method,
-            left=len(result.clients) - len(result.cells),
-            seconds=[cell.seconds for cell in result.cells],
+            left=len(result.clients) - len(result.client_results),
+            seconds=[cell.seconds for cell in result.client_results],
             typical=not is_reference(result.method, config),
         )
         for result in [*results, *trials]
@@ -324,7 +324,7 @@ class _Now:
             seed=result.seed,
             method=result.method,
             expected=len(result.clients),
-            done=len(result.cells),
+            done=len(result.client_results),
             running=[client for client in result.missing if client in running],
             failed={c: failed[c] for c in result.missing if c in failed and c not in running},
             missing=[client for client in result.missing if client not in running and client not in failed],

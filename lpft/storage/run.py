@@ -250,16 +250,16 @@ class Run:
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
-    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
+    def client_results(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
         """Yield path and client result of every cell of a method; for a damaged file, the error."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
-                yield path, read_cell(path)
+                yield path, read_client_result(path)
             except DamagedFileError as error:
                 yield path, error
 
 
-def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.from_json) -> ClientResult:
+def read_client_result(path: Path, parse: Callable[[str], ClientResult] = ClientResult.from_json) -> ClientResult:
     """Read the client result in a cell.
 
     Args:

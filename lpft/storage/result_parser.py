@@ -1,7 +1,7 @@
 """A parser of client results that makes the checks of `ClientResult.from_json` in less time and memory.
 
 With C clients, a run has one client result per client, method and seed, each with C names and C accuracies, which make
-up nearly all of a large run. A `CellReader` stores the list of names once for all client results, and two bytes per
+up nearly all of a large run. A `ResultParser` stores the list of names once for all client results, and two bytes per
 accuracy. The module imports only the standard library, so that `lpft status` answers at once; functions that need NumPy
 import it.
 """
@@ -108,7 +108,7 @@ class Accuracies(Sequence[float | None]):
         return values if dtype is None else values.astype(dtype, copy=False)
 
 
-class CellReader:
+class ResultParser:
     """Parses the JSON texts of a run's client results."""
 
     def __init__(self) -> None:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lpft.storage.atomic import replacing
-from lpft.storage.cell_reader import Accuracies, CellReader, Names, common_levels, row_of_none
 from lpft.storage.client_result import ClientResult, DamagedFileError
-from lpft.storage.run import Run, read_cell
+from lpft.storage.result_parser import Accuracies, Names, ResultParser, common_levels, row_of_none
+from lpft.storage.run import Run, read_client_result
 
 if TYPE_CHECKING:
-    from lpft.storage.entries import EntryTable
+    from lpft.storage.columnar import EntryTable
 
 VERSION = 1
 WORTHWHILE = 100
@@ -43,7 +43,7 @@ SAME = ("seed", "method", "clients")
 BRIEF = tuple(f.name for f in fields(ClientResult) if f.name not in (*SAME, *ENTRIES, *NESTED, "accuracy"))
 """Fields that both status and reports read."""
 
-Cells = dict[str, ClientResult | DamagedFileError]
+ResultsByFile = dict[str, ClientResult | DamagedFileError]
 """Client results by file name; for a damaged file, the error."""
 
 
@@ -54,7 +54,7 @@ class Stamp(NamedTuple):
     mtime: int
 
 
-def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> Cells:
+def read_client_results(run: Run, seed: int, method: str, brief: bool = False) -> ResultsByFile:
     """Read all client results of a method; rewrite its index if it lacks many of them.
 
     Args:
@@ -69,13 +69,13 @@ def read_cells(run: Run, seed: int, method: str, brief: bool = False) -> Cells:
     now = time.time()
     folder = run.method_file(seed, method, "cells")
     stamps = dict(sorted(_stamps(folder)))
-    index = CellIndex(run, seed, method)
+    index = ResultIndex(run, seed, method)
     indexed = index.read(stamps, brief)
     lacks_many = len(stamps) - len(indexed) >= WORTHWHILE
     if brief and lacks_many:
-        return {name: _briefly(result) for name, result in read_cells(run, seed, method).items()}
-    parse = CellReader()
-    results: Cells = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
+        return {name: _briefly(result) for name, result in read_client_results(run, seed, method).items()}
+    parse = ResultParser()
+    results: ResultsByFile = {name: indexed.get(name) or _read(folder / name, parse) for name in stamps}
     if not brief and len(indexed) < len(results):
         _compact([result for result in results.values() if isinstance(result, ClientResult)])
     if lacks_many:
@@ -93,9 +93,9 @@ def _stamps(folder: Path) -> Iterator[tuple[str, Stamp]]:
                 yield file.name, Stamp(status.st_size, status.st_mtime_ns)
 
 
-def _read(path: Path, parse: CellReader) -> ClientResult | DamagedFileError:
+def _read(path: Path, parse: ResultParser) -> ClientResult | DamagedFileError:
     try:
-        return read_cell(path, parse)
+        return read_client_result(path, parse)
     except DamagedFileError as error:
         return error
 
@@ -109,7 +109,7 @@ def _briefly(result: ClientResult | DamagedFileError) -> ClientResult | DamagedF
 
 def _compact(results: Sequence[ClientResult]) -> None:
     """Move the entries of client results into shared tables."""
-    from lpft.storage.entries import EntryTable
+    from lpft.storage.columnar import EntryTable
 
     for field in ENTRIES:
         table = EntryTable.of([getattr(result, field) for result in results])
@@ -117,7 +117,7 @@ def _compact(results: Sequence[ClientResult]) -> None:
             setattr(result, field, entries)
 
 
-class CellIndex:
+class ResultIndex:
     """The index of one method and seed; the file need not exist.
 
     Args:
@@ -135,7 +135,7 @@ class CellIndex:
 
         Args:
             stamps: current stamps of the cells, by file name.
-            brief: see `read_cells`.
+            brief: see `read_client_results`.
         """
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -239,7 +239,7 @@ def _load_rows(archive: zipfile.ZipFile) -> list[Accuracies]:
 
 
 def _save_table(archive: zipfile.ZipFile, field: str, lists: Sequence[Any]) -> None:
-    from lpft.storage.entries import EntryTable
+    from lpft.storage.columnar import EntryTable
 
     table = EntryTable.of(lists)
     objects = {}
@@ -253,7 +253,7 @@ def _save_table(archive: zipfile.ZipFile, field: str, lists: Sequence[Any]) -> N
 
 
 def _load_table(archive: zipfile.ZipFile, field: str) -> EntryTable:
-    from lpft.storage.entries import EntryTable, as_column
+    from lpft.storage.columnar import EntryTable, as_column
 
     head = json.loads(archive.read(f"{field}.json"))
     objects = {key: as_column(values) for key, values in head["objects"].items()}
