@@ -183,7 +183,7 @@ def test_what_another_process_has_done_meanwhile_is_left_alone(
 
     monkeypatch.setattr(StackWorker, "__init__", later)
     toy("run", out)
-    assert capsys.readouterr().err.count("done elsewhere") == 18
+    assert capsys.readouterr().err.count("done by another process") == 18
     assert outcome(Run(out)) == outcome(finished)
 
 
