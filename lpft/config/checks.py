@@ -22,7 +22,7 @@ from lpft.federated.server import check_server_optimizer
 from lpft.methods.base import check_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
-from lpft.reporting.judging import load_verdicts
+from lpft.reporting.verdicts import load_verdicts
 from lpft.storage.config_file import read_config
 from lpft.storage.fingerprint import digest
 from lpft.storage.run import check_client_names, check_method_names

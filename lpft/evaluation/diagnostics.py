@@ -42,7 +42,7 @@ BN_DRIFT = "normalization drift"
 FOREIGN_STATISTICS = "statistics that fit no client"
 
 NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT, FOREIGN_STATISTICS)
-"""All diagnostics; `lpft/reporting/english.yaml` describes each and gives a hint."""
+"""All diagnostics; `lpft/reporting/sentences.yaml` describes each and gives a hint."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Pace:
     """How many steps of one kind are left, and how long finished ones took.
 
     Args:
-        kind: steps of the same kind take about the same time: a method's client results, say.
+        kind: steps of the same kind take about the same time: a method's client results, render.
         left: number of steps that are left.
         seconds: of the finished steps.
         typical: whether steps of other kinds, none of which is finished, may take as long.

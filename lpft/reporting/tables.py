@@ -23,7 +23,7 @@ from lpft.evaluation.groups import Where
 from lpft.evaluation.metric import Matrix, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS
 from lpft.evaluation.recommend import Recommendation
-from lpft.reporting import english
+from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
 from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
@@ -103,7 +103,7 @@ def recommendations_frame(analysis: Analysis) -> DataFrame:
 def diagnostics_frame(analysis: Analysis) -> DataFrame:
     """Return the columns of diagnostics.csv: one row per diagnostic."""
     rows = [
-        (d.name, d.client, d.method, d.seed, d.value, english.message(d), english.remedy(d.name))
+        (d.name, d.client, d.method, d.seed, d.value, sentences.message(d), sentences.remedy(d.name))
         for d in analysis.diagnostics
     ]
     return DataFrame(rows, columns=DIAGNOSTIC_COLUMNS).astype({"seed": "Int64"})
