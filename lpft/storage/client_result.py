@@ -1,4 +1,4 @@
-"""One client's result for one seed and method. It is stored in a file of its own, a *cell*, by which runs resume."""
+"""One client's result for one seed and method. Its file is called a *cell*; a run resumes by its existing cells."""
 
 from __future__ import annotations
 

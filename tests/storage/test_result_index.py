@@ -1,4 +1,4 @@
-"""The index of a method says what its cells say, and is believed only where they are as they were."""
+"""The index of a method returns the same client results as its cells, and only for unchanged cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD = 1_000_000_000
 
 
 def varied(cell: ClientResult) -> ClientResult:
-    """Give a cell all that a cell can have, and None where a value is not defined."""
+    """Fill all optional fields of a client result, with None for some undefined values."""
     own = WEIRD.index(cell.client)
     scores = {"nll": {"local": 0.5 + own, "global_all": None}}
     line = [{"a": a, "local": 50.0 + own, "global_all": None, "val": 10.0} for a in (0.25, 0.5)]
@@ -35,7 +35,7 @@ def varied(cell: ClientResult) -> ClientResult:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a run whose cells are old, and get an index as soon as they are read."""
+    """Return a run whose cells are old, so that reading them writes an index."""
     monkeypatch.setattr(result_index, "WORTHWHILE", 1)
     made = make_run(tmp_path / "run", seeds=[0], methods=["lpft"], clients=WEIRD, edit=varied)
     for path in made.method_file(0, "lpft", "cells").iterdir():
@@ -80,7 +80,7 @@ def no_cell_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_cell_is_read")
-def test_an_index_says_what_the_cells_say(run: Run) -> None:
+def test_an_index_returns_the_same_results_as_the_cells(run: Run) -> None:
     assert as_read(run) == as_read_one_by_one(run)
     for (_, cell), (_, expected) in zip(as_read(run), as_read_one_by_one(run), strict=True):
         assert isinstance(cell, ClientResult)
@@ -90,7 +90,7 @@ def test_an_index_says_what_the_cells_say(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_cell_is_read")
-def test_brief_cells_lack_what_only_reports_show(run: Run) -> None:
+def test_brief_results_lack_what_only_reports_show(run: Run) -> None:
     nothing = {"accuracy": [None] * len(WEIRD), "epochs": [], "line": []}
     nested = dict.fromkeys(("groups", "depth", "scores", "head_norms"))
     full = [(path, replace(cell, **nothing, **nested)) for path, cell in run.client_results(0, "lpft")]  # type: ignore[type-var]
