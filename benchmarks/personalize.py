@@ -42,8 +42,8 @@ from lpft.config.study import Study, open_study
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import load_model
 from lpft.pipeline import federate, personalize
-from lpft.runtime.session import heavy_work
-from lpft.storage.run import read_cell
+from lpft.runtime.session import training_session
+from lpft.storage.run import read_client_result
 
 BATCH, LR, MOMENTUM, LP_LR, MU, SPARSITY = 32, 1e-3, 0.9, 1e-2, 0.1, 0.9
 SEED = 0
@@ -316,7 +316,7 @@ def by_lpft(config: dict[str, Any], method: str, model: Path) -> tuple[float, fl
         study = open_study("personalize", whole)
         wall, processor, _ = timed(lambda: personalize(study))
         run, clients = study.run, study.experiments[0].data.clients
-        matrix = np.array([read_cell(run.cell(SEED, method, client.name)).accuracy for client in clients])
+        matrix = np.array([read_client_result(run.cell(SEED, method, client.name)).accuracy for client in clients])
     return wall, processor, matrix
 
 
@@ -393,7 +393,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.clients, options.epochs, options.repeats = 8, 6, 1
-    with heavy_work():
+    with training_session():
         for network in options.networks:
             for figures in compare(network, options.methods, options):
                 print(json.dumps(figures), flush=True)

@@ -3,7 +3,7 @@
 import sys
 
 if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
-    sys.path.append(sys.path.pop(0))  # Python has put the working folder first, where its files would hide libraries
+    sys.path.append(sys.path.pop(0))  # Python puts the working directory first, where its files would shadow libraries
 
 from lpft.cli import main
 

@@ -1,4 +1,4 @@
-"""The command table: arguments, printing, exit codes. A command's code is imported only when that command runs."""
+"""The command line: arguments, output and exit codes. The modules of a command are imported when it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from lpft import __version__
 from lpft.arguments import ARGUMENTS, parser_of
 from lpft.runtime import slurm
-from lpft.runtime.output import CLOSED, any_text, leave_output
+from lpft.runtime.output import CLOSED, discard_output, replacing_unencodable
 from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interruptible, listen
 
 USAGE = """\
@@ -47,19 +47,19 @@ after the current round or stack; 130, 143, 129 interrupted at once by Ctrl-C, T
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run ``lpft`` with the given arguments, by default the command line's, and exit."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run ``lpft`` with the given arguments, by default those of the command line, and exit."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with any_text():
-            _main(words)
+        with replacing_unencodable():
+            _main(arguments)
     except OSError as error:  # of the output itself
-        if leave_output():
+        if discard_output():
             sys.exit(CLOSED)
         _fail(f"the output cannot be written: {error}", 1)
 
 
-def _main(words: list[str]) -> NoReturn:
-    command, args = (words[0], words[1:]) if words else ("--help", [])
+def _main(arguments: list[str]) -> NoReturn:
+    command, args = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         sys.exit(0)
@@ -68,11 +68,11 @@ def _main(words: list[str]) -> NoReturn:
         sys.exit(0)
     if command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.", 2)
-    atexit.register(gc.freeze)  # otherwise Python looks through all of torch's objects, for seconds, before it ends
+    atexit.register(gc.freeze)  # otherwise the garbage collector visits all of torch's objects at exit, for seconds
     logging.basicConfig(format="lpft: %(message)s", level=logging.WARNING)
     logging.getLogger("lpft").setLevel(logging.INFO)
     try:
-        listen()  # before heavy imports: until then the signal would end the process
+        listen()  # before slow imports: until then the signal would kill the process
         slurm.check_command(command)
     except ValueError as error:
         _fail(str(error), 2)
@@ -91,7 +91,7 @@ def _main(words: list[str]) -> NoReturn:
 
 
 def init(args: list[str]) -> int:
-    """List what there is to start from, or write it; print the files and what to do next."""
+    """List the shipped experiments, or write one; print the files and the next commands."""
     parser = parser_of("init")
     options = parser.parse_args(args)
     from lpft.shipped import files
@@ -103,21 +103,21 @@ def init(args: list[str]) -> int:
             print(files.listing())
             return 0
         if options.images:
-            print(f"lpft init: looking through {options.images}", file=sys.stderr, flush=True)
+            print(f"lpft init: scanning {options.images}", file=sys.stderr, flush=True)
             from lpft.shipped.own_sites import fitted_experiment
 
-            texts, following = fitted_experiment(options.images, options.to)
+            texts, next_steps = fitted_experiment(options.images, options.to)
         else:
-            texts, following = files.copies(options.name, options.to), files.following(options.name, options.to)
+            texts, next_steps = files.copies(options.name, options.to), files.next_steps(options.name, options.to)
         files.write(texts, options.force)
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         _fail(str(error), 2)
-    print(*texts, "", following, sep="\n")
+    print(*texts, "", next_steps, sep="\n")
     return 0
 
 
 def completion(args: list[str]) -> int:
-    """Print a script for a shell."""
+    """Print the completion script of a shell."""
     shell = parser_of("completion").parse_args(args).shell
     if find_spec("shtab") is None:
         _fail("completion needs shtab. HINT: pip install 'lpft[completion]'", 2)
@@ -128,7 +128,7 @@ def completion(args: list[str]) -> int:
 
 
 def stage(command: str, args: list[str]) -> int:
-    """Run a stage of the pipeline, or all stages; print what failed, and how to continue."""
+    """Run a stage of the pipeline, or all stages; print the failures and how to continue."""
     with _session(command, args):
         from lpft import pipeline
         from lpft.config.study import open_study
@@ -156,7 +156,7 @@ def stage(command: str, args: list[str]) -> int:
 
 
 def prepare(args: list[str]) -> int:
-    """Build the array cache, print what is in it, write counts and a contact sheet or, of features, their ranges."""
+    """Build the array cache, print a summary, write the counts and a contact sheet (or the ranges of features)."""
     with _session("prepare", args):
         from rich.console import Console
 
@@ -169,21 +169,21 @@ def prepare(args: list[str]) -> int:
             counts = run.data_file("clients.csv")
             write_counts(counts, data)
             if data.source.has_features:
-                written = run.data_file("features.csv")
-                write_features(written, data)
-                said = "no contact sheet, augmentation or settings of pixels: these are for images"
+                overview = run.data_file("features.csv")
+                write_features(overview, data)
+                note = "no contact sheet, augmentation or settings of pixels: these are for images"
             else:
-                written, said = run.data_file("contact_sheet.png"), "look at it before you train on it"
-                write_contact_sheet(written, data)
-            console.print(f"{counts}\n{written}: {said}", highlight=False, soft_wrap=True)
+                overview, note = run.data_file("contact_sheet.png"), "look at it before you train on it"
+                write_contact_sheet(overview, data)
+            console.print(f"{counts}\n{overview}: {note}", highlight=False, soft_wrap=True)
     return 0
 
 
 def plan(args: list[str]) -> int:
-    """Print the run's folder, then for every stage the number of missing parts and of all parts; write nothing.
+    """Print the folder of the run, and the numbers of missing and of all parts of every stage; write nothing.
 
-    Parts are seeds for `federate`, stacks for `tune` and `personalize`. Until tuning is done its choices count as
-    missing.
+    The parts of `federate` are seeds, those of `tune` and `personalize` are stacks. Until tuning is done, the stacks of
+    tuned methods count as missing.
     """
     with _session("plan", args):
         from lpft.config.study import open_study
@@ -200,8 +200,8 @@ def plan(args: list[str]) -> int:
 
 
 def report(args: list[str]) -> int:
-    """Write everything that is derived from the client results, and print the comparison."""
-    if any(word.startswith("--loggers") for word in args):
+    """Write all files that are derived from the client results, and print the comparison."""
+    if any(arg.startswith("--loggers") for arg in args):
         return _report_to_loggers(args)
     return _write_reports(parser_of("report").parse_args(args).runs)
 
@@ -227,7 +227,7 @@ def _write_reports(folders: list[str], writers: Sequence[Any] = ()) -> int:
 
 
 def status(args: list[str]) -> int:
-    """Print what is done, in progress, failed and missing, and how long the rest takes."""
+    """Print what is done, in progress, failed and missing, and the estimated time left."""
     from lpft.reporting.status import print_status, read_status
     from lpft.storage.run import Run
 
@@ -240,7 +240,7 @@ def status(args: list[str]) -> int:
 
 
 def export_model(args: list[str]) -> int:
-    """Write a client's model into a folder, and list its files."""
+    """Export a client's model to a folder, and print its files."""
     options = parser_of("export").parse_args(args)
     from lpft.export import export
     from lpft.storage.run import Run
@@ -256,21 +256,21 @@ def export_model(args: list[str]) -> int:
 
 
 def predict(args: list[str]) -> int:
-    """Print class and probability of every input, or write them to a file; 1 if some could not be read."""
+    """Print the predictions, or write them to a file; return 1 if some inputs could not be read."""
     options = parser_of("predict").parse_args(args)
     for path in options.inputs:
         if not Path(path).exists():
-            _fail(f"{path} does not exist. HINT: name files, or folders of them.", 2)
+            _fail(f"{path} does not exist. HINT: name files or folders.", 2)
     if options.to is not None and options.to.is_dir():
         _fail(f"{options.to} is a folder. HINT: `--to` names a CSV file.", 2)
-    from lpft.prediction import ExportedModel, show
+    from lpft.prediction import ExportedModel, write_predictions
 
     try:
         model = ExportedModel.load(options.model, options.device)
-        rows = model.predict(model.files(options.inputs), options.batch_size)
+        predictions = model.predict(model.files(options.inputs), options.batch_size)
     except (FileNotFoundError, ValueError) as error:
         _fail(str(error), 2)
-    problems = show(rows, options.to)
+    problems = write_predictions(predictions, options.to)
     for problem in problems:
         print(f"lpft predict: not read: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -287,7 +287,7 @@ def theory(args: list[str]) -> int:
     if min(options.eta) <= 0:
         parser.error(f"--eta {min(options.eta):g} must be above 0")
     if options.samples and options.noise is not None:
-        parser.error("--samples goes with concept shift. HINT: leave out --noise")
+        parser.error("--samples requires concept shift. HINT: remove --noise")
     from rich.console import Console
 
     from lpft.theory import lab, linear
@@ -325,14 +325,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 @contextmanager
 def _session(command: str, args: list[str]) -> Iterator[None]:
-    """Prepare the process for heavy work; end it with exit code 2 if the configuration is not valid."""
+    """Prepare the process for training; exit with code 2 if the configuration is not valid."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", nargs="?", action="append", default=[])
     files = [file for file in parser.parse_known_args(args)[0].config if file]
     print(f"lpft {command}: reading {', '.join(files) or 'the settings'}", file=sys.stderr, flush=True)
-    from lpft.runtime.session import heavy_work
+    from lpft.runtime.session import training_session
 
-    with heavy_work():
+    with training_session():
         from lpft.config.files import ConfigError
 
         try:

@@ -1,6 +1,6 @@
-"""A shell's script that completes lpft's commands, options and values: made once, so that completing is quick.
+"""Generates the shell script that completes lpft's commands, options and values.
 
-It needs the extra `completion`.
+The script contains all of them, so that completion does not start Python. It needs the extra `completion`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from lpft.arguments import ARGUMENTS, with_arguments
 from lpft.config.parser import ExperimentCLI
 
 PLUGINS = ("data.sources", "data.partition", "models", "methods", "federated")
-"""Packages with classes that a configuration names."""
+"""Packages with classes that configurations name."""
 FOLDERS, FILES = ("RUN", "MODEL", "FOLDER"), ("FILE", "IMAGES")
-"""What stands for the path of a folder or a file in a command's help."""
+"""Metavars of arguments that are paths of folders or files."""
 
 
-class _Unread(ExperimentCLI):
+class _ParserOnly(ExperimentCLI):
     """The parser of an experiment command, without a configuration."""
 
     def parse_arguments(self, parser: object, args: object) -> None:
-        """Read nothing."""
+        """Parse nothing."""
         self.config = Namespace()
 
 
 def script(shell: str, experiment_commands: Sequence[str]) -> str:
-    """Return the script for ``bash`` or ``zsh``.
+    """Return the completion script of a shell.
 
     Args:
-        shell: which of them.
-        experiment_commands: the commands that read an experiment.
+        shell: ``bash`` or ``zsh``.
+        experiment_commands: names of the commands that read an experiment.
     """
     for package in PLUGINS:
         _import_all(f"lpft.{package}")
@@ -43,7 +43,7 @@ def script(shell: str, experiment_commands: Sequence[str]) -> str:
     root.add_argument("-V", "--version", action="store_true", help="print the version")
     commands = root.add_subcommands(required=False)
     for name in experiment_commands:
-        commands.add_subcommand(name, _Unread(name, []).parser)
+        commands.add_subcommand(name, _ParserOnly(name, []).parser)
     for name in ARGUMENTS:
         parser = with_arguments(name, ArgumentParser(description=ARGUMENTS[name].__doc__))
         for action in parser._actions:
@@ -57,7 +57,7 @@ def script(shell: str, experiment_commands: Sequence[str]) -> str:
 
 
 def _import_all(name: str) -> None:
-    """Import the modules of a package, whose classes can then be found."""
+    """Import all modules of a package, so that the parsers find their classes."""
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
         importlib.import_module(module.name)

@@ -1,4 +1,4 @@
-"""Take a client's model out of a run, with all that prediction needs: no experiment, and no data set."""
+"""Export a client's model with everything that prediction needs, so that neither experiment nor data are required."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from lpft.models.base import BodyHeadNet
 from lpft.models.weights import save_model
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.config_file import read_config
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from lpft.types import DataSpec
 
 log = logging.getLogger("lpft")
 
 DESCRIPTION, WEIGHTS, PROGRAM, ONNX = "model.json", "model.safetensors", "model.pt2", "model.onnx"
 FIGURES = ("status", "local_before", "val_before", "val_after", "num_train", "num_val", "num_test")
-"""What model.json says of the client's result, beside accuracies."""
+"""Fields of the client result in model.json, in addition to accuracies."""
 
 
 class Deployed(nn.Module):
-    """A network with its normalization: from images or features as they are stored to logits.
+    """A network with its normalization, which maps stored images to logits.
 
     Args:
         net: the network, in evaluation mode.
-        mean: what is subtracted from images on the scale from 0 to 1, of every channel, or from every feature.
-        std: what they are then divided by.
+        mean: mean of every channel, on the scale from 0 to 1, or of every feature.
+        std: standard deviation of every channel or feature.
     """
 
     mean: Tensor
@@ -47,19 +47,19 @@ class Deployed(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=net.head.weight.dtype).view(self.shape))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, ``(n, num_classes)``, of uint8 images ``(n, channels, size, size)``."""
+        """Return the logits ``(n, num_classes)`` of uint8 images ``(n, channels, size, size)``."""
         logits: Tensor = self.net((images.to(self.mean.dtype) / 255 - self.mean) / self.std)
         return logits
 
 
 class DeployedOnFeatures(Deployed):
-    """The same for feature arrays; where missing values are permitted, the mean takes their place."""
+    """The same for feature arrays. If `fills`, missing values (NaN) are replaced with the mean."""
 
     shape = (-1,)
     fills: bool = False
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the logits, ``(n, num_classes)``, of float32 rows ``(n, num_features)``."""
+        """Return the logits ``(n, num_classes)`` of float32 rows ``(n, num_features)``."""
         standardized = (rows.to(self.mean.dtype) - self.mean) / self.std
         if self.fills:
             standardized = standardized.masked_fill(standardized.isnan(), 0)
@@ -67,8 +67,8 @@ class DeployedOnFeatures(Deployed):
         return logits
 
 
-def deployed_as(description: dict[str, Any], net: BodyHeadNet) -> Deployed:
-    """Put a network and the normalization that its model.json describes together."""
+def deployed_from(description: dict[str, Any], net: BodyHeadNet) -> Deployed:
+    """Combine a network with the normalization in its model.json."""
     if features := description.get("features"):
         deployed = DeployedOnFeatures(net, features["mean"], features["std"])
         deployed.fills = features["fills"]
@@ -77,13 +77,13 @@ def deployed_as(description: dict[str, Any], net: BodyHeadNet) -> Deployed:
 
 
 def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[Path]:
-    """Write a client's model into a folder.
+    """Write a client's model to a folder.
 
-    ``model.safetensors`` has the tensors; ``model.json`` says which network it is, its classes, how images are read and
-    normalized, where the model comes from, and how it did. ``model.pt2`` (`torch.export`) and ``model.onnx`` take uint8
-    images ``(n, channels, size, size)``, or rows of features, float32, ``(n, num_features)``, and return logits,
-    without lpft. Either is left out, and that is said, where the network does not allow it; ONNX needs the packages of
-    the extra ``onnx``.
+    ``model.safetensors`` contains the tensors. ``model.json`` contains the network, its classes, how images are read
+    and normalized, the origin of the model, and its accuracies. ``model.pt2`` (`torch.export`) and ``model.onnx`` run
+    without lpft: they take uint8 images ``(n, channels, size, size)`` or float32 rows of features
+    ``(n, num_features)``, and return logits. A program is skipped with a log message if the network does not support
+    it; ONNX needs the packages of the extra ``onnx``.
 
     Args:
         run: the run.
@@ -96,8 +96,8 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
         The files.
 
     Raises:
-        FileNotFoundError: if the run has no such model.
-        ValueError: if the run was made by a version that did not note what prediction needs.
+        FileNotFoundError: if the model does not exist.
+        ValueError: if a version that did not record what prediction needs wrote the run's config.yaml.
     """
     path = run.saved_model(seed, method, client)
     config = read_config(run)
@@ -105,10 +105,10 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
     description = describe(config, method, client, seed, _figures(run, method, client, seed))
     to.mkdir(parents=True, exist_ok=True)
     save_model(to / WEIGHTS, net.state_dict(), description["settings"] or "")
-    deployed = deployed_as(description, net).eval()
-    written = [to / WEIGHTS, *_programs(deployed, DataSpec(**description["spec"]), to)]
-    write_atomically(to / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")  # last: it is done
-    return [to / DESCRIPTION, *written]
+    deployed = deployed_from(description, net).eval()
+    paths = [to / WEIGHTS, *_write_programs(deployed, DataSpec(**description["spec"]), to)]
+    write_atomically(to / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")  # last: means done
+    return [to / DESCRIPTION, *paths]
 
 
 def describe(config: dict[str, Any], method: str, client: str, seed: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
         method: name of the method.
         client: name of the client.
         seed: the seed.
-        figures: of the client's result.
+        figures: figures of the client result.
 
     Raises:
         ValueError: if the configuration lacks what prediction needs.
@@ -127,23 +127,23 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
     provenance = config.get("provenance") or {}
     if not provenance.get("mean"):
         raise ValueError(
-            "The run's config.yaml does not say how images are normalized. HINT: run its last command again: that is"
-            " noted then, and nothing is trained anew."
+            "The run's config.yaml does not contain the normalization. HINT: run its last command again, which"
+            " adds it without training."
         )
     network = dict(config["network"])
     if "weights" in network.get("init_args", {}):  # the tensors are in the model
         network["init_args"] = {**network["init_args"], "weights": None}
     data = config["data"]
-    normalized = {key: provenance[key] for key in ("mean", "std")}
-    read_as = {
+    normalization = {key: provenance[key] for key in ("mean", "std")}
+    inputs = {
         "images": {
-            **normalized,
+            **normalization,
             "crop": provenance["crop"],
             **{key: data.get(key) for key in ("background", "bits", "value_range")},
         }
     }
     if provenance.get("features"):
-        read_as = {"features": {**normalized, **provenance["features"]}}
+        inputs = {"features": {**normalization, **provenance["features"]}}
     return {
         "client": client,
         "method": method,
@@ -151,7 +151,7 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
         "classes": provenance["classes"] or [str(label) for label in range(provenance["spec"]["num_classes"])],
         "spec": provenance["spec"],
         "network": network,
-        **read_as,
+        **inputs,
         "figures": figures,
         "run": config.get("name"),
         "settings": provenance["settings"],
@@ -160,32 +160,32 @@ def describe(config: dict[str, Any], method: str, client: str, seed: int, figure
 
 
 def _figures(run: Run, method: str, client: str, seed: int) -> dict[str, Any]:
-    """Return how the model did; empty for a global model, which has no result of its own."""
+    """Return the figures of the client result; empty for a global model, which has none."""
     if method == "global":
         return {}
-    result = read_cell(run.cell(seed, method, client))
+    result = read_client_result(run.cell(seed, method, client))
     return {
         **{name: getattr(result, name) for name in FIGURES},
         "accuracy": dict(zip(result.clients, result.accuracy, strict=True)),
     }
 
 
-def _programs(deployed: Deployed, spec: DataSpec, to: Path) -> list[Path]:
-    """Write the programs that the network allows; say why one is left out."""
+def _write_programs(deployed: Deployed, spec: DataSpec, to: Path) -> list[Path]:
+    """Write the programs that the network supports, and log why others are skipped; return the files."""
     example = torch.zeros(2, *spec.shape, dtype=torch.uint8 if spec.num_features is None else torch.float32)
-    written = []
+    paths = []
     for name, write in ((PROGRAM, _write_program), (ONNX, _write_onnx)):
         (to / name).unlink(missing_ok=True)
         if name == ONNX and not all(find_spec(package) for package in ("onnx", "onnxscript")):
-            log.info("%s is left out. HINT: pip install 'lpft[onnx]'", name)
+            log.info("%s is skipped. HINT: pip install 'lpft[onnx]'", name)
             continue
         try:
             with replacing(to / name) as temporary:
                 write(deployed, example, temporary)
-            written.append(to / name)
-        except Exception as error:  # networks can be anything
-            log.warning("%s is left out: %s: %s", name, type(error).__name__, str(error).splitlines()[0])
-    return written
+            paths.append(to / name)
+        except Exception as error:  # depends on the network
+            log.warning("%s is skipped: %s: %s", name, type(error).__name__, str(error).splitlines()[0])
+    return paths
 
 
 def _write_program(deployed: Deployed, example: Tensor, path: Path) -> None:

@@ -19,7 +19,7 @@ from lpft.data.sources.feature_files import ENDINGS, read_feature_file, select_n
 from lpft.data.sources.features import stored
 from lpft.data.sources.image_files import EXTENSIONS, decode_files
 from lpft.data.sources.pixels import PixelSettings
-from lpft.export import DESCRIPTION, WEIGHTS, Deployed, deployed_as
+from lpft.export import DESCRIPTION, WEIGHTS, Deployed, deployed_from
 from lpft.models.base import NetFactory
 from lpft.models.lora import load_personalized
 from lpft.models.weights import load_model
@@ -30,28 +30,28 @@ from lpft.types import DataSpec
 
 
 class Batch(NamedTuple):
-    """Some inputs to predict.
+    """A batch of inputs.
 
     Args:
-        heads: what the table says of each.
-        inputs: those that can be used, as they are stored, ``(n, ...)``.
-        good: which ones can be used, bool, one for each.
-        problems: why the others cannot.
+        labels: the columns of the table that identify each input: ``file`` and, for features, ``row``.
+        inputs: the valid inputs, in the format of stored images or features, ``(n, ...)``.
+        valid: which inputs are valid, bool, one per input.
+        problems: for each of the other inputs, why it is invalid.
     """
 
-    heads: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
     inputs: np.ndarray
-    good: np.ndarray
+    valid: np.ndarray
     problems: list[str]
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model that `lpft.export` has written.
+    """A model written by `lpft.export`.
 
     Args:
-        description: the content of its model.json.
-        deployed: network and normalization.
+        description: content of its model.json.
+        deployed: the network with its normalization.
     """
 
     description: dict[str, Any]
@@ -59,16 +59,16 @@ class ExportedModel:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> ExportedModel:
-        """Read a folder.
+        """Load an exported model.
 
         Raises:
-            FileNotFoundError: if there is no exported model.
-            ValueError: if it is damaged, its network cannot be built, or the device cannot be used.
+            FileNotFoundError: if the folder contains no exported model.
+            ValueError: if the model is damaged, its network cannot be built, or the device cannot be used.
         """
         path = folder / DESCRIPTION
         if not path.exists():
             raise FileNotFoundError(
-                f"{folder} is no exported model: it has no {DESCRIPTION}."
+                f"{folder} is not an exported model: it has no {DESCRIPTION}."
                 " HINT: lpft export RUN --method lpft --client NAME --to FOLDER"
             )
         try:
@@ -76,14 +76,14 @@ class ExportedModel:
             state, _ = load_model(folder / WEIGHTS)
             network: NetFactory = instantiate(NetFactory, description["network"])
             net = network(DataSpec(**description["spec"])).to(state["head.weight"].dtype)
-            deployed = deployed_as(description, load_personalized(net, state))
+            deployed = deployed_from(description, load_personalized(net, state))
         except (KeyError, TypeError, json.JSONDecodeError, DamagedFileError) as error:
             raise ValueError(
                 f"The exported model {folder} is damaged ({error!r}). HINT: export the model again."
             ) from error
         try:
             deployed = deployed.to(device)
-        except (RuntimeError, AssertionError) as error:  # torch's words for a device that it lacks or does not know
+        except (RuntimeError, AssertionError) as error:  # torch raises these for missing and unknown devices
             raise ValueError(f"The device {str(device)!r} cannot be used: {error}") from error
         return cls(description, deployed.eval())
 
@@ -98,40 +98,44 @@ class ExportedModel:
         return "features" in self.description
 
     def files(self, paths: Iterable[str | Path]) -> list[Path]:
-        """Return files as they are, and all files below folders that the model may take, sorted.
+        """Expand folders to all files in them that the model can read, sorted; keep files.
 
         Raises:
-            FileNotFoundError: if a path does not exist, or a folder holds no such files.
+            FileNotFoundError: if a path does not exist, or a folder contains no such files.
         """
-        return found_files(paths, ENDINGS, "files of features") if self.takes_features else image_files(paths)
+        return expand_folders(paths, ENDINGS, "files of features") if self.takes_features else image_files(paths)
 
     def predict(self, files: Sequence[Path], batch_size: int = 64) -> DataFrame:
-        """Return one row per image, or per row of a file of features.
+        """Predict the class of every image, or of every row of the files of features.
 
-        Columns are ``file``, of features ``row`` (from 0), ``class``, ``probability``, ``p_CLASS`` of every class, and
-        ``problem``. What cannot be read has nothing but its ``problem``, which is empty for all others.
+        Returns:
+            One row per input, with the columns ``file``, for features ``row`` (from 0), ``class``, ``probability``,
+            ``p_CLASS`` for every class, and ``problem``. For inputs that cannot be read, ``problem`` is the reason and
+            the predictions are missing; for all others it is empty.
 
         Raises:
-            ValueError: if a file of features cannot be read, or lacks some of the model's.
+            ValueError: if a file of features cannot be read, or lacks features of the model.
         """
-        read = self._rows_of if self.takes_features else self._images_of
+        batches = self._feature_batches if self.takes_features else self._image_batches
         device = self.deployed.net.head.weight.device
-        found: list[dict[str, Any]] = []
-        for heads, inputs, good, problems in read(files, batch_size):
+        rows: list[dict[str, Any]] = []
+        for labels, inputs, valid, problems in batches(files, batch_size):
             with torch.inference_mode():
-                predicted = iter(self.deployed(torch.from_numpy(inputs).to(device)).softmax(1).cpu().tolist())
+                probabilities = iter(self.deployed(torch.from_numpy(inputs).to(device)).softmax(1).cpu().tolist())
             reasons = iter(problems)
-            for head, is_good in zip(heads, good.tolist(), strict=True):
-                found.append({**head, **(self._outcome(next(predicted)) if is_good else {"problem": next(reasons)})})
+            for label, is_valid in zip(labels, valid.tolist(), strict=True):
+                prediction = self._prediction(next(probabilities)) if is_valid else {"problem": next(reasons)}
+                rows.append({**label, **prediction})
         columns = ["class", "probability", *(f"p_{name}" for name in self.classes), "problem"]
-        return DataFrame(found, columns=[*(["file", "row"] if self.takes_features else ["file"]), *columns])
+        return DataFrame(rows, columns=[*(["file", "row"] if self.takes_features else ["file"]), *columns])
 
-    def _outcome(self, probabilities: list[float]) -> dict[str, Any]:
+    def _prediction(self, probabilities: list[float]) -> dict[str, Any]:
+        """Return the columns of an input that could be read."""
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        each = {f"p_{of}": p for of, p in zip(self.classes, probabilities, strict=True)}
-        return {"class": self.classes[best], "probability": probabilities[best], **each, "problem": ""}
+        by_class = {f"p_{name}": p for name, p in zip(self.classes, probabilities, strict=True)}
+        return {"class": self.classes[best], "probability": probabilities[best], **by_class, "problem": ""}
 
-    def _images_of(self, files: Sequence[Path], batch_size: int) -> Iterator[Batch]:
+    def _image_batches(self, files: Sequence[Path], batch_size: int) -> Iterator[Batch]:
         spec, images = DataSpec(**self.description["spec"]), self.description["images"]
         pixels = PixelSettings.of(images["background"] or "white", images["bits"], images["value_range"])
         with Steps("predict", len(files), "image", counted="images") as steps:
@@ -141,7 +145,7 @@ class ExportedModel:
                 yield Batch([{"file": name} for name in names], decoded.images, decoded.good, decoded.bad)
                 steps.advance("", len(names), len(names))
 
-    def _rows_of(self, files: Sequence[Path], batch_size: int) -> Iterator[Batch]:
+    def _feature_batches(self, files: Sequence[Path], batch_size: int) -> Iterator[Batch]:
         features = self.description["features"]
         names = np.array(features["names"])
         for path in files:
@@ -149,58 +153,63 @@ class ExportedModel:
             with Steps(f"predict {path.name}", len(values), "row", counted="rows", lines=10) as steps:
                 for start in range(0, len(values), batch_size):
                     rows = stored(values[start : start + batch_size])
-                    wrong = ~np.isfinite(rows) & ~(np.isnan(rows) & features["fills"])
+                    invalid = ~np.isfinite(rows) & ~(np.isnan(rows) & features["fills"])
                     problems = [
-                        f"{path}, row {start + row}: no finite number for {shortened(names[of_row].tolist())}"
-                        for row, of_row in enumerate(wrong)
-                        if of_row.any()
+                        f"{path}, row {start + row}: no finite number for {shortened(names[columns].tolist())}"
+                        for row, columns in enumerate(invalid)
+                        if columns.any()
                     ]
-                    heads = [{"file": str(path), "row": start + row} for row in range(len(rows))]
-                    good = ~wrong.any(1)
-                    yield Batch(heads, rows[good], good, problems)
+                    labels = [{"file": str(path), "row": start + row} for row in range(len(rows))]
+                    valid = ~invalid.any(1)
+                    yield Batch(labels, rows[valid], valid, problems)
                     steps.advance("", len(rows), len(rows))
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Return files as they are, and all image files below folders; see `found_files`."""
-    return found_files(paths, EXTENSIONS, "images")
+    """Expand folders to all image files in them, sorted; see `expand_folders`."""
+    return expand_folders(paths, EXTENSIONS, "images")
 
 
-def found_files(paths: Iterable[str | Path], endings: Sequence[str], what: str) -> list[Path]:
-    """Return files as they are, and those below folders that have one of some endings, sorted.
+def expand_folders(paths: Iterable[str | Path], suffixes: Sequence[str], noun: str) -> list[Path]:
+    """Expand folders to all files in them with one of some suffixes, sorted; keep files.
+
+    Args:
+        paths: files and folders.
+        suffixes: lower-case suffixes, such as ``.png``.
+        noun: noun for such files in error messages.
 
     Raises:
-        FileNotFoundError: if a path does not exist, or a folder holds no such files.
+        FileNotFoundError: if a path does not exist, or a folder contains no such files.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             if not path.exists():
-                raise FileNotFoundError(f"{path} does not exist. HINT: name {what}, or folders of them.")
-            found.append(path)
+                raise FileNotFoundError(f"{path} does not exist. HINT: name {noun}, or folders of them.")
+            files.append(path)
             continue
-        inside = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-        fitting = [file for file in inside if file.name.lower().endswith(tuple(endings))]
-        chosen = sorted(file for file in fitting if not file.name.startswith("."))
-        if not chosen:
-            raise FileNotFoundError(f"{path} holds no {what}. HINT: they end with {', '.join(endings)}.")
-        found += chosen
-    return found
+        candidates = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        matching = [file for file in candidates if file.name.lower().endswith(tuple(suffixes))]
+        visible = sorted(file for file in matching if not file.name.startswith("."))
+        if not visible:
+            raise FileNotFoundError(f"{path} contains no {noun}. HINT: they end with {', '.join(suffixes)}.")
+        files += visible
+    return files
 
 
-def show(rows: DataFrame, to: Path | None) -> list[str]:
-    """Print predictions as a table, or write them to a CSV file; return what could not be read, and why."""
+def write_predictions(predictions: DataFrame, to: Path | None) -> list[str]:
+    """Write predictions to a CSV file, or print them as a table; return the problems of inputs that were not read."""
     if to is not None:
-        write_atomically(to, rows.to_csv(index=False))
+        write_atomically(to, predictions.to_csv(index=False))
         print(to)
     else:
         from rich.console import Console
         from rich.table import Column, Table
 
-        heads = [name for name in ("file", "row") if name in rows]
-        table = Table(*(Column(name, overflow="fold") for name in heads), "class", "probability", box=None)
-        for row in rows.to_dict("records"):
-            outcome = ("-", "-") if row["problem"] else (str(row["class"]), f"{row['probability']:.3f}")
-            table.add_row(*(str(row[name]) for name in heads), *outcome)
+        identifiers = [name for name in ("file", "row") if name in predictions]
+        table = Table(*(Column(name, overflow="fold") for name in identifiers), "class", "probability", box=None)
+        for row in predictions.to_dict("records"):
+            result = ("-", "-") if row["problem"] else (str(row["class"]), f"{row['probability']:.3f}")
+            table.add_row(*(str(row[name]) for name in identifiers), *result)
         Console().print(table, highlight=False)
-    return [str(problem) for problem in rows["problem"] if problem]
+    return [str(problem) for problem in predictions["problem"] if problem]

@@ -1,4 +1,4 @@
-"""What `lpft.run` and `lpft.load` return: the results of a run as data frames, figures and networks."""
+"""The results of a run as data frames, figures and networks, returned by `lpft.run` and `lpft.load`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Results:
     """The results of a run, read from its folder.
 
-    Accuracies are in percent. Frames are made once; load the folder again to see what was added.
+    Accuracies are in percent. Data frames are cached; load the folder again to see new results.
 
     Args:
-        folder: the run's folder.
+        folder: folder of the run.
 
     Raises:
-        FileNotFoundError: if the folder is not that of a run.
+        FileNotFoundError: if the folder is not the folder of a run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,7 +38,7 @@ class Results:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """Everything that is computed from the run: frames, matrices, diagnostics, recommendations."""
+        """All statistics of the run: frames, matrices, diagnostics, recommendations."""
         from lpft.reporting.analysis import analyze
 
         return analyze(self.run)
@@ -75,19 +75,19 @@ class Results:
 
     @property
     def curves(self) -> DataFrame:
-        """One row per seed, method, client and epoch: rates, training loss and, where evaluated, accuracies."""
+        """One row per seed, method, client and epoch: learning rates, training loss and, if evaluated, accuracies."""
         return self.analysis.frames.curves
 
     @property
     def points(self) -> list[Results]:
-        """The runs of a sweep; none if it is a single run."""
+        """The results of each run of a sweep; empty for a single run."""
         return [Results(point.root) for point in self.run.points()]
 
     def matrix(self, method: str, seed: int = 0) -> DataFrame:
         """Return the accuracy matrix ``(C, C)``: row = whose model, column = whose test set.
 
         Raises:
-            KeyError: if there are no results of this method and seed.
+            KeyError: if the run has no results of this method and seed.
         """
         return self.analysis.matrix(method, seed)
 
@@ -95,33 +95,33 @@ class Results:
         """Return a client's personalized network, in evaluation mode, on the CPU.
 
         Args:
-            method: name of the method; ``global`` for the global model, whatever the client.
+            method: name of the method; ``global`` for the global model, which is the same for all clients.
             client: name of the client.
             seed: the seed.
 
         Raises:
-            FileNotFoundError: if there is no such model; the message says which there are.
+            FileNotFoundError: if the model does not exist; the message lists existing ones.
         """
         from lpft.config.schema import load_network
 
         return load_network(self.run, self.run.saved_model(seed, method, client))
 
     def export(self, method: str, client: str, to: str | Path, seed: int = 0) -> list[Path]:
-        """Write a client's model into a folder, for `lpft predict` and other programs; see `lpft.export.export`."""
+        """Write a client's model to a folder, for `lpft predict` and other programs; see `lpft.export.export`."""
         from lpft.export import export
 
         return export(self.run, method, client, Path(to), seed)
 
     def figure(self, name: str) -> Figure:
-        """Return a figure of the report, such as ``tradeoff``, as matplotlib's.
+        """Return a figure of the report, such as ``tradeoff``, as a matplotlib figure.
 
         Raises:
-            ValueError: if there is no figure of this name; the message lists them.
+            ValueError: if no figure has this name; the message lists all names.
         """
         from lpft.reporting.figures import make_figure
 
         figure = make_figure(self.analysis, name)
-        figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]  # shown in notebooks without pyplot
+        figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]  # notebooks show it without pyplot
         return figure
 
     def __repr__(self) -> str:

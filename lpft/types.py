@@ -1,4 +1,4 @@
-"""Words that several parts of the package share."""
+"""Types that several parts of the package share."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 State = dict[str, Tensor]
-"""Named tensors of one network; with a leading client dimension, of a stack of networks."""
+"""The tensors of a network by name; for a stack of networks, each with a leading client dimension."""
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-"""Makes an optimizer for the given parameters; YAML chooses class and settings."""
+"""Builds an optimizer for parameters; the configuration selects its class and settings."""
 
 Configuration = str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]]
-"""An experiment: a YAML file, its content, or a list of both in which later entries override earlier ones."""
+"""An experiment: a YAML file, its content, or a list of these in which later entries override earlier ones."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a network has to know about the data.
+    """Shape of the inputs and number of classes, from which a network is built.
 
     Args:
-        in_channels: channels of an image, 1 (grey) or 3 (RGB); 0 if the inputs are no images.
-        image_size: height and width of an image in pixels; 0 if the inputs are no images.
+        in_channels: channels of an image, 1 (grey) or 3 (RGB); 0 if the inputs are not images.
+        image_size: height and width of an image in pixels; 0 if the inputs are not images.
         num_classes: number of classes over all clients.
-        num_features: numbers in a row of a feature array; None if the inputs are images.
+        num_features: number of features in a row of a feature array; None if the inputs are images.
 
     >>> DataSpec(3, 32, 10).shape, DataSpec.of_features(30, num_classes=2).shape
     ((3, 32, 32), (30,))
@@ -41,34 +41,34 @@ class DataSpec:
 
     @classmethod
     def of_features(cls, num_features: int, num_classes: int) -> DataSpec:
-        """Describe rows of feature arrays ``(n, num_features)``."""
+        """Return the spec of feature arrays ``(n, num_features)``."""
         return cls(0, 0, num_classes, num_features)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: ``(channels, size, size)`` of an image, ``(num_features,)`` of a row of features."""
+        """Shape of one input: ``(in_channels, image_size, image_size)`` or ``(num_features,)``."""
         if self.num_features is None:
             return self.in_channels, self.image_size, self.image_size
         return (self.num_features,)
 
     @property
     def noun(self) -> str:
-        """What messages call inputs: images, or rows of features."""
+        """Noun for the inputs in messages: ``images`` or ``rows``."""
         return "images" if self.num_features is None else "rows"
 
 
 @dataclass(frozen=True)
 class StackUpdate:
-    """What K clients, of one stack or of several that were trained as one, send back after local training.
+    """The updates of K clients after local training, from one stack or from several that were trained jointly.
 
     Args:
         clients: positions of the clients in the list of all clients.
-        state: their networks after local training, each tensor ``(K, ...)``; not copied, so valid until the next stack
-            is trained.
+        state: their networks after local training, each tensor ``(K, ...)``; not a copy, so only valid until the next
+            stack is trained.
         num_examples: number of each client's training samples, its weight in the average.
         losses: each client's mean loss over its samples in the last local epoch, ``(K,)``.
-        memory: what the clients keep until they take part again, each tensor ``(K, ...)``.
-        joined: how many of the clients, in their order, each stack has; empty: all are of one stack.
+        memory: state that the clients keep until their next round, each tensor ``(K, ...)``.
+        joined: number of clients of each stack, in order; empty for a single stack.
     """
 
     clients: list[int]

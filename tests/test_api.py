@@ -125,7 +125,7 @@ def test_errors_are_exceptions_with_the_commands_text(results: Results, out: Pat
         lpft.run(TOY, out=str(out), federation={"roundz": 3})
     with pytest.raises(ValueError, match=r"`federation.rounds` \(2 there, 3 here\)"):
         lpft.run(TOY, out=str(results.run.root), seeds=[0])
-    with pytest.raises(ValueError, match="no global model"):
+    with pytest.raises(ValueError, match="global model"):
         lpft.personalize(TOY, out=str(out))
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):
         lpft.load(out / "nowhere")

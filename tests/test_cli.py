@@ -52,7 +52,7 @@ ERRORS = {
         ["prepare", "-c", ROOT / "configs" / "own_sites.yaml", "--data.source.root", "nowhere"],
         ["nowhere. Expected", "Expected ROOT/SITE/CLASS/IMAGE", "HINT: set"],
     ),
-    "no global model": (["personalize", "-c", TOY], ["no global model", "lpft federate"]),
+    "no global model": (["personalize", "-c", TOY], ["global model", "does not exist", "lpft federate"]),
     "new head of nothing": (["run", "-c", TOY, "--federation.init_head", "new"], ["federation.init_head", "HINT"]),
     "no such model": (["run", "-c", TOY, "--federation.init", "no.pt"], ["no.pt", "HINT"]),
     "mixing optimizer": (

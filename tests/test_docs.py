@@ -20,7 +20,7 @@ from lpft.cli import COMMANDS
 from lpft.config.loggers import read_loggers
 from lpft.models.cnn import SmallCNN
 from lpft.models.weights import load_model
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, table, toy
 from tests.pages import NOT_RUN, PAGES, ROOT, blocks, reason
@@ -53,7 +53,7 @@ def test_a_method_and_a_network_in_files_of_their_own_run_stacked(written: Path,
     run = toy("run", written / "run", *words, *net)
     rows = {row["method"]: row for row in table(run.root / "results.csv")}
     assert 0 < float(rows["anchored"]["distortion_own"]) < float(rows["ft"]["distortion_own"])
-    assert read_cell(run.cell(0, "anchored", "c0")).clients_per_stack == 2
+    assert read_client_result(run.cell(0, "anchored", "c0")).clients_per_stack == 2
     by_yaml = toy("run", written / "by_yaml", "-c", written / "my_method.yaml", "--seeds", "[0]", *net)
     again = {row["method"]: row for row in table(by_yaml.root / "results.csv")}
     assert again == {method: rows[method] for method in ("none", "ft", "anchored")}

@@ -128,12 +128,12 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(
     [
         (("predict", "nowhere", "x.png"), "x.png"),
         (("predict", "{images}", "{images}"), "lpft export"),
-        (("predict", "{model}", "{empty}"), "holds no images"),
+        (("predict", "{model}", "{empty}"), "contains no images"),
         (("export", "{run}", "--client", "nobody", "--to", "{empty}"), "nobody"),
         (("export", "{run}", "--client", CLIENT, "--method", "none2", "--to", "{empty}"), "none2"),
         (("export", "{run}", "--client", CLIENT, "--to", "{image}"), "names a folder"),
         (("predict", "{model}", "{image}", "--to", "{empty}"), "names a CSV file"),
-        (("predict", "{model}", "{image}", "--batch-size", "0"), "0 is not a number from 1 on"),
+        (("predict", "{model}", "{image}", "--batch-size", "0"), "0 is not a positive integer"),
     ],
 )
 def test_bad_input_is_refused(

@@ -29,7 +29,7 @@ from lpft.methods.ft import FT
 from lpft.personalization.worker import StackWorker
 from lpft.runtime.processes import leave_with_parent
 from lpft.storage.client_result import ClientResult
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from lpft.types import StackUpdate, State
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.damage import flipped
@@ -364,13 +364,13 @@ def test_one_client_diverges_and_the_others_go_on(size: int, out: Path) -> None:
     """c1 shares its stack with c2."""
     words = ("--seeds", "[0]", "--personalization.clients_per_stack", size, "--methods.nan", f"{__name__}.OneNaN")
     run = toy("run", out, "--only", "none,ft,nan", *words)
-    struck, none = read_cell(run.cell(0, "nan", "c1")), read_cell(run.cell(0, "none", "c1"))
+    struck, none = read_client_result(run.cell(0, "nan", "c1")), read_client_result(run.cell(0, "none", "c1"))
     assert struck.status == "diverged"
     assert (struck.accuracy, struck.val_after, struck.distortion_own) == (none.accuracy, none.val_before, None)
     theirs, ours = load_file(run.model(0, "nan", "c1")), load_file(run.global_model(0))
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
     for client in ("c0", "c2", "c3", "c4"):
-        cell, plain = read_cell(run.cell(0, "nan", client)), read_cell(run.cell(0, "ft", client))
+        cell, plain = read_client_result(run.cell(0, "nan", client)), read_client_result(run.cell(0, "ft", client))
         assert (cell.status, cell.accuracy, cell.distortion_all) == ("ok", plain.accuracy, plain.distortion_all)
         one, other = load_file(run.model(0, "nan", client)), load_file(run.model(0, "ft", client))
         assert all(torch.equal(one[name], other[name]) for name in one)

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score
 from lpft.config.study import open_study
 from lpft.evaluation.metric import Evaluation, compute_metric
 from lpft.evaluation.metrics import METRICS
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
 from tests.toy import ToyNet, same_bits, toy_data
@@ -86,7 +86,7 @@ def test_matrices_follow_from_the_models_alone(finished: Run) -> None:
 
 
 def test_the_methods_differ_and_probing_does_not_distort(finished: Run) -> None:
-    none, ft, lpft_ = (read_cell(finished.cell(0, method, "c0")) for method in ("none", "ft", "lpft"))
+    none, ft, lpft_ = (read_client_result(finished.cell(0, method, "c0")) for method in ("none", "ft", "lpft"))
     assert none.distortion_own == 0 < lpft_.distortion_own < ft.distortion_own  # type: ignore[operator]
     assert none.train_passes == 0
     assert ft.train_passes == 4 * 20
@@ -96,12 +96,12 @@ def test_the_methods_differ_and_probing_does_not_distort(finished: Run) -> None:
 
 
 def test_distortion_by_depth_ends_in_that_of_the_features(finished: Run) -> None:
-    for cell in (read_cell(finished.cell(seed, method, "c3")) for seed in (0, 1) for method in ("ft", "lpft")):
+    for cell in (read_client_result(finished.cell(seed, method, "c3")) for seed in (0, 1) for method in ("ft", "lpft")):
         assert cell.depth is not None
         assert list(cell.depth) == ["0 Conv2d", "6 Linear", "features"]
         assert all(value and value > 0 for value in cell.depth.values())
         assert cell.depth["features"] == pytest.approx(cell.distortion_relative, rel=1e-5)
-    assert read_cell(finished.cell(0, "none", "c3")).depth is None
+    assert read_client_result(finished.cell(0, "none", "c3")).depth is None
     assert [row["layer"] for row in table(finished.method_file(0, "ft", "depth.csv"))][-1] == "features"
 
 
@@ -111,7 +111,7 @@ def test_a_diagnosis_that_fails_costs_no_result(out: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("lpft.personalization.results.distortion_by_depth", fail)
     run = toy("run", out, "--seeds", "[0]", "--only", "none,ft", "--trainer.devices", 1)
-    cell = read_cell(run.cell(0, "ft", "c3"))
+    cell = read_client_result(run.cell(0, "ft", "c3"))
     assert cell.status == "ok"
     assert cell.depth is None
     assert not run.method_file(0, "ft", "depth.csv").exists()
@@ -206,7 +206,7 @@ def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: 
     assert "`data.source.init_args.seed` (0 there, 1 here)" in error
     assert "cache_dir" not in error
     run = toy("run", out, *words, "--personalization.epochs", 3, "--overwrite")
-    assert read_cell(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
+    assert read_client_result(run.cell(0, "ft", "c0")).epochs[-1]["epoch"] == 3
     toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")
 
 
@@ -228,7 +228,11 @@ def test_clients_that_lack_samples_are_marked(out: Path) -> None:
         "[12, 5, 0]",
     )
     for method in ("none", "ft", "lpft"):
-        assert [read_cell(run.cell(0, method, f"c{i}")).status for i in range(3)] == ["ok", "no_train", "no_test"]
+        assert [read_client_result(run.cell(0, method, f"c{i}")).status for i in range(3)] == [
+            "ok",
+            "no_train",
+            "no_test",
+        ]
         _, accuracy = matrix(run, 0, method)
         assert np.isnan(accuracy).tolist() == [[False, False, True]] * 3
     base = matrix(run, 0, "none")[1]
@@ -243,9 +247,9 @@ def test_a_single_client_has_no_others(out: Path) -> None:
 
 def test_a_diverged_client_gets_the_global_model(out: Path) -> None:
     run = toy("run", out, "--seeds", "[0]", "--methods.ft.lr", 1e38)
-    cell = read_cell(run.cell(0, "ft", "c1"))
+    cell = read_client_result(run.cell(0, "ft", "c1"))
     assert cell.status == "diverged"
-    assert cell.accuracy == read_cell(run.cell(0, "none", "c1")).accuracy
+    assert cell.accuracy == read_client_result(run.cell(0, "none", "c1")).accuracy
     theirs, ours = load_file(run.model(0, "ft", "c1")), load_file(run.global_model(0))
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
     assert cell.distortion_own is None
@@ -367,7 +371,7 @@ def test_fallback_gives_every_client_the_model_it_should_use(out: Path) -> None:
         client, name = row["client"], row["model"]
         source = run.global_model(0) if name == "global" else run.model(0, name, client)
         assert run.model(0, "advised", client).read_bytes() == source.read_bytes()
-        gains = {m: read_cell(run.cell(0, m, client)) for m in ("ft", "lpft")}
+        gains = {m: read_client_result(run.cell(0, m, client)) for m in ("ft", "lpft")}
         better = [c for c in gains.values() if c.val_after > c.val_before]  # type: ignore[operator]
         assert name in ("ft", "lpft") if name != "global" else True
         assert better or name == "global"

@@ -121,7 +121,7 @@ def test_they_have_no_part_in_tuning(out: Path) -> None:
     tune = "{trials: 2, grids: {ft: {lr: [0.1]}}}"
     run = toy("run", out, *HELD_OUT, "--seeds", "[0]", "--only", "ft", "--tune", tune)
     for trial in ("ft+trial0", "ft+trial1"):
-        cells = [cell for _, cell in run.tuning.cells(0, trial)]
+        cells = [cell for _, cell in run.tuning.client_results(0, trial)]
         assert [cell.client for cell in cells] == ["c0", "c2", "c3"]  # type: ignore[union-attr]
         assert all(cell.clients == ["c0", "c2", "c3"] for cell in cells)  # type: ignore[union-attr]
     assert len(table(run.method_file(0, "ft_tuned", "clients.csv"))) == 5

@@ -11,7 +11,7 @@ import yaml
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.personalization.jobs import Job, PersonalTask
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from tests.commands import TOY, lpft, outcome, table, toy
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -118,12 +118,12 @@ def test_tuning_tries_equally_often_chooses_on_val_and_runs_the_winner(out: Path
         scores = {row["trial"]: float(row["score"]) for row in trials if row["method"] == method}
         chosen = next(row for row in trials if row["method"] == method and row["chosen"] == "1")
         assert scores[chosen["trial"]] == max(scores.values())
-        cells = [read_cell(run.tuning.cell(0, f"{method}+trial{chosen['trial']}", f"c{i}")) for i in range(5)]
+        cells = [read_client_result(run.tuning.cell(0, f"{method}+trial{chosen['trial']}", f"c{i}")) for i in range(5)]
         local = sum(cell.val_after for cell in cells) / 5  # type: ignore[misc]
         everywhere = sum(cell.val_global for cell in cells) / 5  # type: ignore[misc]
         assert scores[chosen["trial"]] == pytest.approx((local + everywhere) / 2)
         for cell in cells:  # the winner's run for the tuning seed repeats its trial
-            assert read_cell(run.cell(0, f"{method}_tuned", cell.client)).accuracy == cell.accuracy
+            assert read_client_result(run.cell(0, f"{method}_tuned", cell.client)).accuracy == cell.accuracy
     assert run.tuning.seeds() == [0]
     assert [row["method"] for row in table(run.root / "results.csv")][:5] == [
         "none",
@@ -144,7 +144,7 @@ def test_every_seed_has_the_winners_of_the_tuning_seeds(out: Path, tmp_path: Pat
     assert run.tuning.seeds() == [0]
     assert not list(run.tuning.root.glob("seed_*/*/models/*"))
     assert {row["seed"] for row in table(out / "results.csv")} == {"1"}
-    assert not read_cell(run.tuning.cell(0, "ft+trial1", "c0")).epochs[1].get("local")
+    assert not read_client_result(run.tuning.cell(0, "ft+trial1", "c0")).epochs[1].get("local")
     before = (out / "tuning.csv").read_text()
     assert before.splitlines()[0].endswith(",chosen,diverged")
     toy("run", out, "-c", config, "--seeds", "[0]", "--only", "ft")
@@ -181,7 +181,10 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
     ("sections", "message"),
     [
         ({"tune": {"trials": 5, "grids": {"ft": {"lr": [1e-3]}}}}, "same number of trials"),
-        ({"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}}, "has 1 combinations beside the untuned"),
+        (
+            {"tune": {"trials": 3, "grids": {"ft": {"lr": [None, 1e-3]}}}},
+            "has 1 combinations in addition to the untuned",
+        ),
         ({"tune": {"trials": 2, "grids": {"nope": {"lr": [1e-3]}}}}, "`tune.grids.nope` is not a method"),
         ({"tune": {"trials": 2, "grids": {"ft": {"rate": [1e-3]}}}}, "no `rate`"),
         ({"tune": {"trials": 2, "seeds": [0, 0], "grids": {"ft": {"lr": [1e-3]}}}}, "tune.seeds=[0, 0]"),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from tests.commands import TOY, lpft
 from tests.toy import ToyNet, toy_module
 
@@ -158,7 +158,7 @@ def test_a_run_agrees_with_plain_loops(run: Run, seed: int) -> None:
         moved = np.array([[world.distance(net, theta, index) for index in tests] for net in nets])
         for i, net in enumerate(nets):
             own = world.clients[i]
-            cell = read_cell(run.cell(seed, method, own.name))
+            cell = read_client_result(run.cell(seed, method, own.name))
             _agree(load_file(run.model(seed, method, own.name)), net)
             assert cell.accuracy == pytest.approx(matrix[i])
             assert (cell.local_before, cell.val_before) == pytest.approx((before[i], world.accuracy(theta, own.val)))

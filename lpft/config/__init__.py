@@ -1,1 +1,1 @@
-"""The experiment: from YAML, command line or Python to typed objects, and the checks across its sections."""
+"""Experiments: parsed from YAML, the command line or Python to typed objects, and checked."""

@@ -1,4 +1,4 @@
-"""Checks across the sections of an experiment, before anything is trained."""
+"""Checks that the sections of an experiment fit together, made before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lpft.federated.server import check_server_optimizer
 from lpft.methods.base import check_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
-from lpft.reporting.judging import load_verdicts
+from lpft.reporting.verdicts import load_verdicts
 from lpft.storage.config_file import read_config
 from lpft.storage.fingerprint import digest
 from lpft.storage.run import check_client_names, check_method_names
@@ -31,7 +31,7 @@ log = logging.getLogger("lpft")
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Check all that needs no data; raise ValueError if settings do not fit together or this machine."""
+    """Check everything that does not need data; raise ValueError if settings contradict each other or the machine."""
     if experiment.command not in ("plan", "prepare"):  # they use no device
         experiment.devices.check()
     _check_seeds(experiment.seeds, "seeds")
@@ -46,7 +46,7 @@ def check_settings(experiment: Experiment) -> None:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Check methods and optimizers against data and network; raise ValueError if they do not fit."""
+    """Check methods and optimizers against data and network; raise ValueError if they are incompatible."""
     check_client_names(client.name for client in experiment.data.clients)
     if experiment.tune.grids and not any(len(client.val) for client in experiment.data.participants().clients):
         raise ValueError(
@@ -61,38 +61,40 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def resolve_stacks(experiment: Experiment, problems: dict[str, str | None]) -> None:
-    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml, or a computed one.
+    """Replace ``clients_per_stack: auto`` with the number in the run's config.yaml or, if it is new, a computed one.
 
-    A network that does not work in stacks is trained client by client.
+    If a network cannot be trained in stacks, its clients are trained one by one.
 
     Args:
-        experiment: its settings are changed.
-        problems: why networks that were tried before do not work in stacks, or None; what is found out is added, so
-            that runs of the same network try it once.
+        experiment: the experiment; its settings are modified.
+        problems: for networks that were tried before, why they cannot be trained in stacks, or None if they can.
+            Results are added, so that runs with the same network try it once.
 
     Raises:
-        ValueError: if stacks are asked for by number and do not work, or the network cannot be trained at all.
+        ValueError: if a size of stacks is given as a number but the network cannot be trained in stacks, or if it
+            cannot be trained at all.
     """
-    before = {} if experiment.selection.overwrite else read_config(experiment.run)
+    saved_config = {} if experiment.selection.overwrite else read_config(experiment.run)
     num_clients, num_participants = (
         sum(len(client.train) > 0 for client in data.clients)
         for data in (experiment.data, experiment.data.participants())
     )
     cohort = cohort_size(num_participants, experiment.federation.participation)
     net, spec, kind = experiment.net, experiment.data.spec, experiment.devices.kind
-    for section, size in {"federation": cohort, "personalization": num_clients}.items():
+    for section, num_trained in {"federation": cohort, "personalization": num_clients}.items():
         settings = experiment.config[section] = dict(experiment.config[section])
-        given = settings["clients_per_stack"]
-        setting = before.get(section, {}).get("clients_per_stack", "auto") if given == "auto" else given
-        most = clients_per_stack(setting, net, spec, settings["batch_size"], size, kind)
+        saved = saved_config.get(section, {})
+        configured = settings["clients_per_stack"]
+        setting = saved.get("clients_per_stack", "auto") if configured == "auto" else configured
+        size = clients_per_stack(setting, net, spec, settings["batch_size"], num_trained, kind)
         if setting == "auto" and section == "federation" and kind == "cpu":
-            most = size_to_join(most, net, settings["batch_size"])
-        sizes = {"clients_per_stack": most}
+            size = size_to_join(size, net, settings["batch_size"])
+        sizes = {"clients_per_stack": size}
         if "heads_per_stack" in settings:
             heads = settings["heads_per_stack"]
             if heads == "auto":
-                heads = before.get(section, {}).get("heads_per_stack", "auto") if given == "auto" else given
-            sizes["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], size, kind)
+                heads = saved.get("heads_per_stack", "auto") if configured == "auto" else configured
+            sizes["heads_per_stack"] = heads_per_stack(heads, net, settings["batch_size"], num_trained, kind)
         if max(sizes.values()) > 1:
             sizes = _stackable(experiment, section, sizes, problems)
         settings.update(sizes)
@@ -101,33 +103,33 @@ def resolve_stacks(experiment: Experiment, problems: dict[str, str | None]) -> N
 def _stackable(
     experiment: Experiment, section: str, sizes: dict[str, int], problems: dict[str, str | None]
 ) -> dict[str, int]:
-    """Return the sizes of stacks, 1 for a network that does not work in stacks."""
+    """Return the sizes of stacks, or sizes of 1 if the network cannot be trained in stacks."""
     name, spec = type(experiment.net).__name__, experiment.data.spec
-    what = {"network": experiment.config["network"], "spec": asdict(spec), "dtype": str(experiment.devices.dtype)}
-    tried = digest(what)
-    if tried not in problems:
-        problems[tried] = stacking_problem(experiment.net, spec)
-    problem = problems[tried]
+    network = {"network": experiment.config["network"], "spec": asdict(spec), "dtype": str(experiment.devices.dtype)}
+    key_of_network = digest(network)
+    if key_of_network not in problems:
+        problems[key_of_network] = stacking_problem(experiment.net, spec)
+    problem = problems[key_of_network]
     if problem is None:
         return sizes
     for key, size in sizes.items():
         if size > 1 and experiment.config[section][key] != "auto":
             raise ValueError(
-                f"`{section}.{key}={size}`: clients of {name} cannot be trained as one: {problem}."
+                f"`{section}.{key}={size}`: clients of {name} cannot be trained in stacks: {problem}."
                 f" HINT: set `--{section}.{key} 1`."
             )
-    _say_once(f"{name}'s clients are trained one by one, which may take longer; as one they cannot: {problem}")
+    _log_once(f"{name}'s clients are trained one by one, which may take longer, since stacks do not work: {problem}")
     return dict.fromkeys(sizes, 1)
 
 
 @cache
-def _say_once(text: str) -> None:
-    """Log what holds for every run of a sweep."""
+def _log_once(text: str) -> None:
+    """Log a message that holds for every run of a sweep only once."""
     log.info("%s", text)
 
 
 def _check_norm(experiment: Experiment) -> None:
-    """Refuse batches of one image where BatchNorm would see no variance, and warn of clients that have nothing else."""
+    """Refuse batches in which a BatchNorm layer has no variance; warn about clients whose batches never have any."""
     layers = single_value_layers(experiment.net, experiment.data.spec)
     epochs = experiment.personalization.epochs
     training = {
@@ -140,13 +142,13 @@ def _check_norm(experiment: Experiment) -> None:
     }
     if not layers or not any(training.values()):
         return
-    what = (
+    reason = (
         f"{layers[0]} of {type(experiment.net).__name__}, a BatchNorm layer, gets one value for each channel and image"
     )
     for section, trains in training.items():
         if trains and experiment.config[section]["batch_size"] == 1:
             raise ValueError(
-                f"`{section}.batch_size=1`: {what}, so a batch has no variance."
+                f"`{section}.batch_size=1`: {reason}, so a batch has no variance."
                 f" HINT: set `--{section}.batch_size 2` or more, or choose a network without BatchNorm."
             )
     clients = experiment.data.clients
@@ -154,34 +156,33 @@ def _check_norm(experiment: Experiment) -> None:
     participants = {client.name for client in experiment.data.participants().clients if len(client.train)}
     if training["federation"] and participants <= set(untrainable):
         raise ValueError(
-            f"No client can be trained: each has copies of one image alone, and {what}."
+            f"No client can be trained: each has only copies of one image, and {reason}."
             " HINT: choose a network without BatchNorm, or `augment` images."
         )
     if untrainable:
         log.warning(
-            "All training images of %s are the same, and %s, so that batches have no variance, whatever `batch_size`"
-            " is: such clients take no part in federated training, and their models count as diverged where BatchNorm"
-            " is trained.",
+            "All training images of %s are the same, and %s, so their batches have no variance for any `batch_size`:"
+            " these clients take no part in federated training, and their models are diverged if BatchNorm is trained.",
             shortened(untrainable),
-            what,
+            reason,
         )
 
 
 def _check_class_order(experiment: Experiment) -> None:
-    """Warn if the classes of a model from a file may be in another order than those of numbered folders."""
+    """Warn if a model from a file may order its classes differently from the source: numbered folders are ambiguous."""
     source = experiment.data.source
     if experiment.federation.init is None or not isinstance(source, Sites) or source.imagefolder_order is None:
         return
     orders = [json.dumps(list(order), ensure_ascii=False) for order in (source.class_names, source.imagefolder_order)]
     log.warning(
-        "The outputs of `federation.init` are taken for the classes %s. A model that was trained with torchvision's"
-        " ImageFolder has the order %s. HINT: give the right one to `--data.source.classes '[...]'`.", *orders,
+        "The outputs of `federation.init` are assumed to be the classes %s. A model trained with torchvision's"
+        " ImageFolder has the order %s. HINT: set the correct order with `--data.source.classes '[...]'`.", *orders,
     )  # fmt: skip
 
 
 def _check_seeds(seeds: list[int], key: str) -> None:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
-        raise ValueError(f"`{key}={seeds}` must be different numbers from 0 on, below 2**63. HINT: [0, 1, 2].")
+        raise ValueError(f"`{key}={seeds}` must be distinct integers from 0 to 2**63 - 1. HINT: [0, 1, 2].")
 
 
 def _check_methods(experiment: Experiment) -> None:
@@ -199,7 +200,7 @@ def _check_methods(experiment: Experiment) -> None:
         if len(pair) != 2:
             raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
         for name in sorted({*pair} - rows):
-            _say_once(f"`compare` has {pair}, which is left out: there is no method `{name}`")
+            _log_once(f"`compare` has {pair}, which is skipped, since no method is called `{name}`")
 
 
 def _check_references(experiment: Experiment) -> None:
@@ -208,11 +209,11 @@ def _check_references(experiment: Experiment) -> None:
             raise ValueError(
                 f"Method `{name}` trains for as long as federated training, but the global model is from a file,"
                 f" `federation.init={experiment.federation.init}`."
-                f" HINT: give it passes over the data by `--methods.{name}.epochs N`, or leave `{name}` out."
+                f" HINT: set its passes over the data with `--methods.{name}.epochs N`, or remove `{name}`."
             )
         if isinstance(method, Reference) and name in experiment.tune.grids:
             raise ValueError(
-                f"`tune.grids.{name}` is a reference, which is trained as the global model is, and not tuned."
+                f"`tune.grids.{name}` is a reference, which is trained like the global model and cannot be tuned."
                 " HINT: remove it from `tune.grids`."
             )
 
@@ -238,14 +239,14 @@ def _check_grids(experiment: Experiment) -> None:
         size = len(alternatives(grid, untuned_values(experiment.config, name)))
         if size < tune.trials - 1:
             raise ValueError(
-                f"`tune.grids.{name}` has {size} combinations beside the untuned settings, too few for"
+                f"`tune.grids.{name}` has {size} combinations in addition to the untuned settings, too few for"
                 f" `tune.trials={tune.trials}`: every method has the same number of trials."
-                f" HINT: give it more values, or set `--tune.trials {size + 1}`."
+                f" HINT: add values, or set `--tune.trials {size + 1}`."
             )
 
 
 def _check_algorithms(experiment: Experiment, optimizer: Optimizer) -> None:
-    """Check federated training, and the methods that personalize in its process, against the network."""
+    """Check the algorithm of federated training, and those of references that train their own, against the network."""
     algorithms = {"federation.algorithm": experiment.federation.algorithm}
     for name, method in experiment.references.items():
         if isinstance(method, InProcess):
@@ -259,7 +260,7 @@ def _check_algorithms(experiment: Experiment, optimizer: Optimizer) -> None:
 
 
 def _check_optimizers(experiment: Experiment) -> None:
-    """Build all optimizers once, so that invalid settings fail before any training."""
+    """Build every optimizer once, so that invalid settings fail before any training."""
     net = experiment.net
     groups = [{"name": name, "params": getattr(net, name).parameters()} for name in ("head", "body")]
     for section, make, params in (

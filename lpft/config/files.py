@@ -1,4 +1,4 @@
-"""Errors in configurations, and checks of YAML files beyond those of the parser."""
+"""Errors in configurations, and checks of YAML files that the parser does not make."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ import yaml
 SECTIONS = ("data", "network", "federation", "personalization", "evaluation", "methods", "trainer", "tune")
 """Sections that may be given as the path of another file."""
 
-
 ALTERNATIVES = re.compile(
     r"Does not validate [^\n]*\n *Subtypes: [^\n]*\n *Errors:\n(?P<errors>(?:(?!Does not validate ).)*?)"
     r"\n *Given value type: [^\n]*\n *Given value: (?P<value>[^\n]*)",
     re.S,
 )
-"""What jsonargparse says of a value that is none of several types, without any such text in it."""
+"""jsonargparse's error for a value that matches none of several types, without nested errors of this kind."""
 
 
 class ConfigError(ValueError):
-    """A configuration is not valid; the message says what was given, what is needed, and how to fix it."""
+    """A configuration is not valid; the message contains the value, the requirement and a hint."""
 
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Raise `ConfigError` instead of the errors of classes that check their own settings and files."""
+    """Convert errors of classes that check their own settings and files to `ConfigError`."""
     try:
         yield
     except ConfigError:
@@ -38,9 +37,9 @@ def config_errors() -> Iterator[None]:
 
 
 def shortened(message: str) -> str:
-    """Return jsonargparse's message without lists of types; of a value that may be null, without that alternative."""
+    """Return jsonargparse's message without lists of types, and for optional values without the alternative None."""
     message = message.partition("\nSubclass types expect one of:")[0]
-    while union := ALTERNATIVES.search(message):  # from the inside out
+    while union := ALTERNATIVES.search(message):  # innermost first
         reasons = [reason.strip() for reason in re.split(r"^ *- ", union["errors"], flags=re.M)]
         text = "; or ".join(reason for reason in reasons if reason and "NoneType" not in reason)
         if not re.search(rf"(?<![\w.>]){re.escape(union['value'])}(?!\w)|Got value: ", text):
@@ -50,47 +49,47 @@ def shortened(message: str) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Check a configuration file and the files that it names for its sections and methods.
+    """Check a configuration file, and the files that it names for sections and methods.
 
     Raises:
-        ConfigError: if a file is missing, is not valid YAML, does not hold keys, has a key twice or an empty section.
+        ConfigError: if a file is missing, is not valid YAML or not a mapping, has a duplicate key or an empty section.
     """
     content = _read(path)
     for section in SECTIONS:
         if section in content and content[section] is None:
             raise ConfigError(f"{path}: `{section}` is empty. HINT: remove the line, or give it settings.")
-    named = {f"`{section}`": content.get(section) for section in SECTIONS}
+    values = {f"`{section}`": content.get(section) for section in SECTIONS}
     if isinstance(methods := content.get("methods"), dict):
-        named |= {f"`methods.{name}`": method for name, method in methods.items()}
-    for key, name in named.items():
-        if isinstance(name, str) and name.endswith((".yaml", ".yml", ".json")):
-            part = path.parent / name
-            if not part.exists():
-                raise ConfigError(f"{path}: {key} names a file that does not exist: {part}.")
-            _read(part)
+        values |= {f"`methods.{name}`": method for name, method in methods.items()}
+    for key, value in values.items():
+        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+            file = path.parent / value
+            if not file.exists():
+                raise ConfigError(f"{path}: {key} names a file that does not exist: {file}.")
+            _read(file)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a YAML file that must hold keys: text, none of them twice."""
+    """Read a YAML file and check that it is a mapping whose keys are text and unique."""
     try:
         text = path.read_text(encoding="utf-8")
         for problem in _invalid_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{path}: {problem}")
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {str(error).replace('<unicode string>', path.name)}") from error
     if not isinstance(content, dict):
-        what = "is empty" if content is None else f"holds a {type(content).__name__}"
-        raise ConfigError(f"{path} {what}, but must hold keys and values. HINT: start from one of `configs/`.")
+        problem = "is empty" if content is None else f"contains a {type(content).__name__}"
+        raise ConfigError(f"{path} {problem}, but must contain keys and values. HINT: start from one of `configs/`.")
     return content
 
 
 def _invalid_keys(node: yaml.Node | None) -> Iterator[str]:
-    """Yield the errors in the keys of mappings: a key that appears twice, or one that is not text."""
+    """Yield a message for every duplicate key and every key that is not text."""
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:

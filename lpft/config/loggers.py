@@ -1,4 +1,4 @@
-"""The key `loggers`: any of Lightning's loggers by `class_path`, made anew for every part of a run."""
+"""The key `loggers`: any Lightning logger by `class_path`, created for every part (seed and method) of a run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lpft.reporting.loggers import LoggerWriter, Record, shortened
 from lpft.storage.fingerprint import digest
 
 EXPERIMENT = ("experiment_name", "project", "name")
-"""Parameters that name what belongs together; unset, the first that a class has gets the name of the run's folder."""
+"""Parameters that name a group of runs. The first one that a class has is set to the run's folder, unless it is set."""
 
 PART = ("run_name", "name", "version")
-"""Parameters that name one of its runs; the first that is left gets that of the part, such as ``seed_0/lpft``."""
+"""Parameters that name a run of the group. The first other one is set to the part's name, such as ``seed_0/lpft``."""
 
 RUN_ID = ("run_id", "id", "experiment_key")
-"""Parameters that choose the run to go on with."""
+"""Parameters that select an existing run to continue."""
 
 SECRET = re.compile(r"key$|token|secret|passw|credential", re.IGNORECASE)
-"""Parameters whose values are written and printed nowhere."""
+"""Parameters whose values are never written or printed."""
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-"""Name and password in an address."""
+"""User name and password in a URL."""
 
-_GIVEN: WeakKeyDictionary[Logger, dict[Path, Record]] = WeakKeyDictionary()
-"""What objects that a caller has made have got in this process."""
+_RECORDS: WeakKeyDictionary[Logger, dict[Path, Record]] = WeakKeyDictionary()
+"""What this process has already sent to the caller's logger objects."""
 
 
 @dataclass(frozen=True)
@@ -51,50 +51,57 @@ class ConfiguredLogger:
 
     @cached_property
     def name(self) -> str:
-        """The class."""
+        """Name of the class."""
         return str(self.config["class_path"]).rpartition(".")[2]
 
     @cached_property
     def key(self) -> str:
-        """Class and hash of the settings that are not secret."""
+        """Name of the class, and a hash of the settings that are not secret."""
         return f"{self.name}-{digest(_public(self.config))[:8]}"
 
     @property
     def continues(self) -> bool:
-        """Whether there is a parameter for the run to go on with."""
+        """Whether the class has a parameter that selects an existing run to continue."""
         return self._parameters[2] is not None
 
     @property
     def shared(self) -> bool:
-        """Whether there is no parameter for the name of a part."""
+        """Whether all parts share one run, since the class has no parameter for the name of a part."""
         return self._parameters[1] is None
 
     def open(self, experiment: str, part: str, run_id: str | None = None) -> Logger:
-        """Return a logger for a part of an experiment, or for the run of this id."""
-        values = {**self._settings, **self.config.get("dict_kwargs", {})}
-        of_experiment, of_part, of_run = self._parameters
-        if of_experiment is not None:
-            values.setdefault(of_experiment, experiment)
-        if of_part is not None:
-            values[of_part] = f"{values[of_part]}/{part}" if of_part in values else part
-        if of_run is not None and run_id is not None:
-            values[of_run] = run_id
-        logger: Logger = self._class(**values)
+        """Create the logger of a part.
+
+        Args:
+            experiment: name of the group of runs.
+            part: name of the part.
+            run_id: id of an existing run to continue.
+        """
+        arguments = {**self._settings, **self.config.get("dict_kwargs", {})}
+        experiment_parameter, part_parameter, run_parameter = self._parameters
+        if experiment_parameter is not None:
+            arguments.setdefault(experiment_parameter, experiment)
+        if part_parameter is not None:
+            prefix = f"{arguments[part_parameter]}/" if part_parameter in arguments else ""
+            arguments[part_parameter] = f"{prefix}{part}"
+        if run_parameter is not None and run_id is not None:
+            arguments[run_parameter] = run_id
+        logger: Logger = self._class(**arguments)
         return logger
 
     def without_secrets(self, text: str) -> str:
-        """Return a message without secret settings."""
+        """Return a message in which secret settings are masked."""
         for secret in _secrets(self.config):
             text = text.replace(secret, "***")
         return CREDENTIALS.sub("***", text)
 
     def check(self) -> None:
-        """Raise ValueError if settings choose the run, of which there are several."""
+        """Raise ValueError if settings select a single run: every part has its own."""
         for parameter in (*RUN_ID, "version"):
             if parameter in self._settings and parameter not in self._parameters[:2]:
                 raise ValueError(
-                    f"`{parameter}` chooses one run, but every seed and method has its own, and is continued by itself."
-                    f" HINT: leave out `{parameter}`."
+                    f"`{parameter}` selects a single run, but every seed and method has its own run, which `lpft`"
+                    f" continues by itself. HINT: remove `{parameter}`."
                 )
 
     @cached_property
@@ -104,7 +111,7 @@ class ConfiguredLogger:
 
     @cached_property
     def _parameters(self) -> tuple[str | None, str | None, str | None]:
-        """The parameters that name the experiment, the part, and the run to go on with; None where there is none."""
+        """Names of the parameters for the experiment, the part and the run to continue; None if the class has none."""
         names = set(self._defaults)
         experiment = next((name for name in EXPERIMENT if name in names), None)
         part = next((name for name in PART if name in names and name != experiment), None)
@@ -118,24 +125,24 @@ class ConfiguredLogger:
 
     @cached_property
     def _defaults(self) -> Config:
-        """All parameters, those of functions that the class hands them on to included."""
+        """Defaults of all parameters, including those that the class passes on to other functions."""
         return dict(self._parser.get_defaults().value)
 
     @cached_property
     def _settings(self) -> Config:
-        """The arguments that are not default, objects among them built.
+        """The arguments that differ from their defaults, with objects instantiated.
 
-        Others are not handed on: in Lightning's loggers the default of a parameter may stand for another value.
+        Defaults are not passed, since Lightning's loggers may replace the default of a parameter with another value.
         """
         built = self._parser.build({"value": self.config["init_args"]}).value if self.config.get("init_args") else {}
         return {name: value for name, value in dict(built).items() if value != self._defaults[name]}
 
 
 class GivenLogger:
-    """A logger that the caller has made: it gets all parts of a run.
+    """A logger object of the caller, which gets all parts of a run.
 
     Args:
-        logger: the object.
+        logger: the object; None in other processes.
     """
 
     key, continues, shared = "", False, True
@@ -145,7 +152,7 @@ class GivenLogger:
         self.name = type(logger).__name__
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the object to the process that it was made in."""
+        """Pickle without the object, which stays in the process that created it."""
         return {"name": self.name, "logger": None}
 
     def open(self, experiment: str, part: str, run_id: str | None = None) -> Any:
@@ -153,20 +160,20 @@ class GivenLogger:
         return self.logger
 
     def without_secrets(self, text: str) -> str:
-        """Return a message without passwords in addresses."""
+        """Return a message in which user names and passwords in URLs are masked."""
         return CREDENTIALS.sub("***", text)
 
 
-def logger_writers(configs: Sequence[Config], given: Iterable[Logger] = (), folder: Path | None = None) -> list[Any]:
-    """Return the writers of loggers, checked as far as that needs no connection.
+def logger_writers(configs: Sequence[Config], objects: Iterable[Logger] = (), folder: Path | None = None) -> list[Any]:
+    """Return the writers of loggers, checked as far as possible without a connection.
 
     Args:
         configs: loggers of a configuration, resolved.
-        given: loggers that a caller has made.
-        folder: of a part of the run that will be logged.
+        objects: logger objects of the caller.
+        folder: folder of a part of the run, for the check.
 
     Raises:
-        ConfigError: if a logger's package is missing, or its class does not take the settings.
+        ConfigError: if the package of a logger is missing, or if its class does not accept the settings.
     """
     writers = []
     for config in configs:
@@ -176,21 +183,22 @@ def logger_writers(configs: Sequence[Config], given: Iterable[Logger] = (), fold
             source.check()
             if folder is not None:
                 writer.check(folder)
-        except OSError:  # no connection: then training goes on without it
+        except OSError:  # no connection: training continues without the logger
             pass
         except Exception as error:
             reason = shortened(source.without_secrets(str(error)), 600)
             missing = f" HINT: pip install {error.name}" if isinstance(error, ImportError) and error.name else ""
             raise ConfigError(f"`loggers`: {config['class_path']} cannot be used: {reason}{missing}") from error
         writers.append(writer)
-    return [*writers, *(LoggerWriter(GivenLogger(logger), _GIVEN.setdefault(logger, {})) for logger in given)]
+    return [*writers, *(LoggerWriter(GivenLogger(logger), _RECORDS.setdefault(logger, {})) for logger in objects)]
 
 
-def read_loggers(words: Sequence[str]) -> tuple[list[str], list[Config]]:
-    """Return the runs, and the loggers, that words of a command line name.
+def read_loggers(args: Sequence[str]) -> tuple[list[str], list[Config]]:
+    """Return the runs and the loggers of a command line.
 
     Args:
-        words: such as ``runs/digits --loggers CSVLogger --loggers.save_dir logs``; a file may also be an experiment's.
+        args: such as ``runs/digits --loggers CSVLogger --loggers.save_dir logs``; for the file of an experiment, its
+            loggers are used.
 
     Raises:
         ConfigError: if they are not valid.
@@ -198,45 +206,46 @@ def read_loggers(words: Sequence[str]) -> tuple[list[str], list[Config]]:
     parser = ExperimentParser(prog="lpft report", allow_abbrev=False)
     parser.add_argument("runs", nargs="+")
     add_loggers(parser)
-    parsed = parser.parse_args([_of_experiment(word) for word in words])
+    parsed = parser.parse_args([_with_experiment_resolved(arg) for arg in args])
     return parsed.runs, listed(dumped(parser, parsed)["loggers"])
 
 
-def _of_experiment(word: str) -> str:
-    """Replace the file of an experiment by its loggers, whose files lie relative to it."""
-    option, equals, file = word.rpartition("=") if word.startswith("--loggers") else ("", "", word)
+def _with_experiment_resolved(arg: str) -> str:
+    """Replace the file of an experiment with its loggers, whose paths are relative to the file; keep anything else."""
+    option, equals, file = arg.rpartition("=") if arg.startswith("--loggers") else ("", "", arg)
     path = Path(file)
     if path.suffix not in (".yaml", ".yml", ".json") or not path.is_file():
-        return word
+        return arg
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):  # the parser says what is wrong
-        return word
+    except (yaml.YAMLError, UnicodeDecodeError):  # the parser reports the error
+        return arg
     if not isinstance(content, dict) or "loggers" not in content:
-        return word
+        return arg
     loggers = content["loggers"] if isinstance(content["loggers"], list) else [content["loggers"]]
-    found = [str(path.parent / item) if isinstance(item, str) else item for item in loggers if item is not None]
-    return f"{option}{equals}{json.dumps(found)}"
+    resolved = [str(path.parent / item) if isinstance(item, str) else item for item in loggers if item is not None]
+    return f"{option}{equals}{json.dumps(resolved)}"
 
 
-def sorted_out(loggers: Any) -> tuple[list[Any], list[Logger]]:
-    """Return the configurations and files among loggers, or of a single one, and the objects among them.
+def split_loggers(loggers: Any) -> tuple[list[Any], list[Logger]]:
+    """Split loggers into configurations (or files), and objects.
 
-    The file of an experiment stands for its loggers.
+    Args:
+        loggers: a logger or a list of loggers; for the file of an experiment, its loggers are used.
     """
-    listed = list(loggers) if isinstance(loggers, list | tuple) else [] if loggers is None else [loggers]
+    items = list(loggers) if isinstance(loggers, list | tuple) else [] if loggers is None else [loggers]
     configured: list[Any] = []
-    for item in listed:
+    for item in items:
         if isinstance(item, str | Path):
-            of_experiment = _of_experiment(str(item))
-            configured += json.loads(of_experiment) if of_experiment != str(item) else [of_experiment]
+            resolved = _with_experiment_resolved(str(item))
+            configured += json.loads(resolved) if resolved != str(item) else [resolved]
         elif not isinstance(item, Logger):
             configured.append(item)
-    return configured, [logger for logger in listed if isinstance(logger, Logger)]
+    return configured, [logger for logger in items if isinstance(logger, Logger)]
 
 
 def _public(config: Any) -> Any:
-    """Return settings without those that are secret."""
+    """Return settings without secret ones."""
     if isinstance(config, Mapping):
         return {key: _public(value) for key, value in config.items() if not SECRET.search(str(key))}
     if isinstance(config, list):

@@ -1,4 +1,4 @@
-"""LightningCLI's parser for the sections of an experiment."""
+"""The parser of experiments: LightningCLI with the sections of a configuration."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from lpft.storage.run import Run
 log = logging.getLogger("lpft")
 
 Config = dict[str, Any]
-"""All settings of an experiment, defaults included, as JSON has them."""
+"""All settings of an experiment, including defaults, as JSON values."""
 
 DESCRIPTIONS = {
-    "run": "Federate, personalize by every method, report, for every seed; does only what is missing.",
+    "run": "Federate, personalize with every method and report, for every seed; computes only what is missing.",
     "federate": "Train the global model of each seed.",
     "tune": "Try each method's grid, and choose by validation data.",
     "personalize": "Fine-tune every client with every method and fill the accuracy matrix.",
     "prepare": "Check a dataset and convert it once into the array cache.",
-    "plan": "Count the work of every stage and what of it is missing; for scripts.",
+    "plan": "Print how much work each stage has, and how much of it is missing; for scripts.",
 }
 TRAINER_HINTS = {
     "gradient_clip_val": "use `personalization.clip_norm`, which clips the gradient of every client by its own norm",
@@ -58,19 +58,19 @@ TRAINER_HINTS = {
 
 
 class ExperimentParser(LightningArgumentParser):
-    """A parser that raises `ConfigError` instead of ending the process."""
+    """A parser that raises `ConfigError` instead of exiting the process."""
 
     def parse_path(self, cfg_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Check a file, and the files that it names, before parsing it."""
+        """Check a file, and the files that it names, then parse it."""
         check_file(Path(cfg_path))
         return super().parse_path(cfg_path, *args, **kwargs)
 
     def build(self, config: Config) -> Namespace:
-        """Instantiate all classes of a configuration, which has all settings and stays as it is."""
+        """Instantiate all classes of a complete configuration, which is not modified."""
         return self.instantiate(self.parse_object(copy.deepcopy(config), defaults=False))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise `ConfigError`; a parser inside of another one leaves that to the outer one."""
+        """Raise `ConfigError`; a nested parser leaves this to the outer one."""
         if isinstance(ex, ConfigError):
             raise ex
         if not self.exit_on_error:
@@ -80,12 +80,12 @@ class ExperimentParser(LightningArgumentParser):
         raise ConfigError(shortened(message) + self._hint(message)) from ex
 
     def _hint(self, message: str) -> str:
-        """Return what to do about a key that no section has."""
+        """Return a hint for an error message of jsonargparse; empty if there is none."""
         in_file = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
-        in_words = re.search(r"unrecognized arguments: --([^\s=]+)", message)
+        in_arguments = re.search(r"unrecognized arguments: --([^\s=]+)", message)
         at_top = re.match(r"Option '(.+?)' is not accepted", message)
         if "arguments are required" in message:
-            return "\nHINT: an experiment has these keys; give its file as `-c FILE`. `lpft init` lists those of lpft."
+            return "\nHINT: an experiment has these keys; give its file as `-c FILE`. `lpft init` lists shipped ones."
         if "is abstract" in message:
             return "\nHINT: `class_path` names a class, `init_args` its settings: {class_path: X, init_args: {...}}."
         if missing := re.search(r"No module named '(.+?)'", message):
@@ -94,40 +94,40 @@ class ExperimentParser(LightningArgumentParser):
             return _hint_on_classes(*attribute.groups())
         if "Expected a <class 'list'>" in message:
             return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
-        if not in_file and not in_words and not at_top:
+        if not in_file and not in_arguments and not at_top:
             return "\nHINT: give a file as `-c FILE`." if "unrecognized arguments" in message else ""
-        key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_words or at_top or ("", ""))[1]
+        key = f"{in_file[1]}.{in_file[2]}" if in_file else (in_arguments or at_top or ("", ""))[1]
         if key.startswith("trainer."):
-            more = f"; {TRAINER_HINTS[key[8:]]}" if key[8:] in TRAINER_HINTS else ""
-            known = "accelerator, devices, num_nodes, precision and processes_per_device"
-            return f"\nHINT: `trainer` takes {known} only{more}."
+            alternative = f"; {TRAINER_HINTS[key[8:]]}" if key[8:] in TRAINER_HINTS else ""
+            accepted = "accelerator, devices, num_nodes, precision and processes_per_device"
+            return f"\nHINT: `trainer` takes only {accepted}{alternative}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
 
 
 def _hint_on_modules(module: str) -> str:
-    """Return which module may have been meant, or where modules are looked for."""
-    known = [name for name in sys.modules if name.startswith(module.partition(".")[0] + ".")]
-    if close := difflib.get_close_matches(module, known, n=1):
+    """Return a hint for a module that cannot be imported: a similar name, or how classes are named."""
+    imported = [name for name in sys.modules if name.startswith(module.partition(".")[0] + ".")]
+    if close := difflib.get_close_matches(module, imported, n=1):
         return f"\nHINT: did you mean the module `{close[0]}`?"
     return (
-        f"\nHINT: `{module}` is neither in the working folder nor installed. A class is named by its path,"
-        " `module.Class`; files of data are named by keys of their own, such as {path: a.npz}."
+        f"\nHINT: `{module}` is neither in the working directory nor installed. Name a class by its import path,"
+        " `module.Class`; data files have their own keys, such as {path: a.npz}."
     )
 
 
 def _hint_on_classes(module: str, name: str) -> str:
-    """Return which class or module of an imported module may have been meant; nothing if it has no class."""
-    there = vars(sys.modules[module]) if module in sys.modules else {}
-    own = [key for key, value in there.items() if isinstance(value, type) and value.__module__.startswith(module)]
-    close = difflib.get_close_matches(name, there, n=1)
+    """Return a hint for a name that an imported module lacks: a similar name, or the classes of the module."""
+    members = vars(sys.modules[module]) if module in sys.modules else {}
+    classes = [key for key, value in members.items() if isinstance(value, type) and value.__module__.startswith(module)]
+    close = difflib.get_close_matches(name, members, n=1)
     if close:
         return f"\nHINT: did you mean `{module}.{close[0]}`?"
-    return f"\nHINT: `{module}` has {', '.join(own)}." if own else ""
+    return f"\nHINT: `{module}` has {', '.join(classes)}." if classes else ""
 
 
 def _without_values(message: str) -> str:
-    """Return jsonargparse's message without the values that were given, which may be secret, and lists of types."""
+    """Return jsonargparse's message without values, which may be secret, and without lists of types."""
     message = re.sub(r"Got value: .*", "Got something else.", message)
     message = re.sub(r"\n *Subclass types expect one of:(\n *- a (class path|dict) .*)+", "", message)
     message = re.sub(r"\n *Given value type:.*", "", message, flags=re.S)
@@ -142,37 +142,39 @@ def add_loggers(parser: LightningArgumentParser) -> None:
         type=Logger | list[Logger] | None,
         default=None,
         sub_configs=True,
-        help="loggers beside TensorBoard, such as CSVLogger",
+        help="loggers in addition to TensorBoard, such as CSVLogger",
     )
 
 
 def dumped(parser: ExperimentParser, parsed: Namespace) -> Config:
-    """Return parsed settings, with all their defaults, as JSON has them."""
+    """Return parsed settings, including all defaults, as JSON values."""
     settings: Config = json.loads(parser.dump(parsed, format="json", skip_unset=False))
     return settings
 
 
-def as_given(value: Any) -> Any:
-    """Leave out of a swept class its default settings, and what it gets when it is built: an optimizer's ``params``.
+def without_defaults(value: Any) -> Any:
+    """Remove default arguments of a swept class, and blank required ones such as an optimizer's ``params``.
 
-    Not knowing the key's type, jsonargparse adds both. Tables and folders are named by what is left.
+    jsonargparse adds both, since it does not know the type of a swept key. Table rows and folders are named by the
+    remaining arguments.
     """
     if not isinstance(value, dict) or not isinstance(value.get("init_args"), dict):
         return value
     try:
         parameters = signature(resolve_name(value["class_path"])).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
-        return value  # no class: an error of the run that it is for
-    given = {}
-    for name, part in value["init_args"].items():
+        return value  # not a class: building the run raises the error
+    arguments = {}
+    for name, argument in value["init_args"].items():
         default = parameters[name].default if name in parameters else None
-        default = list(default) if isinstance(default, tuple) else default  # as YAML has it
-        if not (_is_blank(part) if default is Parameter.empty else name in parameters and part == default):
-            given[name] = as_given(part)
-    return {**value, "init_args": given}
+        default = list(default) if isinstance(default, tuple) else default  # YAML has no tuples
+        if not (_is_blank(argument) if default is Parameter.empty else name in parameters and argument == default):
+            arguments[name] = without_defaults(argument)
+    return {**value, "init_args": arguments}
 
 
 def _is_blank(value: Any) -> bool:
+    """Return whether a value is None, or a dict of only blank values."""
     return value is None or (isinstance(value, dict) and bool(value) and all(map(_is_blank, value.values())))
 
 
@@ -185,7 +187,7 @@ class ExperimentCLI(LightningCLI):
     """LightningCLI's `data` and `trainer`, no `model`, and the sections of an experiment.
 
     Args:
-        command: which of the experiment commands it is for.
+        command: name of an experiment command, such as ``run``.
         args: a command line, or a configuration.
 
     Raises:
@@ -195,7 +197,7 @@ class ExperimentCLI(LightningCLI):
     parser: ExperimentParser
 
     def __init__(self, command: str, args: Sequence[str] | Mapping[str, Any]) -> None:
-        self.command, self.words = command, args
+        self.command, self.arguments = command, args
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
@@ -210,32 +212,32 @@ class ExperimentCLI(LightningCLI):
             )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Leave out ``--seed_everything``: every draw has its own generator."""
+        """Omit ``--seed_everything``: every random draw has its own generator."""
 
     def _set_seed(self) -> None:
-        """Leave the global generator alone."""
+        """Do not seed the global generator."""
 
     def instantiate_classes(self) -> None:
-        """Build nothing yet: a sweep is several runs."""
+        """Build nothing yet: a sweep consists of several runs."""
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add LightningCLI's sections without `model`; of the Trainer's settings those that apply."""
+        """Add LightningCLI's sections except `model`, and only the Trainer's settings that apply."""
         parser.add_class_arguments(self._datamodule_class, "data", sub_configs=True)
         parser.add_class_arguments(Devices, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the sections of an experiment, and the selections of a command."""
-        needed = self.command != "prepare"
+        """Add the sections of an experiment and the options of the command."""
+        trains = self.command != "prepare"
         add = parser.add_argument
         add("--name", type=str, default="experiment", help="name of the experiment")
         add("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
         add("--seeds", type=list[int], default=[0], help="seeds; each has its own global model")
         add("--augment", type=Augment | None, default=None, sub_configs=True, help="augmentation of training images")
-        add("--network", type=NetFactory, required=needed, sub_configs=True, help="builds the network")
+        add("--network", type=NetFactory, required=trains, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
         parser.add_class_arguments(EvaluationSettings, "evaluation")
-        add("--methods", type=dict[str, Method], required=needed, sub_configs=True, help="rows of the table")
+        add("--methods", type=dict[str, Method], required=trains, sub_configs=True, help="rows of the table")
         add("--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values")
         add("--verdicts", type=list[str], default=[], help="functions that judge the results: lpft.paper.verdicts.X")
         add("--compare", type=list[list[str]], default=[], help="pairs of methods to compare: [[lpft, ft]]")
@@ -243,45 +245,47 @@ class ExperimentCLI(LightningCLI):
         add_loggers(parser)
         add("--provenance", type=Provenance, default=Provenance(), help="written to a run's config.yaml; not a setting")
         add("--overwrite", action="store_true", help="replace results that were made with other settings")
-        if needed:
+        if trains:
             add("--only", type=list[str] | str | None, default=None, help="methods to run, such as lpft,ft")
         if self.command in ("run", "personalize"):
-            add("--fallback", action="store_true", help="write the model that each client should use, by validation")
+            add("--fallback", action="store_true", help="choose a model for each client by validation data")
         if self.command in ("tune", "personalize"):
-            add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting with number I, from 0")
+            add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting at stack I (from 0)")
 
     @cached_property
     def _settings(self) -> Config:
         return dumped(self.parser, self.config)
 
     def resolved(self) -> Config:
-        """Return all settings but the loggers, as JSON has them."""
-        settings = {**self._settings, "out": self._where_it_lies(self._settings["out"])}
+        """Return all settings except the loggers, as JSON values."""
+        settings = {**self._settings, "out": self._current_folder(self._settings["out"])}
         if settings["sweep"]:
             settings["sweep"] = {
-                key: [as_given(value) for value in values] for key, values in settings["sweep"].items()
+                key: [without_defaults(value) for value in values] for key, values in settings["sweep"].items()
             }
         return {key: value for key, value in settings.items() if key not in ("config", "print_config", "loggers")}
 
     def parts(self) -> Namespace:
-        """Instantiate all classes but the loggers."""
+        """Instantiate all classes except the loggers."""
         return self.parser.instantiate(self.config.clone().update(None, "loggers"))
 
     def loggers(self) -> list[Config]:
-        """Return the loggers: who watches a run is no part of its settings, nor do their secrets belong there."""
+        """Return the loggers, which are not settings of the run: no result depends on them, and some have secrets."""
         return listed(self._settings["loggers"])
 
-    def _where_it_lies(self, out: str | None) -> str | None:
-        """Return the folder of a run that is continued from its own config.yaml; it may have been moved.
+    def _current_folder(self, out: str | None) -> str | None:
+        """Return the folder of the run, which may have been moved if it is continued from its own config.yaml.
 
         Args:
-            out: the folder that the settings name.
+            out: the folder in the settings.
         """
         file = Path((self.config.get("config") or [""])[-1])
-        chosen = any(word == "--out" or str(word).startswith("--out=") for word in self.words)
-        if chosen or out is None or file.name != "config.yaml" or not read_config(Run(file.parent)).get("provenance"):
+        is_explicit = any(word == "--out" or str(word).startswith("--out=") for word in self.arguments)
+        if is_explicit or out is None or file.name != "config.yaml":
+            return out
+        if not read_config(Run(file.parent)).get("provenance"):  # not the config.yaml of a run
             return out
         if file.parent.resolve() != Path(out).expanduser().resolve():
-            log.info("%s names %s, but lies in %s: that run is continued", file, out, file.parent)
+            log.info("%s has `out: %s` but is in %s: continuing the run there", file, out, file.parent)
             return str(file.parent)
         return out

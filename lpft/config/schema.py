@@ -1,4 +1,4 @@
-"""The experiment: one typed object for each run."""
+"""The experiment: the configuration of one run as a typed object."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from lpft.types import DataSpec
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of an experiment that a command does.
+    """The part of an experiment that a command runs.
 
     Args:
-        only: names of the methods to run; None: all.
-        shard: ``(i, n)``: only entries i, i + n, ... of the fixed list of stacks.
-        overwrite: replace results that were made with other settings.
-        fallback: write the model that each client should use.
+        only: names of the methods to run; None for all.
+        shard: ``(i, n)`` selects entries i, i + n, i + 2n, ... of the list of stacks.
+        overwrite: whether to replace results that were made with other settings.
+        fallback: whether to write the model that each client should use.
     """
 
     only: list[str] | None = None
@@ -51,14 +51,23 @@ class Selection:
 
 @dataclass
 class Experiment:
-    """Everything that one run needs: its folder, its sections as objects, and the selections of the command.
+    """The configuration of one run: its folder, every section as an object, and the selection of the command.
 
     Args:
-        config: the resolved configuration, without selections.
-        data: the clients; set up.
-        all_methods: the methods by name, selected or not.
+        command: name of the command, such as ``run``.
+        config: the resolved configuration as JSON, without the selection.
+        run: folder of the run.
+        seeds: seeds of the run.
+        data: the clients; already set up.
+        network: builds the network.
+        federation: settings of federated training.
+        personalization: settings of personalization.
+        evaluation: settings of tests and comparisons.
+        all_methods: all methods by name, selected or not.
         devices: the section `trainer`.
-        provenance: variants of a sweep, the point and tuned settings; software and data are added when it is written.
+        tune: the section `tune`.
+        provenance: variants and point of a sweep, and tuned settings; software and data are added when it is written.
+        selection: the part that the command runs.
     """
 
     command: str
@@ -78,32 +87,32 @@ class Experiment:
 
     @cached_property
     def methods(self) -> dict[str, Method]:
-        """The selected methods."""
+        """The selected methods by name."""
         only = self.selection.only
         return {name: method for name, method in self.all_methods.items() if only is None or name in only}
 
     @property
     def tuned_methods(self) -> list[str]:
-        """The selected methods that are tuned."""
+        """Names of the selected methods that are tuned."""
         return [name for name in self.methods if name in self.tune.grids]
 
     @property
     def global_seeds(self) -> list[int]:
-        """The seeds that need a global model: the experiment's, and those of tuning if a method is tuned."""
+        """All seeds that need a global model: those of the run and, if a method is tuned, those of the trials."""
         return sorted({*self.seeds, *self.tune.seeds}) if self.tuned_methods else self.seeds
 
     @cached_property
     def net(self) -> BodyHeadNet:
-        """A network for shapes and names; its values do not matter."""
+        """A network with seed 0, used for the names and shapes of its parameters."""
         return build_network(self.network, self.data.spec, self.devices.dtype, seed=0)
 
     @cached_property
     def global_settings(self) -> Config:
         """All settings that the global models depend on."""
         network, federation = dict(self.config["network"]), dict(self.config["federation"])
-        if self.net.weights_hash is not None:  # the file's content counts, not its path
+        if self.net.weights_hash is not None:  # the content of the file matters, not its path
             network["init_args"] = {**network["init_args"], "weights": self.net.weights_hash}
-        del federation["init_map"], federation["init_entry"]  # their result counts
+        del federation["init_map"], federation["init_entry"]  # the checksum below covers their effect
         if federation["init"] is None:
             del federation["init_head"]
         else:
@@ -123,13 +132,13 @@ class Experiment:
 
     @cached_property
     def reference_settings(self) -> Config:
-        """All settings that the results of every reference depend on: no personalization."""
+        """All settings that the results of references depend on: those of personalization are not among them."""
         evaluation = {k: value for k, value in self.config["evaluation"].items() if k != "equivalence"}
         return {**self.global_settings, "evaluation": evaluation}
 
     @cached_property
     def shared_settings(self) -> Config:
-        """All settings that the results of every other method depend on."""
+        """All settings that the results of all other methods depend on."""
         personalization = {k: value for k, value in self.config["personalization"].items() if k != "save_models"}
         return {**self.reference_settings, "personalization": personalization}
 
@@ -142,11 +151,14 @@ class Experiment:
 
     @property
     def references(self) -> dict[str, Reference]:
-        """The selected methods that do not start from the global model."""
+        """The selected methods that are references, by name: they do not start from the global model."""
         return {name: method for name, method in self.methods.items() if isinstance(method, Reference)}
 
     def reference_rounds(self, reference: Reference) -> tuple[int, int]:
-        """Return in how many rounds each client, or one that has everything, takes part, and the local epochs."""
+        """Return the number of rounds that each client of a reference takes part in, and the local epochs per round.
+
+        On pooled data there is a single client.
+        """
         num_clients = sum(len(client.train) > 0 for client in self.data.participants().clients)
         if reference.epochs is None:
             return self.federation.full_rounds(num_clients), self.federation.local_epochs
@@ -155,7 +167,7 @@ class Experiment:
         return reference.epochs, 1
 
     def reference_training(self, reference: Reference) -> Personalization:
-        """Return the settings that the clients of a reference are trained with: those of federated training."""
+        """Return the training settings of a reference's clients, derived from those of federated training."""
         rounds, local_epochs = self.reference_rounds(reference)
         passes = reference.algorithm.passes(local_epochs) if isinstance(reference, InProcess) else local_epochs
         return Personalization(
@@ -167,16 +179,16 @@ class Experiment:
         )
 
     def reference_tasks(self) -> dict[str, GlobalTask]:
-        """Return the training that selected methods need beside the global model's, by name of the method."""
+        """Return the training of every model that a selected reference starts from, by name of the method."""
         tasks = {}
         for name, reference in self.references.items():
             if reference.start != "initial":
                 task = replace(self.global_task(), run=self.run.reference(name), seeds=self.seeds, title=name)
-                tasks[name] = replace(task, **self._reference_training_of(name, reference))
+                tasks[name] = replace(task, **self._reference_changes(name, reference))
         return tasks
 
-    def _reference_training_of(self, name: str, reference: Reference) -> Config:
-        """Return what differs from federated training where a reference's model is trained."""
+    def _reference_changes(self, name: str, reference: Reference) -> Config:
+        """Return the fields of `GlobalTask` in which the training of a reference differs from federated training."""
         federation = copy.copy(self.federation)
         federation.init = None
         if isinstance(reference, InProcess):
@@ -197,48 +209,48 @@ class Experiment:
         }
 
     def _global_settings_without(self, *keys: str) -> Config:
-        """Return the settings of federated training without some of its keys, on which a reference does not depend."""
+        """Return the global settings without some keys of `federation` that a reference does not depend on."""
         federation = {key: value for key, value in self.global_settings["federation"].items() if key not in keys}
         return {**self.global_settings, "federation": federation}
 
     # Tasks
 
     def global_task(self) -> GlobalTask:
-        """Return what federated training needs."""
+        """Return the task of federated training."""
         return GlobalTask(
-            self.run,
-            self.global_seeds,
-            self.data.participants(),
-            self.network,
-            self.federation,
-            self.devices,
-            self.config["federation"]["clients_per_stack"],
-            fingerprint(self.global_settings),
+            run=self.run,
+            seeds=self.global_seeds,
+            data=self.data.participants(),
+            network=self.network,
+            settings=self.federation,
+            devices=self.devices,
+            clients_per_stack=self.config["federation"]["clients_per_stack"],
+            fingerprint=fingerprint(self.global_settings),
         )
 
     def personal_task(self) -> PersonalTask:
-        """Return what personalization needs."""
+        """Return the task of personalization."""
         return PersonalTask(
-            self.run,
-            self.seeds,
-            self.data,
-            self.network,
-            self.personalization,
-            self.methods,
-            self.devices,
-            self.config["personalization"]["clients_per_stack"],
-            self.config["personalization"]["heads_per_stack"],
-            {name: fingerprint(self.method_settings(name)) for name in self.methods},
-            self.evaluation,
-            {name: self.reference_training(reference) for name, reference in self.references.items()},
+            run=self.run,
+            seeds=self.seeds,
+            data=self.data,
+            network=self.network,
+            settings=self.personalization,
+            methods=self.methods,
+            devices=self.devices,
+            clients_per_stack=self.config["personalization"]["clients_per_stack"],
+            heads_per_stack=self.config["personalization"]["heads_per_stack"],
+            fingerprints={name: fingerprint(self.method_settings(name)) for name in self.methods},
+            evaluation=self.evaluation,
+            own_settings={name: self.reference_training(reference) for name, reference in self.references.items()},
         )
 
 
 def run_folder(config: Mapping[str, Any]) -> Run:
-    """Return the run that a configuration is for: `out`, by default ``runs/NAME``.
+    """Return the run of a configuration: the folder `out`, by default ``runs/NAME``.
 
     Raises:
-        ConfigError: if no folder can have this name.
+        ConfigError: if the name is not a valid name of a folder.
     """
     name, out = config["name"], config["out"]
     if out is None and (name in (".", "..") or Path(name).name != name or not name):
@@ -255,18 +267,23 @@ def run_folder(config: Mapping[str, Any]) -> Run:
 
 
 def instantiate(type_: Any, config: Any) -> Any:
-    """Instantiate a part of a configuration, such as a network or the methods by name."""
+    """Instantiate a part of a configuration.
+
+    Args:
+        type_: the type hint that the configuration is parsed by, such as ``dict[str, Method]``.
+        config: the part, resolved.
+    """
     parser = ExperimentParser()
     parser.add_argument("--value", type=type_)
     return parser.build({"value": config}).value
 
 
 def load_network(run: Run, path: Path) -> BodyHeadNet:
-    """Return a network of a run with the parameters of a model file, in evaluation mode, on the CPU.
+    """Load a model file of a run as a network, in evaluation mode, on the CPU.
 
     Args:
-        run: the run; its config.yaml says which network it is.
-        path: a model file of the run, which is there.
+        run: the run; its config.yaml describes the network.
+        path: an existing model file of the run.
     """
     config = read_config(run)
     state, _ = load_model(path)

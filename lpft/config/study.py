@@ -1,4 +1,4 @@
-"""From a command line, or a configuration and keywords, to the runs that they describe."""
+"""Builds the experiments of a command line, or of a configuration and keywords."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import Logger
 from lpft.config.checks import check_experiment, check_settings, resolve_stacks
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.loggers import logger_writers
-from lpft.config.on_disk import check_global_models, claim, compare
 from lpft.config.parser import Config, ExperimentCLI
+from lpft.config.saved_settings import check_global_models, check_saved_settings, record_settings
 from lpft.config.schema import Experiment, Selection, run_folder
-from lpft.config.sweep import dotted, expand, points, put
+from lpft.config.sweep import dotted, expand, override, points
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
@@ -34,12 +34,12 @@ FLAGS = ("overwrite", "fallback")
 
 @dataclass(frozen=True)
 class Study:
-    """A single run, or the runs of a sweep.
+    """A single experiment, or the experiments of a sweep.
 
     Args:
-        run: the folder of all runs.
-        experiments: one for each run.
-        loggers: write what happens, besides TensorBoard.
+        run: the folder that contains all runs.
+        experiments: one experiment per run.
+        loggers: writers of loggers other than TensorBoard.
     """
 
     run: Run
@@ -47,40 +47,40 @@ class Study:
     loggers: list[LoggerWriter] = field(default_factory=list)
 
     def global_tasks(self) -> Iterator[GlobalTask]:
-        """Yield the federated training of every run; runs that need the same global models share them."""
+        """Yield the task of federated training of every run; runs with the same task share the global models."""
         return (experiment.global_task() for experiment in self.experiments)
 
     def reference_tasks(self) -> Iterator[GlobalTask]:
-        """Yield the training of the references' models of every run; they share models in the same way."""
+        """Yield the training tasks of the references of every run; runs with the same task share the models."""
         return (task for experiment in self.experiments for task in experiment.reference_tasks().values())
 
     def remaining(self) -> Iterator[tuple[str, int, int]]:
-        """Yield for every run and stage the number of its missing parts (seeds, stacks), and of all parts."""
+        """Yield for every run and stage: the stage, the number of missing parts (seeds or stacks), and of all parts."""
         for experiment in self.experiments:
             tasks = [experiment.global_task(), *experiment.reference_tasks().values()]
             done = [is_done(task, seed) for task in tasks for seed in task.seeds]
             yield "federate", done.count(False), len(done)
-            not_chosen = 0
+            num_untuned = 0
             if experiment.tuned_methods:
                 yield "tune", *tuning_experiment(experiment).personal_task().count()
                 try:
                     experiment = tuned_experiment(experiment)
                 except ConfigError:  # trials are missing
-                    not_chosen = num_stacks(experiment) - len(experiment.personal_task().jobs())
+                    num_untuned = num_stacks(experiment) - len(experiment.personal_task().jobs())
             missing, total = experiment.personal_task().count()
-            yield "personalize", missing + not_chosen, total + not_chosen
+            yield "personalize", missing + num_untuned, total + num_untuned
 
 
-def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logger] = ()) -> Study:
-    """Read an experiment, check all of it, and write down its settings in the folder of every run.
+def open_study(command: str, args: Sequence[str] | Config, loggers: Iterable[Logger] = ()) -> Study:
+    """Build and check the experiments of a study, and write their settings to the folders of their runs.
 
     Args:
-        command: the command that it is for; ``plan`` writes nothing.
+        command: name of the command; ``plan`` writes nothing.
         args: a command line, or a configuration.
-        given: loggers that the caller has made.
+        loggers: logger objects of the caller.
 
     Raises:
-        ConfigError: if it is not valid, or the folder holds results of other settings.
+        ConfigError: if an experiment is not valid, or if its folder contains results of other settings.
     """
     cli = ExperimentCLI(command, args)
     with config_errors():
@@ -95,11 +95,11 @@ def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logge
             experiments.append(_build(parts, command, settings, problems))
         if command == "tune" and not any(experiment.tune.grids for experiment in experiments):
             raise ConfigError("the experiment has no section `tune`. HINT: tune: {grids: {ft: {lr: [0.01, 0.001]}}}")
-        experiments = _shards_in_turn(experiments)
-        loggers = []
+        experiments = _balance_shards(experiments)
+        writers = []
         if command in ("run", "federate", "personalize"):
             first = experiments[0]
-            loggers = logger_writers(cli.loggers(), given, first.run.global_model(first.seeds[0]).parent)
+            writers = logger_writers(cli.loggers(), loggers, first.run.global_model(first.seeds[0]).parent)
         try:
             for experiment in experiments:
                 _check_against_disk(experiment)
@@ -111,45 +111,45 @@ def open_study(command: str, args: Sequence[str] | Config, given: Iterable[Logge
             raise ConfigError(
                 f"`out: {run.root}` cannot be used: {error}. HINT: choose another folder with `--out`."
             ) from error
-    return Study(run, experiments, loggers)
+    return Study(run, experiments, writers)
 
 
 def read_datasets(args: Sequence[str] | Config) -> Iterator[tuple[Run, FederatedDataModule]]:
-    """Yield the dataset of an experiment, or the different ones of a sweep, with the folder of its run.
+    """Yield run and dataset of an experiment; for a sweep, every distinct dataset with its first run.
 
-    The other sections may be missing.
+    Only the section `data` is required.
 
     Raises:
         ConfigError: if a dataset cannot be prepared.
     """
     cli = ExperimentCLI("prepare", args)
     config = cli.resolved()
-    done: list[Config] = []
+    yielded: list[Config] = []
     with config_errors():
         run = run_folder(config)
         for name, values in (points(config["sweep"] or {}) or {"": {}}).items():
             changes = {key: value for key, value in values.items() if key.startswith("data.")}
-            settings = put({"data": config["data"]}, changes)
-            if settings not in done:
-                done.append(settings)
+            settings = override({"data": config["data"]}, changes)
+            if settings not in yielded:
+                yielded.append(settings)
                 parts = cli.parser.build({**config, **settings})
                 data = parts.data
-                data.augment = parts.augment  # fails where data are no images
+                data.augment = parts.augment  # raises an error if the data are not images
                 _set_up(data)
                 yield (run.point(name) if name else run), data
 
 
 def _build(parts: Namespace, command: str, config: Config, problems: dict[str, str | None]) -> Experiment:
-    """Make the object of one run, with its data, and check it.
+    """Build the experiment of one run, set up its data, and check it.
 
     Args:
         parts: the sections as objects.
-        command: the command that it is for.
-        config: the configuration that they were made from, without swept keys.
+        command: name of the command.
+        config: the configuration of the sections, without swept keys.
         problems: see `resolve_stacks`.
     """
     selections = {field.name for field in fields(Selection)}
-    if isinstance(config["network"], str):  # of a sweep or a dict; files and command lines are parsed to more
+    if isinstance(config["network"], str):  # in a sweep or a dict; files and command lines are parsed to a mapping
         config = {**config, "network": {"class_path": config["network"]}}
     experiment = Experiment(
         command=command,
@@ -164,7 +164,7 @@ def _build(parts: Namespace, command: str, config: Config, problems: dict[str, s
         all_methods=parts.methods,
         devices=parts.trainer,
         tune=parts.tune,
-        provenance=Provenance(**config["provenance"]),  # not parsed again: swept classes would become objects
+        provenance=Provenance(**config["provenance"]),  # not from `parts`, where swept classes are objects
         selection=Selection(
             only=_names(parts.get("only")),
             shard=_shard(parts.get("shard", "0/1")),
@@ -187,12 +187,12 @@ def _set_up(data: FederatedDataModule) -> None:
 
 
 def _names(only: list[str] | str | None) -> list[str] | None:
-    """Split names of methods at commas."""
+    """Split the names of methods at commas."""
     return [name.strip() for name in only.split(",") if name.strip()] if isinstance(only, str) else only
 
 
 def _shard(text: str) -> tuple[int, int]:
-    """Read I/N."""
+    """Parse ``I/N``."""
     numbers = re.fullmatch(r"(\d+)/(\d+)", text)
     if not numbers or int(numbers[1]) >= int(numbers[2]):
         raise ConfigError(f"`--shard {text}` is not I/N with 0 <= I < N. HINT: the second of four is `--shard 1/4`.")
@@ -200,7 +200,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] | Config:
-    """Turn configurations and keywords into what `open_study` takes: later ones override keys of earlier ones.
+    """Return configurations and keywords as `args` of `open_study`; later ones override keys of earlier ones.
 
     >>> arguments("digits.yaml", {"seeds": [0], "federation": {"rounds": 10}})
     ['--config=digits.yaml', '--seeds=[0]', '--federation.rounds=10']
@@ -214,11 +214,11 @@ def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] 
     settings = [layer for layer in layers if isinstance(layer, Mapping)]
     if len(settings) == len(layers):  # no file
         return reduce(_merged, settings, Config())
-    return [word for layer in layers for word in _words(layer)]
+    return [argument for layer in layers for argument in _command_line(layer)]
 
 
-def _words(layer: str | Path | Config) -> list[str]:
-    """Return one configuration, a file or settings, as words of the command line."""
+def _command_line(layer: str | Path | Config) -> list[str]:
+    """Return a configuration (a file or settings) as command-line arguments."""
     if not isinstance(layer, Mapping):
         return [f"--config={layer}"]
     flags = [f"--{key}" for key in FLAGS if layer.get(key)]
@@ -227,17 +227,17 @@ def _words(layer: str | Path | Config) -> list[str]:
 
 
 def plain(value: Any, key: str = "") -> Any:
-    """Return settings as YAML can have them: text for paths and classes, lists, Python's own numbers.
+    """Convert settings to YAML values: paths and classes to text, sequences to lists, NumPy numbers to Python's.
 
     >>> plain({"seeds": range(2), "out": Path("runs/x"), "data": {"held_out": ("north", "south")}})
     {'seeds': [0, 1], 'out': 'runs/x', 'data': {'held_out': ['north', 'south']}}
 
     Raises:
-        ConfigError: if a value is none of these, such as an object; it names the key.
+        ConfigError: if a value cannot be converted, such as an object; it names the key.
     """
     if isinstance(value, Mapping):
         return {name: plain(part, f"{key}.{name}".removeprefix(".")) for name, part in value.items()}
-    if hasattr(value, "tolist") and not isinstance(value, type):  # of NumPy, pandas or torch
+    if hasattr(value, "tolist") and not isinstance(value, type):  # NumPy, pandas or torch
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -247,14 +247,15 @@ def plain(value: Any, key: str = "") -> Any:
         return [plain(part, key) for part in value]
     if isinstance(value, type) and value.__module__ != "__main__" and "<locals>" not in value.__qualname__:
         return f"{value.__module__}.{value.__qualname__}"
-    what = f"the class {value.__qualname__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+    kind = f"the class {value.__qualname__}" if isinstance(value, type) else f"of type {type(value).__name__}"
     raise ConfigError(
-        f"`{key}` is {what}, which cannot be written to a YAML file. HINT: give numbers, text, lists and dicts, and a"
-        " class of an importable file with its settings as {'class_path': 'my_file.Class', 'init_args': {...}}."
+        f"`{key}` is {kind}, which cannot be written to a YAML file. HINT: use numbers, text, lists and dicts; write a"
+        " class of an importable file as {'class_path': 'my_file.Class', 'init_args': {...}}."
     )
 
 
 def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """Merge sections recursively; a class replaces the earlier value as a whole."""
     merged = dict(config)
     for key, value in overrides.items():
         is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(merged.get(key), Mapping)
@@ -266,8 +267,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
-    """Start each run's shards where those of the previous run end, so that all shards have equally many stacks."""
+def _balance_shards(experiments: list[Experiment]) -> list[Experiment]:
+    """Let each run's shards start where those of the previous run end, so that all shards have equally many stacks."""
     shifted = []
     first, count = experiments[0].selection.shard
     for experiment in experiments:
@@ -278,7 +279,7 @@ def _shards_in_turn(experiments: list[Experiment]) -> list[Experiment]:
 
 
 def num_stacks(experiment: Experiment) -> int:
-    """Return the number of the command's stacks, done or not, including those of methods that tuning will choose."""
+    """Return the number of the command's stacks, done or not, including those of tuned methods."""
     num_tuned = len(experiment.tuned_methods)
     if experiment.command == "tune":
         return len(tuning_experiment(experiment).personal_task().jobs()) if num_tuned else 0
@@ -292,6 +293,6 @@ def _check_against_disk(experiment: Experiment) -> None:
     if experiment.command in ("tune", "personalize"):
         check_global_models(experiment)
     if experiment.command == "plan":
-        compare(experiment)
+        check_saved_settings(experiment)
     else:
-        claim(experiment)
+        record_settings(experiment)

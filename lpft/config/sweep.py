@@ -1,7 +1,7 @@
-"""From configurations to configurations: the runs of a sweep, the trials of tuning, the tuned methods.
+"""Expands configurations: the runs of a sweep, the trials of tuning, the tuned methods.
 
-Pure functions of plain settings. A swept key of a method makes more rows of the same table (``methods.ft.lr``); any
-other swept key makes another run, in a folder of its own (``data.source.shift``).
+The functions are pure and work on plain settings. A swept key of a method, such as ``methods.ft.lr``, adds rows to the
+table of a run; any other swept key, such as ``data.source.shift``, makes several runs, each in its own folder.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Settings = dict[str, Any]
 
 
 def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
-    """Turn the configuration of a sweep into those of its runs.
+    """Expand the configuration of a sweep to the configurations of its runs.
 
     Args:
-        config: a resolved configuration; without `sweep` it is that of a single run.
+        config: a resolved configuration; without `sweep` it describes a single run.
 
     Returns:
-        The configuration with swept methods replaced by their variants; and that of every run by the name of its
-        folder, or a single one named "" if no other key is swept.
+        The configuration with swept methods replaced by their variants, and the configuration of every run by the name
+        of its folder; if only methods are swept, a single configuration named "".
 
     Raises:
-        ValueError: if a swept key does not exist or is no setting of the results, or names would collide.
+        ValueError: if a swept key does not exist, if results do not depend on it, or if names collide.
     """
     sweep = config["sweep"] or {}
     _check_keys(config, sweep)
@@ -45,29 +45,29 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
     }
     single = {**root, "sweep": None}
     runs = {
-        name: put({**single, "provenance": {**root["provenance"], "point": values}}, values)
+        name: override({**single, "provenance": {**root["provenance"], "point": values}}, values)
         for name, values in points(sweep).items()
     }
     return root, runs or {"": single}
 
 
 def _check_keys(config: Mapping[str, Any], sweep: Mapping[str, Any]) -> None:
-    """Raise ValueError if a swept key is a section without a class, or not below one."""
+    """Raise ValueError if a swept key is a whole section, or if results do not depend on it."""
     for key in sweep:
-        section, _, rest = key.partition(".")
+        section, _, subkey = key.partition(".")
         if section in config and section not in (*SECTIONS, "augment"):
-            what = "all of `seeds` are run at every point" if section == "seeds" else "results do not depend on it"
-            raise ValueError(f"`sweep` has `{key}`, which cannot be swept: {what}. HINT: leave it out.")
-        if not rest and isinstance(config.get(section), Mapping) and "class_path" not in config[section]:
-            raise ValueError(f"`sweep` has the whole section `{key}`. HINT: sweep keys of it, `{key}.KEY: [...]`.")
+            reason = "all of `seeds` are run at every point" if section == "seeds" else "results do not depend on it"
+            raise ValueError(f"`sweep` has `{key}`, which cannot be swept: {reason}. HINT: remove it.")
+        if not subkey and isinstance(config.get(section), Mapping) and "class_path" not in config[section]:
+            raise ValueError(f"`sweep` has the whole section `{key}`. HINT: sweep its keys, `{key}.KEY: [...]`.")
 
 
 def untuned_values(config: Mapping[str, Any], method: str) -> Settings:
     """Return a method's untuned values of the settings in its grid."""
-    return {key: get(config["methods"][method], key) for key in config["tune"]["grids"][method]}
+    return {key: get_value(config["methods"][method], key) for key in config["tune"]["grids"][method]}
 
 
-def put(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
     """Return settings with some values changed.
 
     Args:
@@ -75,26 +75,26 @@ def put(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
         changes: values by their path, with dots; ``init_args`` may be left out.
 
     Raises:
-        ValueError: if there is no such place.
+        ValueError: if a path does not exist.
 
-    >>> put({"methods": {"ft": {"class_path": "FT", "init_args": {"lr": None}}}}, {"methods.ft.lr": 0.1})
+    >>> override({"methods": {"ft": {"class_path": "FT", "init_args": {"lr": None}}}}, {"methods.ft.lr": 0.1})
     {'methods': {'ft': {'class_path': 'FT', 'init_args': {'lr': 0.1}}}}
     """
     changed = copy.deepcopy(dict(settings))
     for key, value in changes.items():
-        place, last = _find(changed, key)
-        place[last] = value
+        parent, last = _find(changed, key)
+        parent[last] = value
     return changed
 
 
-def get(settings: Mapping[str, Any], key: str) -> Any:
-    """Return the value that `put` would change.
+def get_value(settings: Mapping[str, Any], key: str) -> Any:
+    """Return the value that `override` would change.
 
-    >>> get({"class_path": "FT", "init_args": {"lr": 0.1}}, "lr")
+    >>> get_value({"class_path": "FT", "init_args": {"lr": 0.1}}, "lr")
     0.1
     """
-    place, last = _find(dict(settings), key)
-    return place[last]
+    parent, last = _find(dict(settings), key)
+    return parent[last]
 
 
 def dotted(settings: Mapping[str, Any], into_classes: bool = True, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,8 +102,8 @@ def dotted(settings: Mapping[str, Any], into_classes: bool = True, prefix: str =
 
     Args:
         settings: nested settings.
-        into_classes: False yields a class with its arguments as one value.
-        prefix: what paths begin with.
+        into_classes: whether to descend into classes; if not, a class with its arguments is one value.
+        prefix: prefix of all paths.
     """
     for key, value in settings.items():
         if isinstance(value, Mapping) and value and (into_classes or "class_path" not in value):
@@ -113,10 +113,10 @@ def dotted(settings: Mapping[str, Any], into_classes: bool = True, prefix: str =
 
 
 def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> tuple[Settings, Settings]:
-    """Replace every swept method by its variants, one for each combination of its swept values.
+    """Replace every swept method with its variants, one for each combination of its swept values.
 
     Returns:
-        The methods; and for each variant its ``method`` and the swept ``values``, by key.
+        The methods by name, and ``method`` and swept ``values`` of each variant by its name.
 
     >>> ft = {"class_path": "FT", "init_args": {"lr": None}}
     >>> methods, variants = expand_methods({"none": {}, "ft": ft}, {"methods.ft.lr": [0.1, 0.01]})
@@ -131,10 +131,10 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
     for name, method in methods.items():
         swept = {key: values for key, values in sweep.items() if key.startswith(f"methods.{name}.")}
         for combination in combinations(swept):
-            changed = put({"methods": {name: method}}, combination)
+            changed = override({"methods": {name: method}}, combination)
             variant = short_name("+".join([name, *labels(combination, swept)])) if combination else name
             if variant in expanded or (combination and variant in methods):
-                raise ValueError(f"`sweep` makes a method `{variant}`, but there is one of this name already.")
+                raise ValueError(f"`sweep` makes a method `{variant}`, but a method of this name already exists.")
             expanded[variant] = changed["methods"][name]
             if combination:
                 variants[variant] = {"method": name, "values": combination}
@@ -142,7 +142,7 @@ def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]
 
 
 def points(sweep: Mapping[str, Sequence[Any]]) -> dict[str, Settings]:
-    """Return the combinations of all swept keys that are not a method's, by name of their folder.
+    """Return the combinations of all swept keys that do not belong to methods, by the name of their folder.
 
     >>> points({"data.shift": [0, 1], "federation.rounds": [5], "methods.ft.lr": [0.1]})["shift=1,rounds=5"]
     {'data.shift': 1, 'federation.rounds': 5}
@@ -154,7 +154,7 @@ def points(sweep: Mapping[str, Sequence[Any]]) -> dict[str, Settings]:
 
 
 def short_name(name: str) -> str:
-    """Return a name that a file system can take: of a longer one the start, and a hash of all of it.
+    """Return a name that file systems allow; shorten a longer one to its start and a hash of the whole name.
 
     >>> short_name("lr=0.1"), len(short_name("layers=" + 100 * "_64_"))
     ('lr=0.1', 200)
@@ -166,7 +166,7 @@ def short_name(name: str) -> str:
 
 
 def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Return all combinations of the values of several keys; one empty combination if there are no keys."""
+    """Return all combinations of the values of several keys; without keys, a single empty combination."""
     for key, values in sweep.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"`{key}` needs a list of values, not {values!r}. HINT: `{key}: [1, 2, 3]`.")
@@ -174,11 +174,11 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[Settings]:
 
 
 def labels(combination: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
-    """Return a short label for each swept value: the end of the key that distinguishes it, and the value.
+    """Return a short label for each swept value: the last part of the key, or all of it if ambiguous, and the value.
 
     Args:
-        combination: one value of each key.
-        sweep: all values of each key; the label of a class names the arguments that differ among them.
+        combination: one value for each key.
+        sweep: all values of each key; the label of a class contains the arguments that differ between them.
 
     Raises:
         ValueError: if two values of a key have the same label.
@@ -198,7 +198,7 @@ def alternatives(grid: Mapping[str, Sequence[Any]], untuned: Mapping[str, Any]) 
 
     Args:
         grid: values for each of the method's settings.
-        untuned: the method's own values of these settings.
+        untuned: the method's untuned values of these settings.
 
     >>> alternatives({"lr": [0.1, 0.01, 0.1]}, {"lr": 0.01})
     [{'lr': 0.1}]
@@ -213,61 +213,63 @@ def alternatives(grid: Mapping[str, Sequence[Any]], untuned: Mapping[str, Any]) 
 def trials(
     grid: Mapping[str, Sequence[Any]], count: int, method: str, untuned: Mapping[str, Any] | None = None
 ) -> list[Settings]:
-    """Choose the combinations of a grid that are tried.
+    """Choose the combinations of a grid to try.
 
-    The first is the untuned setting; the others are all `alternatives` if there are few enough, otherwise a random
-    choice, in which the values of a setting are about equally frequent. It depends on the method's name alone.
+    The first trial has the untuned settings. The others are all `alternatives`, or a random choice if there are too
+    many, in which the values of a setting are about equally frequent. The choice depends only on the method's name.
 
     Args:
         grid: values for each of the method's settings.
         count: number of trials.
-        method: the method's name.
-        untuned: the method's own values of these settings.
+        method: name of the method.
+        untuned: the method's untuned values of these settings.
 
     >>> trials({"lr": [0.1, 0.01]}, 5, "ft")
     [{}, {'lr': 0.1}, {'lr': 0.01}]
     """
     untuned = untuned or {}
-    everything = alternatives(grid, untuned)
-    order = list(range(len(everything)))
+    candidates = alternatives(grid, untuned)
+    order = list(range(len(candidates)))
     random.Random(stable_seed("tune", method)).shuffle(order)
     chosen: list[int] = []
-    taken = [untuned]
+    trial_settings = [untuned]
     while order and len(chosen) < count - 1:
-        best = min(order, key=lambda i: sum(t.get(k) == v for k, v in everything[i].items() for t in taken))
+        best = min(order, key=lambda i: sum(t.get(k) == v for k, v in candidates[i].items() for t in trial_settings))
         order.remove(best)
         chosen.append(best)
-        taken.append(everything[best])
-    return [{}, *(everything[i] for i in sorted(chosen))]
+        trial_settings.append(candidates[best])
+    return [{}, *(candidates[i] for i in sorted(chosen))]
 
 
 def _find(settings: Settings, key: str) -> tuple[Settings, str]:
-    place = settings
+    """Return the mapping that contains the value of a dotted key, and the last part of the key."""
+    parent = settings
     *path, last = key.split(".")
-    for word in path:
-        place = _inside(place, word)
-        if not isinstance(place.get(word), dict):
-            raise ValueError(f"`{key}` leads nowhere: there is no section `{word}`. HINT: see --print_config.")
-        place = place[word]
-    place = _inside(place, last)
-    if last not in place:
+    for part in path:
+        parent = _into_init_args(parent, part)
+        if not isinstance(parent.get(part), dict):
+            raise ValueError(f"`{key}` does not exist: there is no section `{part}`. HINT: see --print_config.")
+        parent = parent[part]
+    parent = _into_init_args(parent, last)
+    if last not in parent:
         raise ValueError(
-            f"`{key}` leads nowhere: there is no `{last}`, but {', '.join(place)}. HINT: see --print_config."
+            f"`{key}` does not exist: there is no `{last}`, but {', '.join(parent)}. HINT: see --print_config."
         )
-    return place, last
+    return parent, last
 
 
-def _inside(place: Settings, word: str) -> Settings:
-    return place["init_args"] if word not in place and isinstance(place.get("init_args"), dict) else place
+def _into_init_args(parent: Settings, key: str) -> Settings:
+    """Return the ``init_args`` of a class that does not have the key itself; any other mapping unchanged."""
+    return parent["init_args"] if key not in parent and isinstance(parent.get("init_args"), dict) else parent
 
 
 def _unique_word(key: str, value: object, values: Sequence[Any]) -> str:
-    """Return a word for a swept value that is unique among its key's values, also on file systems that ignore case."""
+    """Return the text of a swept value in names; it is unique among the key's values even if case is ignored."""
     word = _word(value, values)
     if sum(_word(other, values).casefold() == word.casefold() for other in values) > 1:
         raise ValueError(
-            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: name each value once; if"
-            " they differ in case or signs only, sweep them in separate runs."
+            f"`sweep` has values of `{key}` that would share the name `{word}`. HINT: list each value once; if"
+            " they differ only in case or special characters, sweep them in separate runs."
         )
     return word
 
@@ -282,15 +284,17 @@ def _word(value: object, others: Sequence[Any] = ()) -> str:
 
 
 def _class_word(value: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Return a class's name, with the arguments that distinguish it from other values of the same name."""
+    """Return the name of a class, with the arguments that distinguish it from other values with the same name."""
     name = _class_name(value)
-    same = [other for other in others if _class_name(other) == name]
-    if len({str(other["class_path"]) for other in same}) > 1:
+    same_name = [other for other in others if _class_name(other) == name]
+    if len({str(other["class_path"]) for other in same_name}) > 1:
         name = str(value["class_path"])
-    own = value.get("init_args") or {}
-    arguments = [other.get("init_args") or {} for other in same if other["class_path"] == value["class_path"]]
-    differing = [k for k in own if any(k not in other or other[k] != own[k] for other in arguments)]
-    return "-".join([name, *(f"{key}={_word(own[key])}" for key in differing)])
+    arguments = value.get("init_args") or {}
+    others_arguments = [
+        other.get("init_args") or {} for other in same_name if other["class_path"] == value["class_path"]
+    ]
+    differing = [k for k in arguments if any(k not in other or other[k] != arguments[k] for other in others_arguments)]
+    return "-".join([name, *(f"{key}={_word(arguments[key])}" for key in differing)])
 
 
 def _class_name(value: Mapping[str, Any]) -> str:

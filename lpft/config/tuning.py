@@ -1,4 +1,4 @@
-"""Tuning: the trials of an experiment as a run, and the experiment with the chosen methods."""
+"""Tuning: the run of an experiment's trials, and the experiment with the tuned methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config
 from lpft.config.schema import Experiment, instantiate
-from lpft.config.sweep import put, trials, untuned_values
+from lpft.config.sweep import override, trials, untuned_values
 from lpft.methods.base import Method
 from lpft.personalization.tuning import Trial, choose, evaluate, trial_name, tuned_name, write_trials
 from lpft.storage.client_result import ClientResult
@@ -20,7 +20,7 @@ Changes = list[dict[str, Any]]
 
 
 def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
-    """Return the trials of each method, selected or not: changes of its settings; the first trial has none."""
+    """Return the changed settings of every trial, by method, selected or not; the first trial has no changes."""
     tune, config = experiment.tune, experiment.config
     return {
         name: trials(tune.grids[name], tune.trials, name, untuned_values(config, name))
@@ -30,14 +30,13 @@ def trials_by_method(experiment: Experiment) -> dict[str, Changes]:
 
 
 def tuning_experiment(experiment: Experiment) -> Experiment:
-    """Return the run whose methods are the trials, in the folder ``tuning``; it starts from the same global models.
+    """Return the experiment whose methods are the trials, in the folder ``tuning``, with the same global models.
 
-    Trials are only for choosing: they write no models, and are tested at the end only. Clients that are held out from
-    federated training have no part in them.
+    Trials write no models and are tested only at the end. Clients held out from federated training are not tuned on.
     """
     config, by_method = experiment.config, trials_by_method(experiment)
     methods = {
-        trial_name(name, number): put(config["methods"][name], changes)
+        trial_name(name, number): override(config["methods"][name], changes)
         for name, changes_of_trials in by_method.items()
         for number, changes in enumerate(changes_of_trials)
     }
@@ -62,7 +61,7 @@ def tuning_experiment(experiment: Experiment) -> Experiment:
 
 
 def tuned_experiment(experiment: Experiment) -> Experiment:
-    """Return the experiment with the best trial of each tuned method beside the untuned ones.
+    """Return the experiment with the best trial of each tuned method in addition to the untuned methods.
 
     Raises:
         ConfigError: if trials are missing.
@@ -72,7 +71,7 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
     chosen = {t.method: t.settings for t in read_trials(experiment)[1] if t.method in experiment.methods}
     names = {tuned_name(name): changes for name, changes in chosen.items()}
     methods = dict(experiment.config["methods"])
-    methods |= {tuned_name(name): put(methods[name], changes) for name, changes in chosen.items()}
+    methods |= {tuned_name(name): override(methods[name], changes) for name, changes in chosen.items()}
     tuned = _with_methods(experiment, {**experiment.config, "methods": methods}, experiment.run)
     selection = experiment.selection
     if selection.only is not None:
@@ -81,47 +80,50 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
 
 
 def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
-    """Return the trials, and the chosen one of each method; write tuning.csv.
+    """Read all trials, choose the best one of each method, and write tuning.csv.
 
     Methods that are not selected are included if their trials are complete.
 
+    Returns:
+        All trials, and the chosen ones.
+
     Raises:
-        ConfigError: if trials are missing, or there are no validation data to choose by.
+        ConfigError: if trials of a selected method are missing, or if there are no validation data to choose by.
     """
     tuning = tuning_experiment(experiment)
-    results: list[Trial] = []
+    all_trials: list[Trial] = []
     chosen: list[Trial] = []
     for name, by_number in trials_by_method(experiment).items():
         try:
-            of_method = [_read_trial(experiment, tuning, name, number, c) for number, c in enumerate(by_number)]
+            method_trials = [_read_trial(experiment, tuning, name, number, c) for number, c in enumerate(by_number)]
         except ConfigError:
             if name in experiment.methods:
                 raise
             continue
-        results += of_method
-        chosen.append(choose(of_method, experiment.tune.criterion))
-    write_trials(experiment.run, results, chosen, experiment.tune.criterion)
-    return results, chosen
+        all_trials += method_trials
+        chosen.append(choose(method_trials, experiment.tune.criterion))
+    write_trials(experiment.run, all_trials, chosen, experiment.tune.criterion)
+    return all_trials, chosen
 
 
 def _read_trial(experiment: Experiment, tuning: Experiment, name: str, number: int, changes: dict[str, Any]) -> Trial:
-    """Summarize a trial of one method; raise ConfigError if cells are missing, or were made with other settings."""
+    """Evaluate a trial; raise ConfigError if client results are missing or were made with other settings."""
     trial, num_clients = trial_name(name, number), len(tuning.data.clients)
-    made_with = fingerprint(tuning.method_settings(trial))
-    cells: list[ClientResult] = []
+    current = fingerprint(tuning.method_settings(trial))
+    results: list[ClientResult] = []
     for seed in experiment.tune.seeds:
-        on_disk = [cell for _, cell in tuning.run.cells(seed, trial) if isinstance(cell, ClientResult)]
-        usable = [cell for cell in on_disk if cell.fingerprint == made_with]
+        on_disk = [result for _, result in tuning.run.client_results(seed, trial) if isinstance(result, ClientResult)]
+        usable = [result for result in on_disk if result.fingerprint == current]
         if len(usable) < num_clients:
             raise ConfigError(
                 f"`tune` has not finished: {trial} of seed {seed} has {len(usable)} of {num_clients} clients."
                 " HINT: run `lpft tune` first, or use `lpft run`."
             )
-        cells += usable
-    return evaluate(name, number, changes, cells)
+        results += usable
+    return evaluate(name, number, changes, results)
 
 
 def _with_methods(experiment: Experiment, config: Config, run: Run) -> Experiment:
-    """Return the experiment with the methods of another configuration, in the folder of another run."""
+    """Return a copy of the experiment with the methods of a configuration, in the folder of a run."""
     config = {**config, "out": str(run.root)}
     return replace(experiment, config=config, run=run, all_methods=instantiate(dict[str, Method], config["methods"]))

@@ -1,1 +1,1 @@
-"""How good the personalized models are, at home and elsewhere."""
+"""Evaluation of personalized models on the data of all clients, and statistics of the results."""

@@ -1,12 +1,12 @@
-"""How sure a mean over clients and seeds is: crossed random effects, as in multi-reader multi-case studies.
+"""Confidence intervals of means over clients and seeds: crossed random effects, as in multi-reader multi-case studies.
 
-A study has S seeds (training is repeated) and C clients (the same ones for every seed). Both are samples: of the seeds
-that might have been drawn and of the clients that might take part. The value of seed s and client c is modelled as::
+A study has S seeds (repeated training) and C clients (the same for every seed). Both are random samples: of all
+possible seeds, and of all clients that might take part. The value of seed s and client c is modelled as::
 
     y[s, c] = mean + seed[s] + client[c] + error[s, c]
 
-with independent effects; the error holds what a client's result owes to the one seed, noise of its test samples
-included. docs/certainty.md describes the analysis, its sources, and how often its intervals cover the truth.
+with independent effects. The error contains the interaction of client and seed, and the noise of the client's test
+samples. docs/certainty.md describes the analysis, its sources, and the measured coverage of its intervals.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Better = Literal["higher", "lower"]
 EQUIVALENCE = 1.0
 """Half width of the region of practical equivalence, in percentage points."""
 LEVEL = 0.95
-"""Confidence level of the intervals that are shown."""
+"""Confidence level of all intervals shown."""
 SIGNIFICANT = 0.05
 """A difference is significant if its p-value, adjusted for the number of methods, is below this."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over clients and seeds, and how sure it is.
+    """A mean over clients and seeds with its standard error.
 
     Args:
-        mean: of all values that were used.
-        std_error: standard error of the mean; NaN if there is nothing to estimate it from.
-        df: degrees of freedom of its t distribution; NaN like the standard error.
-        num_seeds: number of seeds that were used, S.
-        num_clients: number of clients that were used, C.
+        mean: mean of all values used.
+        std_error: standard error of the mean; NaN if it cannot be estimated.
+        df: degrees of freedom of its t distribution; NaN if the standard error is.
+        num_seeds: number of seeds used, S.
+        num_clients: number of clients used, C.
     """
 
     mean: float
@@ -67,7 +67,7 @@ class Estimate:
 
     @property
     def clients_only(self) -> bool:
-        """Whether the interval is over clients only: another seed may give a value outside of it."""
+        """Whether the interval is over clients only, so that another seed may give a value outside it."""
         return self.num_seeds == 1
 
     @property
@@ -78,7 +78,7 @@ class Estimate:
         return float(2 * stdtr(self.df, -abs(self.mean) / self.std_error))
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Return the ends of the interval with a confidence level."""
+        """Return both ends of the interval at a confidence level."""
         margin = self._margin(level)
         return self.mean - margin, self.mean + margin
 
@@ -92,14 +92,14 @@ def estimate(values: ArrayLike) -> Estimate:
     With one seed, the interval is over the clients only; with one client, over the seeds only.
 
     Args:
-        values: a metric, or a paired difference of two methods, by seed and client, ``(S, C)``. NaN where it is not
-            defined: `complete_block` selects what is used.
+        values: a metric, or a paired difference of two methods, by seed and client, ``(S, C)``. Undefined values are
+            NaN: `complete_block` selects the values used.
 
     Returns:
-        The estimate; its ends are NaN for a single value, and all of it is for none.
+        The estimate. For a single value, its interval is NaN; without values, its mean is NaN as well.
 
     Raises:
-        ValueError: if the values have not two dimensions.
+        ValueError: if `values` is not two-dimensional.
 
     >>> one = estimate([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]])
     >>> one.mean, round(one.std_error**2, 6), round(one.df, 6)
@@ -113,11 +113,11 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def complete_block(values: ArrayLike) -> Array:
-    """Return the seeds and clients to use: a matrix without NaN.
+    """Select seeds and clients so that no value is NaN.
 
-    A client that has no test samples is NaN for every seed and is dropped as a column; a seed that is missing is NaN
-    for every client and is dropped as a row. If values are still missing, the row or the column with the largest share
-    of them goes first (the column, if shares are equal), until none is missing.
+    A client without test samples is NaN for every seed and is dropped as a column; a missing seed is NaN for every
+    client and is dropped as a row. While values are missing, the row or column with the largest share of missing values
+    is dropped (the column if shares are equal).
 
     >>> complete_block([[1.0, np.nan, 3.0], [4.0, np.nan, 6.0], [np.nan, np.nan, np.nan]])
     array([[1., 3.],
@@ -140,14 +140,14 @@ def complete_block(values: ArrayLike) -> Array:
 def crossed(values: Array) -> tuple[Any, Any, Any]:
     """Analyze studies by their mean squares: the two-way crossed random-effects analysis of variance.
 
-    The variance of the mean is ``(MS_seed + MS_client - MS_error) / (S C)``. A component of variance cannot be
-    negative: if a mean square is below ``MS_error``, its component is set to zero, which leaves ``MS_client``,
-    ``MS_seed`` or (both) ``MS_error`` in the numerator. Degrees of freedom are Satterthwaite's for the mean squares
-    that are left, and never fewer than the smaller of S - 1 and C - 1. With one seed or client, it is the one-way
-    analysis: a t interval.
+    The variance of the mean is ``(MS_seed + MS_client - MS_error) / (S C)``. Variance components cannot be negative: if
+    a mean square is below ``MS_error``, its component is set to zero, which leaves ``MS_client``, ``MS_seed`` or (if
+    both are below) ``MS_error`` in the numerator. Degrees of freedom are Satterthwaite's for the remaining mean
+    squares, but at least the minimum of S - 1 and C - 1. With one seed or client, it is the one-way analysis: a t
+    interval.
 
     Args:
-        values: without NaN, ``(..., S, C)``: any number of studies.
+        values: values of any number of studies without NaN, ``(..., S, C)``.
 
     Returns:
         Mean, standard error and degrees of freedom, ``(...)`` each; the last two NaN for S = C = 1.
@@ -192,8 +192,8 @@ def _one_way(values: Array) -> tuple[Any, Any]:
     """Return standard error and degrees of freedom of a mean over the last axis."""
     number = values.shape[-1]
     if number == 1:
-        nothing = np.full(values.shape[:-1], math.nan)
-        return nothing, nothing
+        undefined = np.full(values.shape[:-1], math.nan)
+        return undefined, undefined
     return values.std(axis=-1, ddof=1) / math.sqrt(number), np.full(values.shape[:-1], float(number - 1))
 
 
@@ -201,10 +201,10 @@ def _one_way(values: Array) -> tuple[Any, Any]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number, so that any false claim among them has at most the chance that is stated.
+    """Adjust p-values for multiple tests by Holm's method, which controls the family-wise error rate.
 
     Args:
-        p_values: one per method; NaN is no test, stays NaN and does not count.
+        p_values: one per method; NaN means no test, stays NaN and does not count.
 
     References:
         Holm (1979), A simple sequentially rejective multiple test procedure.
@@ -213,29 +213,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     adjusted = [math.nan] * len(p_values)
-    tests = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    tests = sorted((p, position) for position, p in enumerate(p_values) if not math.isnan(p))
     largest = 0.0
-    for rank, (p, place) in enumerate(tests):
+    for rank, (p, position) in enumerate(tests):
         largest = max(largest, min(1.0, (len(tests) - rank) * p))
-        adjusted[place] = largest
+        adjusted[position] = largest
     return adjusted
 
 
 def verdict(difference: Estimate, p_holm: float, better: Better = "higher", equivalence: float = EQUIVALENCE) -> Word:
-    """Judge a paired difference of two methods by a fixed word.
+    """Return the verdict on a paired difference of two methods: the first of these that applies.
 
-    The first that applies:
-
-    - ``equivalent``: the 90% interval lies inside the region of practical equivalence (two one-sided tests at 5%), also
-      if the difference is significant: it is real, but too small to matter. So are methods that never differ.
+    - ``equivalent``: the 90% interval lies inside the region of practical equivalence (two one-sided tests at 5%), even
+      if the difference is significant, since it is too small to matter; also if the methods never differ.
     - ``better`` or ``worse``: the p-value, adjusted for the number of methods, is below 0.05.
-    - ``undecided``: more seeds or clients might tell.
+    - ``undecided``: more seeds or clients are needed.
 
     Args:
         difference: method minus reference.
-        p_holm: its p-value, adjusted by `holm`.
-        better: which values of the metric are better.
-        equivalence: half width of the region, in the metric's unit; 0 if there is no region.
+        p_holm: p-value of the difference, adjusted by `holm`.
+        better: whether higher or lower values of the metric are better.
+        equivalence: half width of the region of practical equivalence, in the metric's unit; 0 for no region.
 
     References:
         Schuirmann (1987), two one-sided tests.

@@ -1,4 +1,4 @@
-"""Is the global model ready to be personalized? Fine-tuning one that is still improving trains it further as well."""
+"""Convergence of the global model: fine-tuning a model that has not converged also continues its general training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Convergence:
 
     Args:
         converged: whether its accuracy changed by less than `MAX_CHANGE` points over the last tenth of the rounds.
-        change: mean accuracy of the last tenth of the rounds minus that of the tenth before, in points; None if the
-            history is too short. On a small validation set single rounds vary by more than that even on a plateau.
+        change: mean accuracy of the last tenth of the rounds minus that of the tenth before, in percentage points; None
+            if the history is too short. On small validation sets, single rounds vary by more even on a plateau.
         rounds: number of rounds in the history.
     """
 
@@ -29,7 +29,7 @@ def judge_convergence(val_accuracy: Sequence[float | None]) -> Convergence:
     """Judge a global model by its validation accuracy: less than 0.5 points of change over the last 10% of rounds.
 
     Args:
-        val_accuracy: percent after every round; None where it was not measured.
+        val_accuracy: accuracy after every round, in percent; None for rounds without evaluation.
 
     >>> judge_convergence([50.0, 60, 70, 75, 78, 80, 81, 82, 82.5, 82.6]).converged
     True

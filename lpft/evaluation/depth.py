@@ -12,7 +12,7 @@ from lpft.models.base import BodyHeadNet, copy_network
 from lpft.types import State
 
 IMAGES = 32
-"""Images per forward pass, since the outputs of all layers of both networks are held at once."""
+"""Images per forward pass; the outputs of all layers of both networks are in memory at the same time."""
 
 FEATURES = "features"
 """The name of the last entry: the input of the head."""
@@ -22,23 +22,22 @@ FEATURES = "features"
 def distortion_by_depth(
     features: GlobalFeatures, state: State, index: Tensor, like: BodyHeadNet | None = None
 ) -> dict[str, float]:
-    """Compare every layer's output with the global model's, in evaluation mode, each with its own norm statistics.
+    """Compare the outputs of every layer with the global model's, both in evaluation mode with their own statistics.
 
-    A layer's distortion is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of the
-    global model's outputs, since layers differ in size. Layers are modules with a ``weight`` of two or more dimensions
-    (linear, convolution); their output is measured before normalization and activation. Layers that do not run on
-    images (such as position embeddings) or not with every batch, or whose outputs are all zero, are left out.
+    The distortion of a layer is the mean l2 distance of its outputs over the samples, divided by the mean l2 norm of
+    the global model's outputs, since layers differ in size. Layers are modules with a ``weight`` of two or more
+    dimensions (linear, convolution); their output is measured before normalization and activation. Layers without image
+    inputs (such as position embeddings), that do not run for every batch, or whose outputs are all zero, are skipped.
 
     Args:
         features: the global model and the data.
-        state: the personalized network's state dict.
+        state: state dict of the personalized network.
         index: positions of the samples in the dataset's arrays, ``(n,)``.
-        like: the network that the state belongs to, if it has more modules than the global model.
+        like: a network that fits the state, if it has more modules than the global model.
 
     Returns:
-        Distortion by the layer's name in the body, in the order in which they run; `FEATURES` is last. Empty if there
-        are no samples. A layer whose name is a number has its type added; a layer that runs repeatedly has an entry for
-        each call.
+        Distortion by the layer's name in the body, in execution order; `FEATURES` is last. Empty without samples. If a
+        layer's name is a number, its type is added; a layer that runs repeatedly has an entry for each call.
 
     References:
         Chen et al., arXiv:2511.12695, for the distortion of the features; layers and division are ours.
@@ -63,12 +62,12 @@ def distortion_by_depth(
 
 
 def _norms(output: Tensor, num_samples: int) -> float:
-    """Return the sum of the samples' l2 norms; the windows of an image in some transformers count as one sample."""
+    """Return the sum of the samples' l2 norms; if a transformer splits an image into windows, they are one sample."""
     return float(output.reshape(num_samples, -1).norm(dim=1).sum())
 
 
 def _of_images(body: nn.Module, image: Tensor) -> list[str]:
-    """Return the layers whose output for two images is twice as long as for one, ``(1, ...)``."""
+    """Return the layers whose output for two images is twice as long as for one image ``(1, ...)``."""
     one, two = _outputs(body, image), _outputs(body, image.expand(2, *image.shape[1:]))
     return [name for name, output in one.items() if _doubled(output) == (two[name].shape if name in two else None)]
 
@@ -78,14 +77,14 @@ def _doubled(output: Tensor) -> torch.Size | None:
 
 
 def _outputs(body: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the outputs of the layers in a forward pass by name, the features last."""
+    """Return the outputs of all layers in a forward pass, by name; the features are last."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
             if isinstance(output, Tensor):
                 times = sum(key == name or key.startswith(f"{name} (") for key in outputs)
-                outputs[f"{name} ({times + 1})" if times else name] = output.clone()  # an activation may work in place
+                outputs[f"{name} ({times + 1})" if times else name] = output.clone()  # activations may be in-place
 
         return hook
 
@@ -105,7 +104,7 @@ def _layers(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _title(name: str, part: nn.Module) -> str:
-    """Return a layer's name, with its type if the name is a number or that of the features.
+    """Return a layer's name, with its type if the name is a number or equal to `FEATURES`.
 
     >>> _title("layer1.0.conv2", nn.Identity()), _title("mlp.0", nn.Linear(1, 1))
     ('layer1.0.conv2', 'mlp.0 Linear')

@@ -1,7 +1,7 @@
-"""Failure signatures: signs that personalization failed, or could not succeed, with the numbers that show them.
+"""Diagnostics: signatures of a personalization that failed or could not succeed, with the numbers that show them.
 
-Every function looks for one signature in the client results of a run, and yields diagnostics of the whole run or of
-single clients; none if all is well, or if the numbers were not recorded.
+Every function searches the client results of a run for one signature, and yields diagnostics of the whole run or of
+single clients; none if there is no problem, or if the numbers were not recorded.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.metric import Vector, mean
 from lpft.storage.client_result import ClientResult, grouped
-from lpft.storage.entries import column_of
+from lpft.storage.columnar import column_of
 
 if TYPE_CHECKING:
     from lpft.evaluation.settings import MetricName
 
 NEAR_CHANCE = 0.1
-"""A value is near chance if it exceeds that by at most this share of the distance to 100%."""
+"""A value is near chance if it exceeds chance by at most this share of the distance to 100%."""
 FEW_SAMPLES = 10
-"""Fewer training samples per class than this are few."""
+"""Fewer training samples per class than this are considered few."""
 STILL_IMPROVING = 0.05
-"""A head still improves if the last epoch of probing lowers its training loss by more than this share."""
+"""A head is still improving if the last epoch of probing lowers its training loss by more than this share."""
 MOVED = 1e-3
 """Features moved if their distortion exceeds this share of their norm; less can be rounding."""
 FOREIGN = 5.0
-"""Norm statistics fit no client if each gains more points at home than this from its own."""
+"""BatchNorm statistics fit no client if its own statistics improve every client's Local by more points than this."""
 
 NOT_CONVERGED = "global model not converged"
 HETEROGENEITY = "extreme heterogeneity"
@@ -42,20 +42,20 @@ BN_DRIFT = "normalization drift"
 FOREIGN_STATISTICS = "statistics that fit no client"
 
 NAMES = (NOT_CONVERGED, HETEROGENEITY, LITTLE_DATA, SHORT_PROBING, BN_DRIFT, FOREIGN_STATISTICS)
-"""All diagnostics; `lpft/reporting/english.yaml` describes each and gives a hint."""
+"""All diagnostics; `lpft/reporting/sentences.yaml` describes each and gives a hint."""
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A failure signature that was found.
+    """A failure signature found in the results.
 
     Args:
         name: one of `NAMES`.
-        value: the number that decided.
-        numbers: all numbers that show it, by name.
-        client: the client that it concerns; None: all.
-        method: the method; None: all, or none in particular.
-        seed: the seed; None: all.
+        value: the number that is compared with the threshold.
+        numbers: all numbers that show the signature, by name.
+        client: name of the client; None if it concerns all.
+        method: name of the method; None if it concerns all, or none in particular.
+        seed: the seed; None if it concerns all.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Diagnostic:
 
     @property
     def place(self) -> str:
-        """Client, method and seed; empty if it concerns the whole run."""
+        """Client, method and seed as text; empty if it concerns the whole run."""
         seed = None if self.seed is None else f"seed {self.seed}"
         return ", ".join(part for part in (self.client, self.method, seed) if part)
 
@@ -80,16 +80,16 @@ def diagnose(
     restarted: Collection[str] = (),
     metric: MetricName = "accuracy",
 ) -> list[Diagnostic]:
-    """Look for every failure signature.
+    """Search for every failure signature.
 
     Args:
-        results: of any seeds, methods and clients.
-        histories: the global models' validation accuracy after every round, in percent, by seed; empty for a global
-            model from elsewhere.
-        pairs: methods and the baselines that they are compared with.
-        adapted: the method that changes nothing but BatchNorm's statistics, if there is one.
-        restarted: methods whose fine-tuning does not start from the head that they have probed.
-        metric: what the results show in the place of accuracy.
+        results: client results of any seeds, methods and clients.
+        histories: the global model's validation accuracy after every round, in percent, by seed; empty for a global
+            model that was not trained by lpft.
+        pairs: methods and the baselines with which they are compared.
+        adapted: the method that changes only the statistics of BatchNorm, if there is one.
+        restarted: methods whose fine-tuning does not start from the probed head.
+        metric: the metric in the results' `accuracy`.
     """
     trained = [result for result in results if _is_trained(result)]
     return [
@@ -114,11 +114,11 @@ def not_converged(histories: Mapping[int, Sequence[float | None]]) -> Iterator[D
 def extreme_heterogeneity(
     results: Sequence[ClientResult], pairs: Sequence[tuple[str, str]] = (), metric: MetricName = "accuracy"
 ) -> Iterator[Diagnostic]:
-    """Detect clients that have nothing in common: Local improves, but elsewhere every method is at chance.
+    """Detect clients that have nothing in common: Local improves, but all methods are near chance on other clients.
 
-    Elsewhere is Global without the client's own test set, which would hide it if there are few clients. The methods of
-    the first pair with several seeds must not differ in it by more than one standard deviation over the seeds. If the
-    means over all clients do not show it, the single clients that do are reported.
+    The client's own test set is excluded, since it would dominate if there are few clients. The two methods of the
+    first pair must not differ on other clients by more than one standard deviation over the seeds, if there are several
+    seeds. If the means over all clients do not show the signature, single clients that do are reported.
     """
     by_method = grouped(results, "method")
     if diagnostic := _at_chance(results, metric):
@@ -136,14 +136,14 @@ def extreme_heterogeneity(
 def _with_trained_model(
     results: Sequence[ClientResult], histories: Mapping[int, Sequence[float | None]], metric: MetricName
 ) -> list[ClientResult]:
-    """Leave out seeds whose global model was near chance and still improving: it has learned nothing to forget."""
-    kept: list[ClientResult] = []
+    """Exclude seeds whose global model was near chance and still improving: it has learned nothing to forget."""
+    included: list[ClientResult] = []
     for seed, of_seed in grouped(results, "seed").items():
         classes = _num_classes(of_seed)
         learned = not classes or mean(result.local_before for result in of_seed) > near_chance(classes, metric)
         if learned or seed not in histories or judge_convergence(histories[seed]).converged:
-            kept += of_seed
-    return kept
+            included += of_seed
+    return included
 
 
 def _at_chance(results: Sequence[ClientResult], metric: MetricName, client: str | None = None) -> Diagnostic | None:
@@ -153,10 +153,10 @@ def _at_chance(results: Sequence[ClientResult], metric: MetricName, client: str 
         return None
     best = -math.inf
     for of_method in grouped(results, "method").values():
-        here = mean(map(_elsewhere, of_method))
-        if not here <= near_chance(classes, metric):
+        on_others = mean(map(_mean_of_others, of_method))
+        if not on_others <= near_chance(classes, metric):
             return None
-        best = max(best, here)
+        best = max(best, on_others)
     numbers = {"rise": rise, "best": best, "worst": mean(map(_worst, results)), "chance": chance(classes, metric)}
     return Diagnostic(HETEROGENEITY, best, numbers, client)
 
@@ -166,7 +166,7 @@ def _num_classes(results: Iterable[ClientResult]) -> int | None:
 
 
 def chance(num_classes: int, metric: MetricName = "accuracy") -> float:
-    """Return what guessing achieves, percent: half of the area under the ROC curve, however many classes there are.
+    """Return the value of random guessing, percent; for the area under the ROC curve 50, for any number of classes.
 
     >>> chance(10), chance(10, "auroc")
     (10.0, 50.0)
@@ -175,23 +175,26 @@ def chance(num_classes: int, metric: MetricName = "accuracy") -> float:
 
 
 def near_chance(num_classes: int, metric: MetricName = "accuracy") -> float:
-    """Return the value in percent up to which a model is near chance.
+    """Return the largest value that is near chance, percent.
 
     >>> near_chance(10), near_chance(10, "auroc")
     (19.0, 55.0)
     """
-    guessed = chance(num_classes, metric)
-    return guessed + NEAR_CHANCE * (100 - guessed)
+    at_chance = chance(num_classes, metric)
+    return at_chance + NEAR_CHANCE * (100 - at_chance)
 
 
 def _first_differences(
     by_method: Mapping[str, Sequence[ClientResult]], pairs: Sequence[tuple[str, str]]
 ) -> list[float]:
-    """Return the difference in accuracy on the others' test sets for every seed with both methods of a pair."""
+    """Return, for the first pair with results, the difference in accuracy on other clients for every common seed."""
     for pair in pairs:
         if set(pair) <= by_method.keys():
             first, second = (
-                {seed: mean(map(_elsewhere, of_seed)) for seed, of_seed in grouped(by_method[name], "seed").items()}
+                {
+                    seed: mean(map(_mean_of_others, of_seed))
+                    for seed, of_seed in grouped(by_method[name], "seed").items()
+                }
                 for name in pair
             )
             return [first[seed] - second[seed] for seed in first if seed in second]
@@ -199,10 +202,10 @@ def _first_differences(
 
 
 def too_little_data(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Yield the clients that memorized few samples and generalize worse.
+    """Yield the clients that memorized few samples and generalize worse than the global model.
 
-    That is fewer than `FEW_SAMPLES` training samples per class that the client has, all of them classified correctly
-    after training, and validation accuracy below the global model's; with several seeds, for most of them.
+    These have fewer than `FEW_SAMPLES` training samples per class of the client, 100% training accuracy, and lower
+    validation accuracy than the global model, for most of the seeds.
     """
     for (client, method), of_client in grouped(results, "client", "method").items():
         overfit = [result for result in of_client if _is_overfit(result)]
@@ -220,11 +223,11 @@ def _is_overfit(result: ClientResult) -> bool:
 
 
 def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Yield the methods whose head was still improving when full fine-tuning began.
+    """Yield the methods whose head was still improving when full fine-tuning started.
 
     The last epoch of probing lowers the training loss by more than `STILL_IMPROVING`, in the mean over clients and
-    seeds; otherwise the single clients for which it does are reported. It takes two epochs of probing to compare. The
-    numbers include training loss and distortion after the first epoch of full fine-tuning.
+    seeds; if not, single clients for which it does are reported. At least two epochs of probing are needed. The numbers
+    include training loss and distortion after the first epoch of full fine-tuning.
     """
     for method, of_method in grouped(results, "method").items():
         switches = {
@@ -242,7 +245,7 @@ def probing_too_short(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
 
 @dataclass(frozen=True)
 class _Switch:
-    """Training losses of the last two epochs of probing and the first epoch of fine-tuning; distortion after that."""
+    """Training losses of the last two epochs of probing and of the first epoch of fine-tuning, and its distortion."""
 
     before: float
     last: float
@@ -256,7 +259,7 @@ def _switch(result: ClientResult) -> _Switch | None:
     switches = np.flatnonzero(probing[:-1] & ~probing[1:]) + 1
     if not switches.size:
         return None
-    losses, distortions = _trained(result, "train_loss"), _trained(result, "distortion")
+    losses, distortions = _epoch_values(result, "train_loss"), _epoch_values(result, "distortion")
     first = switches[0]
     before = losses[first - 2] if first > 1 and probing[first - 2] else math.nan
     return _Switch(float(before), float(losses[first - 1]), float(losses[first]), float(distortions[first]))
@@ -278,7 +281,7 @@ def _short_probing(
 
 
 def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Yield the methods that moved the features while they trained the head alone."""
+    """Yield the methods that moved the features while training only the head."""
     for method, of_method in grouped(results, "method").items():
         drifts = {result.client: drift for result in of_method if (drift := _drift(result)) > 0}
         if drifts:
@@ -292,12 +295,12 @@ def normalization_drift(results: Iterable[ClientResult]) -> Iterator[Diagnostic]
 
 
 def foreign_statistics(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
-    """Detect a global model whose BatchNorm statistics are far from every client's, as after few rounds.
+    """Detect a global model whose BatchNorm statistics are far from those of every client, as after few rounds.
 
-    Every client gains more than `FOREIGN` points at home, in the mean over seeds, from its own statistics alone.
+    Adapting only the statistics improves every client's Local by more than `FOREIGN` points, in the mean over seeds.
 
     Args:
-        results: of a method that changes nothing else.
+        results: client results of a method that changes only the statistics of BatchNorm.
     """
     gains = {
         client: mean(_nan(result.local) - _nan(result.local_before) for result in of_client)
@@ -314,13 +317,13 @@ def foreign_statistics(results: Iterable[ClientResult]) -> Iterator[Diagnostic]:
 
 
 def _drift(result: ClientResult) -> float:
-    """Return the distortion after training the head alone; 0 if it is rounding only."""
+    """Return the largest distortion after epochs that train only the head; 0 if it can be rounding."""
     probing = _is_probing(result)
     if not probing.any():
         return 0.0
     distortion, relative = _nan(result.distortion_own), _nan(result.distortion_relative)
     norm = distortion / relative if distortion > 0 and relative > 0 else 1.0
-    probed = _trained(result, "distortion")[probing].tolist()
+    probed = _epoch_values(result, "distortion")[probing].tolist()
     if probing.all():
         probed.append(distortion)
     largest = max((value for value in probed if not math.isnan(value)), default=0.0)
@@ -331,14 +334,14 @@ def _is_trained(result: ClientResult) -> bool:
     return result.status in ("ok", "no_test") and bool((column_of(result.epochs, "epoch") > 0).any())
 
 
-def _trained(result: ClientResult, name: str) -> Vector:
-    """Return a quantity of all epochs but epoch 0, the global model; NaN where it was not recorded."""
+def _epoch_values(result: ClientResult, name: str) -> Vector:
+    """Return a field of every epoch except epoch 0, the global model; NaN where it was not recorded."""
     return column_of(result.epochs, name)[column_of(result.epochs, "epoch") > 0]
 
 
 def _is_probing(result: ClientResult) -> NDArray[np.bool_]:
-    """Tell for all epochs but epoch 0 whether the head alone was trained."""
-    return _trained(result, "lr_body") == 0
+    """Return for every epoch except epoch 0 whether only the head was trained."""
+    return _epoch_values(result, "lr_body") == 0
 
 
 def _others(result: ClientResult) -> Vector:
@@ -347,7 +350,7 @@ def _others(result: ClientResult) -> Vector:
     return others[~np.isnan(others)]
 
 
-def _elsewhere(result: ClientResult) -> float:
+def _mean_of_others(result: ClientResult) -> float:
     return float(row.mean()) if (row := _others(result)).size else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Federated feature distortion: how far fine-tuning has moved the features."""
+"""Federated feature distortion: the distance by which fine-tuning moved the features."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def client_means(values: Tensor, clients: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the mean of a figure over each client's samples, float64, ``(K, C)``; NaN for clients without samples.
+    """Return the mean of values over each client's samples, float64, ``(K, C)``; NaN for clients without samples.
 
     Args:
-        values: figures of K models, ``(K, n)``.
-        clients: whose sample each one is, int64, ``(n,)``.
+        values: one value per model and sample, ``(K, n)``.
+        clients: client of each sample, int64, ``(n,)``.
         sizes: number of samples of each of the C clients.
 
     >>> client_means(torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([0, 1, 1]), [1, 2])
@@ -27,21 +27,21 @@ def client_means(values: Tensor, clients: Tensor, sizes: Sequence[int]) -> Tenso
 
 @torch.no_grad()
 def summarize(distortion: Tensor, own: int, num_test: Tensor, norm_own: float) -> tuple[float, float, float]:
-    """Sum up one client's distortion.
+    """Summarize one client's distortion.
 
     Args:
         distortion: mean l2 distance between the personalized and the global model's features over each client's test
-            samples, ``(C,)``; NaN for clients without, or not tested on.
+            samples, ``(C,)``; NaN for clients without test samples, and for those not tested on.
         own: position of the client.
         num_test: number of every client's test samples, ``(C,)``.
         norm_own: mean l2 norm of the global model's features over the client's own test samples.
 
     Returns:
-        ``distortion_own``, the mean over the client's own test samples; ``distortion_all``, over all clients' samples;
-        and ``distortion_relative``, the first divided by the norm; NaN if that is 0, as of dead ReLUs.
+        ``distortion_own``, the mean over the client's own test samples; ``distortion_all``, the mean over all clients'
+        samples; and ``distortion_relative``, the first divided by the norm, NaN if the norm is 0 (dead ReLUs).
 
     References:
-        Chen et al., arXiv:2511.12695: the formula is `distortion_own`, the words are `distortion_all`.
+        Chen et al., arXiv:2511.12695: its formula is `distortion_own`, its text describes `distortion_all`.
 
     >>> summarize(torch.tensor([1.0, 4.0]), own=0, num_test=torch.tensor([1, 2]), norm_own=2.0)
     (1.0, 3.0, 0.5)

@@ -1,7 +1,7 @@
-"""Accuracy by group, and of the worst group of samples instead of the average sample.
+"""Accuracy of groups of samples, and of the worst group.
 
-Groups are the data's, such as the four combinations of class and attribute. A cell holds, for each group, its model's
-accuracy over the client's own test set (``local``) and over the pooled test sets of all clients (``all``).
+The data define the groups, such as the four combinations of class and attribute. A client result contains the model's
+accuracy for each group, on the client's own test set (``local``) and on the pooled test sets of all clients (``all``).
 
 References:
     Sagawa et al., arXiv:1911.08731.
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 Where = Literal["local", "all"]
 Groups = Mapping[str, Mapping[str, Any]]
-"""By a group's name ``local`` and ``all`` in percent (None without samples), ``num_local`` and ``num_all``."""
+"""For each group, by name: ``local`` and ``all`` in percent (None without samples), ``num_local`` and ``num_all``."""
 
 
 def by_group(names: Sequence[str], hits: NDArray[np.int64], sizes: NDArray[np.int64], own: int) -> dict[str, Any]:
-    """Turn counts of one model into the accuracies of a cell.
+    """Compute the accuracies of a model on all groups.
 
     Args:
         names: names of the groups.
         hits: correct predictions on every client's test samples of each group, ``(C, G)``.
-        sizes: number of these samples, ``(C, G)``.
-        own: position of the model's own client.
+        sizes: number of every client's test samples of each group, ``(C, G)``.
+        own: position of the model's client.
 
     >>> by_group(["men", "women"], np.array([[3, 0], [1, 2]]), np.array([[4, 0], [4, 2]]), own=0)["men"]
     {'local': 75.0, 'all': 50.0, 'num_local': 4, 'num_all': 8}
@@ -41,7 +41,7 @@ def by_group(names: Sequence[str], hits: NDArray[np.int64], sizes: NDArray[np.in
 
 
 def worst_group(groups: Groups, where: Where) -> float | None:
-    """Return the lowest accuracy of a group that has samples, percent; None if no group has any.
+    """Return the lowest accuracy among groups with samples, percent; None if no group has samples.
 
     >>> groups = {"men": {"local": 75.0, "all": 50.0}, "women": {"local": None, "all": 100.0}}
     >>> worst_group(groups, "local"), worst_group(groups, "all")

@@ -1,4 +1,4 @@
-"""The models between the global model and a personalized one: weight-space interpolation, as in WiSE-FT."""
+"""Evaluation of models between the global and a personalized model: weight-space interpolation, as in WiSE-FT."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lpft.types import State
 
 @dataclass(frozen=True)
 class LinePoint:
-    """How K interpolated models do.
+    """The evaluation of K interpolated models.
 
     Args:
-        a: where they are: 0 is the global model, 1 the personalized one.
-        test: on the test sets of all clients.
-        val: accuracy on each client's own validation set, percent, ``(K,)``; NaN for clients without.
+        a: interpolation coefficient: 0 is the global model, 1 the personalized one.
+        test: evaluation on the test sets of all clients.
+        val: accuracy on each client's own validation set, percent, ``(K,)``; NaN for clients without validation data.
     """
 
     a: float
@@ -34,16 +34,16 @@ class LinePoint:
 def evaluate_line(
     evaluator: Evaluator, stack: ClientStack, start: BodyHeadNet, clients: Sequence[int], num_points: int
 ) -> list[LinePoint]:
-    """Test the models between a start and the K personalized models of a stack, which stays as it is.
+    """Test models on the line from a start to the K personalized models of a stack, which is not modified.
 
-    Where only heads differ from the global model, its stored features serve.
+    If only heads differ from the global model, its stored features are used.
 
     Args:
-        evaluator: tests models.
+        evaluator: tests the models.
         stack: the personalized models.
-        start: the network that they started from.
+        start: the network from which they started.
         clients: positions of the K clients.
-        num_points: how many models, evenly spaced, without the ends.
+        num_points: number of evenly spaced models between the ends.
     """
     ends = {name: tensor.detach() for name, tensor in {**stack.params(), **stack.net_buffers()}.items()}
     begin = _tensors(start)

@@ -1,4 +1,4 @@
-"""Test every personalized model on every client's test data."""
+"""Evaluation of every personalized model on every client's test set: the rows of the accuracy matrix."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lpft.evaluation.scores import SCORES, Samples, score, temperatures
 from lpft.evaluation.settings import MetricName
 
 MOST_LOGITS = 2**24
-"""So many logits are scored at once, to bound the memory."""
+"""Maximum number of logits that are scored at the same time, to limit memory."""
 
 
 @dataclass(frozen=True)
 class StackEvaluation:
-    """How K personalized models do on the test sets of all C clients. NaN for test sets that are empty.
+    """The evaluation of K personalized models on the test sets of all C clients; NaN for empty test sets.
 
     Args:
-        accuracy: percent, ``(K, C)``: K rows of the accuracy matrix; or of another metric, if the evaluator has one.
+        accuracy: K rows of the accuracy matrix, or of the evaluator's other metric, percent, ``(K, C)``.
         distortion: mean l2 distance of the features from the global model's on each client's test set, ``(K, C)``.
         group_hits: number of correct predictions on each client's test samples of each group, int64, ``(K, C, G)``.
     """
@@ -38,12 +38,12 @@ class StackEvaluation:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What K models make of each of n samples, on the CPU.
+    """The outputs of K models for n samples, on the CPU.
 
     Args:
-        hits: whether they are right, bool, ``(K, n)``.
-        moved: l2 distance of the features from the global model's, ``(K, n)``; None if they have its body.
-        logits: ``(K, n, num_classes)``; None if they were not asked for.
+        hits: whether the prediction is correct, bool, ``(K, n)``.
+        moved: l2 distance of the features from the global model's, ``(K, n)``; None if the models have its body.
+        logits: ``(K, n, num_classes)``; None if not requested.
     """
 
     hits: Tensor
@@ -52,14 +52,14 @@ class Outcomes:
 
 
 class Evaluator:
-    """Tests models in inference mode; the test data are shared by all clients of a stack.
+    """Evaluates models in inference mode; all models of a stack share the test data.
 
     Args:
         features: the global model and its features.
-        split: which samples to test on; ``val`` for what a choice is made by.
-        metric: what takes the place of accuracy on the test sets.
-        drawn: positions of the clients whose samples every model is tested on; None: all.
-        own: positions of the K clients of a stack, whose models are tested on their own samples, too.
+        split: the samples to test on; ``val`` if a choice depends on the result.
+        metric: the metric on the test sets.
+        drawn: positions of the clients whose samples every model is tested on; None for all clients.
+        own: positions of the K clients of a stack; each model is also tested on its own client's samples.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class Evaluator:
         self.metric = metric
         self.drawn, self.own = drawn, own
         tested = range(len(self.clients)) if drawn is None else {*drawn, *own}
-        nothing = torch.empty(0, dtype=torch.int64)
-        sets = [getattr(client, split) if place in tested else nothing for place, client in enumerate(self.clients)]
+        empty = torch.empty(0, dtype=torch.int64)
+        sets = [getattr(client, split) if i in tested else empty for i, client in enumerate(self.clients)]
         self.index = torch.cat(sets)
         self.sizes = [len(samples) for samples in sets]
         self.owner = torch.arange(len(sets)).repeat_interleave(torch.tensor(self.sizes))
         self.labels = features.samples.labels(self.index)
         self.num_groups = len(features.data.arrays.group_names)
-        # one bin for every client and group, the first of a client's bins for samples of no group
+        # one bin for every client and group; the first bin of a client is for samples without a group
         self.bin = self.owner * (1 + self.num_groups) + features.data.arrays.groups[self.index] + 1
 
     @cached_property
     def on_val(self) -> Evaluator:
-        """Accuracy on the validation sets of the same clients."""
+        """The evaluator of accuracy on the validation sets of the same clients."""
         return Evaluator(self.global_features, "val", drawn=self.drawn, own=self.own)
 
     @cached_property
@@ -113,7 +113,7 @@ class Evaluator:
 
     @cached_property
     def global_hits(self) -> Tensor:
-        """Whether the global model is right about each sample tested on, on the CPU, bool, ``(num_test,)``."""
+        """Whether the global model classifies each sample tested on correctly, on the CPU, bool, ``(num_test,)``."""
         return self._global_outcomes.hits[0]
 
     @cached_property
@@ -124,11 +124,11 @@ class Evaluator:
 
     @cached_property
     def global_evaluation(self) -> StackEvaluation:
-        """How the global model itself does, as a stack of one."""
+        """The evaluation of the global model, as a stack of one."""
         return self._evaluation(self._global_outcomes)
 
     def tests(self, k: int) -> Tensor:
-        """Tell on which clients' test sets the k-th model of the stack is tested, bool, ``(C,)``."""
+        """Return on which clients' test sets the k-th model of the stack is tested, bool, ``(C,)``."""
         tested = torch.full((len(self.clients),), self.drawn is None)
         tested[[*(self.drawn or ()), *self.own[k : k + 1]]] = True
         return tested
@@ -144,37 +144,37 @@ class Evaluator:
         return client_means(self.test_features.norm(dim=-1).unsqueeze(0).cpu(), self.owner, self.sizes)[0]
 
     def test(self, stack: ClientStack) -> StackEvaluation:
-        """Test the K models of a stack, which keep the mode that they are in, on the test sets of all clients.
+        """Evaluate the K models of a stack on the test sets of all clients; their training mode is restored.
 
-        Where only heads differ from the global model, its stored features serve, and the distortion is 0.
+        If only heads differ from the global model, its stored features are used, and the distortion is 0.
         """
-        return self._tested(self._outcomes(stack, self._needs_logits))
+        return self._masked_evaluation(self._outcomes(stack, self._needs_logits))
 
     def test_with_scores(self, stack: ClientStack, clients: Sequence[int]) -> tuple[StackEvaluation, dict[str, Tensor]]:
-        """Test the K models of a stack, and return all of `SCORES` on each client's test set, ``(K, C)`` each, too.
+        """Evaluate the K models of a stack, and compute all of `SCORES` on each client's test set, ``(K, C)`` each.
 
         Args:
             stack: the models.
-            clients: whose they are, K positions: their temperatures are fitted on these clients' validation data.
+            clients: positions of the K clients, on whose validation data the temperatures are fitted.
         """
         outcomes = self._outcomes(stack, True)
         assert outcomes.logits is not None
         fitted = self._temperatures(stack, clients)
         scores: dict[str, list[Tensor]] = {name: [] for name in SCORES}
         size = max(1, MOST_LOGITS // max(1, outcomes.logits[0].numel()))
-        for logits, own in zip(outcomes.logits.split(size), fitted.split(size), strict=True):
+        for logits, part in zip(outcomes.logits.split(size), fitted.split(size), strict=True):
             for name, values in scores.items():
-                values.append(score(name, logits, self.samples, own))
-        evaluation = self._tested(outcomes)
-        masked = {name: self._kept(torch.cat(values), torch.nan) for name, values in scores.items()}
+                values.append(score(name, logits, self.samples, part))
+        evaluation = self._masked_evaluation(outcomes)
+        masked = {name: self._masked(torch.cat(values), torch.nan) for name, values in scores.items()}
         return evaluation, masked
 
     def hits_of_all(self, stack: ClientStack) -> Tensor:
-        """Return whether each of the K models is right about each sample, on the CPU, bool, ``(K, num_test)``."""
+        """Return whether each of the K models classifies each sample correctly, on the CPU, bool, ``(K, num_test)``."""
         return self._outcomes(stack).hits
 
     def accuracy(self, hits: Tensor) -> Tensor:
-        """Return the accuracy on each client's samples in percent, float64, ``(K, C)``, of hits ``(K, num_test)``."""
+        """Return the accuracy of hits ``(K, num_test)`` on each client's samples, percent, float64, ``(K, C)``."""
         return percent(self._count(hits).sum(-1), self.bin_sizes.sum(-1))
 
     def of_client(self, tensor: Tensor, client: int) -> Tensor:
@@ -183,7 +183,7 @@ class Evaluator:
         return tensor[start : start + self.sizes[client]]
 
     def shares_body(self, stack: ClientStack) -> bool:
-        """Tell whether all bodies of a stack, their buffers included, are the global model's, bit for bit."""
+        """Return whether all bodies of a stack, including buffers, are bitwise equal to the global model's."""
         state = self.global_features.net.state_dict()
         tensors = {**stack.params(), **stack.net_buffers()}
         bodies = {name: t for name, t in tensors.items() if name.startswith("body.")}
@@ -191,13 +191,13 @@ class Evaluator:
 
     @torch.inference_mode()
     def hits(self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None) -> list[Tensor]:
-        """Return for each of the K models which samples of a set of its own it classifies correctly.
+        """Return which samples of its own set each of the K models classifies correctly.
 
         Args:
             stack: K models.
             sets: positions of the samples in the dataset's arrays, int64, ``(n,)``, one tensor per model.
-            features: of those samples, ``(K, n_max, k)``, where they are known: those of a stack whose bodies are
-                the global model's.
+            features: features of these samples, ``(K, n_max, k)``, if all bodies of the stack are the global model's;
+                None to compute them.
 
         Returns:
             K tensors on the CPU, bool, ``(n,)``.
@@ -211,7 +211,7 @@ class Evaluator:
     def _own_logits(
         self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits ``(K, batch, num_classes)`` and labels of sets as in `hits`; the shorter ones are filled up."""
+        """Yield logits ``(K, batch, num_classes)`` and labels of sets as in `hits`; shorter sets are padded."""
         index = torch.nn.utils.rnn.pad_sequence(list(sets), batch_first=True)
         size = _batch_size(len(sets))
         with _inference(stack):
@@ -239,28 +239,29 @@ class Evaluator:
 
     @torch.inference_mode()
     def _outcomes(self, stack: ClientStack, keep_logits: bool = False) -> Outcomes:
-        """Return what the K models of a stack make of all samples tested on."""
+        """Return the outputs of the K models of a stack for all samples tested on."""
         num_models = stack.num_clients
         if self.shares_body(stack):
             classify = partial(stack.classify, shared=True)
             return self._outcomes_of_heads(classify, num_models, keep_logits)
         size = _batch_size(num_models)
         device = self.global_features.device
-        moved, kept = [torch.zeros(num_models, 0, device=device)], _Kept(num_models, device, keep_logits)
+        moved, collected = [torch.zeros(num_models, 0, device=device)], _Collector(num_models, device, keep_logits)
         with _inference(stack):
             for index, labels, before in zip(
                 *(chunks(tensor, size) for tensor in (self.index, self.labels, self.test_features)), strict=True
             ):
                 after = stack.features(self.global_features.images(index), shared=True)
-                kept.add(stack.classify(after), labels)
+                collected.add(stack.classify(after), labels)
                 moved.append((after - before).norm(dim=-1))
-        return kept.outcomes(torch.cat(moved, dim=1).cpu())
+        return collected.outcomes(torch.cat(moved, dim=1).cpu())
 
     def _outcomes_of_heads(self, classify: Callable[[Tensor], Tensor], num_models: int, keep_logits: bool) -> Outcomes:
-        kept = _Kept(num_models, self.global_features.device, keep_logits)
+        """Return the outputs of heads on the global model's features."""
+        collected = _Collector(num_models, self.global_features.device, keep_logits)
         for features, labels in zip(chunks(self.test_features), chunks(self.labels), strict=True):
-            kept.add(classify(features), labels)
-        return kept.outcomes(None)
+            collected.add(classify(features), labels)
+        return collected.outcomes(None)
 
     @property
     def _needs_logits(self) -> bool:
@@ -273,7 +274,7 @@ class Evaluator:
         return counts.unflatten(1, (len(self.clients), -1))
 
     def _evaluation(self, outcomes: Outcomes) -> StackEvaluation:
-        """Sum up by client; without distances the distortion is 0."""
+        """Summarize outcomes by client; without distances the distortion is 0."""
         accuracy = self.accuracy(outcomes.hits)
         if outcomes.moved is None:
             distortion = torch.zeros_like(accuracy).masked_fill(accuracy.isnan(), torch.nan)
@@ -283,22 +284,25 @@ class Evaluator:
             accuracy = score(self.metric, outcomes.logits, self.samples)
         return StackEvaluation(accuracy, distortion, self._count(outcomes.hits)[..., 1:])
 
-    def _tested(self, outcomes: Outcomes) -> StackEvaluation:
-        """Sum up the outcomes of a stack, each of its models on the drawn clients and its own."""
-        found = self._evaluation(outcomes)
-        accuracy, distortion = self._kept(found.accuracy, torch.nan), self._kept(found.distortion, torch.nan)
-        return StackEvaluation(accuracy, distortion, self._kept(found.group_hits, 0))
+    def _masked_evaluation(self, outcomes: Outcomes) -> StackEvaluation:
+        """Summarize the outcomes of a stack; each model is evaluated on the drawn clients and its own."""
+        evaluation = self._evaluation(outcomes)
+        return StackEvaluation(
+            self._masked(evaluation.accuracy, torch.nan),
+            self._masked(evaluation.distortion, torch.nan),
+            self._masked(evaluation.group_hits, 0),
+        )
 
-    def _kept(self, values: Tensor, nothing: float) -> Tensor:
-        """Replace what a model did on samples of other clients of its stack that were not drawn: ``(K, C, ...)``."""
+    def _masked(self, values: Tensor, fill: float) -> Tensor:
+        """Replace values ``(K, C, ...)`` of clients that a model is not tested on: neither drawn nor its own."""
         if self.drawn is None:
             return values
-        keep = torch.stack([self.tests(k) for k in range(len(values))])
-        return values.masked_fill(~keep.view(*keep.shape, *[1] * (values.dim() - 2)), nothing)
+        tested = torch.stack([self.tests(k) for k in range(len(values))])
+        return values.masked_fill(~tested.view(*tested.shape, *[1] * (values.dim() - 2)), fill)
 
 
-class _Kept:
-    """Outcomes as they come in, batch by batch."""
+class _Collector:
+    """Collects outcomes batch by batch."""
 
     def __init__(self, num_models: int, device: torch.device, keep_logits: bool) -> None:
         self.keep_logits = keep_logits
@@ -312,19 +316,19 @@ class _Kept:
             self.logits.append(logits.float().cpu())
 
     def outcomes(self, moved: Tensor | None) -> Outcomes:
-        """Return them in one piece."""
+        """Return the outcomes of all batches."""
         return Outcomes(
             torch.cat(self.hits, dim=1).cpu(), moved, torch.cat(self.logits, dim=1) if self.logits else None
         )
 
 
 def _batch_size(num_models: int) -> int:
-    """Return the images in one forward pass of so many models."""
+    """Return the number of images in one forward pass of a stack."""
     return max(32, min(CHUNK, 1024 // num_models))
 
 
 def share(hits: Sequence[Tensor]) -> Tensor:
-    """Return the share of correct predictions per model, percent, float64; NaN where there are no samples.
+    """Return the share of correct predictions of each model, percent, float64; NaN without samples.
 
     >>> share([torch.tensor([True, False]), torch.tensor([], dtype=torch.bool)])
     tensor([50., nan], dtype=torch.float64)
@@ -333,7 +337,7 @@ def share(hits: Sequence[Tensor]) -> Tensor:
 
 
 def percent(correct: Tensor, total: Tensor) -> Tensor:
-    """Return the share of correct predictions in percent, float64; NaN where there is none at all.
+    """Return the share of correct predictions in percent, float64; NaN where the total is 0.
 
     >>> percent(torch.tensor([3, 0]), torch.tensor([4, 0]))
     tensor([75., nan], dtype=torch.float64)
@@ -343,7 +347,7 @@ def percent(correct: Tensor, total: Tensor) -> Tensor:
 
 @contextmanager
 def _inference(stack: ClientStack) -> Iterator[None]:
-    """Evaluation mode for a block; afterwards the modes of all parts are as before."""
+    """Set evaluation mode for a block, and restore the modes of all modules afterwards."""
     modes = {part: part.training for part in stack.module.modules()}
     stack.module.eval()
     try:

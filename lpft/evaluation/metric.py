@@ -1,4 +1,4 @@
-"""What a metric is, and what it is computed from; `lpft.evaluation.metrics` has the metrics."""
+"""The types of metrics and of their input; `lpft.evaluation.metrics` is the registry."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What all metrics are computed from: one method's results with one seed.
+    """The input of all metrics: the results of one method with one seed.
 
     Args:
         accuracy: percent, shape ``(C, C)``; row = whose model, column = whose test set. A client without test samples
             is a column of NaN, which every mean, minimum and standard deviation ignores.
-        results: results of every client in the order of the rows, None if one is missing; may be empty.
+        results: client results in the order of the rows, None if missing; or empty.
         ddof: delta degrees of freedom of standard deviations over test sets and clients.
     """
 
@@ -51,23 +51,23 @@ class Evaluation:
         return np.array([getattr(result, name, None) for result in results], dtype=np.float64)
 
     def scores(self, name: str, where: Literal["local", "global_all"]) -> Vector:
-        """Return a score of all clients' predictions, at home or everywhere, ``(C,)``; NaN where there is none."""
+        """Return a score of every client's model, on its own or on all test sets, ``(C,)``; NaN if not recorded."""
         results = self.results or [None] * len(self.accuracy)
-        found = [(result.scores or {}).get(name, {}).get(where) if result else None for result in results]
-        return np.array(found, dtype=np.float64)
+        values = [(result.scores or {}).get(name, {}).get(where) if result else None for result in results]
+        return np.array(values, dtype=np.float64)
 
-    def head_norms(self, place: Literal[0, 1]) -> Vector:
+    def head_norms(self, position: Literal[0, 1]) -> Vector:
         """Return the norm of every client's head before (0) or after (1) personalization, ``(C,)``."""
         norms = [result.head_norms if result else None for result in self.results] or [None] * len(self.accuracy)
-        return np.array([pair[place] if pair else None for pair in norms], dtype=np.float64)
+        return np.array([pair[position] if pair else None for pair in norms], dtype=np.float64)
 
     @cached_property
     def num_testable(self) -> int | None:
-        """Number of clients with test samples, if models were tested on some of them only."""
+        """Number of clients with test samples, if models were tested on only some of them."""
         return next((r.num_testable for r in self.results if r and r.num_testable is not None), None)
 
     def of_clients(self, name: str) -> Vector:
-        """Return a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
+        """Compute a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
         from lpft.evaluation.metrics import CLIENT_METRICS
 
         return compute_metric(next(metric for metric in CLIENT_METRICS if metric.name == name), self)
@@ -78,12 +78,12 @@ class ClientMetric:
     """A number that describes every client's model.
 
     Args:
-        name: its column in clients.csv.
-        title: how tables and figures call it.
-        compute: takes an `Evaluation`, returns ``(C,)``; NaN where it is not defined.
-        description: what it is, in a sentence or two; legends show it.
-        unit: of its values.
-        optional: whether the column is left out where it has no values.
+        name: name of its column in clients.csv.
+        title: name in tables and figures.
+        compute: takes an `Evaluation`, returns ``(C,)``; NaN where undefined.
+        description: one or two sentences for legends.
+        unit: unit of its values.
+        optional: whether the column is omitted if it has no values.
     """
 
     name: str
@@ -96,16 +96,16 @@ class ClientMetric:
 
 @dataclass(frozen=True)
 class Metric(ClientMetric):
-    """A number that sums up one method with one seed: ``compute`` returns a float.
+    """A number that summarizes one method with one seed: ``compute`` returns a float.
 
     Its name is its column in results.csv, and ``final/NAME`` in TensorBoard.
 
     Args:
-        format: how a value is written in tables.
-        better: which values are better.
+        format: formats a value for tables.
+        better: whether higher or lower values are better.
         shown: whether it is a column of the comparison of methods, and a metric of TensorBoard's HPARAMS tab.
-        spread: whether the comparison shows the standard deviation over the seeds, too.
-        rank: a narrow terminal omits the shown metrics of the lowest rank first; 9 always stays.
+        spread: whether the comparison also shows the standard deviation over the seeds.
+        rank: on a narrow terminal, shown metrics of the lowest rank are omitted first; those of rank 9 never are.
     """
 
     format: Callable[[float], str] = "{:.1f}".format
@@ -128,7 +128,7 @@ def count(value: float) -> str:
 
 
 def mean(values: Iterable[float | None] | Vector) -> float:
-    """Return the mean of the values that are neither None nor NaN, rounded once; NaN if there are none."""
+    """Return the correctly rounded mean of all values that are neither None nor NaN; NaN if there are none."""
     if isinstance(values, np.ndarray):
         defined = values[~np.isnan(values)].tolist()
     else:
@@ -137,7 +137,7 @@ def mean(values: Iterable[float | None] | Vector) -> float:
 
 
 def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
-    """Compute a metric; the mean of an empty array is NaN, without a warning."""
+    """Compute a metric without warnings about means of empty arrays, which are NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return metric.compute(evaluation)

@@ -1,4 +1,4 @@
-"""The registry of metrics, which every table, page, figure and TensorBoard event reads.
+"""The registry of metrics, which all tables, pages, figures and TensorBoard events use.
 
 A metric is an entry of `METRICS` (one number per seed and method) or of `CLIENT_METRICS` (one number per client). A new
 entry is a new column of results.csv or clients.csv and, if it is `shown`, of the comparison of methods.
@@ -21,8 +21,8 @@ def hurt_share(local: Vector, local_before: Vector) -> float:
     """Return the share of clients, in ``[0, 1]``, whose local accuracy fell below the global model's.
 
     Args:
-        local: every personalized model on its own client's test set, percent, ``(C,)``.
-        local_before: the global model on the same test sets, percent, ``(C,)``.
+        local: accuracy of every personalized model on its own client's test set, percent, ``(C,)``.
+        local_before: accuracy of the global model on the same test sets, percent, ``(C,)``.
 
     >>> hurt_share(np.array([90.0, 80.0, 70.0, np.nan]), np.array([90.0, 85.0, 60.0, np.nan]))
     0.3333333333333333
@@ -35,8 +35,8 @@ def worst_share(values: Vector, share: float) -> float:
     """Return the mean of the lowest values.
 
     Args:
-        values: of every client, ``(C,)``; NaN does not count.
-        share: of the clients, in ``(0, 1]``; rounded up to whole clients.
+        values: one value per client, ``(C,)``; NaN is ignored.
+        share: share of the clients, in ``(0, 1]``; rounded up to whole clients.
 
     >>> worst_share(np.array([90.0, 70.0, np.nan, 80.0, 60.0]), 0.25), worst_share(np.array([90.0, 70.0, 80.0]), 0.5)
     (60.0, 75.0)
@@ -46,7 +46,7 @@ def worst_share(values: Vector, share: float) -> float:
 
 
 def gini(values: Vector) -> float:
-    """Return the Gini coefficient of values that are not negative: half their mean difference, relative to their mean.
+    """Return the Gini coefficient of non-negative values: half their mean absolute difference, divided by their mean.
 
     >>> gini(np.array([50.0, 50.0])), gini(np.array([0.0, 100.0])), gini(np.array([1.0, 3.0, np.nan]))
     (0.0, 0.5, 0.25)
@@ -62,14 +62,14 @@ def _global(evaluation: Evaluation) -> Vector:
     if evaluation.num_testable is None:
         return np.asarray(np.nanmean(evaluation.accuracy, axis=1))
     rows = enumerate(evaluation.accuracy.tolist())
-    return np.array([mean_of_all(row, place, evaluation.num_testable) for place, row in rows])
+    return np.array([mean_of_all(row, own, evaluation.num_testable) for own, row in rows])
 
 
 def _global_error(evaluation: Evaluation) -> Vector:
     if evaluation.num_testable is None:
         return np.full(len(evaluation.accuracy), np.nan)
     rows = enumerate(evaluation.accuracy.tolist())
-    return np.array([standard_error(row, place, evaluation.num_testable) for place, row in rows])
+    return np.array([standard_error(row, own, evaluation.num_testable) for own, row in rows])
 
 
 def _worst_groups(evaluation: Evaluation, where: Where) -> Vector:
@@ -78,7 +78,7 @@ def _worst_groups(evaluation: Evaluation, where: Where) -> Vector:
 
 
 def _recorded(name: str, title: str, description: str, unit: str = "%") -> ClientMetric:
-    """Make the metric of a field of the client results."""
+    """Return the metric of a field of the client results."""
     return ClientMetric(name, title, lambda e: e.values(name), description, unit)
 
 
@@ -152,25 +152,25 @@ PLACES: dict[str, tuple[Literal["local", "global_all"], str, str]] = {
 CLIENT_METRICS += [
     ClientMetric(
         f"{name}_{place}",
-        f"{title}, {of}",
+        f"{title}, {place_title}",
         partial(Evaluation.scores, name=name, where=where),
-        f"{what}; {on}.",
+        f"{description}; {place_description}.",
         unit,
         optional=True,
     )
-    for name, (title, what, unit) in SCORE_METRICS.items()
-    for place, (where, of, on) in PLACES.items()
+    for name, (title, description, unit) in SCORE_METRICS.items()
+    for place, (where, place_title, place_description) in PLACES.items()
 ]
 CLIENT_METRICS += [
     ClientMetric(
         f"head_norm_{when}",
         f"norm of the head {when}",
-        partial(Evaluation.head_norms, place=place),  # type: ignore[arg-type]
+        partial(Evaluation.head_norms, position=position),  # type: ignore[arg-type]
         f"Frobenius norm of the last layer's weight {when} personalization.",
         "",
         optional=True,
     )
-    for place, when in enumerate(("before", "after"))
+    for position, when in enumerate(("before", "after"))
 ]
 
 _accuracy = partial(Metric, shown=True)
@@ -310,7 +310,7 @@ METRICS = [
     ),
 ]
 """``global_all``, ``cstd_row``, ``worst_row`` and ``average3`` follow the numbers of Table 2 in arXiv:2511.12695;
-``global_others``, ``cstd_local``, ``worst_local`` and ``average2`` follow its text (the two do not agree)."""
+``global_others``, ``cstd_local``, ``worst_local`` and ``average2`` follow its text, which contradicts the table."""
 
 METRICS += [
     Metric(

@@ -1,17 +1,17 @@
-"""Which clients should fine-tune at all? Decided on validation data alone.
+"""Recommends which clients should fine-tune, by validation data only.
 
-Fine-tuning a client that has little to learn costs it accuracy as often as not. So a method has to beat the global
-model on the client's validation samples by more than one standard error of the difference; otherwise the client keeps
-the global model.
+Fine-tuning a client that has little to learn often costs accuracy. A method therefore has to beat the global model on
+the client's validation samples by more than one standard error of the difference; otherwise the client keeps the global
+model.
 
-Both models answer the same ``n`` samples, so the comparison is paired: ``b`` are right with the personalized model only
-and ``c`` with the global model only. The gain is ``(b - c) / n``. Its standard error is Agresti and Min's Wald+2: half
-a sample is added to each cell of the 2 x 2 table, so that the error does not vanish where a handful of samples happen
-to agree. One more correct sample out of any number is never enough; two more, with none less, are.
+Both models classify the same ``n`` samples, so the comparison is paired: ``b`` samples are correct only with the
+personalized model, ``c`` only with the global model. The gain is ``(b - c) / n``. Its standard error is Agresti and
+Min's Wald+2, which adds half a sample to each entry of the 2 x 2 table, so that the error is not 0 if a few samples
+happen to agree. A gain of one sample is never enough; a gain of two without any loss is.
 
-The rule is lenient on purpose: one standard error is not a test of significance, and with ten methods one of them is
-ahead by chance more often than the error of a single comparison suggests. Methods that use validation data themselves
-(early stopping, a greedy soup) do better there than elsewhere.
+The rule is deliberately lenient: one standard error is not a significance test, and among ten methods one is ahead by
+chance more often than the error of a single comparison suggests. Methods that use validation data themselves (early
+stopping, greedy soup) do better on these data than on others.
 
 References:
     Agresti and Min, Simple improved confidence intervals for comparing matched proportions, Statistics in Medicine 24
@@ -33,19 +33,19 @@ KEEP, PERSONALIZE = "keep", "personalize"
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What a client should use. Accuracies and differences in percent; None where not defined.
+    """The model that a client should use. Accuracies and differences are in percent, None if undefined.
 
     Args:
-        client: its name.
-        num_val: number of validation samples, which decide.
+        client: name of the client.
+        num_val: number of the client's validation samples.
         val_before: the global model's validation accuracy.
-        best_method: the recommended method or, if that is the global model, the one that came closest to beating it.
-        val_after: validation accuracy with this method.
+        best_method: the recommended method; if the global model is recommended, the method closest to beating it.
+        val_after: validation accuracy of this method.
         gain: `val_after` minus `val_before`.
-        standard_error: of the gain.
-        recommendation: `KEEP` the global model or `PERSONALIZE`.
-        test_before: the global model's accuracy on the client's test set. To judge the recommendation, never to choose.
-        test_after: the method's.
+        standard_error: standard error of the gain.
+        recommendation: `KEEP` (the global model) or `PERSONALIZE`.
+        test_before: the global model's accuracy on the client's test set; judges the recommendation, never chooses.
+        test_after: the method's accuracy on the client's test set.
     """
 
     client: str
@@ -71,83 +71,83 @@ class Recommendation:
 
     @property
     def merit(self) -> tuple[bool, float]:
-        """What methods are ranked by; gains that differ by rounding only are equal."""
+        """Sort key of methods; gains that differ only by rounding are equal."""
         return self.recommendation == PERSONALIZE, -math.inf if self.gain is None else round(self.gain, 6)
 
 
-def recommend(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[Recommendation]:
-    """Recommend a model to every client, from the means over all seeds.
+def recommend(results: Iterable[ClientResult], methods: Sequence[str] = ()) -> list[Recommendation]:
+    """Recommend a model for every client, by the means over all seeds.
 
-    Seeds share the validation samples: more seeds make the figures steadier, but not the standard error smaller.
+    Seeds share the validation samples: more seeds reduce the variance of the means, but not the standard error.
 
     Args:
-        cells: of any seeds, methods and clients.
-        methods: in the order of preference among equals, the simplest first: the order of the experiment.
+        results: client results of any seeds, methods and clients.
+        methods: methods in order of preference among equals, as in the experiment: the simplest first.
 
     Returns:
-        One per client, in the order in which they first come.
+        One recommendation per client, in order of first appearance.
     """
     rank = {method: number for number, method in enumerate(methods)}
     recommendations = []
-    for client, of_client in grouped(cells, "client").items():
+    for client, of_client in grouped(results, "client").items():
         by_method = sorted(grouped(of_client, "method").items(), key=lambda item: rank.get(item[0], len(rank)))
         compared = [_compare(client, method, of_method) for method, of_method in by_method]
         recommendations.append(max(compared, key=lambda comparison: comparison.merit))  # the first among equals
     return recommendations
 
 
-def choose(cells: Iterable[ClientResult], methods: Sequence[str] = ()) -> dict[tuple[int, str], str | None]:
-    """Choose the model that each client should use, for every seed by that seed's cells alone.
+def choose(results: Iterable[ClientResult], methods: Sequence[str] = ()) -> dict[tuple[int, str], str | None]:
+    """Choose the model that each client should use, for every seed by its own results only.
 
     Args:
-        cells: of any seeds, methods and clients.
-        methods: in the order of preference among equals.
+        results: client results of any seeds, methods and clients.
+        methods: methods in order of preference among equals.
 
     Returns:
-        By seed and client the name of a method; None for the global model.
+        Name of the method by seed and client; None for the global model.
     """
-    by_seed = grouped(cells, "seed")
+    by_seed = grouped(results, "seed")
     return {(seed, r.client): r.method for seed, of_seed in by_seed.items() for r in recommend(of_seed, methods)}
 
 
-def _compare(client: str, method: str, cells: Sequence[ClientResult]) -> Recommendation:
+def _compare(client: str, method: str, results: Sequence[ClientResult]) -> Recommendation:
     """Compare a method with the global model on one client's validation samples."""
-    validated = [cell for cell in cells if cell.num_val and cell.val_before is not None and cell.val_after is not None]
+    validated = [r for r in results if r.num_val and r.val_before is not None and r.val_after is not None]
     gain = error = None
     convincing = False
     if validated:
         gained, lost = (fmean(counts) for counts in zip(*map(_discordant, validated), strict=True))
-        size = fmean(cell.num_val for cell in validated)
+        size = fmean(result.num_val for result in validated)
         gain, error = 100 * (gained - lost) / size, 100 * standard_error(gained, lost, size)
         convincing = gain > error + 1e-9
     return Recommendation(
         client=client,
-        num_val=cells[0].num_val,
-        val_before=_mean(cell.val_before for cell in validated),
+        num_val=results[0].num_val,
+        val_before=_mean(result.val_before for result in validated),
         best_method=method,
-        val_after=_mean(cell.val_after for cell in validated),
+        val_after=_mean(result.val_after for result in validated),
         gain=gain,
         standard_error=error,
         recommendation=PERSONALIZE if convincing else KEEP,
-        test_before=_mean(cell.local_before for cell in cells),
-        test_after=_mean(cell.local for cell in cells),
+        test_before=_mean(result.local_before for result in results),
+        test_after=_mean(result.local for result in results),
     )
 
 
-def _discordant(cell: ClientResult) -> tuple[float, float]:
-    """Return how many validation samples were gained and lost; where not counted, as if models erred independently."""
-    if cell.val_gained is not None and cell.val_lost is not None:
-        return cell.val_gained, cell.val_lost
-    before, after = (cell.val_before or 0.0) / 100, (cell.val_after or 0.0) / 100
-    return cell.num_val * after * (1 - before), cell.num_val * before * (1 - after)
+def _discordant(result: ClientResult) -> tuple[float, float]:
+    """Return the numbers of validation samples gained and lost; if not recorded, as if errors were independent."""
+    if result.val_gained is not None and result.val_lost is not None:
+        return result.val_gained, result.val_lost
+    before, after = (result.val_before or 0.0) / 100, (result.val_after or 0.0) / 100
+    return result.num_val * after * (1 - before), result.num_val * before * (1 - after)
 
 
 def standard_error(gained: float, lost: float, size: float) -> float:
     """Return the standard error of ``(gained - lost) / size``: that of Wald+2, multiplied by ``(size + 2) / size``.
 
     Args:
-        gained: number of samples that only the one model gets right.
-        lost: number of samples that only the other gets right.
+        gained: number of samples that only the personalized model classifies correctly.
+        lost: number of samples that only the global model classifies correctly.
         size: number of all samples.
 
     >>> round(standard_error(2, 0, 14), 4), round(2 / 14, 4)

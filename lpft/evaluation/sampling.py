@@ -1,4 +1,4 @@
-"""Testing every model on some clients only: what that says about all."""
+"""Estimates of the accuracy over all clients from tests on a random sample of them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 
 
 def mean_of_all(row: Sequence[float | None], own: int, num_testable: int | None) -> float:
-    """Return the mean of a model's accuracies over all clients, or what is expected of it; NaN without any.
+    """Return the mean of a model's accuracies over all clients, or an unbiased estimate of it; NaN without values.
 
-    Where only some clients were drawn, the client's own test set counts as one of all of them, and the drawn others
-    stand for the rest: an estimate without bias.
+    If only some clients were drawn, the client's own test set has the weight of one client, and the other drawn ones
+    represent all others.
 
     Args:
-        row: accuracies on the clients' test sets, ``(C,)``; None or NaN where there is none.
-        own: position of the model's own client.
-        num_testable: number of clients with test samples; None if the row has all of them.
+        row: accuracies on the clients' test sets, ``(C,)``; None or NaN if undefined or not tested.
+        own: position of the model's client.
+        num_testable: number of clients with test samples; None if the row contains all of them.
 
     >>> mean_of_all([90.0, 50.0, None, 70.0, None], own=0, num_testable=5)
     66.0
     """
-    at_home, others = split_row(row, own)
-    defined = [*at_home, *others]
+    local, others = split_row(row, own)
+    defined = [*local, *others]
     if num_testable is None or not others:
         return sum(defined) / len(defined) if defined else math.nan
-    rest = num_testable - len(at_home)
-    return (sum(at_home) + rest * sum(others) / len(others)) / num_testable
+    num_others = num_testable - len(local)
+    return (sum(local) + num_others * sum(others) / len(others)) / num_testable
 
 
 def standard_error(row: Sequence[float | None], own: int, num_testable: int | None) -> float:
-    """Return the standard error of `mean_of_all` that drawing clients leaves; 0 if all were tested.
+    """Return the standard error of `mean_of_all` due to drawing clients; 0 if all were tested.
 
-    It is that of a sample without replacement; NaN for a single other client.
+    It assumes sampling without replacement; NaN if a single other client was drawn.
 
     Args:
         row: as in `mean_of_all`.
@@ -46,19 +46,18 @@ def standard_error(row: Sequence[float | None], own: int, num_testable: int | No
     """
     if num_testable is None:
         return 0.0
-    at_home, others = split_row(row, own)
-    rest, number = num_testable - len(at_home), len(others)
-    if number < 2:
-        return 0.0 if rest == number else math.nan
-    center = sum(others) / number
-    variance = sum((value - center) ** 2 for value in others) / (number - 1)
-    return rest / num_testable * math.sqrt(variance / number * (1 - number / rest))
+    local, others = split_row(row, own)
+    num_others, num_drawn = num_testable - len(local), len(others)
+    if num_drawn < 2:
+        return 0.0 if num_others == num_drawn else math.nan
+    center = sum(others) / num_drawn
+    variance = sum((value - center) ** 2 for value in others) / (num_drawn - 1)
+    return num_others / num_testable * math.sqrt(variance / num_drawn * (1 - num_drawn / num_others))
 
 
 def split_row(row: Sequence[float | None], own: int) -> tuple[list[float], list[float]]:
-    """Return the accuracies on the own test set (one or none) and on the others' that there are."""
-    at_home, others = [row[own]], [*row[:own], *row[own + 1 :]]
-    return _defined(at_home), _defined(others)
+    """Return the defined accuracies on the client's own test set (one or none) and on those of the others."""
+    return _defined([row[own]]), _defined([*row[:own], *row[own + 1 :]])
 
 
 def _defined(values: Sequence[float | None]) -> list[float]:

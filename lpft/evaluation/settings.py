@@ -13,14 +13,14 @@ class EvaluationSettings:
     """How personalized models are tested and compared.
 
     Args:
-        curve: number of models between the global and every personalized one that are tested, evenly spaced on the line
-            between the two: 9 are a = 0.1, ..., 0.9. 0 tests none.
-        metric: what the matrix and everything that is made of it show, percent. ``balanced_accuracy`` is the mean
-            recall of the classes; ``auroc`` the area under the ROC curve, of one class against the rest where there are
-            more than two. Choices by validation data go by accuracy.
-        clients: test every model on its own client and on so many drawn ones, which are the same for all models of a
-            seed; null tests on all.
-        equivalence: differences of at most so many percentage points count as none in practice.
+        curve: number of evenly spaced models to test on the line between the global and every personalized model: 9
+            are a = 0.1, ..., 0.9. 0 tests none.
+        metric: metric of the matrix and of everything computed from it, percent. ``balanced_accuracy`` is the mean
+            recall of the classes; ``auroc`` the area under the ROC curve, one-vs-rest for more than two classes.
+            Choices by validation data always use accuracy.
+        clients: number of randomly drawn clients, the same for all models of a seed, to test every model on in addition
+            to its own client; null tests on all clients.
+        equivalence: half width of the region of practical equivalence, in percentage points.
     """
 
     def __init__(

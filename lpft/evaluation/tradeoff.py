@@ -1,11 +1,10 @@
 """Methods compared as curves: Global at equal Local, and the area under a trade-off curve.
 
 A method's curve has a point for every model that was tested on the line from the global model to the personalized ones.
-Local and Global of a point are means over clients and seeds. What is computed from the curves depends on these means in
-a way that is not linear; `matched` and `area` therefore return, for every seed and client, its share of the result: its
-values on the curve, with what they contribute to the position of the other values taken to first order (the influence
-function). The mean of the shares is the result exactly, and their analysis by `lpft.evaluation.certainty.estimate`
-accounts for the noise in both axes.
+Local and Global of a point are means over clients and seeds. The results are nonlinear functions of these means. So
+`matched` and `area` return the share of every seed and client in the result, with its effect on the position of other
+values to first order (the influence function). The mean of the shares is exactly the result, and their analysis by
+`lpft.evaluation.certainty.estimate` accounts for the noise in both axes.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Curve:
 
     Args:
         local: accuracy on the client's own test set, percent, ``(P, S, C)``; the first point is the global model, the
-            last one the personalized model.
-        others: accuracy to keep, such as Global, percent, ``(P, S, C)``.
+            last point the personalized model.
+        others: accuracy to preserve, such as Global, percent, ``(P, S, C)``.
     """
 
     local: Array
@@ -38,21 +37,21 @@ class Curve:
         return np.asarray(~np.isnan(self.local + self.others).any(axis=0))
 
     def of(self, seeds: Mask, clients: Mask) -> Curve:
-        """Return the curve of some seeds and clients, given as bool, ``(S,)`` and ``(C,)``."""
+        """Return the curve of selected seeds and clients, bool, ``(S,)`` and ``(C,)``."""
         return Curve(self.local[:, seeds][:, :, clients], self.others[:, seeds][:, :, clients])
 
     def rising(self) -> Curve:
-        """Return the points at which mean Local is higher than at all earlier ones, the first one included.
+        """Return the points, including the first, at which mean Local is higher than at all earlier points.
 
-        What follows the highest Local loses on both axes. On the points that are left, Local determines the point.
+        Points after the highest Local lose on both axes. On the remaining points, Local is a unique coordinate.
         """
         means = self.local.mean(axis=(1, 2))
         before = np.maximum.accumulate(np.concatenate([[-np.inf], means[:-1]]))
-        keep = means > before
-        return Curve(self.local[keep], self.others[keep])
+        is_higher = means > before
+        return Curve(self.local[is_higher], self.others[is_higher])
 
     def up_to(self, level: float) -> Curve:
-        """Cut a rising curve off at a mean Local, between two points if need be; both are on its last line then."""
+        """Truncate a rising curve at a mean Local; if it is between two points, the last point is interpolated."""
         means = self.local.mean(axis=(1, 2))
         after = int(np.searchsorted(means, level))
         if after >= len(means):
@@ -70,7 +69,8 @@ class Matched:
     """The difference of two methods in Global at equal Local, averaged over a range of Local.
 
     Args:
-        shares: of every seed and client that both methods have, ``(S, C)``, percentage points; NaN without a range.
+        shares: share of every seed and client that both methods have, ``(S, C)``, percentage points; NaN if the range
+            is empty.
         low: mean Local of the global model, percent.
         high: the highest mean Local that both methods reach, percent.
     """
@@ -89,12 +89,12 @@ def matched(one: Curve, other: Curve) -> Matched:
     """Compare two methods at equal Local, on the part of the Local axis that both curves reach.
 
     The result is the mean of ``Global_one(L) - Global_other(L)`` over L from the global model's Local to the highest
-    that both reach, with Global interpolated linearly between the points of the mean curves. The range is taken as
-    given: its own uncertainty is not part of the shares'.
+    Local that both reach, with Global interpolated linearly between the points of the mean curves. The shares do not
+    include the uncertainty of the range itself.
 
     Args:
-        one: a method.
-        other: the method that it is compared with; both start from the same global models.
+        one: curve of a method.
+        other: curve of the method to compare with; both start from the same global models.
 
     >>> start, end = np.array([[80.0]]), np.array([[90.0]])
     >>> keeps = Curve(np.stack([start, end]), np.stack([start, start]))
@@ -115,22 +115,22 @@ def matched(one: Curve, other: Curve) -> Matched:
 
 
 def area(curve: Curve) -> Array:
-    """Return the area between a curve and the global model's point, in shares of seeds and clients, ``(S, C)``.
+    """Return the area between a curve and the global model's point, as shares of seeds and clients, ``(S, C)``.
 
     It is the integral of ``Global(L) - Global(global model)`` over L from the global model's Local to the curve's
-    highest, in squared percentage points: positive where personalizing gains everywhere, negative where it forgets.
+    highest Local, in squared percentage points: positive if personalization improves Global, negative if it forgets.
     """
     seeds, clients = _complete(curve.defined)
     return _integral(curve.of(seeds, clients).rising()) if clients.any() else np.full((1, 1), np.nan)
 
 
 def _integral(curve: Curve) -> Array:
-    """Return each seed's and client's share of the integral of Global, less the start's, over Local: ``(S, C)``."""
-    kept = curve.others - curve.others[0]
-    mean_kept, mean_local = kept.mean(axis=(1, 2)), curve.local.mean(axis=(1, 2))
+    """Return the shares of seeds and clients in the integral of Global minus its start over Local, ``(S, C)``."""
+    change = curve.others - curve.others[0]
+    mean_change, mean_local = change.mean(axis=(1, 2)), curve.local.mean(axis=(1, 2))
     steps, mean_steps = np.diff(curve.local, axis=0), np.diff(mean_local)
-    own_heights = (kept[1:] + kept[:-1]) / 2
-    mean_heights = (mean_kept[1:] + mean_kept[:-1]) / 2
+    own_heights = (change[1:] + change[:-1]) / 2
+    mean_heights = (mean_change[1:] + mean_change[:-1]) / 2
     by_height = np.tensordot(mean_steps, own_heights, axes=1)
     by_step = np.tensordot(mean_heights, steps - mean_steps[:, None, None], axes=1)
     shares: Array = by_height + by_step
@@ -138,23 +138,23 @@ def _integral(curve: Curve) -> Array:
 
 
 def _end(curve: Curve) -> Array:
-    """Return what is taken off the shares where the curve ends at a given Local instead of its own, ``(S, C)``."""
-    kept = (curve.others[-1] - curve.others[0]).mean()
-    shares: Array = kept * (curve.local[-1] - curve.local[-1].mean())
+    """Return the correction of the shares for a curve that ends at a fixed Local instead of its own, ``(S, C)``."""
+    change = (curve.others[-1] - curve.others[0]).mean()
+    shares: Array = change * (curve.local[-1] - curve.local[-1].mean())
     return shares
 
 
 def _complete(defined: Mask) -> tuple[Mask, Mask]:
-    """Return which seeds and clients to use, bool: seeds that have anything, clients that all of these have."""
+    """Return which seeds and clients to use, bool: seeds with any values, and clients that all these seeds have."""
     seeds = np.asarray(defined.any(axis=1))
     return seeds, np.asarray(defined[seeds].all(axis=0) & seeds.any())
 
 
 def best_point(val: Array) -> NDArray[np.int64]:
-    """Return the point with the highest validation accuracy; of equal ones the first, which changes least.
+    """Return the point with the highest validation accuracy; among equal points the first, which changes least.
 
     Args:
-        val: percent, ``(P, ...)``; where it is NaN, the last point is returned: the personalized model.
+        val: validation accuracy, percent, ``(P, ...)``; if any is NaN, the last point, the personalized model, is best.
     """
     best = np.nan_to_num(val, nan=-np.inf).argmax(axis=0)
     return np.where(np.isnan(val).any(axis=0), len(val) - 1, best)

@@ -13,28 +13,28 @@ from torch import Tensor
 from lpft.types import StackUpdate, State
 
 COARSE, FINE = 30, 66
-"""Binary digits after the point that the two parts of a sum hold."""
+"""Binary digits after the point of the two parts of a sum."""
 LIMIT = 2.0**21
-"""An entry of this size (2e6) or above comes from a client that has diverged, and could overflow the sum."""
+"""Absolute entries from 2^21 (2e6) on count as diverged, since they could overflow the sum."""
 CHUNK = 2**16
-"""Numbers that are worked on at once: few enough to stay in the processor's cache."""
+"""Number of entries processed at once: few enough to stay in the processor's cache."""
 SMALL = 2**12
 """Entries of a client's tensor up to which starting a computation takes longer than doing it."""
 
 
 class Aggregator(ABC):
-    """Adds client updates up in one tensor, and turns the sum over all ranks into the next global state.
+    """Sums client updates in one tensor, and converts the sum over all ranks to the next global state.
 
-    Every rank adds up its own clients' updates; the round loop sums over the ranks.
+    Every rank sums the updates of its own clients; the round loop sums over the ranks.
     """
 
     @abstractmethod
     def zeros(self, like: State, num_examples: Sequence[int]) -> Tensor:
-        """Return the empty sum of a round.
+        """Return the initial sum of a round.
 
         Args:
-            like: the global state that the clients start from.
-            num_examples: training samples of every client of the round.
+            like: the global state from which the clients start.
+            num_examples: number of training samples of every client of the round.
         """
 
     @abstractmethod
@@ -42,19 +42,19 @@ class Aggregator(ABC):
         """Add the updates of a stack of clients, or of several stacks, to the sum, in place.
 
         Returns:
-            The clients, by position, that have diverged and are therefore left out.
+            Positions of the clients that have diverged; they are left out of the sum.
         """
 
     @abstractmethod
     def finish(self, total: Tensor, like: State) -> State:
-        """Return the next global state; entries that are not averaged keep the value they have in `like`."""
+        """Return the next global state; entries that are not averaged are copied from `like`."""
 
 
 Weighting = Literal["samples", "equal"]
 """Weight of a client in the average: its number of training samples, or the same for all."""
 
 AggregatorFactory = Callable[[Weighting], Aggregator]
-"""Makes an aggregator; YAML chooses the class and its other settings."""
+"""A function that builds an aggregator; YAML chooses the class and its other settings."""
 
 
 class WeightedMean(Aggregator):
@@ -63,8 +63,8 @@ class WeightedMean(Aggregator):
     Integer entries (the counter ``num_batches_tracked``) are copied from the previous global state, not averaged.
 
     The global model is the same, bit for bit, for any number of ranks: the weighted sum of every stack of clients is
-    rounded to two float64 numbers, multiples of 2^-30 and of 2^-66, and sums of such numbers are exact in any order. A
-    sum of plain floats now and then differs in the last bit. Entries from 1e-12 to 2e6 keep the precision of float32;
+    rounded to two float64 numbers, multiples of 2^-30 and of 2^-66, whose sums are exact in any order. A
+    plain float sum occasionally differs in the last bit. Entries from 1e-12 to 2e6 keep the precision of float32;
     with a larger entry a client counts as diverged.
 
     Args:
@@ -80,13 +80,13 @@ class WeightedMean(Aggregator):
         self._memory: dict[torch.device, Tensor] = {}
 
     def zeros(self, like: State, num_examples: Sequence[int]) -> Tensor:
-        """Return the empty sum, float64, ``(2, P + 1)``: two parts of P floating-point entries and the total weight."""
+        """Return zeros, float64, ``(2, P + 1)``: both parts of the sums of P entries and of the weights."""
         floats = _floats(like)
         self._whole = float(sum(num_examples) if self.weighting == "samples" else len(num_examples))
         return torch.zeros(2, 1 + sum(t.numel() for t in floats), dtype=torch.float64, device=floats[0].device)
 
     def add(self, total: Tensor, update: StackUpdate) -> list[int]:
-        """Add the weighted states of each stack, and their weights; weights are shares of the round's total."""
+        """Add the weighted states of each stack and their weights; weights are fractions of the round's total."""
         num_clients = len(update.clients)
         counts = update.num_examples if self.weighting == "samples" else [1] * num_clients
         weights = torch.tensor(counts, dtype=torch.float64) / self._whole
@@ -121,7 +121,7 @@ class WeightedMean(Aggregator):
     def _add_exactly(self, total: Tensor, tensor: Tensor, shares: Sequence[Sequence[float]]) -> None:
         """Add the weighted sum over the clients of each stack to both parts of a sum.
 
-        This is done piece by piece, in memory that is used again.
+        It works piece by piece in reused memory.
 
         Args:
             total: both parts, ``(2, n)``.
@@ -157,7 +157,7 @@ class WeightedMean(Aggregator):
 
 
 def _rounder(digits: int) -> float:
-    """Return what rounds a float64 to so many binary digits after the point when it is added and subtracted."""
+    """Return the constant that rounds a float64 to `digits` binary digits if it is added and then subtracted."""
     return 1.5 * 2.0 ** (52 - digits)
 
 
@@ -177,9 +177,9 @@ def _with_small_ones_joined(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _usable(tensors: list[Tensor]) -> Tensor:
-    """Tell, as bool ``(K,)``, which clients' entries are finite and not so large that they must have diverged."""
+    """Return, bool ``(K,)``, which clients' entries are all finite and below `LIMIT`."""
     flat = [t.permute(sorted(range(t.dim()), key=t.stride, reverse=True)).reshape(-1) for t in tensors]
     squares = torch.stack([torch.dot(t, t) for t in flat])
-    if (squares < LIMIT**2).all():  # the usual case, at the cost of reading all once; also False for NaN
+    if (squares < LIMIT**2).all():  # the usual case, in one pass over the data; False for NaN
         return torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
     return torch.stack([(t.flatten(1).abs() < LIMIT).all(dim=1) for t in tensors]).all(dim=0)

@@ -1,4 +1,4 @@
-"""FedAvg: the round loop, top to bottom. The collectives of the package are in this file."""
+"""FedAvg: the round loop, top to bottom. All collectives of the package are in this file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("lpft")
 
 T = TypeVar("T")
 Training = Callable[[list[list[int]], State], Iterable[StackUpdate]]
-"""Trains stacks of clients, given by position, from a global state."""
+"""A function that trains stacks of clients, given by their positions, from a global state."""
 
 
 def fedavg_round(
@@ -48,51 +48,53 @@ def fedavg_round(
     describe: Callable[[int], str] = "client {}".format,
     memory: ClientMemory | None = None,
 ) -> tuple[State, float]:
-    """One round: train this rank's clients, sum their contributions over all ranks by one all-reduce, average.
+    """Run one round: train this rank's clients, sum their updates over all ranks by one all-reduce, and average.
 
     Args:
         fabric: the ranks.
         global_state: state dict of the global model, the same on every rank.
         cohort: the clients of the round, in stacks.
         num_samples: training samples of every client, by position.
-        train: trains stacks of clients from the global state.
-        aggregator: turns client updates into the next global state.
-        describe: names client, round and seed for messages, from the client's position.
-        memory: takes what the clients keep until they take part again; None if they keep nothing.
+        train: function that trains stacks of clients from the global state.
+        aggregator: combines client updates into the next global state.
+        describe: function that returns client, round and seed for messages, given the client's position.
+        memory: stores the tensors that clients keep between rounds; None if they keep nothing.
 
     Returns:
-        The mean of the clients' states, the same on every rank and for any number of ranks, and that of their losses.
+        The mean of the clients' states and that of their losses; the same on every rank and for any number of ranks.
 
     References:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
     """
-    place = {client: number for number, client in enumerate(sorted(itertools.chain(*cohort)))}
-    total = aggregator.zeros(global_state, [num_samples[client] for client in place])
-    losses = torch.zeros(len(place), dtype=torch.float64, device=total.device)
-    kept = losses.new_zeros(len(place), memory.size if memory else 0)
+    rows = {client: row for row, client in enumerate(sorted(itertools.chain(*cohort)))}
+    total = aggregator.zeros(global_state, [num_samples[client] for client in rows])
+    losses = torch.zeros(len(rows), dtype=torch.float64, device=total.device)
+    kept = losses.new_zeros(len(rows), memory.size if memory else 0)
     for update in train(shard(cohort, num_samples, fabric.global_rank, fabric.world_size), global_state):
         for client in aggregator.add(total, update):
             log.warning("%s has diverged and is left out of the round's average", describe(client))
-        places = [place[client] for client in update.clients]
-        losses[places] = update.losses.double()
+        own_rows = [rows[client] for client in update.clients]
+        losses[own_rows] = update.losses.double()
         if memory and memory.size:
-            kept[places] += memory.rows(update.memory, kept.dtype)  # no zero keeps its sign, with any number of ranks
+            kept[own_rows] += memory.rows(
+                update.memory, kept.dtype
+            )  # `+=` drops the sign of zeros, as sums of ranks do
     total, losses, kept = _sum(fabric, total, losses, kept)
     if memory:
-        memory.put(list(place), kept)
+        memory.put(list(rows), kept)
     return aggregator.finish(total, like=global_state), float(losses.nanmean())
 
 
 class Clients(Protocol):
-    """The clients of a federation: who they are, and what trains and tests them, here or elsewhere."""
+    """The clients of a federation, simulated in this process or on other machines."""
 
     num_samples: list[int]
-    """Training samples of every client, by position; 0 for those that cannot be trained."""
+    """Number of training samples of every client, by position; 0 for clients that cannot be trained."""
     memory: ClientMemory
-    """What they keep until they take part again."""
+    """The tensors that clients keep between rounds."""
 
     def cohort(self, clients: list[int], state: State, round_: int) -> tuple[list[list[int]], Training]:
-        """Return the clients of a round in stacks, and what trains stacks from the global state."""
+        """Return the clients of a round in stacks, and the function that trains stacks from the global state."""
 
     def test(self, state: State, stop: bool) -> tuple[float, bool]:
         """Test a global state on the clients' validation sets; see `ValidationTest`."""
@@ -104,18 +106,18 @@ class Clients(Protocol):
 def train_rounds(
     fabric: Fabric, net: BodyHeadNet, clients: Clients, settings: Federation, seed: int, files: GlobalModelFiles
 ) -> bool:
-    """Train a global model from the start, or from the last checkpoint on.
+    """Train a global model, from the last checkpoint if there is one.
 
     Args:
         fabric: the ranks.
         net: the network to start from, the same on every rank.
         clients: the clients.
-        settings: rounds, participation, aggregation, the server's optimizer.
+        settings: rounds, participation, aggregation and server optimizer.
         seed: seed of the cohorts.
-        files: keep the state of training.
+        files: writes checkpoints, history and the trained model.
 
     Returns:
-        Whether all rounds are done; False if training was to stop before.
+        Whether all rounds are finished; False if training was stopped.
 
     Raises:
         FloatingPointError: if all clients of a round have diverged.
@@ -172,14 +174,14 @@ def _checkpoint(
 
 
 class FedAvg:
-    """Federated training of one global model, with the clients' data at hand.
+    """Federated training of one global model over simulated clients.
 
     Args:
-        fabric: the ranks; launched already.
+        fabric: the ranks; already launched.
         net: the network to start from, the same on every rank.
         data: the clients.
         settings: rounds, participation, local training, aggregation.
-        clients_per_stack: the most clients trained as one.
+        clients_per_stack: maximum number of clients in a stack.
         seed: seed of cohorts and batches.
     """
 
@@ -202,11 +204,11 @@ class FedAvg:
         self.test = ValidationTest(fabric, net, self.trainer.samples, seed)
 
     def fit(self, files: GlobalModelFiles) -> bool:
-        """Train from the start, or from the last checkpoint on; see `train_rounds`."""
+        """Train, from the last checkpoint if there is one; see `train_rounds`."""
         return train_rounds(self.fabric, self.net, self, self.settings, self.seed, files)
 
     def cohort(self, clients: list[int], state: State, round_: int) -> tuple[list[list[int]], Training]:
-        """Return the clients of a round in stacks, and what trains stacks from the global state."""
+        """Return the clients of a round in stacks, and the function that trains stacks from the global state."""
         parts = stacks(clients, self.num_samples, self.settings.batch_size, self.clients_per_stack)
         return parts, partial(self.trainer.train_all, round_=round_, memory=self.memory)
 
@@ -216,14 +218,14 @@ class FedAvg:
 
 
 class ValidationTest:
-    """Tests global states on the clients' validation sets; the ranks share the work.
+    """Tests global states on the clients' validation sets, divided among the ranks.
 
-    Its pieces do not depend on the number of ranks. Of more than a thousand clients, a thousand drawn by the seed are
-    tested on, so that the time of a round does not grow with the federation.
+    The validation sets are divided in the same way for any number of ranks. With more than 1,000 clients, 1,000 clients
+    drawn by the seed are tested, so that the time of a round does not grow with the federation.
 
     Args:
         fabric: the ranks.
-        net: the architecture; its values are overwritten.
+        net: the architecture; its parameters are overwritten.
         samples: the data on the device.
         seed: seed of the run.
     """
@@ -248,21 +250,21 @@ class ValidationTest:
         self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
     def __call__(self, state: State, stop: bool) -> tuple[float, bool]:
-        """Test a global state, and tell all ranks in passing whether one of them is to stop.
+        """Test a global state; the same all-reduce tells every rank whether any rank must stop.
 
         Args:
             state: the global state.
-            stop: whether this rank is to stop: a signal does not reach all ranks in the same round.
+            stop: whether this rank must stop: a signal does not reach all ranks in the same round.
 
         Returns:
-            The mean over clients of the accuracy, percent, NaN if no client has validation samples; whether to stop.
+            The mean of the clients' accuracies in percent, NaN without validation samples; and whether to stop.
         """
         correct, stops = _sum(self.fabric, self.correct(state), torch.tensor([float(stop)], device=self.fabric.device))
         return mean_accuracy(correct.cpu(), self.sizes), bool(stops)
 
     @torch.no_grad()
     def correct(self, state: State) -> Tensor:
-        """Return how many images of every set a state is right about, ``(len(sizes),)``; this rank's part alone."""
+        """Return the number of correct predictions on every set, ``(num_sets,)``, of this rank's samples only."""
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
         predicted = [self.net(self._normalized(number)).argmax(-1) for number in range(len(self.pieces))]
@@ -279,17 +281,17 @@ class ValidationTest:
 
 
 def mean_accuracy(correct: Tensor, sizes: Tensor) -> float:
-    """Return the mean over sets of the accuracy, percent; NaN if there is no set."""
+    """Return the mean accuracy over sets in percent; NaN without any set."""
     return float((100 * correct / sizes).mean())
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:
-    """Tell every rank whether the flag is set on one of them."""
+    """Return, on every rank, whether the flag is set on any rank."""
     return bool(_sum(fabric, torch.tensor(float(flag), device=fabric.device))[0])
 
 
 def gathered(fabric: Fabric, value: T) -> list[T]:
-    """Return what every rank has, in the order of the ranks; values can be pickled."""
+    """Return the values of all ranks, in the order of the ranks; values must be picklable."""
     values: list[Any] = [value] * fabric.world_size
     if fabric.world_size > 1:
         distributed.all_gather_object(values, value)
@@ -297,9 +299,9 @@ def gathered(fabric: Fabric, value: T) -> list[T]:
 
 
 def _sum(fabric: Fabric, *tensors: Tensor) -> list[Tensor]:
-    """Add up tensors over all ranks by one all-reduce in float64; every rank gets the sums."""
+    """Sum tensors over all ranks by one all-reduce in float64; every rank gets the sums."""
     flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
     if fabric.world_size > 1:
-        distributed.all_reduce(flat)  # `fabric.all_reduce` would wait at a barrier of its own before
+        distributed.all_reduce(flat)  # `fabric.all_reduce` would wait at another barrier first
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

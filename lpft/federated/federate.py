@@ -22,7 +22,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.runtime.processes import ending_children, leave_with_parent
 from lpft.runtime.progress import Steps
-from lpft.runtime.signals import Stopped, die_of_interrupts, ignore, listen, note_progress, stop_before
+from lpft.runtime.signals import Stopped, ignore, listen, note_progress, restore_default_handlers, stop_before
 from lpft.runtime.slurm import requeue
 from lpft.storage.run import Run
 
@@ -124,7 +124,7 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
         if not is_done(task, seed):
             source = next((other for other in alike if is_done(other, seed)), None)
             if source is not None:
-                task.run.take_global_model(source.run, seed)
+                task.run.copy_global_model(source.run, seed)
                 log.info("seed %d: the global model is that of %s", seed, source.run.root)
 
 
@@ -139,7 +139,7 @@ def _train_seeds(
     torch.set_num_threads(1)
     own_processes = fabric.world_size > 1 and not task.devices.launched_by_cluster
     if own_processes:
-        die_of_interrupts()
+        restore_default_handlers()
         leave_with_parent(parent)
         listen()
     task.data.setup()
@@ -161,7 +161,7 @@ def _train_each(
     stopped = False
     for seed in seeds:
         if fabric.is_global_zero:
-            heartbeat.at([Work(seed, "global", [])])
+            heartbeat.set_work([Work(seed, "global", [])])
         try:
             stopped = any_rank(fabric, stop_before()) or not _train_seed(fabric, task, seed, logs, shown)
         except FloatingPointError as error:  # on all ranks at once, since all know the same sum

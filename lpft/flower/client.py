@@ -15,7 +15,7 @@ from lpft.flower import records
 from lpft.flower.api import ClientApp, Context, Message, RecordDict
 from lpft.flower.node import Node, open_node
 from lpft.flower.settings import NodeSettings, RunSettings, speak
-from lpft.runtime.session import heavy_work
+from lpft.runtime.session import training_session
 
 app = ClientApp()
 
@@ -69,6 +69,6 @@ def _reply(content: RecordDict, message: Message) -> Message:
 @contextmanager
 def _node(context: Context) -> Iterator[Node]:
     """Open the node in a process that is prepared for heavy work."""
-    with heavy_work():
+    with training_session():
         speak()
         yield open_node(RunSettings.of(context.run_config), NodeSettings.of(context.node_config))

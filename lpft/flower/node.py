@@ -19,7 +19,7 @@ from lpft.models.base import build_network
 from lpft.models.weights import save_model
 from lpft.pipeline import run as run_pipeline
 from lpft.storage.fingerprint import fingerprint
-from lpft.storage.run import file_name, read_cell
+from lpft.storage.run import file_name, read_client_result
 from lpft.types import DataSpec, State
 
 OF_A_MACHINE = ("clients_per_stack", "init", "init_head")
@@ -184,7 +184,7 @@ class Node:
     def _results(self, experiment: Experiment, seed: int) -> Iterator[LocalResult]:
         for name in experiment.methods:
             for client in experiment.data.clients:
-                cell = read_cell(experiment.run.cell(seed, name, client.name))
+                cell = read_client_result(experiment.run.cell(seed, name, client.name))
                 counts = cell.num_train, cell.num_val, cell.num_test
                 accuracies = cell.local_before, cell.local, cell.val_before, cell.val_after
                 yield LocalResult(client.name, name, cell.status, *accuracies, *counts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpft.config.files import ConfigError
-from lpft.config.on_disk import differing_settings
+from lpft.config.saved_settings import differing_settings
 from lpft.storage.run import check_client_names
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from lpft.config.files import ConfigError, config_errors
 from lpft.config.loggers import logger_writers
-from lpft.config.on_disk import compare_settings
 from lpft.config.parser import ExperimentCLI
+from lpft.config.saved_settings import compare_settings
 from lpft.config.schema import run_folder
 from lpft.config.study import open_study
 from lpft.federated.fedavg import train_rounds
@@ -33,7 +33,7 @@ from lpft.models.weights import checksum, load_model
 from lpft.reporting.live import LiveLogs
 from lpft.reporting.loggers import LoggerWriter
 from lpft.runtime.progress import Steps
-from lpft.runtime.session import heavy_work
+from lpft.runtime.session import training_session
 from lpft.storage.atomic import write_atomically
 from lpft.storage.config_file import read_config, write_config
 from lpft.storage.fingerprint import fingerprint
@@ -49,7 +49,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Train the global models that are missing; then, if the run names methods, personalize them on the nodes."""
-    with heavy_work(), config_errors():
+    with training_session(), config_errors():
         speak()
         settings = RunSettings.of(context.run_config)
         serve(Fleet(grid, settings), settings, context.run_id)

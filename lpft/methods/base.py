@@ -1,22 +1,22 @@
-"""What a method may change about fine-tuning.
+"""The interface of personalization methods: hooks into fine-tuning.
 
 A method is written for *one* client, as pure functions of that client's parameters. The engine maps them over the
 clients of a stack (`ClientStack.map`), so a method never sees the client dimension and must not branch on values of
-tensors (use `torch.where`). What it does not override costs nothing.
+tensors (use `torch.where`). Hooks that are not overridden cost nothing.
 
 The order of calls:
 
-1. `phases` once, from the budget alone; `extend` once: the network to train;
+1. `phases` once, from the budget; `extend` once: returns the network to train;
 2. for each client `prepare` once, at the global model: computes the method's `memory`, a dict of tensors, from batches
-   of training data; `start_head` once, if the method sets `starts_head`: another head to start from;
+   of training data; `start_head` once, if the method sets `starts_head`: returns the initial head;
 3. for each phase `begin`, then for each step `mix` -> forward pass -> loss + `penalty` + `batch_penalty` -> `gradient`
    -> clipping -> optimizer -> `project`, then `end`;
-4. for each of `num_candidates` the parameters that `candidate` returns are scored on the client's validation data, and
-   passed to `judge`;
-5. `finish` once: returns the personalized parameters; `merge` once, which turns them into those of the plain network.
+4. for each of `num_candidates` candidates: `candidate` returns parameters, which are scored on the client's validation
+   data and passed to `judge`;
+5. `finish` once: returns the personalized parameters; `merge` once: converts them to those of the plain network.
 
-A method without phases goes through 1, 2, 4 and 5. `start_head` alone is called on the host, one client after the
-other, so that it may use any solver.
+For a method without phases, step 3 is skipped. Only `start_head` is called on the CPU, one client at a time, so it may
+use any solver.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Loss = Callable[[State, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HeadData:
-    """What a client's head can be computed from.
+    """The data from which `Method.start_head` computes a client's head.
 
     Args:
-        features: the global model's of the training samples, ``(num_train, k)``.
+        features: the global model's features of the training samples, ``(num_train, k)``.
         labels: int64, ``(num_train,)``.
-        val_features: the global model's of the validation samples, ``(num_val, k)``.
+        val_features: the global model's features of the validation samples, ``(num_val, k)``.
         val_labels: int64, ``(num_val,)``.
         class_counts: number of the client's training samples of each class, int64, ``(num_classes,)``.
-        federation_class_counts: the same of all clients together.
+        federation_class_counts: the same, summed over all clients.
     """
 
     features: Tensor
@@ -80,20 +80,20 @@ class ComparedBatch:
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs that are trained alike.
+    """Consecutive epochs with the same trained parameters and learning rates.
 
     Args:
-        epochs: how many.
-        trains: ``head`` is linear probing: the body is frozen and in evaluation mode, so that its norm statistics stay
-            too. ``all`` is full fine-tuning. ``body`` is the same with a frozen head.
+        epochs: number of epochs.
+        trains: ``head`` is linear probing: the body is frozen and in evaluation mode, so its norm statistics do not
+            change either. ``all`` is full fine-tuning. ``body`` is the same with a frozen head.
         lr: learning rate; None is the rate of ``personalization.optimizer``.
-        restart: begin at the global model again, norm statistics included.
+        restart: whether the phase starts from the global model again, norm statistics included.
         lr_factor: multiplies the learning rate.
-        head_factor: multiplies the head's learning rate once more.
-        bn: ``eval`` lets BatchNorm layers use their running statistics, and keep them, also where all is trained;
-            their scales and shifts are trained either way.
-        only: of the body, train those parameters only whose names match one of these patterns, as file names do, even
-            if the network itself does not train them. Empty: all that the network trains.
+        head_factor: additionally multiplies the head's learning rate.
+        bn: with ``eval``, BatchNorm layers use their running statistics and do not update them; their scales and shifts
+            are trained either way.
+        only: shell-style patterns: of the body, only parameters whose names match one of them are trained, even if the
+            network itself does not train them. Empty: all parameters that the network trains.
     """
 
     epochs: int
@@ -112,58 +112,57 @@ class Phase:
 
 
 class Method(ABC):
-    """Base of all methods; see the module for the order of calls.
+    """Base class of all methods; the docstring of the module lists the order of calls.
 
     In every signature `params` are the client's trainable parameters and `global_params` those of the global model, by
-    name, without a client dimension; `memory` is whatever `prepare`, `begin`, `project`, `end` or `judge` returned
-    last.
+    name, without a client dimension; `memory` is what `prepare`, `begin`, `project`, `end` or `judge` last returned.
 
     Args:
         flood: level b of loss flooding: a step minimizes ``|J - b| + b`` instead of the client's cross-entropy J, so
-            that the loss ascends below b. Penalties are added to that, and recorded losses are J. null: no flooding.
+            that the loss increases below b. Penalties are added afterwards; recorded losses are J. null: no flooding.
 
     References:
         Ishida et al., arXiv:2002.08709 (flooding).
     """
 
     start: Literal["global", "initial", "pooled", "federated"] = "global"
-    """The network to start from, which is also what `global_params` are of: the global model, the initial network of
-    federated training, a model trained on the pooled data of all clients, or what clients trained for themselves in
-    a federation of the method's own."""
+    """The network to start from, whose parameters are also `global_params`: the global model, the initial network of
+    federated training, a model trained on the pooled data of all clients, or the clients' own entries from a separate
+    federated training of this method."""
     num_prepare_batches: int = 0
-    """How many batches of training data `prepare` gets at most; 0 if it is not used."""
+    """Maximum number of batches of training data that `prepare` gets; 0 if it is not used."""
     uniforms_per_step: int = 0
-    """How many uniform random numbers `mix` gets in each step."""
+    """Number of uniform random numbers that `mix` gets in each step."""
     num_candidates: int = 0
-    """How many sets of parameters are scored on validation data before `finish`."""
+    """Number of candidates: parameters that are scored on validation data before `finish`."""
     flood: float | None = None
     """Level of loss flooding, also for methods whose constructor does not take it."""
     starts_head: bool = False
     """Whether `start_head` is called; it costs a forward pass over the training and validation data."""
     counts_only: bool = False
-    """Whether class counts are all that `start_head` needs: it gets no features, and costs nothing."""
+    """Whether `start_head` needs only the class counts: it gets no features, and no forward pass is computed."""
     uses_buffers: bool = False
-    """Whether `params` and `global_params` of `begin`, `end`, `candidate`, `judge` and `finish` contain the buffers as
-    well (norm statistics and their counters). What `begin`, `candidate` and `finish` return may then contain some."""
+    """Whether `params` and `global_params` of `begin`, `end`, `candidate`, `judge` and `finish` contain the buffers too
+    (norm statistics and their counters). Then `begin`, `candidate` and `finish` may return buffers."""
     keep_best: bool = False
-    """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (of equal
-    ones the earliest; the start counts as epoch 0) instead of the last epoch's. Clients without validation data keep
+    """Whether `finish` gets the parameters and norm statistics of the epoch with the best validation accuracy (on a
+    tie, the earliest; the start counts as epoch 0) instead of the last epoch's. Clients without validation data keep
     the last epoch's."""
     refresh_norm: bool = False
-    """Whether BatchNorm statistics are computed anew, by one pass over the client's training data, for every candidate
-    and after `finish`; before `finish`, which then sees them, if it `uses_buffers`. To be set where parameters are
-    averaged."""
+    """Whether BatchNorm statistics are recomputed, by one pass over the client's training data, for every candidate and
+    after `finish`; with `uses_buffers`, before `finish` instead, which then gets them. Set this if the method averages
+    parameters."""
 
     follows: type[Method] | None = None
-    """The method whose trained models this one starts its `candidate`, `judge` and `finish` from. Where a row of that
-    method with the same settings is there, its models are taken instead of training them again."""
+    """The method from whose trained models `candidate`, `judge` and `finish` start. If the experiment has a row of that
+    method with the same settings, its models are loaded instead of being trained again."""
 
     def __init__(self, flood: NonNegativeFloat | None = None) -> None:
         self.flood = flood
 
     @abstractmethod
     def phases(self, budget: int) -> list[Phase]:
-        """Divide the training into phases; each begins with fresh optimizer state.
+        """Return the phases of training; each starts with fresh optimizer state.
 
         Args:
             budget: ``personalization.epochs``.
@@ -177,44 +176,44 @@ class Method(ABC):
         return
 
     def extend(self, net: BodyHeadNet, generator: Generator) -> BodyHeadNet:
-        """Return the network to train: the global model, or an extended copy of it that predicts the same at first.
+        """Return the network to train: the global model, or an extended copy of it that initially predicts the same.
 
         Args:
-            net: the global model; not to be changed.
+            net: the global model; must not be changed.
             generator: source of all randomness; it depends on the seed only.
         """
         return net
 
     def prepare(self, loss: Loss, params: State, images: Tensor, labels: Tensor) -> State:
-        """Return the memory to start with.
+        """Return the initial memory.
 
         Args:
-            loss: of one batch, in evaluation mode; differentiable with `torch.func.grad`.
-            params: those of the global model.
+            loss: loss of one batch in evaluation mode; differentiable with `torch.func.grad`.
+            params: parameters of the global model.
             images: normalized, ``(num_prepare_batches, batch, channels, size, size)``.
             labels: int64, ``(num_prepare_batches, batch)``.
         """
         return {}
 
     def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
-        """Return the head to start from.
+        """Return the initial head.
 
         Args:
-            head: the global model's: ``weight`` ``(num_classes, k)`` and, if it has one, ``bias`` ``(num_classes,)``.
-            data: what it can be computed from.
+            head: the global model's head: ``weight`` ``(num_classes, k)`` and maybe ``bias`` ``(num_classes,)``.
+            data: features, labels and class counts.
             generator: source of all randomness; it depends on seed and client only.
         """
         return head
 
     def begin(self, phase: int, params: State, global_params: State, memory: State) -> tuple[State, State]:
-        """Return parameters and memory with which a phase, counted from 0, begins."""
+        """Return parameters and memory at the start of a phase; phases are counted from 0."""
         return params, memory
 
     def mix(self, params: State, global_params: State, memory: State, uniforms: Tensor) -> State:
         """Return the parameters of a step's forward pass.
 
         Args:
-            params: as above; gradients reach them through what is returned.
+            params: as above; gradients flow to them through the returned parameters.
             global_params: as above.
             memory: as above.
             uniforms: random numbers in ``[0, 1)``, ``(uniforms_per_step,)``; they depend on seed, epoch, step and
@@ -223,45 +222,45 @@ class Method(ABC):
         return params
 
     def penalty(self, params: State, global_params: State, memory: State) -> Tensor:
-        """Return what is added to the client's loss in every step."""
+        """Return a scalar that is added to the client's loss in every step."""
         raise NotImplementedError
 
     def batch_penalty(self, batch: ComparedBatch, memory: State) -> Tensor:
-        """Return what is added to the client's loss in every step, from features and logits of the step's batch."""
+        """Return a scalar that is added to the client's loss in every step, from the batch's features and logits."""
         raise NotImplementedError
 
     def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
-        """Return the gradients that are clipped and then given to the optimizer, instead of `gradients`.
+        """Return the gradients that replace `gradients`; they are clipped and then passed to the optimizer.
 
         Args:
             params: as above.
             global_params: as above.
             memory: as above.
-            gradients: of the parameters that are trained in this step, by name.
+            gradients: gradients of the parameters trained in this step, by name.
         """
         return gradients
 
     def project(self, params: State, global_params: State, memory: State) -> State | tuple[State, State]:
-        """Return the parameters that replace `params` after every step of the optimizer; or these and the memory."""
+        """Return the parameters that replace `params` after every optimizer step, optionally with the memory."""
         return params
 
     def end(self, phase: int, params: State, global_params: State, memory: State) -> State:
-        """Return the memory after a phase, counted from 0."""
+        """Return the memory after a phase; phases are counted from 0."""
         return memory
 
     def candidate(self, number: int, params: State, global_params: State, memory: State) -> State:
-        """Return the parameters that are scored next; they are counted from 0."""
+        """Return the parameters of a candidate; candidates are counted from 0."""
         return params
 
     def judge(self, number: int, params: State, global_params: State, memory: State, accuracy: Tensor) -> State:
         """Return the memory after a candidate was scored.
 
         Args:
-            number: of the candidate.
-            params: those of the candidate.
+            number: number of the candidate.
+            params: parameters of the candidate.
             global_params: as above.
             memory: as above.
-            accuracy: of the candidate on the client's validation data, percent, ``()``; NaN if there are none.
+            accuracy: its accuracy on the client's validation data, percent, ``()``; NaN without validation data.
         """
         return memory
 
@@ -270,11 +269,11 @@ class Method(ABC):
         return params
 
     def merge(self, params: State) -> State:
-        """Return the parameters to test and save: those of the plain network, if `extend` added what can be merged."""
+        """Return the parameters to test and save: those of the plain network if they can be merged."""
         return params
 
     def leaves_body(self, budget: int) -> bool:
-        """Tell whether the body of the global model stays as it is, so that only heads are trained, or nothing."""
+        """Return whether the body of the global model stays unchanged: only heads are trained, or nothing."""
         changes = (
             self.start != "global"
             or self.refresh_norm
@@ -283,19 +282,19 @@ class Method(ABC):
         return not changes and all(phase.trains == "head" for phase in self.phases(budget))
 
     def trains_norm(self, budget: int) -> bool:
-        """Tell whether BatchNorm's statistics change with the client's data."""
+        """Return whether BatchNorm's statistics change with the client's data."""
         phases = self.phases(budget)
         return self.refresh_norm or any(phase.trains != "head" and phase.bn == "train" for phase in phases)
 
     def is_followed(self, other: Method) -> bool:
-        """Tell whether another method, with its settings, trains the models that this one starts from."""
+        """Return whether another method, with its settings, trains the models that this method starts from."""
         settings = vars(other)
         return type(other) is self.follows and all(
             getattr(self, name) == value for name, value in settings.items() if name != "num_candidates"
         )
 
     def overrides(self, hook: str) -> bool:
-        """Tell whether the method does anything in a hook."""
+        """Return whether the method overrides a hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
 
@@ -305,9 +304,9 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
     Args:
         name: name of the method.
         method: the method.
-        net: the network; its values do not matter.
+        net: the network, of which only the architecture is used.
         budget: ``personalization.epochs``.
-        spec: size of the images; None: it is not checked that the network calls the modules that the method adds.
+        spec: shape of the inputs, to check that the network calls the modules that the method adds; None: no check.
     """
     try:
         method.check(net)
@@ -327,7 +326,7 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
 
 
 def check_epochs(name: str, epochs: int, budget: int, of: str = "personalization.epochs") -> None:
-    """Raise ValueError if a setting asks for more epochs than its budget has, which is the setting `of`."""
+    """Raise ValueError if the setting `name` exceeds its budget of epochs, the setting `of`."""
     if epochs > budget:
         raise ValueError(
             f"`{name}={epochs}` is more than the budget `{of}={budget}`."

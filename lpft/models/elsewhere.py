@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 from lpft.types import State
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")

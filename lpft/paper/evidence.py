@@ -172,7 +172,7 @@ def by_layer(point: Analysis, methods: Iterable[str]) -> dict[str, DataFrame]:
         (layer, result.seed, cell.client, moved)
         for result in point.method_results
         if result.complete and result.method in chosen
-        for cell in result.cells
+        for cell in result.client_results
         if cell.status == "ok"
         for layer, moved in (cell.depth or {}).items()
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import flat
-from lpft.reporting.judging import Verdict
+from lpft.reporting.verdicts import Verdict
 
 EPOCHS, NUM_SEEDS = 15, 3
 SILENT = ("federation.clients_per_stack", "federation.init", "root", "cache_dir", "dampening")

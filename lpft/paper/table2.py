@@ -12,7 +12,7 @@ from typing import Any
 from lpft.paper.evidence import compare_by, first_pair, gap_of, is_better, mean_by_method
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, probes_first, section
-from lpft.reporting.judging import Outcome, Verdict
+from lpft.reporting.verdicts import Outcome, Verdict
 
 METHODS = {
     "FT": "FT",

@@ -51,7 +51,7 @@ from lpft.paper.evidence import (
 from lpft.reporting.analysis import Analysis, convergences, family_rows
 from lpft.reporting.experiment import metric_name
 from lpft.reporting.intervals import Key
-from lpft.reporting.judging import Outcome, Verdict
+from lpft.reporting.verdicts import Outcome, Verdict
 
 MATCHED = 0.2
 """Share of the flood level that the achieved training loss may differ by."""

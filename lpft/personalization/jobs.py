@@ -19,7 +19,7 @@ from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Work
 from lpft.runtime.seeding import generator
 from lpft.storage.client_result import DamagedFileError
-from lpft.storage.run import Run, listed, read_cell
+from lpft.storage.run import Run, listed, read_client_result
 
 log = logging.getLogger("lpft")
 
@@ -148,7 +148,7 @@ class PersonalTask:
         name = self.data.clients[client].name
         path = self.run.cell(job.seed, job.method, name)
         try:
-            if read_cell(path).fingerprint != self.fingerprints[job.method]:
+            if read_client_result(path).fingerprint != self.fingerprints[job.method]:
                 return False
             if self.settings.save_models:
                 path = self.run.model(job.seed, job.method, name)

@@ -22,7 +22,7 @@ from lpft.personalization.worker import StackWorker
 from lpft.runtime.heartbeat import Heartbeat
 from lpft.runtime.processes import ending_children, leave_with_parent
 from lpft.runtime.progress import Steps
-from lpft.runtime.signals import Stopped, die_of_interrupts, listen, note_progress, stop_before, stop_requested
+from lpft.runtime.signals import Stopped, listen, note_progress, restore_default_handlers, stop_before, stop_requested
 from lpft.runtime.slurm import requeue
 
 FinishedJob = tuple[Job, Callable[[], str]]
@@ -87,7 +87,7 @@ def _run_here(task: PersonalTask, jobs: list[Job]) -> Generator[FinishedJob]:
     worker = StackWorker(task, task.devices.device())
     with closing(Heartbeat(task.run)) as heartbeat:
         for job in jobs:
-            heartbeat.at([job.work])
+            heartbeat.set_work([job.work])
             yield job, lambda job=job: worker.do(job)  # type: ignore[misc]
             if stop_requested():
                 return
@@ -106,7 +106,7 @@ def _run_in_pool(task: PersonalTask, jobs: list[Job], processes: int) -> Generat
             todo = iter(jobs)
             running: dict[Future[str], Job] = {pool.submit(_do, job): job for job in islice(todo, processes)}
             while running:
-                heartbeat.at(job.work for job in running.values())
+                heartbeat.set_work(job.work for job in running.values())
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), partial(_outcome, future, pool)
                     for job in islice(todo, 0 if stop_requested() else 1):
@@ -141,7 +141,7 @@ _worker: StackWorker | Exception
 
 def _start_worker(task: PersonalTask, numbers: Any, parent: int) -> None:
     global _worker
-    die_of_interrupts()
+    restore_default_handlers()
     leave_with_parent(parent)
     listen()
     torch.set_num_threads(1)

@@ -27,7 +27,7 @@ def write_recommended(run: Run, seeds: Sequence[int], methods: Sequence[str]) ->
     Raises:
         FileNotFoundError: if a model was not saved.
     """
-    results = [result for seed in seeds for method in methods for _, result in run.cells(seed, method)]
+    results = [result for seed in seeds for method in methods for _, result in run.client_results(seed, method)]
     recommended = choose([result for result in results if isinstance(result, ClientResult)], methods)
     for (seed, client), method in recommended.items():
         source = run.global_model(seed) if method is None else run.model(seed, method, client)

@@ -68,4 +68,4 @@ def reuse_references(task: PersonalTask, siblings: Iterable[PersonalTask]) -> No
         for job, client in missing:
             name, alike = job.method, other.fingerprints.get(job.method) == task.fingerprints[job.method]
             if alike and other.run.root != task.run.root and task.missing(job) and not other.misses(job, client):
-                task.run.take_result(other.run, job.seed, name, task.data.clients[client].name)
+                task.run.copy_result(other.run, job.seed, name, task.data.clients[client].name)

@@ -24,7 +24,7 @@ from lpft.types import State
 
 
 class StackWorker:
-    """Does jobs on one device, one after the other, in one process.
+    """Runs personalization jobs sequentially on one device.
 
     Args:
         task: the personalization of the experiment.
@@ -38,13 +38,13 @@ class StackWorker:
         self._untrainable: list[int] | None = None
 
     def do(self, job: Job) -> str:
-        """Personalize the clients of a stack, and write the results that are missing; return a summary."""
+        """Personalize the clients of a stack, write the missing results, and return a summary."""
         if not self.task.missing(job):
-            return "done elsewhere"
+            return "done by another process"
         began = time.perf_counter()
         evaluator = self._evaluator(job)
         trained = self._fit(job, evaluator)
-        from_global = self.task.methods[job.method].start == "global"  # there is no way from it to other networks
+        from_global = self.task.methods[job.method].start == "global"  # other networks are not on a line with it
         num_between = self.task.evaluation.curve if from_global else 0
         evaluated = evaluate_stack(evaluator, trained, job.clients, num_between)
         maker = ResultMaker(self.task, job, evaluator, trained, evaluated)
@@ -56,7 +56,7 @@ class StackWorker:
         return _summary(job, evaluated)
 
     def _evaluator(self, job: Job) -> Evaluator:
-        """Return what tests the models of a job: on all clients, or on those drawn for the seed and its own."""
+        """Return the evaluator of a job: it tests on all clients, or on the job's own and those drawn."""
         evaluator = self._take_global_model(job.seed)
         drawn = self.task.drawn_clients(job.seed)
         if drawn is None:
@@ -65,7 +65,7 @@ class StackWorker:
         return Evaluator(features, metric=metric, drawn=drawn, own=job.clients)
 
     def _take_global_model(self, seed: int) -> Evaluator:
-        """Load a seed's global model; only the last one is kept."""
+        """Load the global model of a seed; only the last one is cached."""
         if seed not in self._evaluators:
             task = self.task
             state, _ = load_model(task.run.global_model(seed))
@@ -77,10 +77,10 @@ class StackWorker:
         return self._evaluators[seed]
 
     def _fit(self, job: Job, evaluator: Evaluator) -> TrainedStack:
-        """Train the stack; clients without training data keep what they start from."""
+        """Train the stack; clients without training data keep the initial network."""
         num_clients = len(job.clients)
         net = start_network(self.task, job, evaluator.global_features.net)
-        if not len(self.task.data.clients[job.clients[0]].train):  # then that is so for the whole stack
+        if not len(self.task.data.clients[job.clients[0]].train):  # the same holds for the whole stack
             return TrainedStack(ClientStack(net, num_clients).to(self.device), net, [], [0.0] * num_clients)
         settings, method = self.task.settings_of(job.method), self.task.methods[job.method]
         module = Personalizer(evaluator, list(job.clients), method, settings, job.seed, net).to(self.device)
@@ -93,11 +93,11 @@ class StackWorker:
         else:
             module.hooks.start()
             module.hooks.finish()
-        records = [] if method.follows else module.records  # the same, whoever has trained the models
+        records = [] if method.follows else module.records  # the same whether or not the models were loaded
         return TrainedStack(*module.hooks.merged(), records, train_passes(module), self._collapsed(job, net))
 
     def _collapsed(self, job: Job, net: BodyHeadNet) -> tuple[int, ...]:
-        """Return the places of those clients of a job whose data make norm statistics worthless."""
+        """Return the positions in the stack of clients with too little data for norm statistics."""
         if not self.task.methods[job.method].trains_norm(self.task.settings_of(job.method).epochs):
             return ()
         if self._untrainable is None:
@@ -105,7 +105,7 @@ class StackWorker:
         return tuple(k for k, client in enumerate(job.clients) if client in self._untrainable)
 
     def _take_trained(self, job: Job, module: Personalizer) -> bool:
-        """Load the models of the row that the job's method follows, if all of them are there; tell whether they are."""
+        """Load the models of the row that the job's method follows; return whether all of them exist."""
         task, method = self.task, self.task.methods[job.method]
         parents = [name for name, other in task.methods.items() if method.is_followed(other)]
         for parent in parents:
@@ -124,7 +124,7 @@ class StackWorker:
         run, names = self.task.run, (result.seed, result.method, result.client)
         if self.task.settings.save_models:
             save_model(run.model(*names), state, result.fingerprint)
-        write_atomically(run.cell(*names), result.to_json())  # last: its presence means done
+        write_atomically(run.cell(*names), result.to_json())  # last: an existing cell means that the job is done
 
 
 def _summary(job: Job, evaluated: EvaluatedStack) -> str:

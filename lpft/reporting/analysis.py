@@ -78,19 +78,21 @@ class Analysis:
         adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
         restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
         pairs, metric = self.experiment.pairs, metric_name(self.experiment.config)
-        return diagnose(self._cells, _val_accuracies(self), pairs, adapted, restarted, metric)
+        return diagnose(self._client_results, _val_accuracies(self), pairs, adapted, restarted, metric)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:
         """What each client should use, in the order of clients; among equals the first method of the experiment."""
-        by_client = {each.client: each for each in recommend(self._cells, self.experiment.methods)}
+        by_client = {each.client: each for each in recommend(self._client_results, self.experiment.methods)}
         return [by_client[client] for client in self.experiment.client_names if client in by_client]
 
     @property
-    def _cells(self) -> list[ClientResult]:
+    def _client_results(self) -> list[ClientResult]:
         """The results of personalized models: references are neither diagnosed nor recommended."""
         references = reference_rows(self.experiment.config)
-        return [cell for result in self.method_results if result.method not in references for cell in result.cells]
+        return [
+            cell for result in self.method_results if result.method not in references for cell in result.client_results
+        ]
 
     @cached_property
     def drawn_matrices(self) -> list[Matrix]:
@@ -106,10 +108,10 @@ class Analysis:
             KeyError: if there are no results of this method and seed.
         """
         for result in self.method_results:
-            if (result.seed, result.method) == (seed, method) and result.cells:
+            if (result.seed, result.method) == (seed, method) and result.client_results:
                 return DataFrame(accuracy_matrix(result), index=result.clients, columns=result.clients)
-        there = ", ".join(dict.fromkeys(result.method for result in self.method_results if result.cells))
-        seeds = ", ".join(map(str, sorted({result.seed for result in self.method_results if result.cells})))
+        there = ", ".join(dict.fromkeys(result.method for result in self.method_results if result.client_results))
+        seeds = ", ".join(map(str, sorted({result.seed for result in self.method_results if result.client_results})))
         raise KeyError(
             f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`."
             f" HINT: it has results of {there}, with seeds {seeds}."
@@ -176,7 +178,7 @@ def analyze_results(run: Run) -> Analysis:
         FileNotFoundError: if the folder is not a run, or has no results yet.
     """
     analysis = analyze(run)
-    if not any(result.cells for result in analysis.method_results):
+    if not any(result.client_results for result in analysis.method_results):
         raise FileNotFoundError(
             f"`{run.root}` holds no results of personalized clients."
             " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."

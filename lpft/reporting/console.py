@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lpft.evaluation.metric import Metric
 from lpft.evaluation.metrics import metric_named, shown_metrics
-from lpft.reporting import english
+from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
 from lpft.reporting.held_out import print_held_out
@@ -22,20 +22,20 @@ from lpft.reporting.references import IN_PROCESS, reference_rows
 from lpft.storage.client_result import STATUSES
 
 if TYPE_CHECKING:
-    from lpft.reporting.judging import Judged
+    from lpft.reporting.verdicts import NamedVerdict
 
 WIDTH = 118
 """Columns of a file or pipe."""
 MANY_LINES = 16
 """So many lines of a verdict are printed."""
-JUDGED = ("local", "global_all")
+WITH_VERDICT = ("local", "global_all")
 """The metrics that have a column with the verdict."""
 IN_SWEEP = ("local", "global_all")
 """The metrics that the table of a sweep shows."""
 
 
 def print_comparison(
-    analysis: Analysis, page: Path | None = None, console: Console | None = None, judged: Sequence[Judged] = ()
+    analysis: Analysis, page: Path | None = None, console: Console | None = None, verdicts: Sequence[NamedVerdict] = ()
 ) -> None:
     """Print the comparison of methods, what to know before trusting it, recommendations, and where the page is.
 
@@ -43,24 +43,24 @@ def print_comparison(
         analysis: of the run.
         page: the report, if one was written.
         console: where to print; standard output by default, at least `WIDTH` columns wide if that is not a terminal.
-        judged: the experiment's verdicts.
+        verdicts: the experiment's verdicts.
     """
     console = _wide(console)
     dispensable = sorted((metric for metric in shown_metrics() if metric.rank < 9), key=lambda metric: metric.rank)
-    names = [*(metric.name for metric in dispensable), *(f"verdict {name}" for name in reversed(JUDGED))]
+    names = [*(metric.name for metric in dispensable), *(f"verdict {name}" for name in reversed(WITH_VERDICT))]
     left_out = (names[:number] for number in range(len(names) + 1))
     console.print(_first_that_fits(console, (comparison_table(analysis, names) for names in left_out)))
     print_held_out(analysis, console)
-    _warn(console, [*incomplete(analysis), *english.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
-    if line := english.recommendation_line(analysis.recommendations):
+    _warn(console, [*incomplete(analysis), *sentences.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
+    if line := sentences.recommendation_line(analysis.recommendations):
         console.print(f"Recommended by validation data: {line}.", highlight=False)
-    _print_end(console, judged, page)
+    _print_end(console, verdicts, page)
 
 
 def print_sweep(
     points: Sequence[Analysis],
     missing: Sequence[str],
-    judged: Sequence[Judged] = (),
+    verdicts: Sequence[NamedVerdict] = (),
     page: Path | None = None,
     console: Console | None = None,
 ) -> None:
@@ -69,7 +69,7 @@ def print_sweep(
     Args:
         points: those with results.
         missing: names of those without.
-        judged: the experiment's verdicts.
+        verdicts: the experiment's verdicts.
         page: the report, if one was written.
         console: where to print; standard output by default, at least `WIDTH` columns wide if that is not a terminal.
     """
@@ -83,7 +83,7 @@ def print_sweep(
     )
     console.print(_first_that_fits(console, (sweep_table(points, names, len(methods)) for names in shown)))
     _warn(console, [f"without results: {', '.join(missing)}"] if missing else [])
-    _print_end(console, judged, page)
+    _print_end(console, verdicts, page)
 
 
 def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table:
@@ -96,12 +96,12 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
         leave_out: names of metrics to leave out; ``verdict NAME`` is the verdict about a metric.
     """
     metrics = [metric for metric in shown_metrics() if metric.name not in leave_out]
-    judged = [name for name in JUDGED if f"verdict {name}" not in leave_out]
+    with_verdict = [name for name in WITH_VERDICT if f"verdict {name}" not in leave_out]
     table = new_table()
     table.add_column("method", overflow="fold", max_width=24)
-    for title in comparison_header(analysis, metrics, judged):
+    for title in comparison_header(analysis, metrics, with_verdict):
         table.add_column(escape(title), justify="right", no_wrap=True)
-    rows, variants = comparison_rows(analysis, metrics, judged), analysis.experiment.variants
+    rows, variants = comparison_rows(analysis, metrics, with_verdict), analysis.experiment.variants
     groups = grouped(list(rows), variants)
     for place, (family, members) in enumerate(groups):
         if family:
@@ -111,11 +111,11 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
             last = method == members[-1] and place < len(groups) - 1
             table.add_row(escape(name), *rows[method], end_section=last)
     config = analysis.experiment.config
-    notes = (percent_note(config), english.interval_note(analysis.certainty), in_process_note(config))
+    notes = (percent_note(config), sentences.interval_note(analysis.certainty), in_process_note(config))
     table.caption = " ".join(filter(None, notes))
     if leave_out:
         titles = [metric.title for metric in shown_metrics() if metric.name in leave_out]
-        titles += ["verdicts"] if len(judged) < len(JUDGED) else []
+        titles += ["verdicts"] if len(with_verdict) < len(WITH_VERDICT) else []
         table.caption += f" A wider terminal also shows {', '.join(titles)}."
     return table
 
@@ -126,7 +126,7 @@ def percent_note(config: Mapping[str, Any]) -> str:
     >>> percent_note({"evaluation": {"metric": "balanced_accuracy"}})
     'Balanced accuracy in percent.'
     """
-    return f"{english.capital(measure_word(config))} in percent."
+    return f"{sentences.capital(measure_word(config))} in percent."
 
 
 def in_process_note(config: Mapping[str, Any]) -> str:
@@ -141,24 +141,24 @@ def in_process_note(config: Mapping[str, Any]) -> str:
 
 
 def comparison_header(
-    analysis: Analysis, metrics: Sequence[Metric] | None = None, judged: Sequence[str] = JUDGED
+    analysis: Analysis, metrics: Sequence[Metric] | None = None, with_verdict: Sequence[str] = WITH_VERDICT
 ) -> list[str]:
     """Return the titles of `comparison_rows`."""
     reference, titles = analysis.certainty.main_reference, []
     for metric in metrics or shown_metrics():
-        titles += [metric.title, *([f"{metric.title} vs {reference}"] if metric.name in judged else [])]
+        titles += [metric.title, *([f"{metric.title} vs {reference}"] if metric.name in with_verdict else [])]
     return [*titles, "n"]
 
 
 def comparison_rows(
-    analysis: Analysis, metrics: Sequence[Metric] | None = None, judged: Sequence[str] = JUDGED
+    analysis: Analysis, metrics: Sequence[Metric] | None = None, with_verdict: Sequence[str] = WITH_VERDICT
 ) -> dict[str, list[str]]:
     """Return for every method that is complete for at least one seed its metrics and verdicts as text, and n.
 
     Args:
         analysis: of the run.
         metrics: the columns; by default all that are shown.
-        judged: names of the metrics with a verdict.
+        with_verdict: names of the metrics with a verdict.
     """
     rows, results, certainty = {}, analysis.frames.results, analysis.certainty
     for method, summary in analysis.frames.summary.groupby("method", sort=False):
@@ -166,7 +166,7 @@ def comparison_rows(
         entries = []
         for metric in metrics or shown_metrics():
             entries.append(mean_text(metric, means[metric.name], certainty.estimates[method, metric.name]))
-            if metric.name in judged:
+            if metric.name in with_verdict:
                 found = certainty.comparisons.get((method, certainty.main_reference, metric.name))
                 entries.append(found.verdict if found else "-")
         num_seeds = results.loc[results["method"] == method, "complete"].sum()
@@ -222,14 +222,14 @@ def exceptions(analysis: Analysis) -> list[str]:
         rows = clients[clients["status"] == status]
         if status != "ok" and len(rows):
             pairs = len(rows[["seed", "method"]].drop_duplicates())
-            meaning = english.say("statuses", status)
-            names = english.listed(rows["client"].unique())
+            meaning = sentences.render("statuses", status)
+            names = sentences.listed(rows["client"].unique())
             lines.append(f"{status}: {names} ({meaning}; for {pairs} pairs of method and seed)")
     few = clients[(clients["num_train_classes"] > 0) & (clients["num_train_classes"] < clients["num_classes"])]
     if len(few):
         names, classes = few["client"].unique(), few["num_classes"].iloc[0]
         share = f"{len(names)} of {len(analysis.experiment.client_names)} clients"
-        lines.append(f"few classes: {english.listed(names)} ({share} do not train on all {classes} classes)")
+        lines.append(f"few classes: {sentences.listed(names)} ({share} do not train on all {classes} classes)")
     return lines
 
 
@@ -238,9 +238,9 @@ def _warn(console: Console, lines: Sequence[str]) -> None:
         console.print(f"[yellow]![/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _print_end(console: Console, judged: Sequence[Judged], page: Path | None) -> None:
+def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | None) -> None:
     """Print an experiment's verdicts, of long ones the beginning, and where the page is."""
-    for verdict in judged:
+    for verdict in verdicts:
         for number, line in enumerate(verdict.lines[:MANY_LINES]):
             start = "  " if number else f"[bold]Verdict {escape(verdict.name)}:[/] "
             console.print(start + escape(line), highlight=False, soft_wrap=not console.is_terminal)

@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.english import say, texts
 from lpft.reporting.experiment import measure_word
+from lpft.reporting.sentences import render, texts
 from lpft.reporting.style import RC
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
@@ -53,7 +53,7 @@ class Drawing:
 def figure(draw: RunFigure) -> RunFigure:
     """Register a function of the analysis that returns a matplotlib figure, or None if there is nothing to show.
 
-    english.yaml has its title and caption under its name. Without them, the name is the title, and the first line of
+    sentences.yaml has its title and caption under its name. Without them, the name is the title, and the first line of
     the function's docstring the caption.
     """
     FIGURES[draw.__name__] = draw
@@ -63,20 +63,20 @@ def figure(draw: RunFigure) -> RunFigure:
 def described(
     name: str, kind: str, draw: Callable[[], Figure | None], config: Mapping[str, Any], **values: Any
 ) -> Drawing:
-    """Return a drawing with the title and caption that english.yaml has for its kind; see `figure`.
+    """Return a drawing with the title and caption that sentences.yaml has for its kind; see `figure`.
 
     Args:
         name: of the figure.
-        kind: its entry in english.yaml.
+        kind: its entry in sentences.yaml.
         draw: makes the figure.
-        config: the resolved experiment; it says what the percentages are of (``measure`` in english.yaml).
+        config: the resolved experiment; it says what the percentages are of (``measure`` in sentences.yaml).
         values: what the texts need besides.
     """
     if kind not in texts("figures"):
         caption = (getattr(draw, "func", draw).__doc__ or "").strip()
         return Drawing(name, name.replace("_", " ").capitalize(), caption.partition("\n")[0], draw)
     values |= {"measure": measure_word(config)}
-    return Drawing(name, say("figures", kind, "title", **values), say("figures", kind, "caption", **values), draw)
+    return Drawing(name, render("figures", kind, "title", **values), render("figures", kind, "caption", **values), draw)
 
 
 def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:

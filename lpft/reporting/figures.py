@@ -1,6 +1,6 @@
 """The figures of a run. To add one, write a function of the analysis, decorate it with `@figure`, and describe it.
 
-Titles and captions are in english.yaml, by the names of the functions. Tables, status and the console never
+Titles and captions are in sentences.yaml, by the names of the functions. Tables, status and the console never
 import this module.
 """
 

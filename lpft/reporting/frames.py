@@ -21,9 +21,9 @@ from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
 from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
-from lpft.storage.cell_reader import stacked
 from lpft.storage.client_result import ClientResult
-from lpft.storage.entries import EntryTable
+from lpft.storage.columnar import EntryTable
+from lpft.storage.result_parser import stacked
 
 COUNTS = ("num_train", "num_val", "num_test")
 FIELDS = (
@@ -46,7 +46,9 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    for cells in group_by(result.cells, lambda cell: id(cell.clients)).values():  # cells share their lists of clients
+    for cells in group_by(
+        result.client_results, lambda cell: id(cell.clients)
+    ).values():  # cells share their lists of clients
         rows = stacked([cell.accuracy for cell in cells])
         if cells[0].clients != result.clients:
             rows = rows[:, np.argsort([position[name] for name in cells[0].clients])]
@@ -89,7 +91,7 @@ def measure(result: MethodResult) -> Measured:
 
 def evaluation_of(result: MethodResult) -> _Evaluation:
     """Return what the metrics of one method and seed are computed from."""
-    by_client = {cell.client: cell for cell in result.cells}
+    by_client = {cell.client: cell for cell in result.client_results}
     return _Evaluation(accuracy_matrix(result), [by_client.get(client) for client in result.clients])
 
 
@@ -166,7 +168,7 @@ class Frames:
         """
         rows = [
             (r.seed, r.method, cell.client, where, group, figures[where], figures[f"num_{where}"])
-            for r, cell in self._cells()
+            for r, cell in self._client_results()
             for where in get_args(Where)
             for group, figures in (cell.groups or {}).items()
         ]
@@ -187,7 +189,7 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            stay = {cell.client for cell in result.cells if cell.status in ("diverged", "no_train")}
+            stay = {cell.client for cell in result.client_results if cell.status in ("diverged", "no_train")}
             same = {"seed": result.seed, "method": result.method}
             rows += [same | row for row in _mean_epochs(curves_of([result]), stay)]
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
@@ -200,7 +202,7 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            recorded = [cell.depth for cell in result.cells if cell.status == "ok"]
+            recorded = [cell.depth for cell in result.client_results if cell.status == "ok"]
             moved = [depth for depth in recorded if depth] if all(recorded) else []
             shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
             for place, layer in enumerate(shared, 1):
@@ -214,14 +216,14 @@ class Frames:
         rows = [{"seed": seed, **row} for seed, history in self.histories.items() for row in history]
         return DataFrame(rows, columns=["seed", *columns]).astype(dict.fromkeys(columns, float))
 
-    def _cells(self) -> Iterator[tuple[MethodResult, ClientResult]]:
-        return ((result, cell) for result in self.method_results for cell in result.cells)
+    def _client_results(self) -> Iterator[tuple[MethodResult, ClientResult]]:
+        return ((result, cell) for result in self.method_results for cell in result.client_results)
 
 
 def curves_of(results: Sequence[MethodResult]) -> DataFrame:
     """Return the rows of the frame of curves for some results; see `Frames.curves`."""
-    tables = [EntryTable.of([cell.epochs for cell in result.cells]) for result in results]
-    cells = [(result, cell) for result in results for cell in result.cells]
+    tables = [EntryTable.of([cell.epochs for cell in result.client_results]) for result in results]
+    cells = [(result, cell) for result in results for cell in result.client_results]
     lengths = np.array([length for table in tables for length in table.lengths], dtype=int)
     places = np.repeat(np.arange(len(cells)), lengths)
     columns: dict[str, Any] = {
@@ -237,7 +239,7 @@ def curves_of(results: Sequence[MethodResult]) -> DataFrame:
 
 def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[Any]]:
     """Return the columns of the frame of clients for one method and seed."""
-    by_client = {cell.client: cell for cell in result.cells}
+    by_client = {cell.client: cell for cell in result.client_results}
     cells = [by_client.get(client) for client in result.clients]
     missing = set(result.missing)
     columns = {name: [getattr(cell, name, None) for cell in cells] for name in (*COUNTS, *FIELDS)}

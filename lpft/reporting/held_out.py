@@ -10,7 +10,7 @@ from lpft.evaluation.metric import mean
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import section
-from lpft.reporting.judging import Spread
+from lpft.reporting.verdicts import Spread
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -264,7 +264,7 @@ def with_average(of_clients: Mapping[str, Vector]) -> dict[str, Vector]:
 
 def of_global_model(result: MethodResult) -> dict[str, Vector]:
     """Return the clients' metrics of the global model: one row of accuracies, which every method's result records."""
-    by_client = {cell.client: cell.local_before for cell in result.cells}
+    by_client = {cell.client: cell.local_before for cell in result.client_results}
     row = np.array([by_client[client] for client in result.clients], dtype=np.float64)
     metrics = compute_client_metrics(Evaluation(np.tile(row, (len(row), 1))))
     return {name: metrics[name] for name in OF_GLOBAL_MODEL}

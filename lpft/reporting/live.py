@@ -57,7 +57,7 @@ class LiveLogs:
         for seed, method in self._waiting:
             with contextlib.suppress(OSError):  # training itself reports a full disk
                 result = read_method(self.run, seed, method)
-                if result.cells:
+                if result.client_results:
                     log = method_log(self.run, result)
                     for writer in self.writers:
                         writer.write(log)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lpft.reporting.logs import Log, Picture, Scalars, by_step
-from lpft.runtime.launched import launched_rank
+from lpft.runtime.launcher import launched_rank
 from lpft.storage.atomic import write_atomically
 from lpft.storage.lock import acquire
 

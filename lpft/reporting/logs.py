@@ -104,7 +104,7 @@ def final_logs(analysis: Analysis) -> Iterator[Log]:
     scale = color_scale(analysis.drawn_matrices)
     walltimes: dict[tuple[int, str], float] = {}
     for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
-        if result.cells:
+        if result.client_results:
             picture = Picture(*heatmap_png(matrix, result.clients, scale))
             pictures = {"accuracy matrix": picture}
             log = method_log(analysis.run, result, analysis.experiment.config, analysis.frames, pictures)

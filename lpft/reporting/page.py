@@ -21,7 +21,7 @@ from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import Metric, mean
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
-from lpft.reporting import english
+from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis, Sweep, convergences
 from lpft.reporting.console import (
     comparison_header,
@@ -40,11 +40,11 @@ from lpft.reporting.formatting import number
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.held_out import held_out_table
 from lpft.reporting.intervals import estimate_text, mean_text
-from lpft.reporting.judging import Judged
 from lpft.reporting.ladder import ladder
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
 from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
 from lpft.reporting.sweep_figures import point_drawings
+from lpft.reporting.verdicts import NamedVerdict
 from lpft.storage.atomic import write_atomically
 
 COMPARED = ("local", "global_all", "worst_row", "average3")
@@ -62,29 +62,29 @@ Groups = list[tuple[str, list[tuple[str, str, list[str]]]]]
 """Name of a swept method, or empty; method, its name in the group, entries."""
 
 
-def write_page(analysis: Analysis, svgs: Mapping[str, str], judged: Sequence[Judged] = ()) -> Path:
+def write_page(analysis: Analysis, svgs: Mapping[str, str], verdicts: Sequence[NamedVerdict] = ()) -> Path:
     """Write report.html and report.md of a run.
 
     Args:
         analysis: of the run.
         svgs: its figures by name.
-        judged: its verdicts.
+        verdicts: its verdicts.
 
     Returns:
         The path of report.html.
     """
-    shared = _shared(analysis.experiment.config, analysis.run.root.name, judged, svgs, drawings(analysis))
+    shared = _shared(analysis.experiment.config, analysis.run.root.name, verdicts, svgs, drawings(analysis))
     return _write(analysis.run.root, "page", {**shared, **_run_page(analysis)})
 
 
-def write_sweep_page(sweep: Sweep, svgs: Mapping[str, str], judged: Sequence[Judged] = ()) -> Path:
+def write_sweep_page(sweep: Sweep, svgs: Mapping[str, str], verdicts: Sequence[NamedVerdict] = ()) -> Path:
     """Write report.html and report.md of a sweep; see `write_page`."""
-    shared = _shared(sweep.config, sweep.run.root.name, judged, svgs, point_drawings(sweep.points))
+    shared = _shared(sweep.config, sweep.run.root.name, verdicts, svgs, point_drawings(sweep.points))
     return _write(sweep.run.root, "sweep", {**shared, **_sweep_page(sweep)})
 
 
 def _write(folder: Path, template: str, page: Mapping[str, Any]) -> Path:
-    environment = english.environment(Path(__file__).parent / "templates")
+    environment = sentences.environment(Path(__file__).parent / "templates")
     text = environment.get_template(f"{template}.html").render(page)
     write_atomically(folder / "report.html", text + "\n")
     text = environment.get_template(f"{template}.md").render(page)
@@ -95,14 +95,14 @@ def _write(folder: Path, template: str, page: Mapping[str, Any]) -> Path:
 def _shared(
     config: Mapping[str, Any],
     name: str,
-    judged: Sequence[Judged],
+    verdicts: Sequence[NamedVerdict],
     svgs: Mapping[str, str],
     available: Mapping[str, Drawing],
 ) -> dict[str, Any]:
     settings = flat({name: section(config, name) for name in SETTINGS})
     return {
         "title": str(config.get("name") or name),
-        "judged": judged,
+        "verdicts": verdicts,
         "figures": [(available[name], inline_svg(svg, available[name].title)) for name, svg in svgs.items()],
         "settings": [(key.replace(".init_args.", "."), str(value)) for key, value in settings],
         "config": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else "",
@@ -135,21 +135,21 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     experiment, frames = analysis.experiment, analysis.frames
     look = looks(experiment.methods, experiment.config)
     differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
-    diagnostics = english.by_name(analysis.diagnostics)
+    diagnostics = sentences.by_name(analysis.diagnostics)
     apart = {*reference_rows(experiment.config), *rows_apart(experiment.config)} - {experiment.reference}
     return {
-        "lead": english.lead(experiment.config, len(experiment.client_names), experiment.seeds),
+        "lead": sentences.lead(experiment.config, len(experiment.client_names), experiment.seeds),
         "result": " ".join(filter(None, _result(analysis))),
         "equal_local": equal_local_rows(analysis.tradeoff),
         "equal_local_header": EQUAL_LOCAL_HEADER,
         "equivalence": f"{analysis.certainty.equivalence:g}",
         "percent_note": percent_note(experiment.config),
         "in_process_note": in_process_note(experiment.config),
-        "interval_note": english.interval_note(analysis.certainty),
-        "headline": english.headline(frames.summary[~frames.summary["method"].isin(apart)], experiment.reference),
+        "interval_note": sentences.interval_note(analysis.certainty),
+        "headline": sentences.headline(frames.summary[~frames.summary["method"].isin(apart)], experiment.reference),
         "gains": gains_line(gains(analysis)),
-        "recommendation": english.recommendation_line(analysis.recommendations),
-        "recommendation_rule": english.say("recommendation", "rule"),
+        "recommendation": sentences.recommendation_line(analysis.recommendations),
+        "recommendation_rule": sentences.render("recommendation", "rule"),
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
         "table_header": ["method", *comparison_header(analysis)],
         "groups": _grouped(experiment, comparison_rows(analysis)),
@@ -162,7 +162,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "tuning": _tuning(analysis),
         "remarks": [*incomplete(analysis), *exceptions(analysis)],
         "num_seeds": len(experiment.seeds),
-        "diagnostics": [(name, english.located(own), english.remedy(name)) for name, own in diagnostics.items()],
+        "diagnostics": [(name, sentences.located(own), sentences.remedy(name)) for name, own in diagnostics.items()],
         "compared": [metric_named(name) for name in COMPARED],
         "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
         "held_out": held_out_table(analysis),
@@ -175,7 +175,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
 
 def _result(analysis: Analysis) -> tuple[str, str]:
     """Return the verdict on the methods' end points, and at equal Local."""
-    return english.result(analysis.certainty), english.result_at_equal_local(analysis.tradeoff)
+    return sentences.result(analysis.certainty), sentences.result_at_equal_local(analysis.tradeoff)
 
 
 def _ladder_rows(analysis: Analysis) -> Rows:
@@ -202,7 +202,7 @@ def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     for name, members in families(experiment.methods, variants).items():
         swept = [method for method in members if method in variants]  # beside those of an earlier plain row
         values = [variants[method].values for method in swept]
-        text = english.describe_family(values, swept, config) if swept else english.describe_method(name, config)
+        text = sentences.describe_family(values, swept, config) if swept else sentences.describe_method(name, config)
         descriptions.append((name, text))
     return descriptions
 
@@ -265,10 +265,12 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
     if trials.empty:
         return None
     number, criterion = f"{_span(trials['method'].value_counts())} trials", str(trials["criterion"].iloc[0])
-    criterion = english.texts("tuning", "criteria").get(criterion, criterion)
+    criterion = sentences.texts("tuning", "criteria").get(criterion, criterion)
     tuned = section(analysis.experiment.config, "provenance", "tuned")
     return {
-        "rule": english.say("tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion),
+        "rule": sentences.render(
+            "tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion
+        ),
         "compared": [row for name, chosen in tuned.items() for row in _tuned_rows(analysis, str(name), chosen or {})],
         "trials": [_trial_row(trial) for trial in trials.to_dict("records")],
     }
@@ -367,7 +369,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "seeds": seeds,
         "num_seeds": len(seeds),
         "percent_note": percent_note(first.config),
-        "only_point": english.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
+        "only_point": sentences.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
         "table_header": ["point", *first_with, "n"],
         "tables": [
             (metric_named(name), _point_rows(sweep, list(first_with), metric_named(name))) for name in OF_POINTS
@@ -375,7 +377,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "missing": sweep.missing,
         "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
         "not_converged": [p.experiment.label for p in points if not all(c.converged for c in convergences(p))],
-        "methods": [(method, english.describe_method(method, own.config)) for method, own in first_with.items()],
+        "methods": [(method, sentences.describe_method(method, own.config)) for method, own in first_with.items()],
         "metrics": [metric_named(name) for name in OF_POINTS],
     }
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lpft.reporting.analysis import Analysis, Sweep, analyze_results, analyze_sweep
-from lpft.reporting.judging import judge, load_verdicts, write_verdicts
 from lpft.reporting.results import read_config
 from lpft.reporting.tables import write_all_tables, write_sweep_table
+from lpft.reporting.verdicts import NamedVerdict, VerdictFunction, apply_verdicts, load_verdicts, write_verdicts
 from lpft.storage.run import Run
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class Report:
         analysis: of the run.
         page: report.html.
         figures: the SVG files.
-        judged: the experiment's verdicts.
+        verdicts: the experiment's verdicts.
     """
 
     analysis: Analysis
     page: Path
     figures: list[Path]
-    judged: list[Any]
+    verdicts: list[NamedVerdict]
 
 
 def write_any_report(folder: Run | str | Path, writers: Sequence[Writer] = (), show: bool = False) -> None:
@@ -73,16 +73,16 @@ def write_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -
         FileNotFoundError: if the folder is not a run, or has no results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    verdicts = load_verdicts(read_config(run))
-    report = _report(write_tables(run), verdicts, writers)
+    functions = load_verdicts(read_config(run))
+    report = _report(write_tables(run), functions, writers)
     if show:
         from lpft.reporting.console import print_comparison
 
-        print_comparison(report.analysis, page=report.page, judged=report.judged)
+        print_comparison(report.analysis, page=report.page, verdicts=report.verdicts)
     return report
 
 
-def _report(analysis: Analysis, verdicts: Any, writers: Sequence[Writer]) -> Report:
+def _report(analysis: Analysis, functions: Mapping[str, VerdictFunction], writers: Sequence[Writer]) -> Report:
     from lpft.reporting.drawing import write_figures  # matplotlib takes half a second
     from lpft.reporting.figures import draw_all
     from lpft.reporting.logs import final_logs
@@ -94,9 +94,9 @@ def _report(analysis: Analysis, verdicts: Any, writers: Sequence[Writer]) -> Rep
     for log in final_logs(analysis):
         for writer in (EventFiles(), *writers):
             writer.write(log)
-    judged = judge(verdicts, [analysis])
-    write_verdicts(analysis.run, judged)
-    return Report(analysis, write_page(analysis, svgs, judged), figures, judged)
+    verdicts = apply_verdicts(functions, [analysis])
+    write_verdicts(analysis.run, verdicts)
+    return Report(analysis, write_page(analysis, svgs, verdicts), figures, verdicts)
 
 
 def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -> Sweep:
@@ -115,19 +115,19 @@ def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = Fa
     from lpft.reporting.page import write_sweep_page
     from lpft.reporting.sweep_figures import point_drawings
 
-    verdicts = load_verdicts(read_config(run))
+    functions = load_verdicts(read_config(run))
     sweep = analyze_sweep(run)
     for point in sweep.points:
         write_all_tables(point)
         _report(point, load_verdicts(point.experiment.config), writers)
     write_sweep_table(run, sweep.points)
-    judged = judge(verdicts, sweep.points)
-    write_verdicts(run, judged)
+    verdicts = apply_verdicts(functions, sweep.points)
+    write_verdicts(run, verdicts)
     drawn = svgs(point_drawings(sweep.points))
     write_figures(run, drawn)
-    page = write_sweep_page(sweep, drawn, judged)
+    page = write_sweep_page(sweep, drawn, verdicts)
     if show:
         from lpft.reporting.console import print_sweep
 
-        print_sweep(sweep.points, sweep.missing, judged, page=page)
+        print_sweep(sweep.points, sweep.missing, verdicts, page=page)
     return sweep

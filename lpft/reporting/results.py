@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
 from lpft.storage import config_file
-from lpft.storage.cell_index import Cells, read_cells
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
+from lpft.storage.result_index import ResultsByFile, read_client_results
 from lpft.storage.run import Run, file_name
 
 log = logging.getLogger("lpft")
@@ -51,7 +51,7 @@ class MethodResult:
         seed: seed of the run.
         method: the method's name in the configuration.
         clients: names of all clients that should be there; the order of rows and columns everywhere.
-        cells: usable cells, in the order of `clients`.
+        client_results: usable client results, in the order of `clients`.
         missing: clients without a cell.
         damaged: cells that cannot be used.
         outdated: whether it was made with other settings than those in config.yaml, as after ``--overwrite`` for some
@@ -61,7 +61,7 @@ class MethodResult:
     seed: int
     method: str
     clients: list[str]
-    cells: list[ClientResult]
+    client_results: list[ClientResult]
     missing: list[str]
     damaged: list[Damage]
     outdated: bool = False
@@ -69,18 +69,18 @@ class MethodResult:
     @property
     def mixed(self) -> bool:
         """Whether the cells were computed with different settings."""
-        return len({cell.fingerprint for cell in self.cells}) > 1
+        return len({cell.fingerprint for cell in self.client_results}) > 1
 
     @property
     def complete(self) -> bool:
         """Whether every client's cell is there and all belong to the same settings; only then a mean is comparable."""
-        return bool(self.cells) and not (self.missing or self.damaged or self.mixed or self.outdated)
+        return bool(self.client_results) and not (self.missing or self.damaged or self.mixed or self.outdated)
 
     @property
     def problem(self) -> str:
         """What keeps the result from being complete, in words; empty if nothing does."""
         parts = []
-        if self.missing or not self.cells:
+        if self.missing or not self.client_results:
             parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_some(self.missing)}")
         if self.damaged:
             parts.append(f"{len(self.damaged)} damaged{_some([damage.client for damage in self.damaged])}")
@@ -92,7 +92,7 @@ class MethodResult:
 
     def count(self, status: str) -> int:
         """Return how many cells have this status (one of `lpft.storage.client_result.STATUSES`)."""
-        return sum(cell.status == status for cell in self.cells)
+        return sum(cell.status == status for cell in self.client_results)
 
 
 def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
@@ -112,7 +112,7 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
     on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
     order = method_order(config, {method for methods in on_disk.values() for method in methods})
     found = {
-        (seed, method): read_cells(run, seed, method, brief) if method in methods else {}
+        (seed, method): read_client_results(run, seed, method, brief) if method in methods else {}
         for seed, methods in on_disk.items()
         for method in order
     }
@@ -127,7 +127,7 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
 
 def read_method(run: Run, seed: int, method: str) -> MethodResult:
     """Read the results of one method with one seed; whether they are outdated is not checked."""
-    cells = read_cells(run, seed, method)
+    cells = read_client_results(run, seed, method)
     return _sorted_out(run, seed, method, _clients(read_config(run), cells.values()), cells)
 
 
@@ -207,7 +207,7 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
     return outdated
 
 
-def _sorted_out(run: Run, seed: int, method: str, clients: list[str], found: Cells) -> MethodResult:
+def _sorted_out(run: Run, seed: int, method: str, clients: list[str], found: ResultsByFile) -> MethodResult:
     names = {file_name(client): client for client in clients}
     cells: dict[str, ClientResult] = {}
     damaged: list[Damage] = []

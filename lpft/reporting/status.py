@@ -14,7 +14,7 @@ from typing import Any
 from lpft.reporting.experiment import is_reference, section
 from lpft.reporting.job_errors import JobError, job_errors
 from lpft.reporting.results import MethodResult, check_is_run, read_config, read_history, read_results
-from lpft.runtime.heartbeat import at_work
+from lpft.runtime.heartbeat import work_in_progress
 from lpft.storage.run import Run
 
 
@@ -92,7 +92,7 @@ class Pace:
     """How many steps of one kind are left, and how long finished ones took.
 
     Args:
-        kind: steps of the same kind take about the same time: a method's client results, say.
+        kind: steps of the same kind take about the same time: a method's client results, render.
         left: number of steps that are left.
         seconds: of the finished steps.
         typical: whether steps of other kinds, none of which is finished, may take as long.
@@ -272,8 +272,8 @@ def _read_status(run: Run) -> RunStatus:
     cells = [
         Pace(
             result.method,
-            left=len(result.clients) - len(result.cells),
-            seconds=[cell.seconds for cell in result.cells],
+            left=len(result.clients) - len(result.client_results),
+            seconds=[cell.seconds for cell in result.client_results],
             typical=not is_reference(result.method, config),
         )
         for result in [*results, *trials]
@@ -300,7 +300,7 @@ class _Now:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.work = at_work(run)
+        self.work = work_in_progress(run)
         self.failures = list(run.failures())
 
     def running(self, seed: int, part: str) -> set[str]:
@@ -324,7 +324,7 @@ class _Now:
             seed=result.seed,
             method=result.method,
             expected=len(result.clients),
-            done=len(result.cells),
+            done=len(result.client_results),
             running=[client for client in result.missing if client in running],
             failed={c: failed[c] for c in result.missing if c in failed and c not in running},
             missing=[client for client in result.missing if client not in running and client not in failed],

@@ -23,14 +23,14 @@ from lpft.evaluation.groups import Where
 from lpft.evaluation.metric import Matrix, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS
 from lpft.evaluation.recommend import Recommendation
-from lpft.reporting import english
+from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
 from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
 from lpft.reporting.ladder import ladder, ladder_frame
 from lpft.reporting.results import MethodResult
 from lpft.storage.atomic import write_atomically
-from lpft.storage.cell_reader import common_levels, share_levels
+from lpft.storage.result_parser import common_levels, share_levels
 from lpft.storage.run import Run
 
 DIAGNOSTIC_COLUMNS = ("diagnostic", "client", "method", "seed", "value", "message", "remedy")
@@ -73,7 +73,7 @@ def write_method_tables(analysis: Analysis) -> None:
     curves_of = by_result(frames.mean_curves[["seed", "method", *CURVE_COLUMNS]])
     lines_of, depth_of = by_result(analysis.tradeoff.lines), by_result(frames.depth)
     for result in analysis.method_results:
-        if not (result.cells or result.damaged):
+        if not (result.client_results or result.damaged):
             continue
         curves = curves_of(result)
         path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
@@ -103,7 +103,7 @@ def recommendations_frame(analysis: Analysis) -> DataFrame:
 def diagnostics_frame(analysis: Analysis) -> DataFrame:
     """Return the columns of diagnostics.csv: one row per diagnostic."""
     rows = [
-        (d.name, d.client, d.method, d.seed, d.value, english.message(d), english.remedy(d.name))
+        (d.name, d.client, d.method, d.seed, d.value, sentences.message(d), sentences.remedy(d.name))
         for d in analysis.diagnostics
     ]
     return DataFrame(rows, columns=DIAGNOSTIC_COLUMNS).astype({"seed": "Int64"})
@@ -132,7 +132,10 @@ def write_or_remove(path: Path, frame: DataFrame) -> None:
 
 def accuracy_csv(result: MethodResult) -> bytes:
     """Return the accuracy matrix of a method and seed as CSV."""
-    rows, orders = [cell.accuracy for cell in result.cells], {id(cell.clients): cell.clients for cell in result.cells}
+    rows, orders = (
+        [cell.accuracy for cell in result.client_results],
+        {id(cell.clients): cell.clients for cell in result.client_results},
+    )
     if list(orders.values()) == [result.clients] and len(rows) == len(result.clients) and share_levels(rows):
         return levels_csv(*common_levels(rows), result.clients)
     return matrix_csv(accuracy_matrix(result), result.clients)

@@ -143,7 +143,7 @@ class Tradeoff:
 
     def _rows(self) -> Iterator[Row]:
         for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
-            lengths = {len(cell.line) for cell in result.cells if cell.line}
+            lengths = {len(cell.line) for cell in result.client_results if cell.line}
             if result.complete and len(lengths) == 1:
                 yield from _lines_of(result, measured.of_clients)
 
@@ -156,8 +156,8 @@ def _lines_of(result: MethodResult, end: Mapping[str, Vector]) -> Iterator[Row]:
         end: the metrics of the personalized models, ``(C,)`` each.
     """
     start = _global_model(result)
-    between: Sequence[Mapping[str, Any]] = next(cell.line for cell in result.cells if cell.line)
-    for place, cell in enumerate(result.cells):
+    between: Sequence[Mapping[str, Any]] = next(cell.line for cell in result.client_results if cell.line)
+    for place, cell in enumerate(result.client_results):
         same: Row = {"seed": result.seed, "method": result.method, "client": cell.client}
         ends = [
             {name: values[name][place] for name in VALUES[:4]} | {"distortion": distortion, "val": val}
@@ -172,5 +172,5 @@ def _lines_of(result: MethodResult, end: Mapping[str, Vector]) -> Iterator[Row]:
 
 def _global_model(result: MethodResult) -> Mapping[str, Any]:
     """Return the clients' metrics of the global model, ``(C,)`` each."""
-    row = np.array([cell.local_before for cell in result.cells], dtype=np.float64)
+    row = np.array([cell.local_before for cell in result.client_results], dtype=np.float64)
     return compute_client_metrics(Evaluation(np.tile(row, (len(row), 1))))

@@ -1,1 +1,1 @@
-"""Devices, processes, signals, seeds: what work runs on."""
+"""Devices, processes, signals, progress and seeds."""

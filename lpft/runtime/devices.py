@@ -1,4 +1,4 @@
-"""Which devices and processes do the work."""
+"""The section `trainer`: devices and processes of a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments import (
 from lightning.fabric.strategies import DDPStrategy
 
 from lpft.runtime import slurm
-from lpft.runtime.launched import launched_by_cluster, launched_by_torchrun, launched_here
+from lpft.runtime.launcher import launched_by_cluster, launched_by_torchrun, launched_processes_per_node
 from lpft.runtime.processes import StartMethod, available_cores, is_interactive, start_method
 
 PRECISIONS = {
@@ -28,25 +28,26 @@ PRECISIONS = {
     "bf16-mixed": torch.float32,
     "bf16-true": torch.bfloat16,
 }
-"""Type of the parameters in each precision."""
+"""Data type of the parameters by precision."""
 TIMEOUT = timedelta(days=1)
-"""How long a rank waits for the others. PyTorch's half an hour, or ten minutes with NCCL, would end a round in which
-one of them trains a large client; that a rank has ended is noticed by who has started it."""
+"""How long a rank waits for the others. PyTorch's default, 30 minutes, or 10 with NCCL, would abort a round in which
+one rank trains a large client. Whoever started the ranks notices if one of them ends."""
 
 
 class Devices:
     """Devices that a command may use: four of the Lightning Trainer's settings, and one of `lpft`.
 
     Args:
-        accelerator: `cpu` or `cuda`; `auto` takes the GPUs if there are any. `mps`, Apple's GPU, is refused.
-        devices: number of devices on each node; `auto` is the number of processes that srun or torchrun started,
-            otherwise of GPUs, or of cores that this process may use; 1 in a notebook on a system without fork.
-        num_nodes: number of machines; more than one under srun or torchrun only.
+        accelerator: `cpu` or `cuda`; `auto` uses the GPUs if there are any. `mps`, Apple's GPU, is refused.
+        devices: number of devices per node. `auto` is the number of processes that srun or torchrun started on this
+            node; otherwise the number of GPUs, or of cores that this process may use; 1 in a notebook without fork.
+        num_nodes: number of nodes; more than one requires srun or torchrun.
         precision: `32-true`, `64-true`, `bf16-mixed` or `bf16-true`.
-        processes_per_device: processes that personalize on each device at the same time, each another stack of clients:
-            for GPUs that one does not fill. Results stay the same. Federated training has one process per device.
+        processes_per_device: number of processes that personalize on each device at the same time, each a different
+            stack of clients, for GPUs that one process does not fill. Results stay the same. Federated training has one
+            process per device.
 
-    Only `check` refuses devices, so that work for other machines can be counted on this one.
+    Only `check` refuses devices, so that the work of another machine can be counted on this one.
     """
 
     def __init__(
@@ -60,18 +61,18 @@ class Devices:
         has_gpu = torch.cuda.is_available()
         self.kind = "cuda" if accelerator in ("cuda", "gpu") or (has_gpu and accelerator == "auto") else "cpu"
         self.available = torch.cuda.device_count() if self.kind == "cuda" else available_cores()
-        self.count: int = (launched_here() or self._most()) if devices == "auto" else devices
+        self.count: int = (launched_processes_per_node() or self._default_count()) if devices == "auto" else devices
         self.accelerator = accelerator
         self.num_nodes: int = num_nodes
         self.precision = precision
         self.processes_per_device: int = processes_per_device
 
     def check(self) -> None:
-        """Raise ValueError if this machine lacks the devices, or Slurm started another number of tasks."""
+        """Raise ValueError if this machine lacks the devices, or if Slurm started a different number of tasks."""
         if start_method(self.kind) == "spawn" and self.count > 1 and is_interactive() and not launched_by_cluster():
             raise ValueError(
-                f"`trainer.devices={self.count}` in a notebook needs processes that are copies of it, which is not safe"
-                " here. HINT: use `auto` or 1, or the command `lpft`."
+                f"`trainer.devices={self.count}` in a notebook needs to fork it, which is not safe here."
+                " HINT: use `auto` or 1, or the command `lpft`."
             )
         if self.accelerator == "mps":
             raise ValueError(
@@ -97,18 +98,18 @@ class Devices:
                 f" with `srun --nodes={self.num_nodes} --ntasks-per-node={self.count}`, or use `--trainer.num_nodes 1`."
             )
 
-    def _most(self) -> int:
-        """Return how many devices there are, or 1 where processes cannot be started for them."""
+    def _default_count(self) -> int:
+        """Return the number of available devices, or 1 if processes for them cannot be started."""
         return 1 if is_interactive() and start_method(self.kind) == "spawn" else self.available
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the parameters."""
+        """Data type of the parameters."""
         return PRECISIONS[self.precision]
 
     @property
     def processes(self) -> int:
-        """How many processes train stacks at the same time on this machine."""
+        """Number of processes that personalize at the same time on this machine."""
         return self.count * self.processes_per_device
 
     def device(self, process: int = 0) -> torch.device:
@@ -116,7 +117,7 @@ class Devices:
         return torch.device(self.kind, process % self.count) if self.kind == "cuda" else torch.device("cpu")
 
     def fabric(self) -> Fabric:
-        """Make the Fabric of federated training; with one device it starts no process."""
+        """Return the Fabric of federated training; with one device it starts no processes."""
         ranks: ClusterEnvironment = OwnProcesses()
         strategy: DDPStrategy | Literal["auto"] = "auto"
         if self.launched_by_cluster:
@@ -127,7 +128,7 @@ class Devices:
         return self._fabric(devices=self.count, num_nodes=self.num_nodes, strategy=strategy, plugins=[ranks])
 
     def fabric_of_one(self, rank: Fabric) -> Fabric:
-        """Make a Fabric for one rank on its own, with the device that it has."""
+        """Return a Fabric of a single process, on the device of a rank."""
         return self._fabric(devices=[rank.device.index] if self.kind == "cuda" else 1, plugins=[OwnProcesses()])
 
     def _fabric(self, **settings: Any) -> Fabric:
@@ -137,7 +138,7 @@ class Devices:
 
     @property
     def start_method(self) -> StartMethod:
-        """How the processes of several devices are started."""
+        """Start method of the processes of several devices."""
         return start_method(self.kind)
 
     @property
@@ -147,11 +148,11 @@ class Devices:
 
 
 class OwnProcesses(LightningEnvironment):
-    """The processes that lpft starts itself, on this machine: no variable of the environment says who they are."""
+    """Processes that lpft starts itself, on this machine; environment variables are ignored."""
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether somebody else has started the ranks."""
+        """Whether an external launcher started the ranks."""
         return False
 
     @property
@@ -161,13 +162,13 @@ class OwnProcesses(LightningEnvironment):
 
     @property
     def main_port(self) -> int:
-        """A port that was free when it was first asked for."""
+        """A port that was free at the first access."""
         if self._main_port == -1:
-            with socket.socket() as free:
-                free.bind((self.main_address, 0))
-                self._main_port = free.getsockname()[1]
+            with socket.socket() as probe:
+                probe.bind((self.main_address, 0))
+                self._main_port = probe.getsockname()[1]
         return self._main_port
 
     def node_rank(self) -> int:
-        """Return the number of this machine, the only one."""
+        """Return the rank of this node, the only one."""
         return 0

@@ -1,7 +1,7 @@
-"""What the processes of a run are working on: each keeps a small file, and removes it when it ends.
+"""Heartbeats: every process of a run keeps a small file with its current work, and removes it when it ends.
 
-The file of a killed process is ignored once it has not been renewed for a while, or if the process belongs to this
-machine and no longer exists. Only `lpft status` reads these files.
+The file of a killed process is ignored if it has not been renewed for a while, or if the process was on this machine
+and no longer exists. Only `lpft status` reads these files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 
 LOOK, RENEW = 2.0, 20.0
-"""Seconds between checks for a change, and until the file is renewed in any case."""
+"""Seconds between checks for new work, and after which the file is renewed in any case."""
 LOST = 120.0
 """Seconds after which a file that was not renewed is ignored."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a process does at a time.
+    """The current work of a process.
 
     Args:
         seed: seed of the run.
@@ -41,19 +41,19 @@ class Work:
 
 
 class Heartbeat:
-    """Tells others what this process works on for a run.
+    """Writes the current work of this process to a file of the run.
 
-    Its thread starts with the first work: start other processes before that.
+    The first call of `set_work` starts a thread, so fork other processes before.
     """
 
     def __init__(self, run: Run) -> None:
         self.path = run.working / f"{socket.gethostname()}-{os.getpid()}.json"
         self._work: list[Work] = []
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def at(self, work: Iterable[Work]) -> None:
-        """Set the work in progress."""
+    def set_work(self, work: Iterable[Work]) -> None:
+        """Set the current work."""
         self._work = list(work)
         if self._thread is None:
             self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -61,7 +61,7 @@ class Heartbeat:
 
     def close(self) -> None:
         """Stop the thread and remove the file."""
-        self._over.set()
+        self._closed.set()
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(OSError):
@@ -75,21 +75,21 @@ class Heartbeat:
             if self._work != written or now - last > RENEW:
                 written, last = self._work, now
                 content = {"host": socket.gethostname(), "pid": os.getpid(), "work": [asdict(work) for work in written]}
-                with contextlib.suppress(OSError):  # the work itself will tell of a full disk
+                with contextlib.suppress(OSError):  # the work itself reports a full disk
                     write_atomically(self.path, json.dumps(content) + "\n")
-            if self._over.wait(LOOK):
+            if self._closed.wait(LOOK):
                 return
 
 
-def at_work(run: Run) -> list[Work]:
-    """Return the work in progress, on any machine."""
-    at_work = []
+def work_in_progress(run: Run) -> list[Work]:
+    """Return the current work of all processes of a run, on any machine."""
+    in_progress = []
     for path in sorted(run.working.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it has ended meanwhile
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the process ended in the meantime
             content = json.loads(path.read_text(encoding="utf-8"))
             if _is_alive(path, content["host"], content["pid"]):
-                at_work += [Work(**work) for work in content["work"]]
-    return at_work
+                in_progress += [Work(**work) for work in content["work"]]
+    return in_progress
 
 
 def _is_alive(path: Path, host: str, pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Standard output and error: text that their encoding lacks, and readers that have left, as in ``lpft ... | head``."""
+"""Standard output and error: characters that cannot be encoded, and closed pipes, as in ``lpft ... | head``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 
 CLOSED = 141
-"""Exit code of a command whose output nobody reads any more: 128 + SIGPIPE, as of other Unix tools."""
+"""Exit code of a command whose output is a closed pipe: 128 + SIGPIPE, as for other Unix tools."""
 
 
 @contextmanager
-def any_text() -> Iterator[None]:
-    """Let a stream write ``?`` for a character that its encoding lacks; flush all of them, and undo it, at the end.
+def replacing_unencodable() -> Iterator[None]:
+    """Write ``?`` for characters that cannot be encoded; at the end, flush the streams and restore their settings.
 
     Raises:
-        BrokenPipeError: if nobody reads a stream any more.
+        BrokenPipeError: if a stream is a closed pipe.
     """
     streams = _streams()
     errors = [stream.errors for stream in streams]
@@ -32,33 +32,33 @@ def any_text() -> Iterator[None]:
             stream.reconfigure(errors=before)  # it flushes
 
 
-def leave_output() -> bool:
-    """Send what cannot be written to the null device, so that Python does not fail again at its end.
+def discard_output() -> bool:
+    """Redirect streams that cannot be written to the null device, so that flushing them at exit does not fail.
 
     Returns:
-        Whether nobody reads standard output or error any more.
+        Whether standard output or error is a closed pipe.
     """
     streams = _streams()
     closed = [stream for stream in streams if _is_closed(stream)]
     for stream in closed or streams[:1]:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
-        os.close(nothing)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, stream.fileno())
+        os.close(null_device)
     return bool(closed)
 
 
 def _is_closed(stream: TextIOWrapper) -> bool:
-    """Return whether nobody reads a pipe any more."""
+    """Return whether a stream is a pipe whose reader has closed it."""
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)
-    except OSError:  # it is no file
+    except OSError:  # not a file
         return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _streams() -> list[TextIOWrapper]:
-    """Return standard output and error, unless they were replaced by something else, as in a notebook, or closed."""
+    """Return standard output and error, except those that are closed or replaced, as in a notebook."""
     return [s for s in (sys.stdout, sys.stderr) if isinstance(s, TextIOWrapper) and not s.closed]

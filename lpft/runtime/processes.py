@@ -1,6 +1,6 @@
-"""How many cores this process may use, and how it starts others, ends them, and ends with its parent.
+"""Available cores, and how processes are started, killed, and ended with their parent.
 
-Imports nothing heavy.
+The module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -17,74 +17,76 @@ from pathlib import Path
 from typing import Literal, cast
 
 StartMethod = Literal["fork", "spawn"]
-"""How processes are started: as copies of this one, or anew."""
+"""How processes are started, see `multiprocessing.set_start_method`."""
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Return the number of cores that this process may use, a container's CPU quota included.
+    """Return the number of cores that this process may use, limited by the CPU quota of a container.
 
     Args:
-        root: where ``proc`` and ``sys`` are, on Linux.
+        root: parent folder of ``proc`` and ``sys`` on Linux.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def start_method(device: str) -> StartMethod:
-    """Return how other processes are started: ``LPFT_START_METHOD``, otherwise what is safe on this system.
+    """Return the start method of processes: ``LPFT_START_METHOD``, or the fastest one that is safe on this system.
 
-    A fork takes milliseconds instead of seconds, but only Linux's libraries survive it, and only without CUDA.
+    A fork takes milliseconds instead of seconds, but is safe only on Linux and without CUDA.
 
     Args:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: if `LPFT_START_METHOD` names none that this system has.
+        ValueError: if `LPFT_START_METHOD` is not a start method of this system.
     """
     methods = [method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()]
-    wanted = os.environ.get("LPFT_START_METHOD")
-    if wanted and wanted not in methods:
-        raise ValueError(f"`LPFT_START_METHOD={wanted}` does not exist here. HINT: {' or '.join(methods)}.")
+    requested = os.environ.get("LPFT_START_METHOD")
+    if requested and requested not in methods:
+        raise ValueError(
+            f"`LPFT_START_METHOD={requested}` is not available on this system. HINT: {' or '.join(methods)}."
+        )
     safe = "fork" if sys.platform == "linux" and "fork" in methods and device == "cpu" else "spawn"
-    return cast(StartMethod, wanted or safe)
+    return cast(StartMethod, requested or safe)
 
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """Start processes in this block: an error, or Ctrl-C, that leaves it ends them at once."""
-    others = set(multiprocessing.active_children())
+    """Kill all processes that were started in the block if an exception, such as Ctrl-C, leaves it."""
+    earlier = set(multiprocessing.active_children())
     try:
         yield
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
+        for process in set(multiprocessing.active_children()) - earlier:
             process.kill()
         raise
 
 
 def refuse_missing_guard(function: str) -> None:
-    """Raise RuntimeError in a process that is being started anew, and for that runs the user's script once more."""
+    """Raise RuntimeError in a spawned process that is still importing the user's script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            f"`lpft.{function}` is called whenever this script is imported, also by the processes that it starts."
+            f"`lpft.{function}` is called when this script is imported, which every spawned process does."
             " HINT: call it below `if __name__ == '__main__':`."
         )
 
 
 def is_interactive() -> bool:
-    """Return whether this is a notebook or a Python prompt, whose definitions a process that is started anew lacks."""
+    """Return whether this is a notebook or a Python prompt, whose definitions spawned processes cannot import."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def leave_with_parent(parent: int) -> None:
-    """End this process as soon as its parent has ended, for whatever reason, so that no process keeps writing.
+    """Exit this process as soon as its parent has ended for any reason, so that no orphan keeps writing.
 
     Args:
-        parent: the parent's process id, from the parent itself: it may have ended before this is called.
+        parent: process id of the parent, passed by the parent: it may have ended before this call.
     """
 
     def watch() -> None:
         original = multiprocessing.parent_process()
-        if sys.platform == "win32" and original is not None:  # there, a parent's number stays the same after its end
+        if sys.platform == "win32" and original is not None:  # Windows keeps the id of a parent that has ended
             original.join()
         else:
             while os.getppid() == parent:
@@ -95,7 +97,7 @@ def leave_with_parent(parent: int) -> None:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas of this process's control groups, in cores: of version 2, then of version 1."""
+    """Yield the CPU quotas of this process's control groups (cgroup v1 and v2), in cores."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -111,9 +113,9 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _up(mount: Path, group: str) -> list[Path]:
-    """Return the folders of a group and of all above it; in a container, the group's own name may not be visible."""
-    place = mount / group.strip("/")
-    return [folder for folder in (place, *place.parents) if folder.is_relative_to(mount)]
+    """Return the folders of a group and its ancestors; in a container, that of the group itself may not exist."""
+    lowest = mount / group.strip("/")
+    return [folder for folder in (lowest, *lowest.parents) if folder.is_relative_to(mount)]
 
 
 def _words(path: Path) -> list[str]:
@@ -124,7 +126,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _ratio(*words: str) -> Iterator[float]:
-    """Yield quota / period, unless there is no limit: ``max`` or -1."""
+    """Yield quota / period; nothing if there is no limit (``max`` or -1)."""
     with contextlib.suppress(ValueError, ZeroDivisionError):
         quota, period = map(float, words)
         if quota > 0:

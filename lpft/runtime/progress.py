@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar on a terminal, one line per event elsewhere."""
+"""Progress of a long task: a bar on a terminal, otherwise one line per event."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Steps:
-    """Counts the steps of a task and shows speed and time left.
+    """Shows the finished steps of a task, the speed and the estimated time left.
 
     Args:
         title: name of the task, such as ``federate seed 0``.
         total: number of steps.
         unit: name of one step, such as ``round``.
-        shown: False shows nothing (on all ranks but the first).
-        done: steps that were done by an earlier process.
+        shown: whether to show anything; False on all ranks but the first.
+        done: number of steps finished by an earlier process.
         counted: unit of the speed.
-        lines: maximum number of lines if the output is not a terminal; by default one for each call.
+        lines: maximum number of lines if the output is not a terminal; by default one per call.
     """
 
     def __init__(
@@ -56,13 +56,19 @@ class Steps:
         return self
 
     def start_at(self, done: int) -> None:
-        """Set the number of steps that were done by an earlier process."""
+        """Set the number of steps finished by an earlier process."""
         self.done = self.first = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def advance(self, text: str, count: int, steps: int = 1) -> None:
-        """Report finished steps: the result in a few words, and how many clients (or what is counted) they had."""
+        """Report finished steps.
+
+        Args:
+            text: short result of the steps.
+            count: number of clients (or of what `counted` names) in these steps.
+            steps: number of steps.
+        """
         before = self.done
         self.done += steps
         self.count += count
@@ -86,7 +92,7 @@ class Steps:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as ``h:mm:ss`` or ``m:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
+    """Return a duration as ``h:mm:ss`` or ``m:ss``."""
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"

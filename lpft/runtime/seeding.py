@@ -1,7 +1,7 @@
-"""A generator for every draw, seeded by the purpose of the draw.
+"""A random generator for every draw, seeded by the purpose of the draw.
 
-No draw depends on the global generator, the order of work or the process. A run that is resumed, or spread over other
-devices, therefore sees the same numbers.
+No draw depends on the global generator, the order of work or the process. A run that is resumed, or distributed over
+other devices, therefore draws the same numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Generator
 
 
 def stable_seed(*key: int | str) -> int:
-    """Map what a draw is for to a seed in ``[0, 2**63)`` that is the same in every process and on every machine.
+    """Map the purpose of a draw to a seed in ``[0, 2**63)`` that is the same in every process and on every machine.
 
     >>> stable_seed(0, "batches", 3, 7) == stable_seed(0, "batches", 3, 7)
     True
@@ -32,9 +32,9 @@ def generator(*key: int | str) -> Generator:
 
 
 def seed_global_generator(device: torch.device, *key: int | str) -> None:
-    """Seed the generator of a device that layers draw from (dropout).
+    """Seed the generator from which layers on a device draw, such as dropout.
 
-    `torch.manual_seed` seeds those of all kinds of devices, which takes a millisecond even where there is only one.
+    `torch.manual_seed` seeds the generators of all device types, which takes a millisecond even if only one exists.
     """
     seed = stable_seed(*key)
     torch.default_generator.manual_seed(seed)
@@ -44,7 +44,7 @@ def seed_global_generator(device: torch.device, *key: int | str) -> None:
 
 @contextmanager
 def global_generator(*key: int | str) -> Iterator[None]:
-    """Seed torch's global generator for code that uses no other (layer initialization), and restore it afterwards."""
+    """Seed torch's global generator for code that uses it, such as layer initialization, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(*key))
         yield

@@ -1,4 +1,4 @@
-"""The state of a process while it trains: one thread, quiet loggers, and classes of the working folder."""
+"""The state of a process that trains: one thread, quiet loggers, and imports from the working directory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lpft.runtime.launched import without_foreign_ranks
+from lpft.runtime.launcher import without_foreign_ranks
 
 LOGGERS = ("lightning.fabric", "lightning.pytorch")
 
 
 @contextmanager
-def heavy_work() -> Iterator[None]:
-    """Use one thread per process, and let YAML name classes in files of the working folder; undo both afterwards."""
+def training_session() -> Iterator[None]:
+    """Use one thread per process, and make modules of the working directory importable; restore both afterwards."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
-    with without_foreign_ranks(), working_folder_last():
-        import lightning.pytorch  # noqa: F401  (it sets the levels of its loggers when it is imported)
+    with without_foreign_ranks(), importable_working_directory():
+        import lightning.pytorch  # noqa: F401  (the import sets the levels of its loggers)
         import torch
 
         threads = torch.get_num_threads()
         levels = {name: logging.getLogger(name).level for name in LOGGERS}
         torch.set_num_threads(1)
         for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.WARNING)  # not how many processes there are
+            logging.getLogger(name).setLevel(logging.WARNING)  # hides the number of processes
         try:
             yield
         finally:
@@ -36,29 +36,29 @@ def heavy_work() -> Iterator[None]:
 
 
 @contextmanager
-def working_folder_last() -> Iterator[None]:
-    """Import modules of the working folder, but none of a name that a library has, as ``queue.py`` or ``random.py``.
+def importable_working_directory() -> Iterator[None]:
+    """Make modules of the working directory importable without shadowing libraries, as a file ``queue.py`` would.
 
-    A working folder that ``PYTHONPATH`` names, or that lpft itself is imported from, stays before installed packages.
-    Processes that are started anew heed ``PYTHONSAFEPATH`` (Python 3.11): without it they would look there first.
+    A working directory that is in ``PYTHONPATH``, or from which lpft itself is imported, stays before installed
+    packages. ``PYTHONSAFEPATH`` (Python 3.11) keeps spawned processes from searching it first.
     """
-    before, safe, here = list(sys.path), os.environ.get("PYTHONSAFEPATH"), str(Path.cwd())
-    sys.path[:] = _placed_late(sys.path, here)
+    original, safe_path, working_directory = list(sys.path), os.environ.get("PYTHONSAFEPATH"), str(Path.cwd())
+    sys.path[:] = _moved_back(sys.path, working_directory)
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
-        sys.path[:] = [*before, *(folder for folder in sys.path if folder not in (*before, here))]
-        if safe is None:
+        sys.path[:] = [*original, *(folder for folder in sys.path if folder not in (*original, working_directory))]
+        if safe_path is None:
             del os.environ["PYTHONSAFEPATH"]
 
 
-def _placed_late(folders: list[str], here: str) -> list[str]:
-    """Return the import path with the working folder after the standard library or, unless it was asked for, last."""
-    others = [folder for folder in folders if folder not in ("", ".", here)]
-    asked_for = {str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
-    place = len(others)
-    if here in asked_for or here == str(Path(__file__).parents[2]):
+def _moved_back(folders: list[str], working_directory: str) -> list[str]:
+    """Return the import path with the working directory last, or just before installed packages if it was requested."""
+    others = [folder for folder in folders if folder not in ("", ".", working_directory)]
+    requested = {str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    position = len(others)
+    if working_directory in requested or working_directory == str(Path(__file__).parents[2]):
         installed = (n for n, name in enumerate(others) if Path(name).name in ("site-packages", "dist-packages"))
-        place = next(installed, place)
-    return [*others[:place], here, *others[place:]]
+        position = next(installed, position)
+    return [*others[:position], working_directory, *others[position:]]

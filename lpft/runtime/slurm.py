@@ -1,4 +1,4 @@
-"""Slurm: how many tasks there are, whether they fit the settings, and how to requeue a job."""
+"""Slurm: the number of tasks, checks that it matches the settings, and requeueing of jobs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ STAGE = "HINT: use the stages, as the scripts in slurm/ do: `srun lpft federate`
 
 
 def num_tasks() -> int:
-    """Return how many processes srun has started; 1 outside of Slurm."""
+    """Return the number of tasks; 1 outside of Slurm."""
     return number("SLURM_NTASKS") or 1
 
 
 def number(name: str) -> int | None:
-    """Return a variable of the environment as a number above 0; None if it is none."""
+    """Return an environment variable as a positive integer; None if it is anything else."""
     text = os.environ.get(name, "")
     return int(text) or None if text.isascii() and text.isdigit() else None
 
 
 def check_command(command: str) -> None:
-    """Raise ValueError if Slurm has several tasks for a command that is one process, or that srun has not started.
+    """Raise ValueError if Slurm has several tasks for a single-process command, or for one that srun did not start.
 
-    It reads the environment only, so that errors come before anything heavy is imported.
+    The check reads only the environment, so that errors come before slow imports.
     """
     tasks = num_tasks()
     if tasks == 1 or command not in ("run", "federate", "tune", "personalize"):
         return
     if command != "federate":
         raise ValueError(
-            f"`lpft {command}` is one process, but SLURM_NTASKS={tasks}: each task would do the same work."
+            f"`lpft {command}` is a single process, but SLURM_NTASKS={tasks}: each task would do the same work."
             f" {STAGE} with `--ntasks=1`."
         )
     if "SLURM_STEP_ID" not in os.environ:
         raise ValueError(
-            f"SLURM_NTASKS={tasks}, but srun has not started this process: it would wait for the others for ever."
+            f"SLURM_NTASKS={tasks}, but srun did not start this process: it would wait for the others forever."
             " HINT: `srun lpft federate ...`, or `--ntasks=1`."
         )
     name = os.environ.get("SLURM_JOB_NAME")
@@ -48,13 +48,13 @@ def check_command(command: str) -> None:
         )
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
-            f"SLURM_NTASKS={tasks}, but how many of them a node has is not said."
+            f"SLURM_NTASKS={tasks}, but the number of tasks per node is not set."
             " HINT: use `--nodes` and `--ntasks-per-node` instead of `--ntasks`."
         )
 
 
 def check_devices(devices: int, num_nodes: int) -> None:
-    """Raise ValueError if Slurm's tasks do not match the section `trainer`; Lightning does not always notice."""
+    """Raise ValueError if Slurm's tasks do not match the section `trainer`, which Lightning does not always detect."""
     tasks = num_tasks()
     per_node = number("SLURM_NTASKS_PER_NODE") or devices
     nodes = number("SLURM_NNODES") or num_nodes
@@ -69,9 +69,9 @@ def check_devices(devices: int, num_nodes: int) -> None:
 def requeue() -> None:
     """Requeue this job, or this task of an array, and print the outcome.
 
-    It is not requeued outside of Slurm, or with ``LPFT_REQUEUE=0``. From here on signals are ignored.
+    Nothing is requeued outside of Slurm or with ``LPFT_REQUEUE=0``. Afterwards signals are ignored.
     """
-    ignore()  # Slurm ends a requeued job with TERM, but it ends by itself
+    ignore()  # Slurm sends TERM to a requeued job, which exits by itself
     job = _job()
     if job is None or os.environ.get("LPFT_REQUEUE", "1") == "0":
         return
@@ -85,7 +85,7 @@ def requeue() -> None:
 
 
 def _job() -> str | None:
-    """Return the job's name for `scontrol`: an array's last task has the job id of the whole array."""
+    """Return the id of the job for `scontrol`; in an array ``JOB_TASK``, since its last task has the array's job id."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")

@@ -1,1 +1,1 @@
-"""What the package brings along to start from: experiments, their sections, scripts for Slurm."""
+"""Shipped experiments, their sections, and scripts for Slurm."""

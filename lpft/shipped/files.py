@@ -1,7 +1,7 @@
-"""The experiments, sections and scripts that the package brings along, and copies of them in a folder of yours.
+"""The shipped experiments, sections and scripts, and how `lpft init` copies them to a folder.
 
-`configs` and `slurm` beside this file are links to the folders of the repository; in an installed package they are
-folders.
+`configs` and `slurm` next to this file are links to the folders of the repository; an installed package contains the
+folders themselves.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ CONFIGS = HERE / "configs"
 SCRIPTS = "slurm"
 
 Kind = Literal["included", "to bring", "template", "addition", "section"]
-"""An experiment, by its data, or a template of one; what can be added to one; what can be a section of one."""
-
+"""Experiments with data included and with data to bring; templates, additions and sections of experiments."""
 
 TITLES: dict[Kind, str] = {
     "included": "Experiments whose data are included",
@@ -37,28 +36,28 @@ TITLES: dict[Kind, str] = {
 
 
 class Shipped(NamedTuple):
-    """A configuration file that the package brings along.
+    """A shipped configuration file.
 
     Args:
-        name: its path below `configs`, without ending.
-        kind: what it is for.
+        name: its path below `configs`, without suffix.
+        kind: the kind of the file.
         about: the first sentence of its comment.
-        root_about: of an experiment whose data must be brought: the comment of the file that names them.
+        data_about: for an experiment whose data you bring, the comment of the file that describes them.
     """
 
     name: str
     kind: Kind
     about: str
-    root_about: str = ""
+    data_about: str = ""
 
 
 def shipped() -> list[Shipped]:
-    """Return all configuration files, experiments first."""
+    """Return all shipped configuration files, experiments first."""
     return [describe(path) for path in sorted(_paths(), key=lambda path: (len(path.relative_to(CONFIGS).parts), path))]
 
 
 def describe(path: Path) -> Shipped:
-    """Say what one of the files is, by what is in it and by its comment."""
+    """Describe a shipped configuration file by its content and comment."""
     content, name = _load(path), path.relative_to(CONFIGS).with_suffix("").as_posix()
     about = re.split(r"(?<=[.?])\s", comment_of(path))[0].rstrip(":").replace("configs/", "")
     if name.startswith("own_"):
@@ -70,76 +69,76 @@ def describe(path: Path) -> Shipped:
         file = path.parent / data
         data = _load(file)
     source = data["source"]
-    if isinstance(source, dict) and "root" in source.get("init_args", {}):  # the folder of files that are not shipped
+    if isinstance(source, dict) and "root" in source.get("init_args", {}):  # a folder of data that are not shipped
         return Shipped(name, "to bring", about, comment_of(file))
     return Shipped(name, "included", about)
 
 
 def comment_of(path: Path) -> str:
-    """Return the comment that a file starts with, in one line and without the commands in it."""
+    """Return the comment at the start of a file as one line, without the commands in it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return " ".join(line[2:] for line in lines[:start] if not line.startswith("#   "))
 
 
 def find(name: str) -> Path:
-    """Return the file that a name means: its path below `configs`, or the name of an experiment or addition alone.
+    """Return the file with a name: its path below `configs`, or only the stem of an experiment or addition.
 
     Raises:
-        ValueError: if there is no such file; it names similar ones.
+        ValueError: if no file has this name; the message lists similar names.
     """
-    wanted = name.removeprefix("configs/").removesuffix(".yaml")
-    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in _paths()}
-    short = {path.stem: path for path in names.values() if not _is_section(path)}
-    if wanted in names or wanted in short:
-        return names.get(wanted) or short[wanted]
-    close = difflib.get_close_matches(wanted, {*names, *short}, n=3)
+    key = name.removeprefix("configs/").removesuffix(".yaml")
+    by_path = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in _paths()}
+    by_stem = {path.stem: path for path in by_path.values() if not _is_section(path)}
+    if key in by_path or key in by_stem:
+        return by_path.get(key) or by_stem[key]
+    close = difflib.get_close_matches(key, {*by_path, *by_stem}, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "`lpft init` lists them."
-    raise ValueError(f"nothing shipped is called {name!r}. HINT: {hint}")
+    raise ValueError(f"no shipped file is called {name!r}. HINT: {hint}")
 
 
-def sections(path: Path) -> list[Path]:
-    """Return a file and all files that it names, directly or through others."""
-    found, waiting = list[Path](), [path]
-    while waiting:
-        file = waiting.pop().resolve()
-        if file not in found:
-            found.append(file)
-            waiting += [file.parent / text for text in _texts(_load(file)) if text.endswith(".yaml")]
-    return [CONFIGS / file.relative_to(CONFIGS.resolve()) for file in found]
+def with_sections(path: Path) -> list[Path]:
+    """Return a file and all files that it names, directly or through other files."""
+    files, queue = list[Path](), [path]
+    while queue:
+        file = queue.pop().resolve()
+        if file not in files:
+            files.append(file)
+            queue += [file.parent / text for text in _texts(_load(file)) if text.endswith(".yaml")]
+    return [CONFIGS / file.relative_to(CONFIGS.resolve()) for file in files]
 
 
 def copies(name: str, folder: Path) -> dict[Path, str]:
-    """Return the files to write for what a name means (``slurm``: the scripts), and their text.
+    """Return path and text of the files to write for a name (``slurm`` for the scripts).
 
-    Files keep their place to one another, so that sections are found. Where comments name a file in ``configs/``, they
-    name it in `folder`.
+    The files keep their relative paths, by which they name their sections. In their comments, ``configs/`` is replaced
+    with `folder`.
 
     Raises:
-        ValueError: if nothing has that name.
+        ValueError: if no file has this name.
     """
     if name == SCRIPTS:
         files = {HERE: sorted(path for path in (HERE / SCRIPTS).rglob("*") if path.is_file())}
     else:
-        files = {CONFIGS: sections(find(name))}
-    typed = "" if folder == Path() else printable(shlex.quote(folder.as_posix())) + "/"
+        files = {CONFIGS: with_sections(find(name))}
+    prefix = "" if folder == Path() else printable(shlex.quote(folder.as_posix())) + "/"
     return {
-        folder / path.relative_to(start): path.read_text(encoding="utf-8").replace("configs/", typed)
-        for start, paths in files.items()
+        folder / path.relative_to(root): path.read_text(encoding="utf-8").replace("configs/", prefix)
+        for root, paths in files.items()
         for path in paths
     }
 
 
-def following(name: str, folder: Path) -> str:
-    """Say what can be done with what `copies` returns: commands, and which data must be brought."""
+def next_steps(name: str, folder: Path) -> str:
+    """Return what to do with the files of `copies`: the commands, and which data to bring."""
     if name == SCRIPTS:
         return f"Next: edit {folder / SCRIPTS / 'settings.sh'}, then {folder / SCRIPTS / 'submit.sh'} FILE"
     entry = describe(find(name))
     file = shlex.quote((folder / f"{entry.name}.yaml").as_posix())
     if entry.kind == "to bring":
-        return f"{entry.root_about}\n\nNext: lpft run -c {file} --data.source.root FOLDER"
+        return f"{entry.data_about}\n\nNext: lpft run -c {file} --data.source.root FOLDER"
     if entry.kind == "template":
-        return f"Next: change what is marked in {file}; `lpft init own_sites FOLDER` fits it to a folder of images"
+        return f"Next: edit the marked lines in {file}; `lpft init own_sites FOLDER` fits it to a folder of images"
     if entry.kind == "addition":
         return f"Next: give it after an experiment: lpft run -c FILE -c {file}"
     if entry.kind == "section":
@@ -150,7 +149,7 @@ def following(name: str, folder: Path) -> str:
 
 
 def listing() -> str:
-    """List what is shipped, with one line for each experiment; paragraphs as wide as the terminal, if there is one."""
+    """Return the list of all shipped files as text, wrapped to the width of the terminal if there is one."""
     width = shutil.get_terminal_size(fallback=(1000, 24)).columns
     entries = shipped()
     lines = ["lpft init NAME [--to FOLDER] writes one of these, with the files it names."]
@@ -173,24 +172,24 @@ def listing() -> str:
 
 
 def write(texts: dict[Path, str], force: bool) -> None:
-    """Write files: all of them, or none if one of them is there already and differs.
+    """Write all files, or none if an existing file would change.
 
     Args:
-        texts: path and content.
-        force: replace files that differ.
+        texts: content of the files by path.
+        force: whether to replace existing files that differ.
 
     Raises:
-        FileExistsError: if some would be replaced, and `force` is not set.
+        FileExistsError: if existing files differ and `force` is not set.
     """
-    there = [path for path in texts if path.exists()]
-    differing = [path for path in there if not path.is_file() or path.read_bytes() != texts[path].encode()]
+    existing = [path for path in texts if path.exists()]
+    differing = [path for path in existing if not path.is_file() or path.read_bytes() != texts[path].encode()]
     if differing and not force:
         raise FileExistsError(
-            f"{', '.join(map(str, differing))}: there already, and different. Nothing was written. HINT: `--force`"
-            " replaces what differs; `--to FOLDER` writes somewhere else."
+            f"{', '.join(map(str, differing))}: already exists and differs. Nothing was written. HINT: `--force`"
+            " replaces files that differ; `--to FOLDER` writes to another folder."
         )
     for path, text in texts.items():
-        if path in differing or path not in there:
+        if path in differing or path not in existing:
             write_atomically(path, text)
             if text.startswith("#!"):
                 path.chmod(path.stat().st_mode | 0o111)
@@ -200,8 +199,8 @@ def _paths() -> list[Path]:
     paths = list(CONFIGS.rglob("*.yaml"))
     if not paths:
         raise FileNotFoundError(
-            f"{CONFIGS} holds no files. HINT: in a checkout it is a link to the folder configs, which git makes on"
-            " Windows only after `git config core.symlinks true`; the wheel has the files themselves."
+            f"{CONFIGS} contains no files. HINT: in a checkout it is a link to the folder configs, which git creates on"
+            " Windows only after `git config core.symlinks true`; the wheel contains the files."
         )
     return paths
 

@@ -1,4 +1,4 @@
-"""An experiment on your own images, fitted to the folder that holds them."""
+"""An experiment on your own images, fitted to the folder that contains them."""
 
 from __future__ import annotations
 
@@ -26,94 +26,101 @@ from lpft.data.sources.image_files import reason
 from lpft.data.sources.names import composed
 from lpft.data.sources.sites import LABELS, Listing, Sites, wrong
 from lpft.data.splits import SPLITS
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 SIZES = (16, 28, 32, 48, 64)
-"""Sides that images are resized to; a CPU trains the template's network on them."""
-LOOKED_AT = 200
-"""How many image files are opened."""
+"""Image sizes to choose from; a CPU can train the template's network on them."""
+NUM_OPENED = 200
+"""Maximum number of image files to open."""
 COHORT = 20
-"""Clients in a round, where there are more."""
+"""Maximum number of clients in a round."""
 ARRAYS = ("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images", "labels"), ("x", "y")
-"""Names of images and labels in `.npz` files: those of `ArrayDomain`, MedMNIST's, and those of files of one part."""
+"""Names of images and labels in `.npz` files: those of `ArrayDomain`, of MedMNIST, and of files without splits."""
 
 
 class Located(NamedTuple):
-    """A source that reads a folder, and its settings in YAML."""
+    """The source that reads a folder.
+
+    Args:
+        source: the source.
+        init_args: its settings in YAML.
+        layout: description of the folder's layout.
+    """
 
     source: Source
     init_args: Mapping[str, Any]
-    what: str
+    layout: str
 
 
 @dataclass
 class Fitted:
-    """What was found in a folder and what follows from it; the names of the template.
+    """The content of a folder and the settings that follow from it: the variables of the template.
 
     Args:
-        folder: the folder, as it was given.
-        what: what its form is called.
-        class_path, init_args: the source that reads it.
-        counts: images of every domain, by split (``""`` where there is none), in the order of the domains.
-        classes: names of the classes, in order; may be empty for files that do not name them.
-        num_classes: how many there are.
-        sides: the lowest, the middle and the highest of the shorter sides of the images that were opened.
-        opened: how many were opened.
-        unreadable: path and reason of those that could not be.
-        deep: how many of them have more than 8 bits a channel.
-        channels: 1 if all are grey, else 3.
+        folder: the folder, as the user named it.
+        layout: description of its layout.
+        class_path: class of the source that reads it.
+        init_args: settings of the source.
+        counts: number of images by domain and split (``""`` if the source assigns none), in the order of the domains.
+        classes: names of the classes, in order; empty if the files do not contain names.
+        num_classes: number of classes.
+        sides: minimum, median and maximum of the shorter sides of the opened images, in pixels.
+        num_opened: number of opened images.
+        channels: 1 if all opened images are grey, else 3.
+        unreadable: path and error of images that could not be opened.
+        num_deep: number of opened images with more than 8 bits per channel.
     """
 
     folder: str
-    what: str
+    layout: str
     class_path: str
     init_args: Mapping[str, Any]
     counts: dict[str, dict[str, int]]
     classes: tuple[str, ...]
     num_classes: int
     sides: tuple[int, int, int]
-    opened: int
+    num_opened: int
     channels: int
     unreadable: list[str] = field(default_factory=list)
-    deep: int = 0
+    num_deep: int = 0
 
     @property
     def num_images(self) -> int:
-        """Images of all domains."""
+        """Number of images of all domains."""
         return sum(sum(parts.values()) for parts in self.counts.values())
 
     @property
-    def cut(self) -> bool:
-        """Whether test or val parts are cut from training images somewhere."""
+    def splits_train(self) -> bool:
+        """Whether test or validation samples of a domain are split off its training images."""
         return any(not {"val", "test"} <= parts.keys() for parts in self.counts.values())
 
     @property
     def image_size(self) -> int:
-        """The largest of `SIZES` that is not above the middle shorter side."""
+        """The largest of `SIZES` that is not above the median of the shorter sides."""
         return max((size for size in SIZES if size <= self.sides[1]), default=SIZES[0])
 
     @property
     def num_clients(self) -> int | None:
-        """Clients that a single site is dealt to: one for 80 images to train on, 2 to 10."""
-        return min(10, max(2, self._train(next(iter(self.counts))) // 80)) if len(self.counts) == 1 else None
+        """Number of clients that share a single site: one per 80 training images, 2 to 10; None for several sites."""
+        return min(10, max(2, self._num_train(next(iter(self.counts))) // 80)) if len(self.counts) == 1 else None
 
     @property
     def min_samples(self) -> int:
-        """Least images of such a client."""
+        """Minimum number of images of a client that shares a single site."""
         parts = next(iter(self.counts.values()))
-        dealt = sum(number for split, number in parts.items() if split not in ("val", "test"))
-        return min(40, dealt // (2 * (self.num_clients or 1)))
+        num_shared = sum(number for split, number in parts.items() if split not in ("val", "test"))
+        return min(40, num_shared // (2 * (self.num_clients or 1)))
 
     @property
-    def smallest(self) -> int:
-        """Images that the smallest client trains on, about; domains without images are left out."""
-        trained = [self._train(name) for name, parts in self.counts.items() if sum(parts.values())]
+    def smallest_train(self) -> int:
+        """Approximate number of training images of the smallest client; domains without images do not count."""
+        trained = [self._num_train(name) for name, parts in self.counts.items() if sum(parts.values())]
         return self.min_samples if self.num_clients else min(trained)
 
     @property
     def batch_size(self) -> int:
-        """A power of 2, at most 32 and at most what the smallest client trains on."""
-        return 2 ** min(5, max(1, int(math.log2(max(2, self.smallest)))))
+        """A power of 2, at most 32 and at most the training images of the smallest client."""
+        return 2 ** min(5, max(1, int(math.log2(max(2, self.smallest_train)))))
 
     @property
     def participation(self) -> float:
@@ -121,19 +128,19 @@ class Fitted:
         clients = len(self.counts)
         return 1.0 if clients <= COHORT else math.ceil(100 * COHORT / clients) / 100
 
-    def _train(self, domain: str) -> int:
-        """Images that a domain trains on, after a quarter to test on and a tenth to choose by where it has no such."""
+    def _num_train(self, domain: str) -> int:
+        """Number of training images of a domain, less a quarter and a tenth if it has no test and validation parts."""
         parts = dict(self.counts[domain])
         train = parts.get("train", 0) + parts.get("", 0)
         return int(train * (1 if "test" in parts else 0.75) * (1 if "val" in parts else 0.9))
 
 
 def fitted_experiment(folder: Path, to: Path) -> tuple[dict[Path, str], str]:
-    """Return the file to write for a folder of images, with its text, and what to do next; for the errors see `fit`.
+    """Return the experiment for a folder of images, as text by path, and the next steps; for errors see `fit`.
 
     Args:
-        folder: your images.
-        to: folder of the file.
+        folder: folder of your images.
+        to: folder of the experiment.
     """
     path = to / "own_sites.yaml"
     command = printable(shlex.quote(path.as_posix()))
@@ -141,46 +148,46 @@ def fitted_experiment(folder: Path, to: Path) -> tuple[dict[Path, str], str]:
 
 
 def fit(folder: Path) -> Fitted:
-    """Look through a folder of images, and open some of them.
+    """Scan a folder of images, and open some of them.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if no source reads what is in it; it says what was found and what is expected.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if no source can read the folder; the message describes its content and the expected layout.
     """
     composed(str(folder))
-    source, init_args, what = locate(folder)
+    source, init_args, layout = locate(folder)
     table = source.cached_table
     if table.empty:
-        raise ValueError(f"There are no images in {folder}.")
+        raise ValueError(f"{folder} contains no images.")
     fitted = Fitted(
         folder=str(folder),
-        what=what,
+        layout=layout,
         class_path=f"lpft.data.sources.{type(source).__name__}",
         init_args=init_args,
         counts=_counts(source, table),
         classes=tuple(source.class_names),
         num_classes=source.num_classes or int(table["label"].max()) + 1,
-        **_look_at(source, table),
+        **_open_some(source, table),
     )
     if fitted.num_clients and fitted.min_samples < 2:
-        raise ValueError(f"{folder} has one site with {fitted.num_images} images, too few to deal them to clients.")
+        raise ValueError(f"{folder} has one site with {fitted.num_images} images, too few to split between clients.")
     return fitted
 
 
 def locate(folder: Path) -> Located:
-    """Choose the source that reads a folder, by what is in it; for the errors see `fit`."""
+    """Choose the source that reads a folder by the folder's content; for errors see `fit`."""
     if folder.is_file():
-        raise ValueError(f"{folder} is a file. HINT: show the folder that holds one folder for each site.")
+        raise ValueError(f"{folder} is a file. HINT: name the folder that contains one folder for each site.")
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise FileNotFoundError(f"The folder {folder} does not exist.")
     kinds: tuple[Lists, ...] = ("txt", "pkl")
     for kind in kinds:
         if any(folder.glob(f"*_train.{kind}")) or any(folder.glob(f"splits/*_train.{kind}")):
-            what = f"domains with lists, DOMAIN_train.{kind} and DOMAIN_test.{kind}"
-            return Located(Domains(str(folder), lists=kind), {"root": str(folder), "lists": kind}, what)
-    inside = Listing.of(folder)
-    if not inside.folders and not (folder / LABELS).is_file():
-        return _arrays(folder, inside)
+            layout = f"domains with lists, DOMAIN_train.{kind} and DOMAIN_test.{kind}"
+            return Located(Domains(str(folder), lists=kind), {"root": str(folder), "lists": kind}, layout)
+    listing = Listing.of(folder)
+    if not listing.folders and not (folder / LABELS).is_file():
+        return _arrays(folder, listing)
     sites = Sites(str(folder))
     try:
         domains = sites.cached_table["domain"].cat.categories
@@ -190,16 +197,16 @@ def locate(folder: Path) -> Located:
         except ValueError:
             raise error from None
     if len(domains) == 1:
-        return _single_site(folder / inside.folders[0])
+        return _single_site(folder / listing.folders[0])
     return Located(sites, {"root": str(folder)}, "a folder for each site")
 
 
 def render(fitted: Fitted, command: str) -> str:
-    """Write the experiment as YAML with comments.
+    """Return the experiment as YAML with comments.
 
     Args:
-        fitted: what was found.
-        command: the file's name as the user types it.
+        fitted: variables of the template.
+        command: the path of the file as the user types it.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
@@ -210,28 +217,28 @@ def render(fitted: Fitted, command: str) -> str:
 
 
 def _single_site(folder: Path) -> Located:
-    """Read a folder of class folders, with a split of its own or with a list of files."""
+    """Return the source of a single site: a folder with class folders, with splits, or with a list of files."""
     if folder.name in ("", ".."):
         folder = folder.resolve()
     source = Sites(str(folder.parent), sites=[folder.name])
-    source.cached_table  # noqa: B018 (raises if it is none)
+    source.cached_table  # noqa: B018 (raises ValueError if the folder is not a site)
     return Located(source, {"root": str(folder.parent), "sites": [folder.name]}, "one site")
 
 
-def _arrays(folder: Path, inside: Listing) -> Located:
-    """Read the ``.npz`` files of a folder, each a domain."""
-    if of_others := foreign_in(folder):
-        raise ValueError(of_others)
-    files = [name for name in inside.others if name.endswith(".npz")]
-    tables = [name for name in inside.others if name.endswith(ENDINGS) and name not in files]
+def _arrays(folder: Path, listing: Listing) -> Located:
+    """Return the source of a folder of ``.npz`` files, each of them a domain."""
+    if problem := foreign_in(folder):
+        raise ValueError(problem)
+    files = [name for name in listing.others if name.endswith(".npz")]
+    tables = [name for name in listing.others if name.endswith(ENDINGS) and name not in files]
     if tables:
         raise ValueError(
-            f"{folder} holds tables, {shortened(tables)}, and no images. HINT: for rows of features take `lpft init"
-            " breast_cancer`, and in its section `data` the source lpft.data.sources.FeatureArrays with"
+            f"{folder} contains tables, {shortened(tables)}, and no images. HINT: for rows of features start from `lpft"
+            " init breast_cancer`, and in its section `data` use the source lpft.data.sources.FeatureArrays with"
             f" `path: {folder}` and `label: COLUMN`."
         )
     if not files:
-        raise wrong(folder, inside, "show the folder that holds one folder for each site")
+        raise wrong(folder, listing, "name the folder that contains one folder for each site")
     domains = {name.removesuffix(".npz"): {"path": name, **_array_names(folder / name)} for name in files}
     built = {name: ArrayDomain(**settings) for name, settings in domains.items()}  # type: ignore[arg-type]
     return Located(
@@ -240,59 +247,57 @@ def _arrays(folder: Path, inside: Listing) -> Located:
 
 
 def _array_names(path: Path) -> dict[str, str]:
-    """Return the names of the arrays in a file, as `ArrayDomain` takes them."""
+    """Return the names of the arrays in a file as arguments of `ArrayDomain`."""
     with about(str(path)):
         check_content(path)
         with np.load(path) as file:
-            held = set(file.files)
+            arrays = set(file.files)
     for names in ARRAYS:
-        named = {
+        arguments = {
             f"{axis}_{split}": name.format(split) for split in SPLITS for axis, name in zip("xy", names, strict=True)
         }
-        if named["x_train"] in held:
-            return {key: name for key, name in named.items() if name in held and ("{}" in names[0] or "train" in key)}
+        if arguments["x_train"] in arrays:
+            has_splits = "{}" in names[0]
+            return {key: name for key, name in arguments.items() if name in arrays and (has_splits or "train" in key)}
     raise ValueError(
-        f"{path} holds {shortened(sorted(held))}. Expected images and labels: x_train, y_train and, if there is a test"
-        " part, x_test and y_test. HINT: `lpft.data.sources.Arrays` takes arrays of any name."
+        f"{path} contains {shortened(sorted(arrays))}. Expected images and labels: x_train, y_train and, if there is a"
+        " test part, x_test and y_test. HINT: `lpft.data.sources.Arrays` accepts arrays of any name."
     )
 
 
 def _counts(source: Source, table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    given = source.given_splits(table)
+    """Return the number of images by domain and split."""
+    source_splits = source.given_splits(table)
     splits = table["split"].where(table["split"].isin(SPLITS), "") if "split" in table else pd.Series("", table.index)
     counts: dict[str, dict[str, int]] = {}
     for domain in table["domain"].cat.categories:
         rows = splits[table["domain"] == domain].value_counts()
-        named = [split for split in SPLITS if split in given.get(domain, ())]
-        counts[domain] = {split: int(rows.get(split, 0)) for split in ("", *SPLITS) if split in named or split in rows}
+        fixed = [split for split in SPLITS if split in source_splits.get(domain, ())]
+        counts[domain] = {split: int(rows.get(split, 0)) for split in ("", *SPLITS) if split in fixed or split in rows}
     return counts
 
 
-def _look_at(source: Source, table: pd.DataFrame) -> dict[str, Any]:
-    """Open some images, evenly over all: sizes, and whether they are grey."""
-    positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), LOOKED_AT)).astype(int))
+def _open_some(source: Source, table: pd.DataFrame) -> dict[str, Any]:
+    """Open up to `NUM_OPENED` images, evenly spaced; return the fields of `Fitted` that describe them."""
+    positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), NUM_OPENED)).astype(int))
     if not isinstance(source, FileSource):
         shapes = [image.shape for image in source.images(positions)]
         sides, grey = [min(shape[:2]) for shape in shapes], [shape[2] == 1 for shape in shapes]
         return {**_sizes(sides), "channels": 1 if all(grey) else 3}
-    sides, grey, deep, unreadable = [], [], 0, []
+    sides, grey, num_deep, unreadable = [], [], 0, []
     for name in table["file"].to_numpy(object)[positions]:
         path = source.folder / name
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
                 grey.append(image.mode in ("1", "L", "LA") or image.mode[0] in "IF")
-                deep += image.mode[0] in "IF"
+                num_deep += image.mode[0] in "IF"
         except Exception as error:  # decoders raise errors of any kind
-            unreadable.append(
-                f"{path} ({reason(path, error)})" if path.is_file() else f"{path} (there is no such file)"
-            )
+            unreadable.append(f"{path} ({reason(path, error)})" if path.is_file() else f"{path} (does not exist)")
     if not sides:
-        raise ValueError(
-            f"None of the {len(unreadable)} images that were tried can be read: {shortened(unreadable, 2)}."
-        )
-    return {**_sizes(sides), "channels": 1 if all(grey) else 3, "deep": deep, "unreadable": unreadable}
+        raise ValueError(f"None of the {len(unreadable)} opened images can be read: {shortened(unreadable, 2)}.")
+    return {**_sizes(sides), "channels": 1 if all(grey) else 3, "num_deep": num_deep, "unreadable": unreadable}
 
 
 def _sizes(sides: list[int]) -> dict[str, Any]:
-    return {"sides": (min(sides), int(np.median(sides)), max(sides)), "opened": len(sides)}
+    return {"sides": (min(sides), int(np.median(sides)), max(sides)), "num_opened": len(sides)}

@@ -1,1 +1,1 @@
-"""The files of a run, and what is in them."""
+"""The files of a run: their paths, formats and checks."""

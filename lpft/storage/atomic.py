@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file completely or not at all: to a temporary name in the same folder, which is then renamed.
+    """Write a file completely or not at all: write a temporary file in the same folder, then rename it.
 
-    If two processes write the same file at once, one wins.
+    If two processes write the same file at the same time, the file has the content of one of them.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -21,15 +21,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, and rename it to `path` when the block ends without an error."""
+    """Yield a temporary path, and rename that file to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading only
-            flush_to_disk(written.fileno())
+        with temporary.open("r+b") as file:  # Windows cannot flush a file that is opened for reading only
+            flush_to_disk(file.fileno())
         with contextlib.suppress(PermissionError):  # some file systems have one mode for all files
             temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(file: int) -> None:
-    """Wait until a file is on the disk, on file systems that can tell.
+    """Wait until a file is on the disk, where the file system supports it.
 
     Args:
         file: descriptor of a file that is open for writing.

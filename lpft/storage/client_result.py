@@ -1,4 +1,4 @@
-"""One client's result for one seed and method, and its file, the *cell*: the unit of truth and of resuming."""
+"""One client's result for one seed and method. Its file is called a *cell*; a run resumes by its existing cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATUSES = ("ok", "diverged", "no_train", "no_test")
 
 
 class DamagedFileError(Exception):
-    """A file of a run cannot be read or does not match its checksum: it was truncated or edited."""
+    """A file of a run cannot be read or does not match its checksum, since it was truncated or edited."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ClientResult:
         train_passes: cost of training, in forward and backward passes of single samples.
         seconds: wall-clock time of training and evaluation, the client's share of its stack.
         clients_per_stack: how many clients were trained as one.
-        device: device type it was computed on.
+        device: device type on which it was computed.
         epochs: one entry per epoch: ``epoch`` (0 is the global model), ``phase``, ``lr_head``, ``lr_body``,
             ``train_loss``, and if the epoch was evaluated ``local``, ``global_all``, ``worst``, ``distortion``.
         train_accuracy: the personalized model's accuracy on the client's training samples, without augmentation.
@@ -52,19 +52,19 @@ class ClientResult:
         val_global: the personalized model's mean accuracy over the validation sets of all clients.
         num_classes: number of classes of the task.
         num_train_classes: number of classes among the client's training samples.
-        groups: by the name of each group of the data: the personalized model's accuracy on its samples in the client's
-            own test set (``local``) and in all clients' (``all``), and the number of these (``num_local``,
-            ``num_all``).
-        depth: distortion of every layer of the body, by name in the order in which they run, relative to the norm of
-            the global model's outputs, over the client's own test samples; None if only the head was trained, or the
+        groups: for each group of the data, by name: the personalized model's accuracy on the group's samples in the
+            client's own test set (``local``) and in the test sets of all clients (``all``), and the numbers of these
+            samples (``num_local``, ``num_all``).
+        depth: distortion of every layer of the body over the client's own test samples, relative to the norm of the
+            global model's outputs, by the layer's name in execution order; None if only the head was trained, or the
             status is not ok.
-        line: one entry for each tested model between the global (``a`` = 0) and the personalized one (``a`` = 1), both
-            excluded: ``a``, ``local``, ``global_all``, ``global_others``, ``worst``, ``distortion``, and ``val``, the
-            accuracy on the client's own validation data.
-        scores: by name (`lpft.evaluation.scores.SCORES`) the score on the client's own test set (``local``) and the
-            mean over all clients' (``global_all``).
+        line: one entry for each model that was tested on the line between the global (``a`` = 0) and the personalized
+            one (``a`` = 1), without the ends: ``a``, ``local``, ``global_all``, ``global_others``, ``worst``,
+            ``distortion``, and ``val``, the accuracy on the client's own validation data.
+        scores: by name (`lpft.evaluation.scores.SCORES`), the score on the client's own test set (``local``) and its
+            mean over the test sets of all clients (``global_all``).
         head_norms: Frobenius norm of the head's weight before and after personalization.
-        num_testable: number of clients with test samples, if the model was tested on some of them only; `accuracy` is
+        num_testable: number of clients with test samples, if the model was tested on only some of them; `accuracy` is
             None for the others.
     """
 
@@ -108,30 +108,31 @@ class ClientResult:
         return self.accuracy[self.clients.index(self.client)]
 
     def to_json(self) -> str:
-        """Return the cell as JSON text, with a checksum of its content."""
+        """Return the content of the cell: JSON with a checksum."""
         content = {f.name: getattr(self, f.name) for f in fields(self)} | {"accuracy": list(self.accuracy)}
         return json.dumps({**content, "checksum": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ClientResult:
-        """Read a cell; raise `DamagedFileError` if the text is not what `to_json` wrote.
+        """Parse the content of a cell. Fields with a default may be missing, as in cells of earlier versions.
 
-        Fields with a default may be missing, as in cells of earlier versions.
+        Raises:
+            DamagedFileError: if `to_json` did not write the text.
         """
-        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        required = {f.name for f in fields(cls) if f.default is MISSING}
         try:
             content = json.loads(text)
             checksum = content.pop("checksum")
-            complete = needed <= content.keys() <= {f.name for f in fields(cls)}
+            complete = required <= content.keys() <= {f.name for f in fields(cls)}
             if checksum != digest(content) or not complete:
-                raise DamagedFileError("its checksum does not fit its content")
+                raise DamagedFileError("its checksum does not match its content")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError("it is not complete") from error
         return cls(**content)
 
 
 def grouped(results: Iterable[ClientResult], *keys: str) -> dict[Any, list[ClientResult]]:
-    """Group results by one of their fields, or by several, in the order of their first appearance."""
+    """Group results by one or several fields, in order of first appearance; several fields make a tuple as key."""
     groups: dict[Any, list[ClientResult]] = {}
     for result in results:
         groups.setdefault(attrgetter(*keys)(result), []).append(result)

@@ -14,14 +14,14 @@ from lpft.storage.provenance import Provenance
 from lpft.storage.run import Run
 
 SAFE_LOADERS = (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader)
-"""The first is ten times as fast, but refuses file names that are not UTF-8, which the second reads."""
+"""The first is ten times as fast but refuses file names that are not UTF-8, which the second reads."""
 
 
 def read_config(run: Run) -> dict[str, Any]:
-    """Return the configuration of a run; empty if there is none.
+    """Return the configuration of a run; empty if it has no config.yaml.
 
     Raises:
-        ValueError: if config.yaml is something else.
+        ValueError: if config.yaml is not a configuration.
     """
     if not run.config.exists():
         return {}
@@ -38,10 +38,7 @@ def read_config(run: Run) -> dict[str, Any]:
 
 
 def write_config(run: Run, config: Mapping[str, Any], provenance: Provenance) -> None:
-    """Write config.yaml unless it is unchanged.
-
-    It keeps seeds, methods and tuned settings of earlier commands that have results.
-    """
+    """Write config.yaml unless it is unchanged; keep seeds, methods and tuned settings that have results on disk."""
     before = read_config(run)
     earlier: dict[str, Any] = before.get("provenance") or {}
     on_disk = run.seeds()

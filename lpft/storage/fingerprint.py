@@ -9,7 +9,7 @@ from typing import Any
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Hash what JSON can hold to 64 hex digits; the order of keys does not matter."""
+    """Hash JSON-serializable content to 64 hex digits; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,14 +9,14 @@ import filelock
 
 
 def acquire(path: Path, timeout: float = -1) -> filelock.BaseFileLock | None:
-    """Lock a file, which is made if it is not there; None where the file system has no locks.
+    """Lock a file, which is created if it does not exist; return None if the file system does not support locks.
 
     Args:
         path: the file.
-        timeout: seconds to wait for another process that has locked it; negative: as long as it takes.
+        timeout: seconds to wait while another process holds the lock; negative for no limit.
 
     Raises:
-        filelock.Timeout: (an OSError) if it is still locked then.
+        filelock.Timeout: (an OSError) if another process still holds the lock after the timeout.
         OSError: if its folder cannot be written to.
     """
     lock = filelock.FileLock(path)

@@ -1,4 +1,4 @@
-"""What a run's results were made with, besides its settings: the key ``provenance`` of its config.yaml."""
+"""The provenance of a run's results besides its settings: the key ``provenance`` of its config.yaml."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ class Provenance:
         python: version of Python.
         torch: version of torch.
         lightning: version of lightning.
-        git: commit and state of the checkout that lpft is imported from; None outside of one.
+        git: commit and state of the git checkout that lpft is imported from; None if it is installed.
         device: ``cpu`` or ``cuda``.
         clients: names of the clients, in order.
-        held_out: names of those that take no part in federated training and tuning.
+        held_out: names of the clients that take no part in federated training and tuning.
         spec: channels, size and number of classes of the images; of feature arrays the number of features.
-        classes: names of the classes, in the order of their labels; empty if the source has none.
-        mean: what is subtracted from images on the scale from 0 to 1, of every channel, or from every feature.
-        std: what they are then divided by.
-        crop: side of the square that the source cuts out of its image files.
-        features: ``names`` of the features, and whether the mean ``fills`` missing ones; None of images.
+        classes: names of the classes, in the order of their labels; empty if the source has no names.
+        mean: mean of every channel, on the scale from 0 to 1, or of every feature, which is subtracted.
+        std: standard deviation of every channel or feature, by which the difference is divided.
+        crop: side of the square that the source crops from its image files, in pixels.
+        features: ``names`` of the features, and whether missing values are filled with the mean (``fills``); None for
+            images.
         content_hash: hash of images, labels and splits.
         settings: fingerprint of the settings that all methods share.
-        reference_settings: the same of the settings that the results of references depend on.
-        variants: for each swept method its ``method`` and swept ``values``, by the name of its row.
-        point: the values of this run in a sweep; None if it is not part of one.
-        tuned: the settings that tuning chose, by the name of the tuned method.
-        flower: the Flower runs that trained global models, by seed; empty where lpft did it itself.
+        reference_settings: fingerprint of the settings that the results of references depend on.
+        variants: ``method`` and swept ``values`` of each variant of a swept method, by its name.
+        point: swept values of this run; None if it is not part of a sweep.
+        tuned: settings that tuning chose, by the name of the tuned method.
+        flower: Flower runs that trained global models, by seed; empty for models that lpft trained itself.
     """
 
     version: str | None = None
@@ -62,7 +63,7 @@ class Provenance:
 
 
 def software() -> dict[str, Any]:
-    """Return the versions of lpft and of what its results depend on."""
+    """Return the versions of lpft and of the packages that its results depend on."""
     from lpft import __version__
 
     return {
@@ -82,7 +83,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state(file: Path) -> str | None:
-    """Return commit and state of the checkout that a file is tracked in; None outside of one."""
+    """Return commit and state of the git checkout that tracks a file; None if no checkout does."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
     tracked = ["git", "ls-files", "--error-unmatch", file.name]
     try:

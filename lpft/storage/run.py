@@ -1,4 +1,4 @@
-"""Where the files of a run are: the only module that knows file names.
+"""Paths of all files of a run; no other module builds them.
 
 It imports neither torch nor lightning, so that `lpft status` and `lpft --help` answer immediately.
 """
@@ -21,21 +21,21 @@ from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
 
 CLIENTS = "clients"
-"""Name of the positions of clients, among those that take part, in the file of what clients keep to themselves."""
+"""Key of the clients' positions among all participants in ``clients.safetensors``, see `Run.client_models`."""
 
 FLOWER = "flower.json"
-"""Name of the file, beside a global model, that says which Flower run has trained it."""
+"""Name of the file next to a global model that describes the Flower run that trained it."""
 
 MOST_BYTES = 200
-"""Length of a name of a client, a method or a swept point; file systems take 255 bytes, and lpft adds to it."""
+"""Maximum length of the name of a client, method or sweep point: file systems allow 255 bytes, and lpft adds some."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The failure of a global model or of a stack of clients.
+    """The failure of the training of a global model or of a stack of clients.
 
     Args:
-        path: the file with all details.
+        path: file with the traceback.
         seed: seed of the run.
         part: ``global`` or a method.
         clients: names of the clients; empty for a global model.
@@ -53,14 +53,18 @@ class Failure:
 
 
 class Run:
-    """The folder of one experiment; it need not exist yet."""
+    """The folder of one experiment; it need not exist yet.
+
+    Args:
+        root: path of the folder.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     @property
     def config(self) -> Path:
-        """The resolved experiment."""
+        """The resolved configuration."""
         return self.root / "config.yaml"
 
     def data_file(self, name: str) -> Path:
@@ -72,38 +76,34 @@ class Run:
         return Run(self.root / "points" / name)
 
     def points(self) -> list[Run]:
-        """Return the points of a sweep that are on disk, in alphabetical order; none if it is no sweep."""
+        """Return the points of a sweep that are on disk, in alphabetical order; none if the run is not a sweep."""
         return [Run(path.parent) for path in sorted(self.root.glob("points/*/config.yaml"))]
 
     @property
     def tuning(self) -> Run:
-        """The run of the trials that tuning chooses from."""
+        """The run whose methods are the trials of tuning."""
         return Run(self.root / "tuning")
 
     def reference(self, method: str) -> Run:
-        """Return the run of a reference that is trained like a global model: on pooled data, say."""
+        """Return the run of a reference whose model is trained like a global model, such as on pooled data."""
         return Run(self.root / "references" / method)
 
     def references(self) -> list[Run]:
-        """Return the runs of such models that are on disk."""
+        """Return the runs of all such references that are on disk."""
         return [Run(path) for path in sorted(self.root.glob("references/*"))]
 
-    def take_result(self, other: Run, seed: int, method: str, client: str) -> None:
-        """Copy one client's result from another run into this one, with its model if that was saved."""
-        for find in (Run.model, Run.cell):  # last what means that it is done
-            source = find(other, seed, method, client)
-            if source.exists() or find is Run.cell:
-                with replacing(find(self, seed, method, client)) as temporary:
+    def copy_result(self, other: Run, seed: int, method: str, client: str) -> None:
+        """Copy one client's result, and its model if saved, from another run."""
+        for path_in in (Run.model, Run.cell):  # the cell last: its presence means done
+            source = path_in(other, seed, method, client)
+            if source.exists() or path_in is Run.cell:
+                with replacing(path_in(self, seed, method, client)) as temporary:
                     shutil.copyfile(source, temporary)
 
-    def take_global_model(self, other: Run, seed: int) -> None:
-        """Copy another run's global model of a seed into this one, with what else there is of its training."""
-        for name in (
-            "history.csv",
-            FLOWER,
-            "clients.safetensors",
-            "model.safetensors",
-        ):  # last what means that it is done
+    def copy_global_model(self, other: Run, seed: int) -> None:
+        """Copy the global model of a seed, and the other files of its training, from another run."""
+        files = ("history.csv", FLOWER, "clients.safetensors", "model.safetensors")  # the last one means done
+        for name in files:
             source = other.global_file(seed, name)
             if source.exists() or source == other.global_model(seed):
                 with replacing(self.global_file(seed, name)) as temporary:
@@ -118,19 +118,19 @@ class Run:
         return self.global_file(seed, "model.safetensors")
 
     def flower(self) -> dict[str, Any]:
-        """Return what the Flower runs that have trained global models say of themselves, by seed."""
-        notes = {seed: self.global_file(seed, FLOWER) for seed in self.seeds()}
+        """Return the description of the Flower run that trained the global model, by seed."""
+        paths = {seed: self.global_file(seed, FLOWER) for seed in self.seeds()}
         return {
-            str(seed): json.loads(path.read_text(encoding="utf-8")) for seed, path in notes.items() if path.exists()
+            str(seed): json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()
         }
 
     @property
     def nodes(self) -> Path:
-        """The table of how personalized models do on Flower's nodes, where they stay."""
+        """The table with the results of personalized models on Flower's nodes, which do not share these models."""
         return self.root / "nodes.csv"
 
     def client_models(self, seed: int) -> Path:
-        """Return the file of the entries that clients keep to themselves, where federated training personalizes."""
+        """Return the file of the parameters that clients do not share, for algorithms that personalize in training."""
         return self.global_file(seed, "clients.safetensors")
 
     def method_file(self, seed: int, method: str, name: str) -> Path:
@@ -138,26 +138,26 @@ class Run:
         return self.root / f"seed_{seed}" / method / name
 
     def cell(self, seed: int, method: str, client: str) -> Path:
-        """Return the file of one client's result."""
-        return self.root.joinpath(*cell_place(seed, method, client))
+        """Return the cell, the file of one client's result."""
+        return self.root.joinpath(*cell_parts(seed, method, client))
 
     def model(self, seed: int, method: str, client: str) -> Path:
         """Return the file of one client's personalized model."""
         return self.method_file(seed, method, "models") / f"{file_name(client)}.safetensors"
 
     def saved_model(self, seed: int, method: str, client: str) -> Path:
-        """Return the file of a client's model, or with ``global`` of the global model, that is on disk.
+        """Return the existing file of a client's model, or of the global model if the method is ``global``.
 
         Raises:
-            FileNotFoundError: if it is not there; the message names the seeds, methods or clients that are.
+            FileNotFoundError: if the file does not exist; the message names seeds, methods or clients with models.
         """
         path = self.global_model(seed) if method == "global" else self.model(seed, method, client)
         if not path.exists():
-            raise FileNotFoundError(f"There is no model {path}. HINT: {self._hint_on_models(seed, method)}.")
+            raise FileNotFoundError(f"The model {path} does not exist. HINT: {self._hint_on_models(seed, method)}.")
         return path
 
     def _hint_on_models(self, seed: int, method: str) -> str:
-        """Return what to do if a model is not there."""
+        """Return a hint for the case that a model does not exist."""
         if points := self.points():
             return f"this is a sweep; give the folder of one of its {len(points)} runs, such as {points[0].root}"
         models = [path.relative_to(self.root).parts for path in self.root.glob("seed_*/*/models/*.safetensors")]
@@ -175,7 +175,7 @@ class Run:
         return "`lpft run -c FILE` trains what is missing; RUN is the folder named by `out` in FILE"
 
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield seed, part (``global`` or a method) and settings of everything on disk; damaged files are left out."""
+        """Yield seed, part (``global`` or a method) and settings of all results on disk; skip damaged files."""
         for path in sorted(self.root.glob("seed_*/*/settings.json")):
             with contextlib.suppress(ValueError):  # fingerprints still identify cells of other settings
                 settings = json.loads(path.read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ class Run:
                     yield int(path.parent.parent.name.removeprefix("seed_")), path.parent.name, settings
 
     def write_settings(self, seed: int, part: str, settings: Mapping[str, Any]) -> None:
-        """Write the settings that a part is made with."""
+        """Write the settings of a part (``global`` or a method) unless they are unchanged."""
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         path = self.method_file(seed, part, "settings.json")
         if not path.exists() or path.read_bytes() != text.encode():
@@ -191,7 +191,7 @@ class Run:
 
     @property
     def logs(self) -> Path:
-        """Folder of tracebacks, and of what jobs print."""
+        """Folder of tracebacks and of the output of jobs."""
         return self.root / "logs"
 
     @property
@@ -200,23 +200,37 @@ class Run:
         return self.logs / "working"
 
     def failure(self, seed: int, part: str, number: int = 0) -> Path:
-        """Return the file for the failure of a global model, or of a method's stack by its first client's position."""
+        """Return the file of a failure.
+
+        Args:
+            seed: the seed.
+            part: ``global`` or a method.
+            number: position of the first client of the stack that failed.
+        """
         return self.logs / f"failed_seed_{seed}_{part}_{number}.txt"
 
     def write_failure(self, path: Path, seed: int, part: str, clients: Iterable[str], text: str) -> None:
-        """Write what failed; remove the file after a success."""
-        note = json.dumps({"seed": seed, "part": part, "clients": list(clients)})
-        write_atomically(path, f"{note}\n{text.rstrip()}\n")
+        """Write the file of a failure; the caller removes it after a success.
+
+        Args:
+            path: see `failure`.
+            seed: the seed.
+            part: ``global`` or a method.
+            clients: names of the clients of the stack; empty for a global model.
+            text: the traceback.
+        """
+        header = json.dumps({"seed": seed, "part": part, "clients": list(clients)})
+        write_atomically(path, f"{header}\n{text.rstrip()}\n")
 
     def failures(self) -> Iterator[Failure]:
-        """Yield the failures that no later success has removed."""
+        """Yield all failures that have not succeeded since."""
         for path in sorted(self.logs.glob("failed_*.txt")):
-            with contextlib.suppress(OSError, ValueError, TypeError):  # removed meanwhile, or not ours
-                note, *lines = path.read_text(encoding="utf-8").splitlines()
-                yield Failure(path, **json.loads(note), error=lines[-1])
+            with contextlib.suppress(OSError, ValueError, TypeError):  # removed meanwhile, or not written by lpft
+                header, *lines = path.read_text(encoding="utf-8").splitlines()
+                yield Failure(path, **json.loads(header), error=lines[-1])
 
     def seeds(self) -> list[int]:
-        """Return the seeds that have a folder, in order."""
+        """Return the seeds that have a folder, sorted."""
         names = (path.name.removeprefix("seed_") for path in self.root.glob("seed_*"))
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -226,44 +240,53 @@ class Run:
         return sorted(folder.parent.name for folder in folders if next(folder.glob("*.json"), None))
 
     def remove_leftovers(self, older_than: float = 24 * 3600) -> None:
-        """Remove temporary files of killed processes, not modified for this many seconds."""
+        """Remove temporary files of killed processes.
+
+        Args:
+            older_than: minimum time since the last modification, in seconds.
+        """
         for path in self.root.glob("**/.*.tmp"):
             with contextlib.suppress(OSError):  # another process removes it, or the folder is read-only
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
-    def cells(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
-        """Yield every client result of a method on disk, or the error if its file is damaged."""
+    def client_results(self, seed: int, method: str) -> Iterator[tuple[Path, ClientResult | DamagedFileError]]:
+        """Yield path and client result of every cell of a method; for a damaged file, the error."""
         for path in sorted(self.method_file(seed, method, "cells").glob("*.json")):
             try:
-                yield path, read_cell(path)
+                yield path, read_client_result(path)
             except DamagedFileError as error:
                 yield path, error
 
 
-def read_cell(path: Path, parse: Callable[[str], ClientResult] = ClientResult.from_json) -> ClientResult:
-    """Read a cell from its place in a run.
+def read_client_result(path: Path, parse: Callable[[str], ClientResult] = ClientResult.from_json) -> ClientResult:
+    """Read the client result in a cell.
+
+    Args:
+        path: path of the cell in the folder of its run.
+        parse: parses the text of the file.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        DamagedFileError: if it is truncated, edited or in the wrong place: fingerprints do not cover seed and client.
+        FileNotFoundError: if the file does not exist.
+        DamagedFileError: if it is truncated, edited or at the path of another cell, since fingerprints do not cover
+            seed and client.
     """
     try:
-        cell = parse(path.read_bytes().decode())
+        result = parse(path.read_bytes().decode())
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is not text") from error
-    if cell_place(cell.seed, cell.method, cell.client) != path.parts[-4:]:
-        raise DamagedFileError(f"it is the cell of seed {cell.seed}, method {cell.method}, client {cell.client}")
-    return cell
+    if cell_parts(result.seed, result.method, result.client) != path.parts[-4:]:
+        raise DamagedFileError(f"it is the cell of seed {result.seed}, method {result.method}, client {result.client}")
+    return result
 
 
-def cell_place(seed: int, method: str, client: str) -> tuple[str, ...]:
-    """Return the folders and the name of a client's result within a run."""
+def cell_parts(seed: int, method: str, client: str) -> tuple[str, ...]:
+    """Return the path of a cell relative to the folder of the run, as its parts."""
     return f"seed_{seed}", method, "cells", f"{file_name(client)}.json"
 
 
 def file_name(client: str) -> str:
-    """Turn a client's name into a file name: NFC, all but letters, digits and ``-_~.`` percent-quoted.
+    """Turn a client's name into a file name: normalize to NFC, percent-encode all but letters, digits and ``-_~.``.
 
     >>> file_name("Ward 3/B")
     'Ward%203%2FB'
@@ -273,15 +296,15 @@ def file_name(client: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Join names with commas; of a long list only the first."""
+    """Join names with commas; of more than `most` names, list the first ones and the number of others."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
 def check_client_names(names: Iterable[str]) -> None:
-    """Raise ValueError if a client's name cannot be a file name, or two share one on file systems that ignore case."""
-    seen: dict[str, str] = {}
+    """Raise ValueError if a name is not valid as a file name, or two names share a file if case is ignored."""
+    name_by_key: dict[str, str] = {}
     for name in names:
         _check_text(name, "client")
         key = file_name(name).casefold()
@@ -289,19 +312,19 @@ def check_client_names(names: Iterable[str]) -> None:
             raise ValueError("A client has an empty name. HINT: give every client a name.")
         if len(key) > MOST_BYTES:
             raise ValueError(f"The client name {name[:60]!r}... is too long for a file name. HINT: shorten it.")
-        if name == seen.get(key):
+        if name == name_by_key.get(key):
             raise ValueError(f"Two clients have the name {name!r}. HINT: rename one of their files or domains.")
-        if key in seen:
+        if key in name_by_key:
             raise ValueError(
-                f"The client names {seen[key]!r} and {name!r} would share a file on file systems that ignore case."
-                " HINT: rename one of them."
+                f"The client names {name_by_key[key]!r} and {name!r} would share a file on file systems that ignore"
+                " case. HINT: rename one of them."
             )
-        seen[key] = name
+        name_by_key[key] = name
 
 
 def check_method_names(names: Iterable[str]) -> None:
-    """Raise ValueError if a method's name cannot name its folder, or two share one where case is ignored."""
-    seen: dict[str, str] = {}
+    """Raise ValueError if a name is not valid as a folder name, or two names share a folder if case is ignored."""
+    name_by_key: dict[str, str] = {}
     for name in names:
         _check_text(name, "method")
         key = name.casefold()
@@ -312,14 +335,14 @@ def check_method_names(names: Iterable[str]) -> None:
             )
         if len(name) > MOST_BYTES:
             raise ValueError(f"The method name {name[:60]!r}... is too long for a folder. HINT: shorten it.")
-        if seen.setdefault(key, name) != name:
+        if name_by_key.setdefault(key, name) != name:
             raise ValueError(
-                f"The methods {seen[key]!r} and {name!r} would share a folder on file systems that ignore case."
+                f"The methods {name_by_key[key]!r} and {name!r} would share a folder on file systems that ignore case."
                 " HINT: rename one of them."
             )
 
 
-def _check_text(name: object, what: str) -> None:
-    """Raise ValueError if YAML read a name as something else, such as a number, or ``no`` as False."""
+def _check_text(name: object, noun: str) -> None:
+    """Raise ValueError if YAML parsed a name as another type, such as a number, or ``no`` as False."""
     if not isinstance(name, str):
-        raise ValueError(f"The name {name} of a {what} is no text. HINT: put it in quotes.")
+        raise ValueError(f"The {noun} name {name} is not text. HINT: put it in quotes.")

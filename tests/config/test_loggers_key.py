@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lpft.config.files import ConfigError
-from lpft.config.loggers import ConfiguredLogger, logger_writers, read_loggers, sorted_out
+from lpft.config.loggers import ConfiguredLogger, logger_writers, read_loggers, split_loggers
 from tests.commands import toy
 
 RECORDER = "tests.recording.Recorder"
@@ -56,7 +56,7 @@ def test_files_words_and_experiments_say_the_same(tmp_path: Path) -> None:
     assert read_loggers(["a", f"--loggers={tmp_path / 'csv.yaml'}"])[1] == expected
     assert read_loggers(["--loggers", str(tmp_path / "experiment.yaml"), "a"])[1] == expected
     assert read_loggers(["a", "--loggers", str(tmp_path / "experiments.yaml")])[1] == expected * 2
-    assert sorted_out(str(tmp_path / "experiments.yaml")) == sorted_out([tmp_path / "csv.yaml", single])
+    assert split_loggers(str(tmp_path / "experiments.yaml")) == split_loggers([tmp_path / "csv.yaml", single])
     words = ["a", "--loggers+=CSVLogger", "--loggers.save_dir=logs", "--loggers+", str(tmp_path / "csv.yaml")]
     assert read_loggers(words)[1] == expected * 2
 
@@ -68,7 +68,7 @@ def test_files_words_and_experiments_say_the_same(tmp_path: Path) -> None:
         (["tests.recording.Nowhere"], "tests.recording.Nowhere"),
         (["CSVLogger"], "save_dir"),
         (["CSVLogger", "--loggers.save_dir=x", "--loggers.folder=y"], "folder"),
-        ([RECORDER, "--loggers.folder=x", "--loggers.id=1"], "leave out `id`"),
+        ([RECORDER, "--loggers.folder=x", "--loggers.id=1"], "remove `id`"),
         (["nowhere.yaml"], "nowhere.yaml"),
     ],
 )

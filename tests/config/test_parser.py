@@ -105,9 +105,9 @@ FILES = {
     "empty": (b"", "is empty"),
     "only comments": (b"# name: x\n", "is empty"),
     "broken": (b"a: [1, 2\n", "line 2"),
-    "binary": (b"\x89PNG\xff\x00", "is not text in UTF-8"),
-    "Latin-1": ("name: café\n".encode("latin-1"), "is not text in UTF-8"),
-    "list": (b"- a\n- b\n", "holds a list"),
+    "binary": (b"\x89PNG\xff\x00", "is not UTF-8 text"),
+    "Latin-1": ("name: café\n".encode("latin-1"), "is not UTF-8 text"),
+    "list": (b"- a\n- b\n", "contains a list"),
     "twice": (b"name: x\nmethods:\n  ft: 1\n  ft: 2\n", "`ft` appears twice, in lines 3 and 4"),
 }
 

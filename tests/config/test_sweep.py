@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lpft.config.sweep import alternatives, combinations, expand, expand_methods, labels, points, put, trials
+from lpft.config.sweep import alternatives, combinations, expand, expand_methods, labels, override, points, trials
 
 FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 
@@ -10,7 +10,7 @@ FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 def test_put_changes_a_copy_and_finds_init_args() -> None:
     settings = {"methods": {"ft": FT}, "federation": {"optimizer": {"class_path": "SGD", "init_args": {"lr": 1}}}}
     for key in ("federation.optimizer.lr", "federation.optimizer.init_args.lr"):
-        assert put(settings, {key: 2})["federation"]["optimizer"]["init_args"]["lr"] == 2
+        assert override(settings, {key: 2})["federation"]["optimizer"]["init_args"]["lr"] == 2
     assert settings["federation"]["optimizer"]["init_args"]["lr"] == 1  # type: ignore[index]
 
 
@@ -24,7 +24,7 @@ def test_put_changes_a_copy_and_finds_init_args() -> None:
 )
 def test_a_key_that_leads_nowhere_is_refused(key: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        put({"methods": {"ft": FT}}, {key: 1})
+        override({"methods": {"ft": FT}}, {key: 1})
 
 
 def test_swept_methods_become_rows_and_other_keys_become_runs() -> None:

@@ -17,7 +17,7 @@ from lpft.data.datamodule import FederatedDataModule
 from lpft.evaluation.groups import by_group, worst_group
 from lpft.evaluation.matrix import Evaluator
 from lpft.models.weights import load_model
-from lpft.storage.run import read_cell
+from lpft.storage.run import read_client_result
 from tests.commands import table, toy
 from tests.evaluation.test_matrix import stack_of
 from tests.toy import ToySource, toy_net
@@ -142,17 +142,17 @@ def test_cells_of_a_run_hold_what_their_models_do(out: Path) -> None:
     statuses = set()
     for method in ("none", "ft", "lpft", "wild"):
         for k, client in enumerate(data.clients):
-            cell = read_cell(run.cell(0, method, client.name))
+            cell = read_client_result(run.cell(0, method, client.name))
             net = toy_net(norm=True, dtype=torch.float32).eval()
             net.load_state_dict(load_model(run.model(0, method, client.name))[0])
             hits = evaluator.test(stack_of([net])).group_hits[0].numpy()
             assert cell.groups == by_group(NAMES, hits, evaluator.group_sizes.numpy(), own=k)
             statuses.add((method, cell.status))
             if cell.status == "diverged":
-                assert cell.groups == read_cell(run.cell(0, "none", client.name)).groups
+                assert cell.groups == read_client_result(run.cell(0, "none", client.name)).groups
     assert ("wild", "diverged") in statuses
     rows = table(run.method_file(0, "lpft", "clients.csv"))
-    cell = read_cell(run.cell(0, "lpft", "c0"))
+    cell = read_client_result(run.cell(0, "lpft", "c0"))
     assert float(rows[0]["group_all/right"]) == cell.groups["right"]["all"]  # type: ignore[index]
     assert rows[0]["group_all/nobody"] == ""
     assert "worst_group_all" in table(run.root / "results.csv")[0]

@@ -96,7 +96,7 @@ def test_what_goes_wrong_in_any_process_is_told(tmp_path: Path, whole: Run) -> N
 def listening() -> Iterator[None]:
     with signals.listening():
         yield
-    signals.forget()
+    signals.reset()
 
 
 @pytest.mark.usefixtures("listening")
@@ -106,7 +106,7 @@ def test_a_signal_to_one_process_stops_the_command_and_loses_nothing(tmp_path: P
         train_global_models(pooled, Processes(tmp_path / "log", stopped=1))
     assert pooled.run.global_file(1, "checkpoint.pt").exists()
     assert not pooled.run.global_model(1).exists()
-    signals.forget()
+    signals.reset()
     assert train_global_models(pooled) == []
     assert trained(pooled.run) == trained(whole)
 

@@ -17,7 +17,7 @@ from lpft.personalization.pool import personalize
 from lpft.personalization.settings import Personalization
 from lpft.runtime.devices import Devices
 from lpft.storage.client_result import ClientResult
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from tests.toy import ToyNet, same_bits, toy_module, toy_net
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -43,7 +43,7 @@ def task_of(folder: Path, **methods: FT | Local | Pooled) -> PersonalTask:
 
 
 def cells(task: PersonalTask, method: str) -> list[ClientResult]:
-    return [read_cell(task.run.cell(0, method, client.name)) for client in task.data.clients]
+    return [read_client_result(task.run.cell(0, method, client.name)) for client in task.data.clients]
 
 
 def test_phases() -> None:

@@ -11,7 +11,7 @@ import pytest
 from lpft.paper.settings import settings_not_from_the_paper
 from lpft.paper.table2 import METHODS, METRICS, dataset_of, published, table2
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import to_lines
+from lpft.reporting.verdicts import verdict_lines
 from tests.reporting.fabricate import make_point
 
 
@@ -67,7 +67,7 @@ def test_differences_to_the_paper_by_hand() -> None:
     assert (of_global["paper"], of_average["paper"]) == (pytest.approx(11.19), pytest.approx(8.9, abs=0.05))
     assert row["methods"]["ft"]["Local"] == (51.0, 54.5)
     assert row["methods"]["lpft"]["Local"][0] == 62.0
-    lines = to_lines(verdict)
+    lines = verdict_lines(verdict)
     assert "lpft minus ft is +11.0 (+11.0 to +11.0, better) in Global (+11.2 in the paper)" in lines[0]
     assert lines[1].startswith("ft: Local 51.0 (-3.5 to 54.5), Global 51.0 (+6.8 to 44.2), C-Std 0.0 (-10.0 to 10.0)")
 
@@ -97,7 +97,7 @@ def test_methods_are_recognized_by_their_class_and_need_the_whole_budget() -> No
 def test_what_is_not_in_the_table_is_not_compared() -> None:
     verdict = table2([with_config(make_point({"ft": [(50.0, 50.0)]}), name="digits")])
     assert (verdict.outcome, verdict.rows[0]["dataset"]) == ("not judged", None)
-    assert "`digits`" in to_lines(verdict)[0]
+    assert "`digits`" in verdict_lines(verdict)[0]
     verdict = table2([with_config(make_point({"mine": [(50.0, 50.0)]}), name="celeba")])
     assert (verdict.outcome, verdict.rows[0]["methods"]) == ("not judged", {})
 

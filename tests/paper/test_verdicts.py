@@ -17,7 +17,7 @@ from lpft.paper.evidence import Coefficient
 from lpft.paper.verdicts import best, depth, distortion, extremes, flooding, overfitting, plateau, probing, repairs
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.intervals import Comparison
-from lpft.reporting.judging import Verdict, to_lines
+from lpft.reporting.verdicts import Verdict, verdict_lines
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
 from tests.reporting.fabricate import make_point
@@ -36,7 +36,7 @@ def ends(found: Estimate | Comparison) -> tuple[float, float]:
 
 def told(verdict: Verdict) -> str:
     """Every verdict can be put into words, with its rule in the first line."""
-    lines = to_lines(verdict)
+    lines = verdict_lines(verdict)
     assert "Rule: " in lines[0]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.pool import personalize
 from lpft.personalization.settings import Personalization
 from lpft.runtime.devices import Devices
-from lpft.storage.run import Run, read_cell
+from lpft.storage.run import Run, read_client_result
 from tests.toy import ToyNet, same_bits, toy_module, toy_net
 
 METHODS = {"none": NoFineTuning(), "adabn": AdaBN(), "lora": PEFT("lora"), "adapter": PEFT("adapter")}
@@ -85,7 +85,7 @@ def test_saved_models_are_those_that_were_tested(tmp_path: Path) -> None:
     evaluation = {}
     for method in METHODS:
         for client in task.data.clients:
-            cell = read_cell(task.run.cell(0, method, client.name))
+            cell = read_client_result(task.run.cell(0, method, client.name))
             state, _ = load_model(task.run.model(0, method, client.name))
             assert (state.keys() == net.state_dict().keys()) == (method != "adapter" or not len(client.train))
             loaded = load_personalized(net, state).eval()
@@ -123,5 +123,5 @@ def test_a_method_that_follows_another_takes_its_models(
     for client in ("c0", "c1", "c2"):
         states = [load_model(task.run.model(0, "wise", client))[0] for task in (alone, beside)]
         assert same_bits(*states)
-        cells = [replace(read_cell(task.run.cell(0, "wise", client)), seconds=0) for task in (alone, beside)]
+        cells = [replace(read_client_result(task.run.cell(0, "wise", client)), seconds=0) for task in (alone, beside)]
         assert cells[0] == cells[1]

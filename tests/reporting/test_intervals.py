@@ -14,9 +14,9 @@ from scipy import stats
 
 import lpft
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.english import interval_note, result
 from lpft.reporting.intervals import DIFFERENCE_COLUMNS, GLOBAL_MODEL, INTERVAL_COLUMNS
 from lpft.reporting.report import write_tables
+from lpft.reporting.sentences import interval_note, result
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 

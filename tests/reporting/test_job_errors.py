@@ -17,7 +17,7 @@ lpft: what is finished is kept. Run the same command again to continue.
 slurmstepd: error: *** STEP 2.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 DUE TO JOB REQUEUE ***
 """
 REFUSED = """\
-lpft personalize: There is no global model seed_0. HINT: train it first.
+lpft personalize: The global model seed_0 does not exist. HINT: train it first.
 For all settings: lpft personalize --help
 srun: error: lpft-n1: task 0: Exited with exit code 2
 """

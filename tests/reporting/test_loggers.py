@@ -18,7 +18,7 @@ from lpft.reporting.live import LiveLogs
 from lpft.reporting.loggers import LoggerWriter, log_picture
 from lpft.reporting.logs import Log, Picture
 from lpft.reporting.results import read_history
-from lpft.runtime.launched import TORCHRUN
+from lpft.runtime.launcher import TORCHRUN
 from lpft.storage.run import Run
 from tests.recording import calls, points
 

@@ -14,13 +14,13 @@ import yaml
 from fabricate import CLIENTS, METHODS, WEIRD, make_run
 
 from lpft.evaluation.diagnostics import LITTLE_DATA, Diagnostic
-from lpft.reporting import english
+from lpft.reporting import sentences
 from lpft.reporting.analysis import analyze_results
 from lpft.reporting.console import comparison_table
-from lpft.reporting.english import diagnostic_lines
 from lpft.reporting.figures import drawings
 from lpft.reporting.page import clients_compared
 from lpft.reporting.report import write_report, write_tables
+from lpft.reporting.sentences import diagnostic_lines
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
 
@@ -301,7 +301,7 @@ def test_results_titles_and_captions_name_the_metric(tmp_path: Path, metric: str
     run.config.write_text(yaml.safe_dump({**config, "evaluation": {"metric": metric}}), encoding="utf-8")
     analysis = analyze_results(run)
     texts = [f"{drawing.title} {drawing.caption}" for drawing in drawings(analysis).values()]
-    joined = " ".join([*texts, english.result(analysis.certainty)]).replace("accuracy.csv", "")
+    joined = " ".join([*texts, sentences.result(analysis.certainty)]).replace("accuracy.csv", "")
     assert ("accuracy" in joined.lower()) == (metric == "accuracy")
     assert ("AUROC matrices" in joined) == ("AUROC over the epochs" in joined) == (metric == "auroc")
     assert "image" not in joined, "inputs may be feature arrays"

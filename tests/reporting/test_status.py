@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lpft.reporting.status import print_status, read_status
 from lpft.reporting.status_table import render_status
-from lpft.runtime.heartbeat import Heartbeat, Work, at_work
+from lpft.runtime.heartbeat import Heartbeat, Work, work_in_progress
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
@@ -96,8 +96,8 @@ def test_printed_json_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[
 @contextmanager
 def working(run: Run, *work: Work) -> Iterator[None]:
     here = Heartbeat(run)
-    here.at(work)
-    while not at_work(run):
+    here.set_work(work)
+    while not work_in_progress(run):
         time.sleep(0.01)
     yield
     here.close()

@@ -209,7 +209,7 @@ def test_depth_is_the_mean_over_clients_and_only_where_bodies_moved(tmp_path: Pa
     results = write_tables(run).method_results
     rows = read(run.method_file(0, "ft", "depth.csv"))
     assert [(row["depth"], row["layer"]) for row in rows] == [("1", "conv"), ("2", "features")]
-    cells = next(result.cells for result in results if result.method == "ft")
+    cells = next(result.client_results for result in results if result.method == "ft")
     expected = sum(cell.distortion_relative or 0 for cell in cells) / len(cells)
     assert float(rows[1]["distortion_relative"]) == pytest.approx(expected)
     assert not stale.exists()

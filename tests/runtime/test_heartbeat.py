@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lpft.runtime import heartbeat
-from lpft.runtime.heartbeat import Heartbeat, Work, at_work
+from lpft.runtime.heartbeat import Heartbeat, Work, work_in_progress
 from lpft.storage.run import Run
 
 
@@ -18,8 +18,8 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wait_for(run: Run, work: list[Work]) -> None:
     end = time.monotonic() + 20
-    while at_work(run) != work:
-        assert time.monotonic() < end, at_work(run)
+    while work_in_progress(run) != work:
+        assert time.monotonic() < end, work_in_progress(run)
         time.sleep(0.01)
 
 
@@ -27,11 +27,11 @@ def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
     run, stack, model = Run(tmp_path), Work(0, "ft", ["a", "b"]), Work(1, "global", [])
     here = Heartbeat(run)
     here.close()
-    assert at_work(run) == []
+    assert work_in_progress(run) == []
     here = Heartbeat(run)
-    here.at([stack])
+    here.set_work([stack])
     wait_for(run, [stack])
-    here.at([stack, model])
+    here.set_work([stack, model])
     wait_for(run, [stack, model])
     here.close()
     assert list(run.working.iterdir()) == []
@@ -41,14 +41,14 @@ def test_a_process_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     run = Run(tmp_path)
     code = (
         "import os, signal, time; from lpft.storage.run import Run\n"
-        "from lpft.runtime.heartbeat import Heartbeat, Work, at_work\n"
-        f"run = Run({str(tmp_path)!r}); Heartbeat(run).at([Work(0, 'ft', ['a'])])\n"
-        "while not at_work(run): time.sleep(0.01)\n"
+        "from lpft.runtime.heartbeat import Heartbeat, Work, work_in_progress\n"
+        f"run = Run({str(tmp_path)!r}); Heartbeat(run).set_work([Work(0, 'ft', ['a'])])\n"
+        "while not work_in_progress(run): time.sleep(0.01)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode < 0
     assert len(list(run.working.iterdir())) == 1
-    assert at_work(run) == []
+    assert work_in_progress(run) == []
 
 
 def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
@@ -58,18 +58,18 @@ def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
     monkeypatch.setattr("socket.gethostname", lambda: "other")
     monkeypatch.setattr(heartbeat, "RENEW", 0.02)
     here = Heartbeat(run)
-    here.at([work])
+    here.set_work([work])
     wait_for(run, [work])
     monkeypatch.undo()
     monkeypatch.setattr(heartbeat, "RENEW", 0.02)
-    path = next(run.working.iterdir())
+    path = here.path
     os.utime(path, (1, 1))
     wait_for(run, [work])
     here.close()
     path.write_text('{"host": "other", "pid": 1, "work": [{"seed": 0, "part": "ft", "clients": ["a"]}]}')
-    assert at_work(run) == [work]
+    assert work_in_progress(run) == [work]
     os.utime(path, (time.time() - heartbeat.LOST - 1,) * 2)
-    assert at_work(run) == []
+    assert work_in_progress(run) == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"host": "x"}', '{"host": "x", "pid": 1, "work": [{}]}'])
@@ -77,13 +77,13 @@ def test_a_damaged_file_says_nothing(text: str, tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.working.mkdir(parents=True)
     (run.working / "x-1.json").write_text(text)
-    assert at_work(run) == []
+    assert work_in_progress(run) == []
 
 
 def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
     (tmp_path / "logs").touch()
     here = Heartbeat(Run(tmp_path))
-    here.at([Work(0, "ft", ["a"])])
+    here.set_work([Work(0, "ft", ["a"])])
     time.sleep(0.05)
     here.close()
-    assert at_work(Run(tmp_path)) == []
+    assert work_in_progress(Run(tmp_path)) == []

@@ -102,7 +102,7 @@ def test_apples_gpu_is_refused_by_name() -> None:
 
 
 def placed(folders: list[str], here: str) -> list[str]:
-    return session._placed_late(folders, here)
+    return session._moved_back(folders, here)
 
 
 def test_the_working_folder_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_import_paths_that_a_users_module_has_added_stay(monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/library"])
     before = list(sys.path)
-    with session.working_folder_last():
+    with session.importable_working_directory():
         assert sys.path[-1] == str(tmp_path)
         sys.path.append("/added")
     assert sys.path == [*before, "/added"]

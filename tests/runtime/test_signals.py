@@ -38,7 +38,7 @@ def _as_before() -> Iterator[None]:
     before = signal.getsignal(signal.SIGUSR1)
     yield
     signal.signal(signal.SIGUSR1, before)
-    signals.forget()
+    signals.reset()
 
 
 def code(*words: object) -> object:
@@ -137,12 +137,12 @@ def test_every_stop_gets_on_and_the_end_is_the_same(
         while code(stage, *words) == signals.STOPPED:
             assert "stopped by a signal" in capsys.readouterr().err
             starts += 1
-            signals.forget()
-        signals.forget()
+            signals.reset()
+        signals.reset()
         at_once = devices if stage == "personalize" else 2
         assert most / at_once <= starts <= most
     monkeypatch.undo()
-    signals.forget()
+    signals.reset()
     assert outcome(toy("run", out)) == outcome(finished)
 
 
@@ -183,7 +183,7 @@ def test_what_another_process_has_done_meanwhile_is_left_alone(
 
     monkeypatch.setattr(StackWorker, "__init__", later)
     toy("run", out)
-    assert capsys.readouterr().err.count("done elsewhere") == 18
+    assert capsys.readouterr().err.count("done by another process") == 18
     assert outcome(Run(out)) == outcome(finished)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lpft.runtime import slurm
 from lpft.runtime.devices import Devices
-from lpft.runtime.launched import TORCHRUN
+from lpft.runtime.launcher import TORCHRUN
 from tests.commands import TOY, lpft
 
 TASKS = {
@@ -53,7 +53,7 @@ def test_one_process_commands_refuse_several_tasks(command: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"SLURM_STEP_ID": None}, ["srun has not started", "srun lpft federate"]),
+        ({"SLURM_STEP_ID": None}, ["srun did not start", "srun lpft federate"]),
         ({"SLURM_JOB_NAME": "bash"}, ["job named `bash`", "--job-name"]),
         ({"SLURM_JOB_NAME": "interactive"}, ["job named `interactive`", "--job-name"]),
         ({"SLURM_NTASKS_PER_NODE": None}, ["--ntasks-per-node"]),

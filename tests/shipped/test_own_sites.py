@@ -111,9 +111,9 @@ def test_settings_follow_from_the_images(tmp_path: Path) -> None:
     fitted = fit(tmp_path)
     assert (fitted.image_size, fitted.sides, fitted.channels) == (48, (50, 50, 50), 1)  # the largest up to 50
     assert fitted.participation == 0.8  # 20 of 25
-    assert fitted.smallest == 12  # of 18, less a quarter, less a tenth of the rest
+    assert fitted.smallest_train == 12  # of 18, less a quarter, less a tenth of the rest
     assert fitted.batch_size == 8
-    assert (fitted.deep, len(fitted.unreadable)) == (199, 1)
+    assert (fitted.num_deep, len(fitted.unreadable)) == (199, 1)
 
 
 def test_names_that_yaml_and_shells_read_otherwise_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +166,10 @@ def tables(root: Path) -> None:
         (only_images, ["found 2 images", "Expected ROOT/SITE/CLASS/IMAGE"]),
         (one_class, ["'cat'", "Expected"]),
         (split_above_sites, ["found 1 folders (train)", "Expected ROOT/SITE/CLASS/IMAGE"]),
-        (damaged, ["None of the 2 images"]),
+        (damaged, ["None of the 2"]),
         (other_arrays, ["foo", "x_train"]),
         (Path.touch, ["is a file"]),
-        (str, ["no folder"]),
+        (str, ["does not exist"]),
     ],
 )
 def test_a_folder_of_another_form_is_an_error(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import digest, fingerprint
-from lpft.storage.run import Run, check_client_names, check_method_names, file_name, read_cell
+from lpft.storage.run import Run, check_client_names, check_method_names, file_name, read_client_result
 
 CELL = ClientResult(
     seed=0, method="ft", client="Klinik Süd/3", fingerprint="f", status="ok", clients=["Klinik Süd/3", "b"],
@@ -26,8 +26,8 @@ CELL = ClientResult(
 def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
     path = Run(tmp_path).cell(0, "ft", CELL.client)
     write_atomically(path, CELL.to_json())
-    assert read_cell(path) == CELL
-    assert [cell for _, cell in Run(tmp_path).cells(0, "ft")] == [CELL]
+    assert read_client_result(path) == CELL
+    assert [cell for _, cell in Run(tmp_path).client_results(0, "ft")] == [CELL]
     assert Run(tmp_path).methods(0) == ["ft"]
 
 

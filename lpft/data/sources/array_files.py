@@ -18,7 +18,7 @@ from lpft.data.messages import about
 from lpft.data.sources.base import Images
 from lpft.data.sources.foreign import foreign
 from lpft.data.splits import Split
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 
 class SourceSplit(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from lpft.data.messages import shortened
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".npz", ".npy", ".parquet")
 """Supported file endings, in lower case."""

@@ -74,7 +74,7 @@ def test_a_file_that_is_cut_off_is_said(tmp_path):
     save(tmp_path, x_train=IMAGES, y_train=[0, 1])
     content = (tmp_path / "digits.npz").read_bytes()
     (tmp_path / "digits.npz").write_bytes(content[:-30])
-    with pytest.raises(ValueError, match=r"digits.npz is cut off.*HINT"):
+    with pytest.raises(ValueError, match=r"digits.npz is truncated.*HINT"):
         open_domain(ArrayDomain(path="digits.npz"), tmp_path)
 
 

@@ -252,7 +252,7 @@ TEXTS = {
     "a,label\n1,2,x\n": "names 2 columns, but the next one has 3 values",
     "1.5,2,3\n4,5,6\n": "first line must name the columns",
     "a,label\n1,x\n2,y,3\n": "cannot be read",
-    "version https://git-lfs.github.com/spec/v1\nsize 5\n": "pointer of Git LFS",
+    "version https://git-lfs.github.com/spec/v1\nsize 5\n": "Git LFS pointer",
     "": "is empty",
 }
 

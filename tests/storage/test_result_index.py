@@ -1,4 +1,4 @@
-"""The index of a method says what its cells say, and is believed only where they are as they were."""
+"""The index of a method returns the same client results as its cells, and only for unchanged cells."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpft.storage import cell_index, cell_reader
-from lpft.storage.cell_index import CellIndex, read_cells
+from lpft.storage import result_index, result_parser
 from lpft.storage.client_result import ClientResult, DamagedFileError
+from lpft.storage.result_index import ResultIndex, read_client_results
 from lpft.storage.run import Run
 from tests.reporting.fabricate import WEIRD, make_run
 
@@ -24,7 +24,7 @@ OLD = 1_000_000_000
 
 
 def varied(cell: ClientResult) -> ClientResult:
-    """Give a cell all that a cell can have, and None where a value is not defined."""
+    """Fill all optional fields of a client result, with None for some undefined values."""
     own = WEIRD.index(cell.client)
     scores = {"nll": {"local": 0.5 + own, "global_all": None}}
     line = [{"a": a, "local": 50.0 + own, "global_all": None, "val": 10.0} for a in (0.25, 0.5)]
@@ -35,8 +35,8 @@ def varied(cell: ClientResult) -> ClientResult:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a run whose cells are old, and get an index as soon as they are read."""
-    monkeypatch.setattr(cell_index, "WORTHWHILE", 1)
+    """Return a run whose cells are old, so that reading them writes an index."""
+    monkeypatch.setattr(result_index, "WORTHWHILE", 1)
     made = make_run(tmp_path / "run", seeds=[0], methods=["lpft"], clients=WEIRD, edit=varied)
     for path in made.method_file(0, "lpft", "cells").iterdir():
         os.utime(path, (OLD, OLD))
@@ -44,20 +44,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def as_read_one_by_one(run: Run) -> list[tuple[Path, ClientResult | str]]:
-    return [(path, cell if isinstance(cell, ClientResult) else str(cell)) for path, cell in run.cells(0, "lpft")]
+    return [
+        (path, cell if isinstance(cell, ClientResult) else str(cell)) for path, cell in run.client_results(0, "lpft")
+    ]
 
 
 def as_read(run: Run, brief: bool = False) -> list[tuple[Path, ClientResult | str]]:
-    folder, cells = run.method_file(0, "lpft", "cells"), read_cells(run, 0, "lpft", brief)
+    folder, cells = run.method_file(0, "lpft", "cells"), read_client_results(run, 0, "lpft", brief)
     return [(folder / name, cell if isinstance(cell, ClientResult) else str(cell)) for name, cell in cells.items()]
 
 
 def index_of(run: Run) -> Path:
-    return CellIndex(run, 0, "lpft").path
+    return ResultIndex(run, 0, "lpft").path
 
 
 def indexed(run: Run) -> Run:
-    read_cells(run, 0, "lpft")
+    read_client_results(run, 0, "lpft")
     assert index_of(run).is_file()
     return run
 
@@ -74,11 +76,11 @@ def no_cell_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *_: object) -> ClientResult:
         raise AssertionError(f"{path} was read.")
 
-    monkeypatch.setattr(cell_index, "read_cell", refuse)
+    monkeypatch.setattr(result_index, "read_client_result", refuse)
 
 
 @pytest.mark.usefixtures("no_cell_is_read")
-def test_an_index_says_what_the_cells_say(run: Run) -> None:
+def test_an_index_returns_the_same_results_as_the_cells(run: Run) -> None:
     assert as_read(run) == as_read_one_by_one(run)
     for (_, cell), (_, expected) in zip(as_read(run), as_read_one_by_one(run), strict=True):
         assert isinstance(cell, ClientResult)
@@ -88,10 +90,10 @@ def test_an_index_says_what_the_cells_say(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_cell_is_read")
-def test_brief_cells_lack_what_only_reports_show(run: Run) -> None:
+def test_brief_results_lack_what_only_reports_show(run: Run) -> None:
     nothing = {"accuracy": [None] * len(WEIRD), "epochs": [], "line": []}
     nested = dict.fromkeys(("groups", "depth", "scores", "head_norms"))
-    full = [(path, replace(cell, **nothing, **nested)) for path, cell in run.cells(0, "lpft")]  # type: ignore[type-var]
+    full = [(path, replace(cell, **nothing, **nested)) for path, cell in run.client_results(0, "lpft")]  # type: ignore[type-var]
     assert as_read(run, brief=True) == full
 
 
@@ -103,7 +105,7 @@ def test_the_first_brief_reading_makes_the_index(run: Run) -> None:
 
 
 def test_more_different_accuracies_than_have_numbers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_reader, "MOST_LEVELS", 3)
+    monkeypatch.setattr(result_parser, "MOST_LEVELS", 3)
     indexed(run)
     assert as_read(run) == as_read_one_by_one(run)
 
@@ -136,7 +138,7 @@ def test_what_changes_later_is_noticed(
     run: Run, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], most: int, brief: bool
 ) -> None:
     before = as_read(indexed(run), brief)
-    monkeypatch.setattr(cell_index, "WORTHWHILE", most)
+    monkeypatch.setattr(result_index, "WORTHWHILE", most)
     change(a_cell(run))
     for _ in range(2):
         now = as_read(run, brief)
@@ -191,19 +193,19 @@ def test_an_index_from_elsewhere_is_not_believed(run: Run) -> None:
     """A folder that was copied with its times holds cells in the wrong place."""
     indexed(run)
     shutil.copytree(run.root / "seed_0", run.root / "seed_1")
-    assert all(isinstance(cell, DamagedFileError) for cell in read_cells(run, 1, "lpft").values())
+    assert all(isinstance(cell, DamagedFileError) for cell in read_client_results(run, 1, "lpft").values())
 
 
 def test_an_index_of_another_version_is_not_believed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_index, "VERSION", 0)
+    monkeypatch.setattr(result_index, "VERSION", 0)
     indexed(run)
     monkeypatch.undo()
-    assert CellIndex(run, 0, "lpft").read(dict(cell_index._stamps(run.method_file(0, "lpft", "cells")))) == {}
+    assert ResultIndex(run, 0, "lpft").read(dict(result_index._stamps(run.method_file(0, "lpft", "cells")))) == {}
 
 
 def test_few_cells_have_no_index(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=[0], methods=["lpft"], clients=WEIRD)
-    read_cells(run, 0, "lpft")
+    read_client_results(run, 0, "lpft")
     assert not index_of(run).exists()
 
 
@@ -211,7 +213,7 @@ def test_where_no_file_can_be_written(run: Run, monkeypatch: pytest.MonkeyPatch)
     def refuse(path: Path) -> None:
         raise PermissionError(path)
 
-    monkeypatch.setattr(cell_index, "replacing", refuse)
+    monkeypatch.setattr(result_index, "replacing", refuse)
     assert as_read(run) == as_read_one_by_one(run)
     assert not index_of(run).exists()
 
@@ -233,8 +235,8 @@ def test_two_processes_at_once(run: Run) -> None:
 def test_status_reads_an_index_without_numpy(run: Run) -> None:
     indexed(run)
     code = (
-        "import sys; from lpft.storage.cell_index import read_cells; from lpft.storage.run import Run;"
-        f"print(len(read_cells(Run({str(run.root)!r}), 0, 'lpft', brief=True)), 'numpy' in sys.modules)"
+        "import sys; from lpft.storage.result_index import read_client_results; from lpft.storage.run import Run;"
+        f"print(len(read_client_results(Run({str(run.root)!r}), 0, 'lpft', brief=True)), 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(WEIRD)), "False"]

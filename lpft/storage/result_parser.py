@@ -1,8 +1,9 @@
-"""Reading all cells of a run: with the same checks as `ClientResult.from_json`, in less time and memory.
+"""A parser of client results that makes the checks of `ClientResult.from_json` in less time and memory.
 
-With C clients a run has one cell per client, method and seed, each with C names and C accuracies: nearly all of a large
-run. A `CellReader` keeps one list of names for all cells, and two bytes for each accuracy. This module imports the
-standard library only, so that `lpft status` answers at once; NumPy, where it is used, is there already.
+With C clients, a run has one client result per client, method and seed, each with C names and C accuracies, which make
+up nearly all of a large run. A `ResultParser` stores the list of names once for all client results, and two bytes per
+accuracy. The module imports only the standard library, so that `lpft status` answers at once; functions that need NumPy
+import it.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from typing import Any
 from lpft.storage.client_result import ClientResult
 
 CLIENTS, ACCURACY, END = '\n "clients": [\n  ', '\n "accuracy": [\n  ', "\n ],"
-"""What stands before and after the two long lists; no text inside a JSON file contains a line break."""
+"""Delimiters of the two long lists; strings in JSON contain no line break, so these are unambiguous."""
 EPOCHS, NEXT_EPOCH, END_OF_EPOCHS = '\n "epochs": [\n  {\n   ', "\n  },\n  {\n   ", "\n  }\n ]"
-"""What stands before, between and after the entries of the epochs."""
+"""Start, separator and end of the entries of the epochs."""
 MOST_LEVELS = 2**16
-"""So many different accuracies have a number of two bytes."""
+"""Number of levels that an index of two bytes can address."""
 NEEDED = {field.name for field in fields(ClientResult) if field.default is MISSING}
 KNOWN = {field.name for field in fields(ClientResult)}
 
 
 class Levels:
-    """The different accuracies of a run, numbered: few, since an accuracy is a share of a client's test samples."""
+    """The distinct accuracies of a run. They are few, since an accuracy is a share of a client's test samples."""
 
     def __init__(self) -> None:
         self.values = array("d")
         self._numbers: dict[str, int] = {}
 
     def numbered(self, texts: Sequence[str]) -> array[int] | None:
-        """Return the numbers of accuracies, given as JSON has them; None if there are too many different ones."""
+        """Return the indices of accuracies, given as JSON texts; None if there are too many distinct ones."""
         try:
             return array("H", list(map(self._numbers.__getitem__, texts)))
         except KeyError:
@@ -52,27 +53,27 @@ class Levels:
 
 
 class Names(list[str]):
-    """The names of all clients, which knows where each of them stands."""
+    """The names of all clients, with a constant-time `index`."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(names)
-        self._places = {name: place for place, name in reversed(list(enumerate(self)))}
+        self._positions = {name: position for position, name in reversed(list(enumerate(self)))}
 
     def index(self, name: str, *limits: Any) -> int:
-        """Return the place of a name; see `list.index`."""
-        if not limits and name in self._places:
-            return self._places[name]
+        """Return the position of a name; see `list.index`."""
+        if not limits and name in self._positions:
+            return self._positions[name]
         return super().index(name, *limits)
 
 
 class Accuracies(Sequence[float | None]):
     """A row of the accuracy matrix, in percent; None where a client has no test samples.
 
-    NumPy takes it as an array of float64, with NaN for None.
+    ``np.array`` converts it to float64, with NaN for None.
 
     Args:
-        levels: different accuracies, NaN for None; an array of the standard library or of NumPy.
-        numbers: which of them each client has, two bytes each, ``(C,)``; None: the levels are the row itself.
+        levels: distinct accuracies, NaN for None; an array of the standard library or of NumPy.
+        numbers: index of each client's accuracy in `levels`, two bytes each, ``(C,)``; None if `levels` is the row.
     """
 
     __slots__ = ("_levels", "_numbers")
@@ -84,14 +85,14 @@ class Accuracies(Sequence[float | None]):
     def __len__(self) -> int:
         return len(self._levels if self._numbers is None else self._numbers)
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        value = float(self._levels[place if self._numbers is None else self._numbers[place]])
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        value = float(self._levels[position if self._numbers is None else self._numbers[position]])
         return None if math.isnan(value) else value
 
     def __iter__(self) -> Iterator[float | None]:
-        return (self[place] for place in range(len(self)))
+        return (self[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -107,8 +108,8 @@ class Accuracies(Sequence[float | None]):
         return values if dtype is None else values.astype(dtype, copy=False)
 
 
-class CellReader:
-    """Turns the texts of a run's cells into client results."""
+class ResultParser:
+    """Parses the JSON texts of a run's client results."""
 
     def __init__(self) -> None:
         self._levels = Levels()
@@ -117,49 +118,49 @@ class CellReader:
         self._names_canonical = ""
 
     def __call__(self, text: str) -> ClientResult:
-        """Read a cell.
+        """Parse the text of a client result.
 
         Raises:
-            DamagedFileError: if the text is not what `ClientResult.to_json` wrote.
+            DamagedFileError: if `ClientResult.to_json` did not write the text.
         """
-        result = self._read_as_written(text)
+        result = self._parse_canonical(text)
         if result is not None:
             return result
-        return ClientResult.from_json(text)  # which says what is wrong with it, or knows it otherwise
+        return ClientResult.from_json(text)  # another version's format, or damaged: the error explains how
 
-    def _read_as_written(self, text: str) -> ClientResult | None:
+    def _parse_canonical(self, text: str) -> ClientResult | None:
         """Return the client result if every byte of the text is as `to_json` writes it; None otherwise.
 
-        The checksum is that of the fields in alphabetical order. The long lists and the epochs are part of it as they
-        stand in the file, without their line breaks, so that they need not be written again.
+        The checksum covers the fields in alphabetical order. The long lists and the epochs enter it as they are in the
+        file, without their line breaks, so that they need not be serialized again.
         """
-        names = text.find(CLIENTS)
-        end_of_names = text.find(END, names)
+        start_of_names = text.find(CLIENTS)
+        end_of_names = text.find(END, start_of_names)
         start_of_row = end_of_names + len(END)
         end_of_row = text.find(END, start_of_row)
-        if min(names, end_of_names, end_of_row) < 0 or not text.startswith(ACCURACY, start_of_row):
+        if min(start_of_names, end_of_names, end_of_row) < 0 or not text.startswith(ACCURACY, start_of_row):
             return None
-        names_text = text[names + len(CLIENTS) : end_of_names]
+        names_text = text[start_of_names + len(CLIENTS) : end_of_names]
         accuracies = text[start_of_row + len(ACCURACY) : end_of_row].split(",\n  ")
         try:
-            rest = json.loads(text[:names] + text[end_of_row + len(END) :])
+            other_fields = json.loads(text[:start_of_names] + text[end_of_row + len(END) :])
             if names_text != self._names_text:
-                self._keep_names(names_text)
-            checksum, client = rest.pop("checksum"), rest.pop("client")
+                self._store_names(names_text)
+            checksum, client = other_fields.pop("checksum"), other_fields.pop("client")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        row, others = ", ".join(accuracies), _canonical(rest, text[end_of_row:])
+        row, others_text = ", ".join(accuracies), _canonical(other_fields, text[end_of_row:])
         start = f'{{"accuracy": [{row}], "client": {json.dumps(client)}, "clients": [{self._names_canonical}]'
-        content = f"{start}, {others[1:]}"
-        present = {"accuracy", "client", "clients", *rest}
+        content = f"{start}, {others_text[1:]}"
+        present = {"accuracy", "client", "clients", *other_fields}
         if checksum != hashlib.sha256(content.encode()).hexdigest() or not NEEDED <= present <= KNOWN:
             return None
         accuracy = self._accuracies(accuracies)
         if accuracy is None:
             return None
-        return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_shared(rest))
+        return ClientResult(client=client, clients=self._names, accuracy=accuracy, **_interned(other_fields))
 
-    def _keep_names(self, names_text: str) -> None:
+    def _store_names(self, names_text: str) -> None:
         self._names = Names(json.loads(f"[{names_text}]"))
         self._names_canonical = names_text.replace(",\n  ", ", ")
         self._names_text = names_text
@@ -174,37 +175,37 @@ class CellReader:
             return None
 
 
-def _canonical(rest: dict[str, Any], text: str) -> str:
-    """Return fields in alphabetical order, as their checksum is computed from.
+def _canonical(fields: dict[str, Any], text: str) -> str:
+    """Return the JSON of fields in alphabetical order, from which their checksum is computed.
 
     Args:
-        rest: the fields.
-        text: as they stand in the file. If the epochs are not as `ClientResult.to_json` writes them, what is made of
-            them here does not fit the checksum.
+        fields: the fields.
+        text: the part of the file with the epochs. If `ClientResult.to_json` did not write them, the returned text does
+            not match the checksum.
     """
     start = text.find(EPOCHS)
     if start < 0:
-        return json.dumps(rest, sort_keys=True)
+        return json.dumps(fields, sort_keys=True)
     entries = text[start + len(EPOCHS) : text.find(END_OF_EPOCHS, start)].split(NEXT_EPOCH)
     epochs = "}, {".join([", ".join(sorted(entry.split(",\n   "))) for entry in entries])
-    return json.dumps({**rest, "epochs": None}, sort_keys=True).replace('"epochs": null', f'"epochs": [{{{epochs}}}]')
+    return json.dumps({**fields, "epochs": None}, sort_keys=True).replace('"epochs": null', f'"epochs": [{{{epochs}}}]')
 
 
-def _shared(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return fields whose texts are the same objects in all cells."""
+def _interned(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with all strings interned, so that all client results share them."""
     return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in fields.items()}
 
 
 @lru_cache(maxsize=8)
-def nothing_known(length: int) -> list[float | None]:
-    """Return a row of accuracies that are all None, which is shared: nobody may change it."""
+def row_of_none(length: int) -> list[float | None]:
+    """Return a list of None; calls share the list, so do not modify it."""
     return [None] * length
 
 
 def common_levels(rows: Sequence[Any]) -> tuple[Any, Any]:
-    """Return the different values of rows of accuracies, and which of them each has, ``(L,)`` and ``(n, C)``.
+    """Return the distinct values of rows of accuracies, ``(L,)``, and the index of each accuracy in them, ``(n, C)``.
 
-    None and None if there are too many different values.
+    Both are None if there are too many distinct values.
     """
     import numpy as np
 
@@ -227,7 +228,7 @@ def stacked(rows: Sequence[Any]) -> Any:
 
 
 def share_levels(rows: Sequence[Any]) -> bool:
-    """Tell whether rows of accuracies are numbers of the same levels."""
+    """Return whether all rows of accuracies are indices of the same levels."""
     first = rows[0]
     if not isinstance(first, Accuracies) or first._numbers is None:
         return False

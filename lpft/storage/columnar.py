@@ -1,4 +1,4 @@
-"""Lists of entries - the epochs of clients, say - in columns: a tenth of the memory of dictionaries."""
+"""Lists of entries, such as the epochs of clients, stored as columns: a tenth of the memory of dictionaries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Column = NDArray[Any]
 
 
 class EntryTable:
-    """Several lists of entries, one after the other. Keys whose value is None are as good as absent.
+    """Several concatenated lists of entries. A value of None is the same as a missing key.
 
     Args:
         lengths: number of entries of each list.
-        columns: by key the values of all entries, ``(E,)``: numbers, with NaN for None, or objects.
+        columns: values of all entries by key, ``(E,)``: numbers, with NaN for None, or objects.
     """
 
     def __init__(self, lengths: Sequence[int], columns: Mapping[str, Column]) -> None:
@@ -27,8 +27,8 @@ class EntryTable:
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[Mapping[str, Any]]]) -> EntryTable:
-        """Put lists of entries into columns."""
-        table = _of_one_table(lists)
+        """Make a table of lists of entries."""
+        table = _from_shared_table(lists)
         if table is not None:
             return table
         entries = [entry for entries in lists for entry in entries]
@@ -37,7 +37,7 @@ class EntryTable:
         return cls([len(entries) for entries in lists], columns)
 
     def column(self, key: str) -> Column:
-        """Return the values of a key, ``(E,)``; NaN everywhere if no entry has it."""
+        """Return the values of a key, ``(E,)``; all NaN if no entry has the key."""
         return self.columns[key] if key in self.columns else np.full(sum(self.lengths), np.nan)
 
     def lists(self) -> list[Entries]:
@@ -47,12 +47,12 @@ class EntryTable:
 
 
 class Entries(Sequence[dict[str, Any]]):
-    """A list of entries of an `EntryTable`: dictionaries, made when they are asked for.
+    """A list of entries in an `EntryTable`; the dictionaries are created on access.
 
     Args:
-        table: where the entries are.
-        start: place of the first one.
-        stop: place after the last one.
+        table: the table.
+        start: position of the first entry in the table.
+        stop: position after the last entry.
     """
 
     __slots__ = ("start", "stop", "table")
@@ -63,14 +63,14 @@ class Entries(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, place: Any) -> Any:
-        return list(self)[place]
+    def __getitem__(self, position: Any) -> Any:
+        return list(self)[position]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         keys = self.table.columns.keys()
         columns = [column[self.start : self.stop].tolist() for column in self.table.columns.values()]
         for values in zip(*columns, strict=True):
-            yield {key: value for key, value in zip(keys, values, strict=True) if not _is_nothing(value)}
+            yield {key: value for key, value in zip(keys, values, strict=True) if not _is_missing(value)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == [
@@ -81,7 +81,7 @@ class Entries(Sequence[dict[str, Any]]):
 
 
 def column_of(entries: Sequence[Mapping[str, Any]], key: str) -> Column:
-    """Return the numbers that a list of entries has for a key, NaN where there is none."""
+    """Return the values of a key in a list of entries as numbers, NaN where the key is missing."""
     if isinstance(entries, Entries):
         if key not in entries.table.columns:
             return np.full(len(entries), np.nan)
@@ -90,7 +90,7 @@ def column_of(entries: Sequence[Mapping[str, Any]], key: str) -> Column:
 
 
 def as_column(values: list[Any]) -> Column:
-    """Return values as an array: integers, or numbers with NaN for None, or objects if there are any others."""
+    """Return values as an array: of int64, of float64 with NaN for None, or of objects for all other types."""
     kinds = set(map(type, values))
     if kinds == {int}:
         return np.array(values, dtype=np.int64)
@@ -101,15 +101,15 @@ def as_column(values: list[Any]) -> Column:
     return column
 
 
-def _of_one_table(lists: Sequence[Sequence[Any]]) -> EntryTable | None:
-    """Return the entries of lists that all come from the same table; None if they do not."""
-    found = [entries for entries in lists if isinstance(entries, Entries)]
-    if not found or len(found) < len(lists) or any(entries.table is not found[0].table for entries in found):
+def _from_shared_table(lists: Sequence[Sequence[Any]]) -> EntryTable | None:
+    """Make a table of lists that are all in one table; return None if they are not."""
+    slices = [entries for entries in lists if isinstance(entries, Entries)]
+    if not slices or len(slices) < len(lists) or any(entries.table is not slices[0].table for entries in slices):
         return None
-    places = np.concatenate([np.arange(entries.start, entries.stop) for entries in found])
-    columns = {key: column[places] for key, column in found[0].table.columns.items()}
-    return EntryTable([len(entries) for entries in found], columns)
+    positions = np.concatenate([np.arange(entries.start, entries.stop) for entries in slices])
+    columns = {key: column[positions] for key, column in slices[0].table.columns.items()}
+    return EntryTable([len(entries) for entries in slices], columns)
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))

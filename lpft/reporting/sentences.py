@@ -1,4 +1,4 @@
-"""The sentences of reports: fills in the templates of english.yaml."""
+"""The sentences of reports: fills in the templates of sentences.yaml."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ DESCRIBED = ("epochs", "lp_epochs")
 """Settings that the description of a method mentions anyway."""
 
 
-def say(*keys: str, **values: Any) -> str:
-    """Fill in a template of english.yaml.
+def render(*keys: str, **values: Any) -> str:
+    """Fill in a template of sentences.yaml.
 
-    >>> say("methods", "FT", epochs=1)
+    >>> render("methods", "FT", epochs=1)
     'Full fine-tuning: all layers, 1 epoch.'
     """
     return " ".join(_template(keys).render(values).split())
@@ -77,7 +77,7 @@ def _count(number: int, noun: str) -> str:
 
 @cache
 def texts(*keys: str) -> Any:
-    """Return a part of english.yaml."""
+    """Return a part of sentences.yaml."""
     if keys:
         return texts(*keys[:-1])[keys[-1]]
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -93,12 +93,12 @@ def _template(keys: tuple[str, ...]) -> jinja2.Template:
 
 def message(diagnostic: Diagnostic) -> str:
     """Describe a diagnostic by its numbers."""
-    return say("diagnostics", diagnostic.name, "message", **diagnostic.numbers)
+    return render("diagnostics", diagnostic.name, "message", **diagnostic.numbers)
 
 
 def remedy(name: str) -> str:
     """Say what to do about a diagnostic."""
-    return say("diagnostics", name, "remedy")
+    return render("diagnostics", name, "remedy")
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
@@ -139,7 +139,7 @@ def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
     if not recommendations:
         return ""
     tested = [r for r in recommendations if r.test_recommended is not None and r.test_before is not None]
-    return say(
+    return render(
         *("recommendation", "line"),
         num_clients=len(recommendations),
         personalized=sum(r.recommendation == PERSONALIZE for r in recommendations),
@@ -155,7 +155,7 @@ def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
 def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> str:
     """Describe the experiment in a few sentences, as far as the configuration tells."""
     federation = section(config, "federation")
-    return say(
+    return render(
         "lead",
         num_clients=num_clients,
         seeds=seeds,
@@ -169,7 +169,7 @@ def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> s
 def interval_note(certainty: Certainty) -> str:
     """Explain the intervals and verdicts of a table of methods."""
     num_seeds = [certainty.estimates[method, "local"].num_seeds for method in certainty.experiment.complete_methods]
-    return say(
+    return render(
         "interval_note",
         several_seeds=max(num_seeds, default=0) > 1,
         one_seed=1 in num_seeds,
@@ -189,7 +189,7 @@ def result(certainty: Certainty) -> str:
     found = {name: certainty.comparisons.get((*pair, name)) for name in ("local", "global_all")} if pair else {}
     if pair is None or None in found.values():
         return ""
-    return say(
+    return render(
         "result",
         method=pair[0],
         baseline="the global model" if pair[1] == certainty.global_model else pair[1],
@@ -205,7 +205,7 @@ def result_at_equal_local(tradeoff: Tradeoff) -> str:
     found = tradeoff.comparisons.get(pair) if pair else None
     if pair is None or found is None or not found.matched.overlaps:
         return ""
-    return say("result_at_equal_local", method=pair[0], baseline=pair[1], found=found)
+    return render("result_at_equal_local", method=pair[0], baseline=pair[1], found=found)
 
 
 def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) -> str:
@@ -215,7 +215,7 @@ def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) 
         words[name] = Counter(one.verdict for one in found if one is not None)
     number = words["local"].total()
     family = certainty.experiment.variants[rows[0]].family
-    return say("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
+    return render("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
 
 
 def headline(summary: DataFrame, reference: str | None) -> str:
@@ -234,7 +234,7 @@ def headline(summary: DataFrame, reference: str | None) -> str:
             return ""
         low, high = means.index[0], means.index[-1]
         ranges[metric] = {"low": means[low], "lowest": low, "high": means[high], "highest": high, "before": before}
-    return say("headline", **ranges)
+    return render("headline", **ranges)
 
 
 def describe_method(method: str, config: Mapping[str, Any]) -> str:
@@ -264,7 +264,7 @@ def _describe(settings: Mapping[str, Any], config: Mapping[str, Any], swept_lp_e
     if not kind:
         return ""
     settings_shown = ", ".join(f"{key} = {value}" for key, value in flat(init_args))
-    return say(
+    return render(
         *("methods", kind if kind in texts("methods") else "other"),
         class_name=kind,
         epochs=init_args.get("epochs") or section(config, "personalization").get("epochs"),

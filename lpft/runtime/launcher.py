@@ -1,7 +1,7 @@
-"""Who has started this process: srun, torchrun, or neither. Imports nothing heavy.
+"""The launcher of this process: srun, torchrun, or neither. The module imports only the standard library.
 
-Containers and allocations leave variables behind that Lightning and torch take for a rank's. Where neither srun nor
-torchrun has made the ranks, `without_foreign_ranks` removes them, before Lightning is imported.
+Containers and Slurm allocations set environment variables that Lightning and torch mistake for those of a rank. If
+neither srun nor torchrun started the ranks, `without_foreign_ranks` hides them before Lightning is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from lpft.runtime import slurm
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
-"""Variables that torchrun sets, all of them, for each rank."""
+"""Variables that torchrun sets for every rank."""
 OF_RANKS = {*TORCHRUN, "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "STANDALONE_PORT"}
 OF_RANKS |= {
     "GLOO_SOCKET_IFNAME",
@@ -27,28 +27,28 @@ OF_RANKS |= {
     "KUBERNETES_PORT",
 }
 PREFIXES = ("TORCHELASTIC_", "LT_", "OMPI_COMM_", "PMI_", "PMIX_", "LSB_", "JSM_NAMESPACE_", "TPU_", "XRT_", "PJRT_")
-"""Variables that say something about ranks, or that change Lightning's settings."""
+"""Prefixes of variables that describe ranks or change Lightning's settings."""
 
 
 def launched_by_torchrun() -> bool:
-    """Return whether torchrun has started this process."""
+    """Return whether torchrun started this process."""
     return all(name in os.environ for name in TORCHRUN)
 
 
 def launched_by_cluster() -> bool:
-    """Return whether srun or torchrun has started one process per device."""
+    """Return whether srun or torchrun started one process per device."""
     return slurm.num_tasks() > 1 or launched_by_torchrun()
 
 
-def launched_here() -> int | None:
-    """Return how many processes srun or torchrun have started on this machine; None if they have not."""
+def launched_processes_per_node() -> int | None:
+    """Return the number of processes that srun or torchrun started on this node; None without a launcher."""
     if slurm.num_tasks() > 1:
         return slurm.number("SLURM_NTASKS_PER_NODE")
     return int(os.environ["LOCAL_WORLD_SIZE"]) if launched_by_torchrun() else None
 
 
 def launched_rank() -> int:
-    """Return which of the processes that srun or torchrun have started this one is; 0 if they have not."""
+    """Return the rank of this process under srun or torchrun; 0 without a launcher."""
     if slurm.num_tasks() > 1:
         return slurm.number("SLURM_PROCID") or 0
     return int(os.environ["RANK"]) if launched_by_torchrun() else 0
@@ -56,9 +56,9 @@ def launched_rank() -> int:
 
 @contextmanager
 def without_foreign_ranks() -> Iterator[None]:
-    """Hide what the environment says about ranks, unless srun or torchrun has made them; restore it afterwards.
+    """Hide the environment variables of ranks unless srun or torchrun started this process; restore them afterwards.
 
-    Ranks that lpft starts talk over the loopback interface, whatever the machine's name resolves to.
+    Ranks started by lpft communicate over the loopback interface, whatever the machine's host name resolves to.
     """
     if launched_by_cluster():
         yield
@@ -67,7 +67,7 @@ def without_foreign_ranks() -> Iterator[None]:
     loopback = [name for name in _interfaces() if name in ("lo", "lo0")]
     added = {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
     if sys.platform == "win32" and "USE_LIBUV" not in os.environ:
-        added["USE_LIBUV"] = "0"  # torch's packages for Windows lack what its store uses by default
+        added["USE_LIBUV"] = "0"  # torch for Windows is built without libuv, which its store uses by default
     os.environ.update(added)
     try:
         yield
@@ -78,7 +78,7 @@ def without_foreign_ranks() -> Iterator[None]:
 
 
 def _interfaces() -> list[str]:
-    """Return the names of the network interfaces; none where that is not known."""
+    """Return the names of the network interfaces; empty if they cannot be determined."""
     try:
         return [name for _, name in socket.if_nameindex()]
     except (AttributeError, OSError):  # Windows, sandboxes

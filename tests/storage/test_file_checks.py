@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lpft.storage.sniff import check_content
+from lpft.storage.file_checks import check_content
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -20,7 +20,7 @@ def test_what_stands_in_for_data_is_refused(content: bytes, text: bool, tmp_path
 def test_text_may_be_data(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("file,label\na.png,0\n")
     check_content(tmp_path / "x.csv", text=True)
-    with pytest.raises(ValueError, match="text that begins with 'file,label'"):
+    with pytest.raises(ValueError, match="text file that starts with 'file,label'"):
         check_content(tmp_path / "x.csv")
 
 

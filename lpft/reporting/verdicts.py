@@ -45,7 +45,7 @@ VerdictFunction = Callable[[Sequence["Analysis"]], Verdict | list[str]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class NamedVerdict:
     """A verdict, ready to be shown.
 
     Args:
@@ -122,44 +122,46 @@ def load_verdicts(config: Mapping[str, Any]) -> dict[str, VerdictFunction]:
     return {str(path): load_verdict(str(path)) for path in config.get("verdicts") or []}
 
 
-def judge(verdicts: Mapping[str, VerdictFunction], points: Sequence[Analysis]) -> list[Judged]:
+def apply_verdicts(functions: Mapping[str, VerdictFunction], points: Sequence[Analysis]) -> list[NamedVerdict]:
     """Apply every verdict; one that fails is reported as failed and does not stop the others."""
-    judged = []
-    for path, function in verdicts.items():
+    verdicts = []
+    for path, function in functions.items():
         name = path.rpartition(".")[2]
         try:
             verdict = function(points)
             if isinstance(verdict, Verdict):
-                judged.append(Judged(name, verdict.outcome, to_lines(verdict), verdict.numbers, verdict.rows))
+                verdicts.append(
+                    NamedVerdict(name, verdict.outcome, verdict_lines(verdict), verdict.numbers, verdict.rows)
+                )
             else:
-                judged.append(Judged(name, "", list(verdict)))
+                verdicts.append(NamedVerdict(name, "", list(verdict)))
         except Exception as error:
             log.warning("The verdict %s failed.", path, exc_info=error)
-            judged.append(Judged(name, "failed", [f"failed: {type(error).__name__}: {error}"]))
-    return judged
+            verdicts.append(NamedVerdict(name, "failed", [f"failed: {type(error).__name__}: {error}"]))
+    return verdicts
 
 
-def to_lines(verdict: Verdict) -> list[str]:
+def verdict_lines(verdict: Verdict) -> list[str]:
     """Turn a verdict into lines of English by its template."""
     if verdict.template is None:
         rows = [row for row in (verdict.numbers, *verdict.rows) if row]
         return [f"{verdict.outcome}.", *(", ".join(f"{key} {value}" for key, value in row.items()) for row in rows)]
-    from lpft.reporting.english import environment  # loading verdicts takes no time: every command checks the names
+    from lpft.reporting.sentences import environment  # loading verdicts takes no time: every command checks the names
 
     template = environment(verdict.template.parent).get_template(verdict.template.name)
     text = template.render(outcome=verdict.outcome, numbers=verdict.numbers, rows=verdict.rows)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
-def write_verdicts(run: Run, judged: Sequence[Judged]) -> None:
+def write_verdicts(run: Run, verdicts: Sequence[NamedVerdict]) -> None:
     """Write verdicts.csv, one row per line; remove it from a run without verdicts."""
     path = run.root / "verdicts.csv"
-    if judged:
+    if verdicts:
         from pandas import DataFrame
 
         from lpft.reporting.tables import write_csv
 
-        rows = [(verdict.name, line) for verdict in judged for line in verdict.lines]
+        rows = [(verdict.name, line) for verdict in verdicts for line in verdict.lines]
         write_csv(path, DataFrame(rows, columns=["verdict", "line"]))
     else:
         path.unlink(missing_ok=True)

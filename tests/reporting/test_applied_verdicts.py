@@ -8,7 +8,7 @@ import pytest
 from fabricate import make_point
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.judging import Judged, Verdict, judge, load_verdict, load_verdicts, write_verdicts
+from lpft.reporting.verdicts import NamedVerdict, Verdict, apply_verdicts, load_verdict, load_verdicts, write_verdicts
 from lpft.storage.run import Run
 
 
@@ -26,7 +26,7 @@ def broken(points: Sequence[Analysis]) -> Verdict:
 
 def test_verdicts_may_return_lines_or_data_and_one_that_fails_does_not_stop_the_others() -> None:
     point = make_point({"ft": [(50.0, 50.0)]})
-    judged = judge({f"m.{f.__name__}": f for f in (broken, of_lines, of_data)}, [point])
+    judged = apply_verdicts({f"m.{f.__name__}": f for f in (broken, of_lines, of_data)}, [point])
     assert [(j.name, j.outcome) for j in judged] == [("broken", "failed"), ("of_lines", ""), ("of_data", "held")]
     assert "KeyError" in judged[0].lines[0]
     assert judged[1].lines == ["first", "1 points"]
@@ -35,7 +35,7 @@ def test_verdicts_may_return_lines_or_data_and_one_that_fails_does_not_stop_the_
 
 def test_verdicts_are_written_and_removed(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    write_verdicts(run, [Judged("a", "held", ["one, two", "three"])])
+    write_verdicts(run, [NamedVerdict("a", "held", ["one, two", "three"])])
     with (tmp_path / "verdicts.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["verdict", "line"], ["a", "one, two"], ["a", "three"]]
     write_verdicts(run, [])

@@ -4,7 +4,7 @@ from pandas import DataFrame
 
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.diagnostics import NAMES, NOT_CONVERGED, Diagnostic
-from lpft.reporting.english import describe_method, headline, lead, message, remedy
+from lpft.reporting.sentences import describe_method, headline, lead, message, remedy
 
 CONFIG = make_config((0, 1, 2), tuple(METHODS), CLIENTS, 3, 60)
 

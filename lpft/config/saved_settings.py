@@ -1,4 +1,4 @@
-"""Comparison of an experiment's settings with those of its run's folder."""
+"""The settings saved in the folder of a run: record them, and check that results on disk were made with the same."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lpft.storage.fingerprint import fingerprint
 from lpft.storage.provenance import software
 
 
-def claim(experiment: Experiment) -> None:
-    """Compare the settings with those of everything on disk, then write them down.
+def record_settings(experiment: Experiment) -> None:
+    """Check the settings against those on disk, then write them to the folder of the run.
 
     Raises:
-        ConfigError: if results were made with other settings, and are not to be overwritten; it names the keys.
+        ConfigError: see `check_saved_settings`.
         OSError: if the folder cannot be written to.
     """
-    compare(experiment)
+    check_saved_settings(experiment)
     run, command = experiment.run, experiment.command
     if command in ("run", "federate"):
         for seed in experiment.global_seeds:
@@ -55,8 +55,11 @@ def claim(experiment: Experiment) -> None:
     write_config(run, experiment.config, provenance)
 
 
-def compare(experiment: Experiment) -> None:
-    """Raise ConfigError if results of any seed and method on disk were made with other settings."""
+def check_saved_settings(experiment: Experiment) -> None:
+    """Raise ConfigError if results on disk were made with other settings; it names the keys that differ.
+
+    With `overwrite`, nothing is checked.
+    """
     if experiment.selection.overwrite:
         return
     for seed, part, before in experiment.run.settings():
@@ -66,38 +69,43 @@ def compare(experiment: Experiment) -> None:
             shared = experiment.shared_settings if "personalization" in before else experiment.reference_settings
             now = {**shared, "method": method}
         if before.get("data", {}).get("content") != now["data"]["content"]:
-            before, now = _with_settings_of_data(experiment, before, now)
+            before, now = _with_data_section(experiment, before, now)
         compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
 
 
-def _with_settings_of_data(
+def _with_data_section(
     experiment: Experiment, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add the settings that the data were made with, which tell more than that the data are others."""
-    there, here = read_config(experiment.run).get("data", {}), experiment.config["data"]
-    added = [{key: value for key, value in settings.items() if key != "cache_dir"} for settings in (there, here)]
-    first, second = (
-        {**settings, "data": {**more, **settings.get("data", {})}}
-        for settings, more in zip((before, now), added, strict=True)
+    """Add the section `data` to both settings, so that the error names its keys and not only a hash of the content."""
+    sections = (read_config(experiment.run).get("data", {}), experiment.config["data"])
+    with_data_before, with_data_now = (
+        {
+            **settings,
+            "data": {
+                **{key: value for key, value in section.items() if key != "cache_dir"},
+                **settings.get("data", {}),
+            },
+        }
+        for settings, section in zip((before, now), sections, strict=True)
     )
-    return first, second
+    return with_data_before, with_data_now
 
 
 def check_global_models(experiment: Experiment) -> None:
-    """Raise ConfigError if a global model that is needed is missing, damaged, or was made with other settings."""
+    """Raise ConfigError if a required global model is missing, damaged, or was made with other settings."""
     tuning = experiment.command == "tune" and experiment.tuned_methods
     for seed in experiment.tune.seeds if tuning else experiment.seeds:
         path = experiment.run.global_model(seed)
         hint = "HINT: train it first with `lpft federate`, or use `lpft run`."
         try:
-            _, made_with = load_model(path)
+            _, model_fingerprint = load_model(path)
         except FileNotFoundError as error:
-            raise ConfigError(f"There is no global model {path}. {hint}") from error
+            raise ConfigError(f"The global model {path} does not exist. {hint}") from error
         except DamagedFileError as error:
             raise ConfigError(f"The global model {path} is damaged ({error}). {hint}") from error
-        if made_with != fingerprint(experiment.global_settings):
-            for of_seed, part, before in experiment.run.settings():
-                if (of_seed, part) == (seed, "global"):
+        if model_fingerprint != fingerprint(experiment.global_settings):
+            for saved_seed, part, before in experiment.run.settings():
+                if (saved_seed, part) == (seed, "global"):
                     compare_settings(path.parent, before, experiment.global_settings)
             raise ConfigError(f"The global model {path} was made with other settings. {hint}")
     for name, task in ({} if experiment.command == "tune" else experiment.reference_tasks()).items():
@@ -107,7 +115,13 @@ def check_global_models(experiment: Experiment) -> None:
 
 
 def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the results in a folder were made with other settings; it names those that differ."""
+    """Raise ConfigError if two settings differ; it names the keys that differ.
+
+    Args:
+        folder: folder of the results, for the message.
+        before: the settings that the results were made with.
+        now: the settings of the experiment.
+    """
     if keys := differing_settings(before, now):
         raise ConfigError(
             f"{folder} was made with other settings; different are: {keys}."
@@ -116,7 +130,7 @@ def compare_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, 
 
 
 def differing_settings(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return the keys of settings that differ, with their values; empty if none do."""
+    """Return a list of the settings that differ, with both values, as text; empty if none differ."""
     there, here = dict(dotted(there)), dict(dotted(here))
     return ", ".join(
         f"`{key}` ({_short(there, key)} there, {_short(here, key)} here)"
@@ -126,6 +140,6 @@ def differing_settings(there: Mapping[str, Any], here: Mapping[str, Any]) -> str
 
 
 def _short(settings: Mapping[str, Any], key: str) -> str:
-    """Write a value as JSON in few characters."""
+    """Return a value as JSON, abbreviated to at most 40 characters; `none` if the key is missing."""
     text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "none"
     return text if len(text) <= 40 else f"{text[:30]}..."

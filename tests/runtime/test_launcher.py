@@ -9,7 +9,7 @@ import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from lpft.runtime.devices import Devices, OwnProcesses
-from lpft.runtime.launched import TORCHRUN, launched_by_torchrun, without_foreign_ranks
+from lpft.runtime.launcher import TORCHRUN, launched_by_torchrun, without_foreign_ranks
 from lpft.storage.run import Run
 from tests.commands import TOY
 from tests.forked import Forked
