@@ -240,7 +240,7 @@ class _Build:
                 self._open("r+")
             except (OSError, ValueError) as error:
                 if any(folder.iterdir()):
-                    log.warning("What an interrupted start left in %s is damaged (%s) and is redone.", folder, error)
+                    log.warning("The unfinished arrays in %s are damaged (%s) and are built again.", folder, error)
                 for path in folder.iterdir():
                     path.unlink()
                 self.batches = []

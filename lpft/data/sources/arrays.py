@@ -134,7 +134,7 @@ class Arrays(SplitSource):
         missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
         if missing:
             raise FileNotFoundError(
-                f"Image sources are not there: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
+                f"Image files are missing: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
                 f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
         return json.dumps({name: stamp_paths(self.root, paths) for name, paths in files.items()})

@@ -165,7 +165,7 @@ class CifarC(Source):
             path = self.root / self.plain
             if not path.exists():
                 raise FileNotFoundError(
-                    f"`plain: {self.plain}` is not there: {path}. HINT: it starts from `root`, which is"
+                    f"`plain: {self.plain}` is missing: {path}. HINT: it starts from `root`, which is"
                     f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
                 )
             return (path, batches) if path.is_dir() else (path.parent, [path.name])

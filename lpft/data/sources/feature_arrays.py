@@ -201,7 +201,7 @@ class FeatureArrays(FeatureSource):
             if not path.exists():
                 folder = path.absolute().parent
                 raise FileNotFoundError(
-                    f"`path: {self.path}` is not there; {folder} has: {content_of(folder)}."
+                    f"`path: {self.path}` is missing; {folder} has: {content_of(folder)}."
                     " HINT: it starts from `root`; set it with `--data.source.root`."
                 )
             return [path]

@@ -419,5 +419,5 @@ def test_a_relative_path_that_is_not_there_is_shown_from_the_working_folder(
 ) -> None:
     (tmp_path / "other.csv").write_text("a,label\n1,x\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=re.escape(f"`path: x.csv` is not there; {tmp_path} has: other.csv")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"`path: x.csv` is missing; {tmp_path} has: other.csv")):
         FeatureArrays("x.csv").table()
