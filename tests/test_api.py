@@ -110,7 +110,7 @@ def test_a_model_is_the_network_of_its_file(results: Results) -> None:
     assert not net.training
     assert results.model("global", client="", seed=0).head.out_features == 3
     for missing in (("lpft", "nobody", 0), ("nope", "c1", 0), ("lpft", "c1", 9), ("global", "", 9)):
-        with pytest.raises(FileNotFoundError, match=f"no model .*seed_{missing[2]}/{missing[0]}"):
+        with pytest.raises(FileNotFoundError, match=f"seed_{missing[2]}/{missing[0]}.* does not exist"):
             results.model(*missing)
 
 

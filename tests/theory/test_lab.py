@@ -31,7 +31,7 @@ def test_theory_of_combined_shift(capsys: pytest.CaptureFixture[str]) -> None:
         (["--dim", "8"], "HINT: set the dimension to 9 or more"),
         (["--eta", "0"], "--eta 0 must be above 0"),
         (["--shift", "-1"], "--shift -1.0 must be above 0"),
-        (["--samples", "5", "--noise", "0.1"], "HINT: leave out --noise"),
+        (["--samples", "5", "--noise", "0.1"], "HINT: remove --noise"),
     ],
 )
 def test_what_cannot_be_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
