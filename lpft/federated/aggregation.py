@@ -1,4 +1,4 @@
-"""From client updates to the next global state."""
+"""Aggregation of client updates to the next global state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where federated training stands after a round."""
+"""The state of federated training after a round, and its files."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Checkpoint:
         round: number of the last finished round; 0 before the first.
         state: the global state, a state dict of the network.
         history: one entry per finished round.
-        memory: what the clients keep until they take part again; see `ClientMemory.state_dict`.
-        server: the state of the server's optimizer.
+        memory: the tensors that clients keep between rounds; see `ClientMemory.state_dict`.
+        server: state of the server optimizer.
     """
 
     round: int
@@ -69,11 +69,11 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> tuple[Checkpoint, str]:
-        """Read a checkpoint and the fingerprint of the settings it was made with.
+        """Load a checkpoint and the fingerprint of its settings.
 
         Raises:
-            FileNotFoundError: if there is none.
-            DamagedFileError: if it was cut off or edited.
+            FileNotFoundError: if it does not exist.
+            DamagedFileError: if it is truncated or was edited.
         """
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -89,7 +89,7 @@ class Checkpoint:
         return cls(content["round"], content["state"], history, *parts), content["fingerprint"]
 
     def write_history(self, path: Path) -> None:
-        """Write the history as CSV; a figure that is not defined is left blank."""
+        """Write the history as CSV; undefined values are blank."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in fields(History))

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and which rank trains whom."""
+"""The clients of a round, and their division among the ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sample_cohort(num_samples: Sequence[int], participation: float, seed: int, r
         round_: number of the round. With the seed it determines the draw.
 
     Returns:
-        Their positions, in ascending order.
+        Positions of the clients, in ascending order.
 
     Raises:
         ValueError: if no client has training samples.
@@ -33,7 +33,7 @@ def sample_cohort(num_samples: Sequence[int], participation: float, seed: int, r
 
 
 def cohort_size(num_clients: int, participation: float) -> int:
-    """Return the number of clients in a round: the share of them that takes part, rounded, at least one.
+    """Return the number of clients in a round: the share that takes part, rounded, at least one.
 
     >>> cohort_size(10, 0.25), cohort_size(3, 0.01)
     (2, 1)
@@ -42,10 +42,10 @@ def cohort_size(num_clients: int, participation: float) -> int:
 
 
 def shard(stacks: Sequence[list[int]], cost: Sequence[int], rank: int, world_size: int) -> list[list[int]]:
-    """Choose the stacks that one rank trains, such that all ranks have about the same work.
+    """Return the stacks that one rank trains, such that all ranks have about the same work.
 
-    The costliest stack goes first, each to the rank that has least so far. Whole stacks only: which clients are trained
-    together does not depend on the number of ranks.
+    Stacks are assigned in descending order of cost, each to the rank with the least work so far. Stacks are never
+    divided: which clients are trained together does not depend on the number of ranks.
 
     Args:
         stacks: all stacks of the cohort.
@@ -54,7 +54,7 @@ def shard(stacks: Sequence[list[int]], cost: Sequence[int], rank: int, world_siz
         world_size: number of ranks.
 
     Returns:
-        The rank's stacks; may be none.
+        The rank's stacks; possibly none.
 
     >>> [shard([[0], [1], [2]], cost=[50, 20, 40], rank=rank, world_size=2) for rank in range(2)]
     [[[0]], [[2], [1]]]

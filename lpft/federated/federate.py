@@ -1,4 +1,4 @@
-"""The federated stage: train the global model of every seed, on every rank, and keep it on disk."""
+"""The federated stage: train the global model of every seed, on all ranks, and save it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ log = logging.getLogger("lpft")
 
 @dataclass
 class GlobalTask:
-    """The global models of an experiment: what is needed to train them, in any process.
+    """The training of the global models of an experiment; can be sent to other processes.
 
     Args:
-        run: the folder that they are written to.
-        seeds: one global model each.
+        run: the run that the models belong to.
+        seeds: seeds of the models, one model each.
         data: the clients.
         network: builds the network.
         settings: the section `federation`.
         devices: the section `trainer`.
-        clients_per_stack: the most clients trained as one.
-        fingerprint: hash of all that the global models depend on.
-        title: what the progress is of.
+        clients_per_stack: maximum number of clients in a stack.
+        fingerprint: hash of all settings that the models depend on.
+        title: label of the progress bar.
     """
 
     run: Run
@@ -57,18 +57,18 @@ class GlobalTask:
 
 
 def train_global_models(task: GlobalTask, logs: Logs | None = None, siblings: Iterable[GlobalTask] = ()) -> list[str]:
-    """Train the global models that are missing; where there is a checkpoint, continue after its round.
+    """Train the missing global models, each from its last checkpoint if there is one.
 
     Args:
-        task: what to do.
-        logs: is given the history after every round; picklable.
-        siblings: other tasks, whose global models are copied where they were made with the same settings and data.
+        task: the training.
+        logs: receives the history after every round; picklable.
+        siblings: other tasks; their global models are copied if settings and data are the same.
 
     Returns:
-        What went wrong, one text per seed that has failed.
+        Error messages, one per failed seed.
 
     Raises:
-        Stopped: if a signal has asked to stop before all was done.
+        Stopped: if a signal stopped the training.
     """
     _reuse_global_models(task, siblings)
     missing = [seed for seed in task.seeds if not is_done(task, seed)]
@@ -96,7 +96,7 @@ def train_global_models(task: GlobalTask, logs: Logs | None = None, siblings: It
 
 
 def is_done(task: GlobalTask, seed: int) -> bool:
-    """Tell whether a seed's global model is there and intact."""
+    """Return whether the global model of a seed exists and is intact."""
     algorithm, path = task.settings.algorithm, task.run.global_model(seed)
     try:
         done = load_model(path)[1] == task.fingerprint
@@ -112,10 +112,10 @@ def is_done(task: GlobalTask, seed: int) -> bool:
 
 
 def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> None:
-    """Copy global models that are missing from runs that have trained them with the same settings and data.
+    """Copy missing global models from runs that trained them with the same settings and data.
 
-    The runs of a sweep over the personalization's keys share theirs in this way. Ranks that a cluster has started
-    share none: each would look for itself, and files of a network may look different from different machines.
+    The runs of a sweep over keys of personalization share their global models. Ranks started by a cluster do not copy:
+    each of them would check on its own, and a network file system may differ between machines.
     """
     if task.devices.launched_by_cluster:
         return
@@ -131,10 +131,10 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
 def _train_seeds(
     fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, parent: int
 ) -> tuple[list[str], bool]:
-    """Train the seeds on this rank; return what went wrong, and whether a signal has stopped it.
+    """Train the seeds on this rank; return error messages, and whether a signal stopped the training.
 
-    Ranks that lpft has started cannot share a round of a single client, such as the pooled data: each of them trains
-    seeds of its own. (Others may not all hear the signal; then one would wait for those that go on.)
+    Ranks cannot share a round of a single client, such as the pooled data. So each rank that lpft started trains other
+    seeds. (Ranks started by a cluster may not all receive a signal; the ones that do would wait for the others.)
     """
     torch.set_num_threads(1)
     own_processes = fabric.world_size > 1 and not task.devices.launched_by_cluster
@@ -156,7 +156,7 @@ def _train_seeds(
 def _train_each(
     fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, heartbeat: Heartbeat, shown: bool
 ) -> tuple[list[str], bool]:
-    """Train one seed after the other; return what went wrong, and whether a signal has stopped it."""
+    """Train seeds one at a time; return error messages, and whether a signal stopped the training."""
     failures: list[str] = []
     stopped = False
     for seed in seeds:
@@ -180,7 +180,7 @@ def _train_each(
 
 
 def _train_seed(fabric: Fabric, task: GlobalTask, seed: int, logs: Logs | None, shown: bool) -> bool:
-    """Train the global model of a seed; return whether all rounds are done."""
+    """Train the global model of a seed; return whether all rounds are finished."""
     steps = Steps(f"{task.title} seed {seed}", task.settings.rounds, "round", shown)
     files = GlobalModelFiles(fabric, task.run, seed, task.fingerprint, steps, logs)
     net = build_network(task.network, task.data.spec, task.devices.dtype, seed)
@@ -191,7 +191,7 @@ def _train_seed(fabric: Fabric, task: GlobalTask, seed: int, logs: Logs | None, 
 
 
 def _note_failure(task: GlobalTask, seed: int, error: str | None) -> None:
-    """Note for `lpft status` what went wrong, or that nothing did; training does not depend on it."""
+    """Record an error, or success, for `lpft status`; training does not depend on this file."""
     path = task.run.failure(seed, "global")
     with suppress(OSError):
         if error is None:

@@ -1,4 +1,4 @@
-"""The files of one global model while it is trained: checkpoint, history and, in the end, the model."""
+"""The files of one global model during training: checkpoint, history and, at the end, the model."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Logs(Protocol):
     """Shows training while it runs."""
 
     def round(self, seed: int, history: Sequence[History]) -> None:
-        """Show the rounds of `history` that were finished since the last call."""
+        """Log the rounds of `history` that were finished since the last call."""
 
     def close(self) -> None:
-        """Show what is still waiting, and let go of files and connections."""
+        """Log pending rounds, and close files and connections."""
 
 
 class GlobalModelFiles:
-    """Reads and writes the files of a global model, on the first rank alone.
+    """Reads and writes the files of a global model, on the first rank only.
 
-    If the first rank cannot write, all ranks have to end together, since the others would wait for it: after a failure
-    it writes nothing more, `stopping` is true, and leaving the context raises on every rank.
+    If the first rank cannot write, all ranks must end together, since the others would wait for it: after a failure it
+    writes nothing more, `stopping` returns True, and leaving the context raises an error on every rank.
 
     Args:
         fabric: the ranks.
         run: the run.
         seed: seed of the model.
-        fingerprint: of the settings that it is made with.
-        steps: shows the progress, in rounds.
-        logs: is given the history after every round.
+        fingerprint: fingerprint of the settings of the model.
+        steps: shows the progress in rounds.
+        logs: receives the history after every round.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GlobalModelFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raise OSError on every rank if the first one could not write."""
+        """Raise OSError on every rank if the first rank could not write."""
         self.steps.__exit__(kind, error, trace)
         if error is None:
             self._agree()
@@ -86,14 +86,14 @@ class GlobalModelFiles:
         return start
 
     def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
-        """Show a round, and write checkpoint, history and logs.
+        """Log a round, and write checkpoint and history.
 
-        Rounds of less than a second share their writing, which would take as long as they do.
+        They are written at most once per second, since writing takes as long as a short round.
 
         Args:
-            now: makes the state after the round; called where it is written, since clients may keep much.
+            now: function that returns the state after the round; called only if the state is written.
             row: the round's entry of the history.
-            last: no round follows at once, so that this one has to be written.
+            last: whether training ends or stops after this round, so that it must be written.
         """
         if last or time.monotonic() >= self._next_write:
             self._write(lambda: self._save_round(now()))
@@ -102,16 +102,16 @@ class GlobalModelFiles:
         self.steps.advance(text, row.num_clients)
 
     def save_model(self, state: State, own: State) -> None:
-        """Write the global model, which means that it is done, and remove the checkpoint.
+        """Write the global model, which marks the training as finished, and remove the checkpoint.
 
         Args:
             state: the global state after the last round.
-            own: what clients keep to themselves; see `ClientMemory.state_dict`.
+            own: the entries that clients do not share; see `ClientMemory.state_dict`.
         """
         self._write(lambda: self._save_model(state, own))
 
     def take(self, state: State) -> None:
-        """Write a model that was trained elsewhere; remove what is left of one that was trained here.
+        """Write a pretrained model; remove the files of a model that was trained in this run.
 
         Raises:
             OSError: on every rank, if it cannot be written.
@@ -120,7 +120,7 @@ class GlobalModelFiles:
         self._agree()
 
     def stopping(self) -> bool:
-        """Tell whether training has to stop after this round."""
+        """Return whether training must stop after this round."""
         return self._problem is not None or stop_requested()
 
     def _save_round(self, now: Checkpoint) -> None:

@@ -26,10 +26,11 @@ from lpft.types import StackUpdate, State
 
 
 class LocalTrainer:
-    """Trains clients from the global state; keeps one stack of networks per size, and no client's state.
+    """Trains clients from the global state; caches one stack of networks per size, but no client's state.
 
     Args:
-        fabric: gives device and precision. Gradients stay on this rank: no network is set up for distributed training.
+        fabric: defines device and precision. Networks are not set up for distributed training, so gradients stay on
+            this rank.
         net: the architecture.
         data: the clients.
         settings: batch size, local epochs and optimizer.
@@ -55,10 +56,10 @@ class LocalTrainer:
     ) -> Iterator[StackUpdate]:
         """Train stacks of clients, each client from the global state on its own data; see `train`.
 
-        Stacks that can be are trained as one, which saves time and changes no bit.
+        Where possible, several stacks are trained as one, which saves time and gives the same results bit for bit.
 
         Yields:
-            The update of every stack, or of several, valid until the next is asked for.
+            The updates of one or several stacks; valid until the next one is requested.
         """
         most = self._most_joined(max(map(len, stacks), default=0))
         for group in joined(stacks, self._num_samples, self.settings.batch_size, most):
@@ -74,7 +75,7 @@ class LocalTrainer:
             clients: positions of the clients; they need the same number of steps.
             global_state: state dict every client starts from.
             round_: number of the round; with the seed it determines the batches.
-            memory: what the clients keep between rounds; None if they keep nothing.
+            memory: the tensors that clients keep between rounds; None if they keep nothing.
         """
         algorithm, stack = self.algorithm, self._stack(len(clients))
         kept, shared = (memory.of(clients), memory.shared()) if memory else ({}, {})
@@ -105,7 +106,7 @@ class LocalTrainer:
             stack: K clients.
             clients: their positions.
             round_: number of the round.
-            correct: changes the gradients of a step; None leaves them as they are.
+            correct: function that changes the gradients of a step; None to leave them unchanged.
 
         Returns:
             The clients' mean losses in the last epoch, ``(K,)``, and the learning rate times the number of steps.
@@ -141,7 +142,7 @@ class LocalTrainer:
 
     @torch.no_grad()
     def _correct(self, stack: ClientStack, start: State, kept: State, shared: State) -> None:
-        """Let the algorithm change the gradients of a stack."""
+        """Replace the gradients of a stack by those of the algorithm."""
         gradients = stack.gradients()
         changed = stack.map(
             lambda params, own, g: self.algorithm.gradient(params, start, own, shared, g),
@@ -153,7 +154,7 @@ class LocalTrainer:
             gradients[name].copy_(gradient)
 
     def _most_joined(self, size: int) -> int:
-        """Return how many clients to train as one at most, if stacks are of this size; 1 if stacks stay alone.
+        """Return the maximum number of clients to train as one, for stacks of this size; 1 if stacks are not joined.
 
         An algorithm may do anything with a client's tensors, and other precisions have other kernels.
         """

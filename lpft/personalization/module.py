@@ -28,15 +28,15 @@ from lpft.runtime.seeding import generator, seed_global_generator
 
 @dataclass
 class EpochRecord:
-    """What is recorded of an epoch.
+    """The record of an epoch.
 
     Args:
         epoch: number of finished epochs; 0 is the global model.
         phase: name of the phase.
         lr_head: learning rate of the head.
         lr_body: learning rate of the body; 0 while it is frozen.
-        train_loss: mean cross-entropy over the epoch, every sample counted once, one per client.
-        evaluation: the test after this epoch; None if there was none.
+        train_loss: mean cross-entropy over the samples of the epoch, one value per client.
+        evaluation: test results after this epoch; None if the epoch was not tested.
     """
 
     epoch: int
@@ -50,18 +50,18 @@ class EpochRecord:
 class Personalizer(LightningModule):
     """Fine-tunes the global model for every client of a stack by one method.
 
-    The optimizer has two groups, ``head`` and ``body``, from the start. The phase is a function of the epoch; it is not
-    stored, so it cannot be restored wrongly. LP-FT is the phase LP (body frozen and in evaluation mode, head trained on
+    The optimizer has two groups, ``head`` and ``body``, from the start. The phase is computed from the epoch, so
+    checkpoints do not contain it. LP-FT is the phase LP (body frozen and in evaluation mode, head trained on
     the global model's stored features) and then the phase FT (everything, fresh optimizer state, its own learning
     rate).
 
     Args:
-        evaluator: the global model, the data, and what tests a stack after every ``eval_every`` epochs but the last.
+        evaluator: holds the global model and the data; tests the stack after every ``eval_every`` epochs but the last.
         clients: positions of the K clients; they need the same number of steps per epoch.
-        method: what is particular to the method.
+        method: the method.
         settings: budget, batch size and optimizer.
         seed: seed of the run; with epoch and client it determines the batches.
-        start: what to start from instead of the global model.
+        start: the network to start from; by default the global model.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Personalizer(LightningModule):
     # The phases
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer with its two groups, and the schedule that follows the phases."""
+        """Build the optimizer with its two groups, and the schedule of the phases."""
         optimizer = self.settings.optimizer(
             [
                 {"name": "head", "params": self.stack.part("head")},
@@ -100,13 +100,13 @@ class Personalizer(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": PhaseLR(optimizer, self.schedule.phases)}
 
     def on_train_start(self) -> None:
-        """Enter the phase; the only start hook there is when training resumes."""
+        """Enter the phase; when training resumes, only this start hook is called."""
         for tensors in (self.hooks.memory, self.hooks.best):
             tensors.update({name: tensor.to(self.device) for name, tensor in tensors.items()})
         self._enter_phase()
 
     def on_train_epoch_start(self) -> None:
-        """Enter the epoch's phase; at its beginning, with fresh optimizer state."""
+        """Seed the epoch; at the start of a phase, enter it with fresh optimizer state."""
         epoch = self.current_epoch
         seed_global_generator(self.device, self.seed, "personalize", epoch, self.data.samples.names[0])  # for dropout
         if epoch == 0:
@@ -138,7 +138,7 @@ class Personalizer(LightningModule):
         return EpochBatches(self)
 
     def training_step(self, batches: tuple[Tensor, Tensor, Tensor], _: int) -> None:
-        """Train for an epoch. A step of Lightning's has a whole epoch, since its loops cost more than small networks.
+        """Train for one epoch: a step of Lightning is a whole epoch, since its loop costs more than small networks.
 
         Args:
             batches: positions ``(steps, K, batch)``, and the uniform numbers of `EpochBatches`.
@@ -159,7 +159,7 @@ class Personalizer(LightningModule):
         self._loss = sum(of_steps, torch.zeros_like(of_steps[0]))
 
     def _losses(self, positions: Tensor, uniforms: Tensor, draws: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Return the cross-entropies of a step's samples, ``(K, batch)``, and what the method's hook compares."""
+        """Return the cross-entropies of a step's samples, ``(K, batch)``, and the inputs of `batch_penalty`."""
         params = self.hooks.mix(uniforms)
         probing = self.schedule.phase(self.current_epoch).trains == "head"
         if probing:
@@ -176,7 +176,7 @@ class Personalizer(LightningModule):
         return sample_losses(logits, self.data.labels(positions)), compared
 
     def on_train_epoch_end(self) -> None:
-        """End the phase, and with the last one the method; record the epoch, and test where that is due."""
+        """Record the epoch, test if due, and at the end of a phase or of training call the method's hooks."""
         last, number = self.current_epoch, self.schedule.number(self.current_epoch)
         if self.schedule.ends(last):
             self.hooks.end(number)
@@ -199,7 +199,7 @@ class Personalizer(LightningModule):
         checkpoint["lpft"] = {"memory": self.hooks.memory, "best": self.hooks.best, "records": records}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` has added."""
+        """Restore the entries that `on_save_checkpoint` added."""
         self.hooks.memory, self.hooks.best = checkpoint["lpft"]["memory"], checkpoint["lpft"]["best"]
         self.records = [EpochRecord(**record) for record in checkpoint["lpft"]["records"]]
         for record in self.records:
@@ -223,7 +223,7 @@ class EpochBatches:
     those for augmentation ``(steps, K, batch, num_draws)``.
 
     Args:
-        module: whose current epoch it is.
+        module: the module.
     """
 
     module: Personalizer = field(repr=False)

@@ -1,4 +1,4 @@
-"""Run the missing jobs on the devices of this machine: one device in this process, several in one process each."""
+"""Run the missing jobs on the devices of this machine: in this process, or with several devices in one process each."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ FinishedJob = tuple[Job, Callable[[], str]]
 def personalize(
     task: PersonalTask, shard: tuple[int, int] = (0, 1), on_stack: Callable[[int, str], None] | None = None
 ) -> list[str]:
-    """Compute the results that are missing.
+    """Compute the missing results.
 
     A failing job does not stop the others.
 
     Args:
-        task: what to do.
-        shard: ``(i, n)``: of the fixed list of jobs only the entries i, i + n, i + 2n, ...
-        on_stack: called in this process with seed and method after every stack whose results were written.
+        task: the personalization.
+        shard: ``(i, n)`` selects entries i, i + n, i + 2n, ... of the list of jobs.
+        on_stack: called in this process with seed and method after the results of a stack were written.
 
     Returns:
         Error messages, one per failed job.
 
     Raises:
-        Stopped: if a signal asked to stop before all was done; jobs that had begun were finished.
+        Stopped: if a signal asked to stop; running jobs were finished.
     """
     task.data.setup()
     jobs = [job for job in task.jobs(shard) if task.missing(job)]
@@ -78,7 +78,7 @@ def personalize(
 
 
 def _run_jobs(task: PersonalTask, jobs: list[Job]) -> Generator[FinishedJob]:
-    """Yield every job as it is finished. After a signal no other job is begun."""
+    """Yield every job when it is finished. After a signal, no further job is started."""
     processes = min(task.devices.processes, len(jobs))
     yield from _run_here(task, jobs) if processes <= 1 else _run_in_pool(task, jobs, processes)
 
@@ -117,7 +117,7 @@ def _run_in_pool(task: PersonalTask, jobs: list[Job], processes: int) -> Generat
 
 
 def _outcome(future: Future[str], pool: ProcessPoolExecutor) -> str:
-    """Return a job's summary, or raise what has ended it; if that was the end of a worker, say how it came."""
+    """Return the summary of a job, or raise its exception; if the worker died, the exception states how."""
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -125,7 +125,7 @@ def _outcome(future: Future[str], pool: ProcessPoolExecutor) -> str:
 
 
 def _first_end(workers: list[BaseProcess]) -> str:
-    """Say how the worker ended that was the first to do so; the executor ends the others by TERM."""
+    """Describe how the first dead worker ended; the executor terminates the others."""
     codes = [code for worker in workers if (code := worker.exitcode) and code != -signal.SIGTERM]
     if not codes:
         return "A worker process has ended"

@@ -1,4 +1,4 @@
-"""The model that each client should use: the best by its validation data, or the global one where none beats that."""
+"""Recommended models: for every client the best one on its validation data, or the global model if none is better."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_recommended(run: Run, seeds: Sequence[int], methods: Sequence[str]) ->
         methods: the methods to choose from, in the order of preference among equals.
 
     Returns:
-        By seed and client the name of the recommended method; None for the global model.
+        The name of the recommended method by seed and client; None for the global model.
 
     Raises:
         FileNotFoundError: if a model was not saved.

@@ -1,4 +1,4 @@
-"""From a trained stack to one result per client."""
+"""Converts a trained stack to one result per client."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ log = logging.getLogger("lpft")
 
 @dataclass(frozen=True)
 class TrainedStack:
-    """What training returns for the K clients of a stack.
+    """The result of training the K clients of a stack.
 
     Args:
         stack: the personalized networks.
-        start: the network that they started from; it takes the place of networks that have diverged.
+        start: the network that they started from; it replaces networks that have diverged.
         records: one per epoch.
         train_passes: each client's cost per training sample.
-        collapsed: places in the stack of networks whose norm statistics are worthless, which count as diverged.
+        collapsed: positions in the stack of networks with unusable norm statistics; they count as diverged.
     """
 
     stack: ClientStack
@@ -50,19 +50,19 @@ class TrainedStack:
 
 @dataclass(frozen=True)
 class EvaluatedStack:
-    """How the K networks of a stack do; those that have diverged are replaced by their start.
+    """Test results of the K networks of a stack; diverged networks are replaced by the network they started from.
 
     Args:
-        states: the networks.
+        states: state dicts of the networks.
         finite: whether each network is finite; False means diverged.
         shares_body: whether only heads differ from the global model.
-        test: on the test sets of all clients.
-        scores: of `lpft.evaluation.scores` on the test sets of all clients, ``(K, C)`` each.
+        test: evaluation on the test sets of all clients.
+        scores: scores of `lpft.evaluation.scores` on the test sets of all clients, ``(K, C)`` each.
         val_global: mean accuracy over the validation sets of all clients, percent, ``(K,)``.
-        val_before: whether the global model is right about each client's validation samples, K tensors ``(n,)``.
-        val_after: the same of the personalized network.
-        train: whether the personalized network is right about each client's training samples.
-        line: how the networks between the global and the personalized ones do; empty where nothing was trained.
+        val_before: whether the global model classifies each client's validation samples correctly, K tensors ``(n,)``.
+        val_after: the same for the personalized network.
+        train: the same for the personalized network and the training samples.
+        line: evaluations of the networks between the global and the personalized ones; empty if nothing was trained.
     """
 
     states: list[State]
@@ -86,7 +86,7 @@ def evaluate_stack(
         evaluator: tests against the global model.
         trained: the stack.
         clients: positions of its clients.
-        num_between: how many models to test between the global and every personalized one.
+        num_between: number of models to test between the global and every personalized model.
     """
     stack, features = trained.stack, evaluator.global_features
     finite = stack.finite()
@@ -117,14 +117,14 @@ def evaluate_stack(
 
 @dataclass(frozen=True)
 class ResultMaker:
-    """Turns an evaluated stack into results, one client at a time.
+    """Builds the results of an evaluated stack, one client at a time.
 
     Args:
         task: the personalization of the experiment.
         job: the job that was done.
-        evaluator: the global model.
+        evaluator: holds the global model.
         trained: the stack.
-        evaluated: how it does.
+        evaluated: its test results.
     """
 
     task: PersonalTask
@@ -137,8 +137,8 @@ class ResultMaker:
         """Return the result of the k-th client.
 
         Args:
-            k: its place in the stack.
-            seconds: its share of the time.
+            k: position of the client in the stack.
+            seconds: wall-clock seconds per client.
         """
         data, test, position = self.task.data, self.evaluated.test, self.job.clients[k]
         client = data.clients[position]
@@ -191,7 +191,7 @@ class ResultMaker:
 
     @property
     def _is_moved(self) -> bool:
-        """Whether the networks started from the global model: features of another start cannot be compared with its."""
+        """Whether the networks started from the global model; otherwise features cannot be compared with its."""
         return self.task.methods[self.job.method].start == "global"
 
     def _distortion(self, k: int) -> tuple[float | None, ...]:
@@ -224,13 +224,13 @@ class ResultMaker:
 
     @cached_property
     def num_testable(self) -> int | None:
-        """How many clients have test samples, if models are tested on some of them only."""
+        """Number of clients with test samples, if models are tested only on some of them."""
         if self.evaluator.drawn is None:
             return None
         return sum(len(client.test) > 0 for client in self.task.data.clients)
 
     def _scores(self, k: int) -> dict[str, dict[str, float | None]]:
-        """Return every score at home and everywhere."""
+        """Return every score on the client's own test set and over all clients."""
         position = self.job.clients[k]
         return {
             name: {
@@ -254,7 +254,7 @@ class ResultMaker:
         ]
 
     def _global_evaluation(self, k: int) -> StackEvaluation:
-        """Return how the global model does on what the k-th model is tested on."""
+        """Return the evaluation of the global model on the test sets of the k-th model."""
         found = self.evaluator.global_evaluation
         return replace(found, accuracy=found.accuracy.masked_fill(~self.evaluator.tests(k), torch.nan))
 
@@ -282,7 +282,7 @@ class ResultMaker:
 def _accuracies(
     evaluation: StackEvaluation, k: int, position: int, num_testable: int | None
 ) -> dict[str, float | None]:
-    """Return the figures of an epoch that was tested."""
+    """Return the accuracies of a tested epoch."""
     accuracy = evaluation.accuracy[k]
     row = accuracy.tolist()
     everywhere = float(accuracy.nanmean()) if num_testable is None else mean_of_all(row, position, num_testable)
@@ -308,5 +308,5 @@ def _percent(hits: Tensor) -> float | None:
 
 
 def _number(value: float | None) -> float | None:
-    """Return None for what JSON cannot hold: NaN and infinity."""
+    """Return None for values that JSON cannot represent: NaN and infinity."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Phases on the axis of epochs, and the learning rates that they ask for."""
+"""The schedule of phases over epochs, and their learning rates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lpft.methods.base import Phase
 
 
 class Schedule:
-    """Maps epochs, counted from 0, to phases. It stores no state, so that none can be restored wrongly.
+    """Maps epochs, counted from 0, to phases. It is stateless.
 
     Args:
-        phases: the phases of a method; those without epochs are left out.
+        phases: the phases of a method; phases without epochs are left out.
 
     >>> schedule = Schedule([Phase(2, trains="head"), Phase(3)])
     >>> schedule.num_epochs, [schedule.number(epoch) for epoch in range(5)]
@@ -35,7 +35,7 @@ class Schedule:
         return self._ends[-1] if self._ends else 0
 
     def number(self, epoch: int) -> int:
-        """Return the number of an epoch's phase, from 0; after the last epoch that of the last phase."""
+        """Return the number of an epoch's phase, from 0; after the last epoch, that of the last phase."""
         return min(bisect_right(self._ends, epoch), len(self.phases) - 1)
 
     def phase(self, epoch: int) -> Phase:
@@ -54,12 +54,12 @@ class Schedule:
 class PhaseLR(LRScheduler):
     """Sets the learning rates of the groups ``head`` and ``body``, in this order, to those of the epoch's phase.
 
-    Both get the phase's own rate, or the optimizer's where the phase has none; what is frozen gets 0, and the head's is
-    multiplied by the phase's factor.
+    Both get the rate of the phase or, if it has none, that of the optimizer. Frozen groups get 0, and the head's rate
+    is multiplied by the phase's factor.
 
     Args:
-        optimizer: has the two groups.
-        phases: the phases, one after the other.
+        optimizer: an optimizer with these two groups.
+        phases: the phases in order.
     """
 
     def __init__(self, optimizer: Optimizer, phases: Sequence[Phase]) -> None:
@@ -67,7 +67,7 @@ class PhaseLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the epoch's two rates."""
+        """Return the learning rates of the epoch for both groups."""
         phase = self.schedule.phase(self.last_epoch)
         rate = phase.lr_factor * (self.base_lrs[0] if phase.lr is None else phase.lr)
         return [

@@ -18,13 +18,13 @@ class Personalization:
     Args:
         epochs: budget of every method, in passes over a client's training data.
         batch_size: samples in a client's batch.
-        optimizer: makes the optimizer; its own learning rate is that of full fine-tuning.
-        eval_every: test the models every so many epochs, for the curves; 0 tests at the end only.
-        clip_norm: largest l2 norm of a client's gradient; null does not clip.
-        clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
-        heads_per_stack: the same for methods that train heads alone, or nothing; `auto` is the number in
-            `clients_per_stack`, or more where that is `auto`, too.
-        save_models: write every personalized model.
+        optimizer: the optimizer; its learning rate is that of full fine-tuning.
+        eval_every: number of epochs between tests, for learning curves; 0 tests only at the end.
+        clip_norm: maximum l2 norm of a client's gradient; null does not clip.
+        clients_per_stack: number of clients trained as one; `auto` depends on network, data and device type.
+        heads_per_stack: the same for methods that train only heads, or nothing; `auto` is `clients_per_stack`, or more
+            if that is `auto` too.
+        save_models: whether to save every personalized model.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The network that a method starts from, and results that runs of a sweep share."""
+"""Initial networks of methods, and results shared by the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger("lpft")
 
 
 def start_network(task: PersonalTask, job: Job, global_net: BodyHeadNet) -> BodyHeadNet:
-    """Return the network that a job's method starts from: the global model, or what the method asks for by `start`.
+    """Return the network that a job's method starts from, according to `Method.start`.
 
     Raises:
-        FileNotFoundError: if the model that it asks for is not there.
+        FileNotFoundError: if its file does not exist.
     """
     start = task.methods[job.method].start
     if start == "global":
@@ -33,15 +33,15 @@ def start_network(task: PersonalTask, job: Job, global_net: BodyHeadNet) -> Body
 
 
 def own_entries(task: PersonalTask, job: Job, net: BodyHeadNet) -> State:
-    """Return what the clients of a job trained for themselves in the method's own federation, each ``(K, ...)``.
+    """Return the unshared entries of a job's clients from the method's own federated training, each ``(K, ...)``.
 
     Args:
         task: the personalization of the experiment.
         job: the job.
-        net: the global model of that federation, whose entries clients get that took no part.
+        net: the global model of that training; clients that took no part get its entries.
 
     Raises:
-        FileNotFoundError: if the models are not there.
+        FileNotFoundError: if the file does not exist.
     """
     saved, _ = load_model(task.run.reference(job.method).client_models(job.seed))
     participants = [client.name for client in task.data.participants().clients]
@@ -56,9 +56,9 @@ def own_entries(task: PersonalTask, job: Job, net: BodyHeadNet) -> State:
 
 
 def reuse_references(task: PersonalTask, siblings: Iterable[PersonalTask]) -> None:
-    """Copy missing results of methods that do not start from the global model from runs that have the same ones.
+    """Copy missing results of references from other runs with the same settings.
 
-    They do not depend on the settings of personalization: the runs of a sweep over these share them.
+    References do not depend on the settings of personalization, so the runs of a sweep over these share them.
     """
     references = [name for name, method in task.methods.items() if method.start != "global"]
     missing = [(job, client) for job in task.jobs() if job.method in references for client in task.missing(job)]

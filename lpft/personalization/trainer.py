@@ -21,10 +21,10 @@ def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Pa
     """Train a module for all epochs of its method.
 
     Args:
-        module: what to train; it is on the device afterwards.
+        module: the module; it is moved to the device.
         devices: the section `trainer`.
-        device: which of the devices to use.
-        folder: Lightning's root folder; nothing is written there.
+        device: the device to use.
+        folder: Lightning's root folder; nothing is written to it.
     """
     trainer = Trainer(
         accelerator=devices.kind,
@@ -45,7 +45,7 @@ def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Pa
 
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Raise the KeyboardInterrupt that came, where the Trainer ignores SIGINT from then on, and exits."""
+    """Raise KeyboardInterrupt after Ctrl-C, for which the Trainer would ignore SIGINT and exit."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -59,7 +59,7 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence the Trainer's remarks about choices that are made here on purpose."""
+    """Silence the Trainer's messages about settings that are intended."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

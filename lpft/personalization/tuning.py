@@ -21,14 +21,14 @@ Criterion = Literal["mean", "local", "global"]
 
 @dataclass
 class Tuning:
-    """The section `tune`: search each method's grid, and run what is best beside the untuned method.
+    """The section `tune`: search the grid of each method, and run the best settings in addition to the untuned method.
 
     Args:
         grids: for each method, the values to try for its settings, such as ``{ft: {lr: [0.01, 0.001]}}``.
-        trials: trials of each method, the untuned settings included; of a larger grid a random part is tried.
-        criterion: what is best on validation data: accuracy at home (`local`), everywhere (`global`), or the mean.
-        seeds: seeds that the trials are run for, whatever seeds the methods are run for. Their global models are
-            trained along with those of the experiment.
+        trials: number of trials of each method, including the untuned settings; larger grids are sampled at random.
+        criterion: accuracy on validation data to maximize: at home (`local`), on all clients (`global`), or their mean.
+        seeds: seeds of the trials, independent of the seeds of the experiment. Their global models are trained with
+            those of the experiment.
     """
 
     grids: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -39,12 +39,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of one method, and how it did.
+    """One trial of one method, with its scores.
 
     Args:
         method: the method's name.
         number: number of the trial; 0 is the untuned method.
-        settings: what is changed.
+        settings: the changed settings.
         val_local: mean over clients and seeds of the accuracy on the client's own validation set, percent.
         val_global: mean over clients and seeds of the accuracy on the validation sets of all clients, percent.
         diverged: number of clients and seeds whose training has diverged.
@@ -59,11 +59,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Name of its row among the trials."""
+        """Name of the trial as a method."""
         return trial_name(self.method, self.number)
 
     def score(self, criterion: Criterion) -> float:
-        """Return what the choice goes by; minus infinity if any client has diverged."""
+        """Return the score to maximize; minus infinity if any client has diverged."""
         if self.diverged:
             return -math.inf
         both = {"local": self.val_local, "global": self.val_global, "mean": (self.val_local + self.val_global) / 2}
@@ -94,12 +94,12 @@ def evaluate(method: str, number: int, settings: dict[str, Any], cells: Iterable
 
 
 def choose(trials: Iterable[Trial], criterion: Criterion) -> Trial:
-    """Return the best trial of a method; of equal ones the first, so that the untuned settings win a tie.
+    """Return the best trial of a method; on a tie the first, so that the untuned settings win.
 
-    A trial in which a client has diverged is never taken, unless that is so in all of them.
+    A trial in which a client has diverged is never chosen unless clients diverged in all trials.
 
     Raises:
-        ValueError: if there are no validation data to choose by.
+        ValueError: if there are no validation data.
     """
     trials = list(trials)
     if any(math.isnan(trial.score(criterion)) for trial in trials):
@@ -111,7 +111,7 @@ def choose(trials: Iterable[Trial], criterion: Criterion) -> Trial:
 
 
 def write_trials(run: Run, trials: Iterable[Trial], chosen: Iterable[Trial], criterion: Criterion) -> None:
-    """Write tuning.csv: every trial, what it scored on validation data, and which was chosen."""
+    """Write tuning.csv: every trial, its scores on validation data, and which one was chosen."""
     winners = {trial.name for trial in chosen}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
