@@ -1,1 +1,1 @@
-"""Cells in; tables, figures, TensorBoard events and a page out. Nothing here imports lightning."""
+"""Reports: tables, figures, TensorBoard events and a page, from client results. Nothing here imports lightning."""

@@ -1,4 +1,4 @@
-"""Everything that is computed from the results of a run, once. Tables, figures, pages, console and TensorBoard show it.
+"""The analysis of a run's results. Tables, figures, pages, console and TensorBoard all show this one analysis.
 
 Imports pandas, but neither torch nor matplotlib.
 """
@@ -42,13 +42,13 @@ log = logging.getLogger("lpft")
 
 @dataclass(frozen=True)
 class Analysis:
-    """The analysis of one run; everything is computed when it is first used, and only once.
+    """The analysis of one run; every part is computed once, on first use.
 
     Args:
         run: the run.
-        experiment: what it consists of.
-        method_results: the client results on disk, for every seed and method.
-        histories: rows of history.csv by seed; none for a global model from elsewhere.
+        experiment: methods, seeds and clients of the run.
+        method_results: the client results of every seed and method.
+        histories: rows of history.csv by seed; none for a pretrained global model.
     """
 
     run: Run
@@ -73,7 +73,7 @@ class Analysis:
 
     @cached_property
     def diagnostics(self) -> list[Diagnostic]:
-        """The failure signatures that were found."""
+        """The diagnostics: failure signatures found in the results."""
         classes = {str(m): class_name(settings) for m, settings in section(self.experiment.config, "methods").items()}
         adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
         restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
@@ -82,7 +82,7 @@ class Analysis:
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:
-        """What each client should use, in the order of clients; among equals the first method of the experiment."""
+        """The recommended method of each client, in the order of clients; on a tie the first method."""
         by_client = {each.client: each for each in recommend(self._client_results, self.experiment.methods)}
         return [by_client[client] for client in self.experiment.client_names if client in by_client]
 
@@ -96,13 +96,13 @@ class Analysis:
 
     @cached_property
     def drawn_matrices(self) -> list[Matrix]:
-        """The accuracy matrices of all `method_results`; of many clients, means over several, as figures show them."""
+        """The accuracy matrices of all `method_results`, as figures show them: with many clients, means over several."""
         from lpft.reporting.heatmap import binned  # matplotlib takes half a second
 
         return [binned(accuracy_matrix(result)) for result in self.method_results]
 
     def matrix(self, method: str, seed: int) -> DataFrame:
-        """Return the accuracy matrix ``(C, C)`` in percent: row = whose model, column = whose test set.
+        """Return the accuracy matrix ``(C, C)`` in percent: rows are models, columns are test sets.
 
         Raises:
             KeyError: if there are no results of this method and seed.
@@ -118,16 +118,16 @@ class Analysis:
         )
 
     def by_seed(self, method: str, metric: str) -> Series:
-        """Return a metric of a method for every seed where it is defined."""
+        """Return a metric of a method for every seed with a value."""
         results = self.frames.results
         rows = results[(results["method"] == method) & results["complete"]]
         return rows.set_index("seed")[metric].dropna()
 
     def differences(self, method: str, baseline: str, metric: str) -> Series:
-        """Return how much a method is above another in a metric, for every seed that has both.
+        """Return the differences of two methods in a metric, for every seed with results of both.
 
-        Both started from the same global model and saw the same batches: a difference within a seed is free of what
-        seeds have in common.
+        Both started from the same global model and were trained on the same batches, so differences within a seed are
+        paired.
         """
         return (self.by_seed(method, metric) - self.by_seed(baseline, metric)).dropna()
 
@@ -137,10 +137,10 @@ class Sweep:
     """The analysis of a sweep.
 
     Args:
-        run: the run that has the points.
+        run: the run that contains the points.
         config: the configuration of the sweep.
         points: the runs of the sweep that have results, in the order of the swept values.
-        missing: names of the runs without results.
+        missing: names of the points without results.
     """
 
     run: Run
@@ -150,7 +150,7 @@ class Sweep:
 
     @property
     def num_planned(self) -> int:
-        """How many points the sweep has."""
+        """Number of points of the sweep."""
         swept = section(self.config, "sweep")
         return len(list(product(*swept.values()))) if swept else len(self.points)
 
@@ -207,7 +207,7 @@ def analyze_sweep(run: Run) -> Sweep:
 
 
 def points_in_order(run: Run) -> list[Run]:
-    """Return the points of a sweep that are on disk, in the order of the swept values; none if it is not a sweep."""
+    """Return the existing points of a sweep in the order of the swept values; none if the run is not a sweep."""
     combinations = product(*section(read_config(run), "sweep").values())
     order = {json.dumps(values): place for place, values in enumerate(combinations)}
 
@@ -243,13 +243,13 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
 
 
 def family_rows(analysis: Analysis, family: str) -> list[str]:
-    """Return the complete rows of a method: itself and its variants."""
+    """Return the complete rows of a method: the method and its variants."""
     experiment = analysis.experiment
     return families(experiment.complete_methods, experiment.variants).get(family, [])
 
 
 def convergences(analysis: Analysis) -> list[Convergence]:
-    """Tell for every global model that was trained here whether it has converged."""
+    """Judge for every global model that was trained in this run whether it has converged."""
     return [judge_convergence(curve) for curve in _val_accuracies(analysis).values()]
 
 
@@ -258,5 +258,5 @@ def _val_accuracies(analysis: Analysis) -> dict[int, list[float | None]]:
 
 
 def _plain(value: object) -> object:
-    """Return a value as a CSV field has it: what is not a plain number or word as JSON, as in the configuration."""
+    """Return a value as a CSV field: numbers and strings unchanged, everything else as JSON."""
     return json.dumps(value) if value is None or isinstance(value, (bool, Mapping, list)) else value

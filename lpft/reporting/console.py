@@ -1,4 +1,4 @@
-"""The comparison of methods, printed."""
+"""Prints the comparison of methods."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IN_SWEEP = ("local", "global_all")
 def print_comparison(
     analysis: Analysis, page: Path | None = None, console: Console | None = None, verdicts: Sequence[NamedVerdict] = ()
 ) -> None:
-    """Print the comparison of methods, what to know before trusting it, recommendations, and where the page is.
+    """Print the comparison of methods with diagnostics, recommendations and the path of the report.
 
     Args:
         analysis: of the run.
@@ -64,11 +64,11 @@ def print_sweep(
     page: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print one line per point of a sweep, its verdicts, and where the page is.
+    """Print one line per point of a sweep, the verdicts and the path of the report.
 
     Args:
-        points: those with results.
-        missing: names of those without.
+        points: points with results.
+        missing: names of points without results.
         verdicts: the experiment's verdicts.
         page: the report, if one was written.
         console: where to print; standard output by default, at least `WIDTH` columns wide if that is not a terminal.
@@ -121,7 +121,7 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
 
 
 def percent_note(config: Mapping[str, Any]) -> str:
-    """Say what the percentages are of.
+    """Name the metric of the percentages.
 
     >>> percent_note({"evaluation": {"metric": "balanced_accuracy"}})
     'Balanced accuracy in percent.'
@@ -130,7 +130,7 @@ def percent_note(config: Mapping[str, Any]) -> str:
 
 
 def in_process_note(config: Mapping[str, Any]) -> str:
-    """Say which rows were trained in the process, and not from the finished global model; empty if none was.
+    """Name the rows that were trained during federated training instead of from its final model; empty without any.
 
     >>> in_process_note({"methods": {"own": {"class_path": "lpft.methods.federated.Ditto"}}})
     'Trained in the process, in a federation of its own: own.'
@@ -251,12 +251,12 @@ def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | 
 
 
 def new_table() -> Table:
-    """Return an empty table in the style of all."""
+    """Return an empty table in the common style."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
 
 
 def _wide(console: Console | None) -> Console:
-    """Return where to print: a file or pipe has room for every column."""
+    """Return the console to print to; files and pipes are wide enough for every column."""
     console = console or Console()
     return console if console.is_terminal else Console(file=console.file, width=max(console.width, WIDTH))
 

@@ -1,4 +1,4 @@
-"""Drawing: the registry of figures, what their layouts share, and deterministic SVG."""
+"""The registry of figures, shared layouts, and deterministic SVG."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Drawing:
     """A figure that can be drawn.
 
     Args:
-        name: of its file, and what you ask for.
+        name: name of its file.
         title: heading in the report.
-        caption: what to see in it.
-        draw: returns the figure, or None if there is nothing to show.
+        caption: description below the figure.
+        draw: function that returns the figure, or None if there is nothing to show.
     """
 
     name: str
@@ -80,13 +80,13 @@ def described(
 
 
 def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:
-    """Return those of some figures that have something to show as SVG by name."""
+    """Draw figures as SVG, by name; figures without content are left out."""
     drawn = {name: to_svg(name, drawing.draw) for name, drawing in available.items()}
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
 
 def write_figures(run: Run, drawn: Mapping[str, str]) -> list[Path]:
-    """Write SVGs to RUN/figures, and remove figures of an earlier report that this one does not have."""
+    """Write SVGs to RUN/figures, and remove all other figures of earlier reports."""
     folder = run.root / "figures"
     for name, svg in drawn.items():
         write_atomically(folder / f"{name}.svg", svg)
@@ -114,7 +114,7 @@ def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
 
 
 def one_plot(height: float) -> tuple[Figure, Axes]:
-    """Make a figure with one plot of a height in inches; `legend_below` makes room for the legend."""
+    """Create a figure with one plot of a given height in inches; `legend_below` makes room for the legend."""
     drawn = Figure(figsize=(WIDTH, height))
     return drawn, drawn.subplots()
 
@@ -130,14 +130,14 @@ def legend_below(drawn: Figure) -> None:
 def panels(
     number: int, columns: int, size: tuple[float, float], margin: tuple[float, float] = (0.4, 0.4), **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of equal panels, row by row; panels left over are taken away.
+    """Create a figure of equal panels, row by row; unused panels are removed.
 
     Args:
-        number: how many panels.
-        columns: how many of them beside each other, at most.
+        number: number of panels.
+        columns: maximum number of panels in a row.
         size: width and height of a panel in inches.
-        margin: what to add to the width and height of the figure.
-        options: for `Figure.subplots`.
+        margin: additional width and height of the figure.
+        options: options of `Figure.subplots`.
     """
     columns = max(1, min(columns, number))
     rows = -(-number // columns)
@@ -149,7 +149,7 @@ def panels(
 
 
 def widen(axes: Axes, span: float = 3.0) -> None:
-    """Leave room around the points, and do not blow up differences of a fraction of a percentage point."""
+    """Set limits around the points that do not magnify differences of a fraction of a percentage point."""
     for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
         set_limits(middle - half, middle + half)

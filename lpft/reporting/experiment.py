@@ -1,4 +1,4 @@
-"""What config.yaml tells of a run: its methods, which of them are compared, and what was swept or tuned.
+"""The content of a run's config.yaml: its methods, the compared pairs, and swept and tuned settings.
 
 A swept key of a method makes *variants* of it, a *family* of rows in one table. Any other swept key makes *points*,
 each a run in a folder of its own. A run that is not part of a sweep is one point without values.
@@ -45,12 +45,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run consists of.
+    """Seeds, methods and clients of a run.
 
     Args:
         config: the resolved experiment; empty if it cannot be read.
-        seeds: that are planned or have results, sorted.
-        methods: all, in the order of the configuration.
+        seeds: seeds that are planned or have results, sorted.
+        methods: all methods, in the order of the configuration.
         complete_methods: those that are complete for at least one seed; only these have a row in the comparison.
         client_names: all clients: the order of rows and columns everywhere.
     """
@@ -88,7 +88,7 @@ class Experiment:
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Group items by what a function returns of them, in the order in which they come.
+    """Group items by a key function, in their order.
 
     >>> group_by(["ft", "lp", "ft_short"], lambda name: name[0])
     {'f': ['ft', 'ft_short'], 'l': ['lp']}
@@ -103,7 +103,7 @@ def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, lis
 
 
 def section(config: Any, *names: str) -> Mapping[str, Any]:
-    """Return a section of a configuration, or one within it; empty if it is not there.
+    """Return a section of a configuration, or a nested one; empty if it is missing.
 
     >>> section({"methods": {"ft": {"init_args": {"epochs": 3}}, "lp": None}}, "methods", "ft", "init_args")
     {'epochs': 3}
@@ -133,12 +133,12 @@ def class_name(settings: Any) -> str:
 
 
 def is_chosen_afterwards(method: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a method's model is chosen or averaged after the last epoch: no line leads to it."""
+    """Return whether a method's model is chosen or averaged after the last epoch, so that no curve ends at it."""
     return class_name(section(config, "methods", method)) in CHOSEN_AFTERWARDS
 
 
 def is_reference(method: str, config: Mapping[str, Any]) -> bool:
-    """Tell whether a method is the global model itself."""
+    """Return whether a method is the global model itself."""
     path = str(section(config, "methods", method).get("class_path") or "")
     return path.endswith(".NoFineTuning") or (not path and method == "none")
 
@@ -189,7 +189,7 @@ def _default_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def probes_first(settings: Mapping[str, Any]) -> bool:
-    """Tell whether a method trains the head alone first, and then everything.
+    """Return whether a method trains only the head first, and then everything.
 
     >>> probes_first({"class_path": "m.LPFT", "init_args": {"lp_epochs": None}})  # linear probing only
     False
@@ -200,7 +200,7 @@ def probes_first(settings: Mapping[str, Any]) -> bool:
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], ignored: set[str]) -> bool:
-    """Tell whether two methods have the same settings but for some; None is the default."""
+    """Return whether two methods have the same settings except for some; None is the default."""
     mine, theirs = section(one, "init_args"), section(other, "init_args")
     return all(mine.get(key) == theirs.get(key) for key in {*mine, *theirs} - ignored)
 
@@ -240,7 +240,7 @@ def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tup
 
 
 def label(values: Values) -> str:
-    """Write swept values in short.
+    """Abbreviate swept values.
 
     >>> label({"data.shift": 0.5, "federation.rounds": 100})
     'shift=0.5, rounds=100'
@@ -250,7 +250,7 @@ def label(values: Values) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Cut dotted keys to the last word that tells them apart.
+    """Shorten dotted keys to their last word if no other key ends with it.
 
     >>> short_keys(["data.shift", "a.lr", "b.lr"])
     {'data.shift': 'shift', 'a.lr': 'a.lr', 'b.lr': 'b.lr'}
@@ -260,7 +260,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def word(value: object) -> str:
-    """Write a swept value in short.
+    """Abbreviate a swept value.
 
     >>> word(0.0001), word(None), word({"class_path": "my.data.Shifted", "init_args": {"by": 0.5, "n": 3}})
     ('0.0001', 'null', 'Shifted(by=0.5, n=3)')

@@ -26,7 +26,7 @@ def held_out_names(analysis: Analysis) -> set[str]:
 
 
 def took_part(analysis: Analysis, clients: Series) -> Series:
-    """Tell for a series of clients' names whether each took part in federated training."""
+    """Return for a series of client names whether each client took part in federated training."""
     return ~clients.isin(held_out_names(analysis))
 
 

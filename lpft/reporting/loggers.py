@@ -85,7 +85,7 @@ class Record:
     pictures: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, log: Log) -> bool:
-        """Tell whether what was written is still so; more may have come."""
+        """Return whether all earlier points are unchanged; there may be new ones."""
         if not self.points:
             return True
         common = _hashes(log.scalars)[: len(self.points)]
@@ -93,7 +93,7 @@ class Record:
         return complete and list(self.points[: len(common)]) == common and self.settings == _hash(dict(log.settings))
 
     def covers(self, log: Log) -> bool:
-        """Tell whether there is nothing to add."""
+        """Return whether there are no new points."""
         return self.fits(log) and len(self.points) >= len(log.scalars) and not self.new_pictures(log)
 
     def new_pictures(self, log: Log) -> dict[str, Picture]:
@@ -159,7 +159,7 @@ class LoggerWriter:
         self._next = end + min((end - start) / SHARE, LATEST)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Do something with the logger; whatever it raises, the run goes on without it."""
+        """Call the logger; if it raises an exception, the run continues without this logger."""
         if self.failed:
             return
         try:

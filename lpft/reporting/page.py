@@ -111,7 +111,7 @@ def _shared(
 
 
 def inline_svg(svg: str, title: str) -> str:
-    """Make an SVG file part of a page: no prolog, no fixed size, and the page's own colours for light and dark.
+    """Convert an SVG file for embedding in a page: no prolog, no fixed size, and the page's colours for light and dark.
 
     A figure of one plot is as wide as the page lets it be; one of several panels is scrolled if it would be too small.
     """

@@ -109,7 +109,7 @@ def gains_line(found: Gains | None) -> str:
 
 
 def _verb(points: float) -> str:
-    """Say how many points were gained or lost.
+    """Describe a difference as points gained or lost.
 
     >>> _verb(1.23), _verb(-1.0), _verb(0.04)
     ('gained 1.2 points', 'lost 1.0 points', 'gained 0.0 points')

@@ -1,4 +1,4 @@
-"""The sentences of reports: fills in the templates of sentences.yaml."""
+"""The sentences of reports, rendered from the templates in sentences.yaml."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lpft.reporting.intervals import Certainty, comparison_text, estimate_text
 from lpft.reporting.tradeoff import Tradeoff
 
 SHOWN_NAMES = 5
-"""So many clients are named in one line."""
+"""Maximum number of clients named in one line."""
 DESCRIBED = ("epochs", "lp_epochs")
-"""Settings that the description of a method mentions anyway."""
+"""Settings that every description of a method contains."""
 
 
 def render(*keys: str, **values: Any) -> str:
-    """Fill in a template of sentences.yaml.
+    """Render a template of sentences.yaml.
 
     >>> render("methods", "FT", epochs=1)
     'Full fine-tuning: all layers, 1 epoch.'
@@ -39,7 +39,7 @@ def render(*keys: str, **values: Any) -> str:
 
 @cache
 def environment(folder: Path) -> jinja2.Environment:
-    """Return what fills in the templates of a folder: HTML is escaped, and numbers are formatted by filters.
+    """Return the jinja2 environment of a folder: HTML is escaped, and filters format numbers.
 
     ``{{ x | f('.1f') }}`` formats, ``{{ x | n('seed') }}`` counts, ``{{ x | plain }}`` escapes for Markdown.
     """
@@ -57,7 +57,7 @@ def environment(folder: Path) -> jinja2.Environment:
 
 
 def capital(text: str) -> str:
-    """Begin a text with a capital letter.
+    """Capitalize the first letter of a text.
 
     >>> capital("balanced accuracy"), capital("AUROC")
     ('Balanced accuracy', 'AUROC')
@@ -66,7 +66,7 @@ def capital(text: str) -> str:
 
 
 def plain(text: object) -> str:
-    """Escape a text for Markdown and HTML: names come from outside."""
+    """Escape a text for Markdown and HTML, since names are user input."""
     escaped = " ".join(html.escape(str(text), quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
 
@@ -92,17 +92,17 @@ def _template(keys: tuple[str, ...]) -> jinja2.Template:
 
 
 def message(diagnostic: Diagnostic) -> str:
-    """Describe a diagnostic by its numbers."""
+    """Describe a diagnostic with its numbers."""
     return render("diagnostics", diagnostic.name, "message", **diagnostic.numbers)
 
 
 def remedy(name: str) -> str:
-    """Say what to do about a diagnostic."""
+    """Return the remedy of a diagnostic."""
     return render("diagnostics", name, "remedy")
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics: once for methods that differ in nothing else, and once for all clients that share one."""
+    """Describe diagnostics: once for all methods, and once for all clients, with the same one."""
     lines = []
     for name, same in by_name(diagnostics).items():
         lines += [f"{name}: {line}" for line in located(d for d in same if d.client is None)]
@@ -120,7 +120,7 @@ def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
 
 
 def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics with their place: once for the methods that differ in nothing else."""
+    """Describe diagnostics with seed, method and client: once for all methods with the same one."""
     lines = []
     for (*_, text), same in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
         place = same[0].place + (f" and {len(same) - 1} more" if len(same) > 1 else "")
@@ -129,13 +129,13 @@ def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names by commas; only the first few."""
+    """Join the first names with commas."""
     names = list(names)
     return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
-    """Sum up the recommendations in one line; empty if there are none."""
+    """Summarize the recommendations in one line; empty without any."""
     if not recommendations:
         return ""
     tested = [r for r in recommendations if r.test_recommended is not None and r.test_before is not None]
@@ -153,7 +153,7 @@ def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
 
 
 def lead(config: Mapping[str, Any], num_clients: int, seeds: Sequence[int]) -> str:
-    """Describe the experiment in a few sentences, as far as the configuration tells."""
+    """Describe the experiment in a few sentences, from its configuration."""
     federation = section(config, "federation")
     return render(
         "lead",

@@ -1,4 +1,4 @@
-"""What of a run is done, at work, failed or missing. Imports neither torch nor numpy, so that it answers at once."""
+"""The status of a run: done, running, failed and missing parts. Imports neither torch nor numpy, to answer quickly."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lpft.storage.run import Run
 
 @dataclass(frozen=True)
 class GlobalStatus:
-    """How far one seed's global model is.
+    """The status of the global model of one seed.
 
     Args:
         seed: seed of the run.
-        done: whether the finished model is there.
+        done: whether the finished model exists.
         rounds: rounds trained so far.
-        planned: rounds in all; None if that is not known, or the model came from elsewhere.
-        running: whether it is trained just now.
-        failed: what went wrong with it; empty if nothing did.
+        planned: total number of rounds; None if unknown, or if the model was pretrained.
+        running: whether it is being trained.
+        failed: the error message; empty without an error.
     """
 
     seed: int
@@ -49,19 +49,19 @@ class GlobalStatus:
 
 @dataclass(frozen=True)
 class MethodStatus:
-    """How many cells of one seed and method are there.
+    """The status of the cells of one seed and method.
 
     Each cell counts once: as done, running, failed, missing or damaged.
 
     Args:
         seed: seed of the run.
         method: the method's name.
-        expected: number of cells there should be.
-        done: usable cells.
-        running: clients whose cells are worked on just now.
-        failed: clients for which it went wrong, with the reason.
-        missing: clients for which nothing was done yet.
-        damaged: files of cells that cannot be used, with the reason.
+        expected: expected number of cells.
+        done: number of usable cells.
+        running: clients whose cells are being computed.
+        failed: clients whose computation failed, with the reason.
+        missing: clients without a result.
+        damaged: files of cells that cannot be read, with the reason.
         diverged: done, but training diverged.
         no_train: done, but without training samples.
         no_test: done, but without test samples.
@@ -89,12 +89,12 @@ class MethodStatus:
 
 @dataclass(frozen=True)
 class Pace:
-    """How many steps of one kind are left, and how long finished ones took.
+    """Remaining steps of one kind, and the times of finished ones.
 
     Args:
         kind: steps of the same kind take about the same time: a method's client results, render.
-        left: number of steps that are left.
-        seconds: of the finished steps.
+        left: number of remaining steps.
+        seconds: seconds of each finished step.
         typical: whether steps of other kinds, none of which is finished, may take as long.
     """
 
@@ -106,10 +106,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Eta:
-    """How long the rest takes, estimated from what is finished.
+    """The remaining time, estimated from finished steps.
 
     Args:
-        rounds: of federated training.
+        rounds: rounds of federated training.
         cells: client results of personalization and tuning; their times are those of one process.
         at_work: number of stacks in progress, by as many processes.
     """
@@ -145,7 +145,7 @@ class Eta:
 
 
 def _rest(paces: Sequence[Pace]) -> float | None:
-    """Return the seconds for all that is left; a kind without finished steps takes as long as the slowest other."""
+    """Return the seconds for all remaining steps; a kind without finished steps counts as the slowest other kind."""
     finished: dict[str, list[float]] = {}
     for pace in paces:
         finished.setdefault(pace.kind, []).extend(pace.seconds)
@@ -162,12 +162,12 @@ def _rest(paces: Sequence[Pace]) -> float | None:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What of a run is done.
+    """The status of a run.
 
     Args:
         root: folder of the run.
-        name: of the experiment.
-        report: the page, if it was written.
+        name: name of the experiment.
+        report: the report page, if it exists.
         models: the global model of every seed.
         others: the same of methods that train a model of their own in this way, such as on pooled data, by method.
         methods: every seed and method, in order.
@@ -175,8 +175,8 @@ class RunStatus:
         tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
         points: of a sweep, which has no models and methods of its own.
         planned: how many points a sweep has.
-        errors: what went wrong and is not fixed yet.
-        eta: how long the rest takes.
+        errors: errors that are not fixed yet.
+        eta: the remaining time.
     """
 
     root: Path
@@ -230,10 +230,10 @@ def print_status(status: RunStatus, as_json: bool = False) -> None:
 
 
 def read_status(run: Run) -> RunStatus:
-    """Look at what a run has on disk.
+    """Read the status of a run from its files.
 
     Raises:
-        FileNotFoundError: if the folder is no run.
+        FileNotFoundError: if the folder is not a run.
     """
     if run.logs.is_dir() and not run.config.is_file() and not run.seeds():
         return RunStatus(run.root, run.root.name, errors=job_errors(run))  # its first job waits
@@ -304,11 +304,11 @@ class _Now:
         self.failures = list(run.failures())
 
     def running(self, seed: int, part: str) -> set[str]:
-        """Return the clients that are worked on; for a global model one without a name."""
+        """Return the clients that are being computed; for a global model, one without a name."""
         return {c for work in self.work if (work.seed, work.part) == (seed, part) for c in work.clients or [""]}
 
     def failed(self, seed: int, part: str) -> dict[str, str]:
-        """Return the clients for which it went wrong, with the reason; for a global model one without a name."""
+        """Return the failed clients with the reason; for a global model, one without a name."""
         mine = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
         return {client: failure.error for failure in mine for client in failure.clients or [""]}
 

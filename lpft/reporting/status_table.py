@@ -77,7 +77,7 @@ def _table(status: RunStatus) -> Table:
 
 
 def _cells(parts: list[MethodStatus], alone: bool = False) -> str:
-    """Count the cells of some methods; of one alone with everything that is special about it."""
+    """Count the cells of some methods; for a single method, with details."""
     counts = {
         "running": sum(len(part.running) for part in parts),
         "failed": sum(len(part.failed) for part in parts),
@@ -97,7 +97,7 @@ def _colored(text: str, good: bool) -> str:
 
 
 def _with_lines(status: RunStatus, lines: list[str], *tables: Table) -> Group:
-    """Add the errors, how long the rest takes, and where the report is."""
+    """Append errors, the remaining time, and the path of the report."""
     same = group_by(status.errors, lambda error: error.error)
     for text, errors in list(same.items())[:MANY_ERRORS]:
         others = f" (and {len(errors) - 1} more)" if errors[1:] else ""
@@ -111,7 +111,7 @@ def _with_lines(status: RunStatus, lines: list[str], *tables: Table) -> Group:
 
 
 def _left(eta: Eta) -> str:
-    """Describe how long the rest takes."""
+    """Describe the remaining time."""
     rounds, cells, words = eta.seconds_of_rounds, eta.seconds_of_cells, []
     if rounds != 0:
         words.append("rounds " + ("unknown before the first is finished" if rounds is None else duration(rounds)))

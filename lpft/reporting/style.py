@@ -1,4 +1,4 @@
-"""The look of all figures: the colours and markers of methods, and the style sheet beside this module."""
+"""The style of all figures: colours and markers of methods, and the style sheet next to this module."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TUNED = 0.9
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn in every figure.
+    """The style of one method in all figures.
 
     Args:
         color: hex colour.
         marker: matplotlib marker.
-        family: the method that it is a variant of; its own name if it is none.
+        family: the method of which it is a variant; otherwise its own name.
         label: its name within the family.
-        family_color: what its family has in common.
+        family_color: colour of the family.
         reference: whether it is the global model.
     """
 
@@ -68,7 +68,7 @@ class Look:
 
 
 def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
-    """Give every method its colour and marker, by its place in the list; no fine-tuning is a grey star.
+    """Assign a colour and a marker to every method, by its position in the list; the global model is a grey star.
 
     Variants of one method share its marker, and run from a light to a dark shade of its colour. A tuned method has the
     marker of the untuned one, and a dark shade of its colour.
@@ -92,7 +92,7 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
 
 
 def shade(color: str, depth: float) -> str:
-    """Mix a hex colour with white (depth 0) or black (depth 1); 0.5 leaves it as it is.
+    """Mix a hex colour with white (depth 0) or black (depth 1); 0.5 leaves it unchanged.
 
     >>> shade("#0072b2", 0.5), shade("#0072b2", 0.0)
     ('#0072b2', '#99c7e0')
@@ -103,12 +103,12 @@ def shade(color: str, depth: float) -> str:
 
 
 def text_color(red: float, green: float, blue: float) -> str:
-    """Return black or white, whichever reads better on a colour given by parts from 0 to 1."""
+    """Return black or white, whichever has more contrast on a colour with components from 0 to 1."""
     return "#141414" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#f6f6f6"
 
 
 def short(name: str, limit: int = 16) -> str:
-    """Cut a long name.
+    """Shorten a long name.
 
     >>> short("a hospital with a long name")
     'a hospital with…'

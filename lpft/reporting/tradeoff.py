@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MatchedComparison(Comparison):
-    """The difference of two methods in Global at equal Local, and what it means; no verdict without a common range.
+    """The difference of two methods in Global at equal Local, with its verdict; none without a common range of Local.
 
     Args:
         matched: shares and the range of Local.
@@ -53,7 +53,7 @@ class Tradeoff:
     """The trade-off curves of a run.
 
     Args:
-        experiment: what the run consists of.
+        experiment: methods, seeds and clients of the run.
         frames: its results.
         certainty: its references and its region of equivalence.
     """

@@ -1,4 +1,4 @@
-"""Verdicts: functions that an experiment names by dotted path, which judge its results by a stated rule."""
+"""Verdicts: functions, named by dotted path in an experiment, that judge its results by a stated rule."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("lpft")
 
 Outcome = Literal["held", "not held", "unclear", "not judged", "failed", ""]
-"""Whether the claim behind a verdict held; `not judged` if something that it needs was not run or recorded."""
+"""Whether the claim of a verdict held; `not judged` if results that it needs are missing."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verdict function returns: data, which a template turns into English.
+    """The result of a verdict function: data, which a template converts to text.
 
     Args:
         outcome: whether the claim held.
-        numbers: that decided, by name.
+        numbers: the numbers that decided the outcome, by name.
         rows: details, such as one row per point or method.
-        template: a jinja2 template that gets ``outcome``, ``numbers`` and ``rows``; every line of it is a line of
-            verdicts.csv, the first with the result and the rule. Without one, numbers and rows are listed.
+        template: a jinja2 template of ``outcome``, ``numbers`` and ``rows``; every rendered line is a row of
+            verdicts.csv, the first one with the result and the rule. Without a template, numbers and rows are listed.
     """
 
     outcome: Outcome
@@ -41,18 +41,18 @@ class Verdict:
 
 
 VerdictFunction = Callable[[Sequence["Analysis"]], Verdict | list[str]]
-"""Takes the analyses of a sweep's points (of one run: just one); returns a `Verdict`, or lines of text."""
+"""Takes the analyses of a sweep's points, or of the single run; returns a `Verdict`, or lines of text."""
 
 
 @dataclass(frozen=True)
 class NamedVerdict:
-    """A verdict, ready to be shown.
+    """A verdict with its name and text, for reports.
 
     Args:
-        name: of the function.
+        name: name of the function.
         outcome: see `Outcome`; empty if the function returned lines of text.
         lines: the result with its rule, then details.
-        numbers: that decided.
+        numbers: the numbers that decided the outcome.
         rows: details as data.
     """
 
@@ -85,14 +85,14 @@ class Spread:
         return cls(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers)), len(numbers))
 
     def __format__(self, form: str) -> str:
-        """Format mean and standard deviation; a sign in the format concerns the mean only."""
+        """Format mean and standard deviation; a sign in the format applies only to the mean."""
         if not self.n:
             return "-"
         mean = number(self.mean, form)
         return f"{mean} ± {format(self.std, form.removeprefix('+'))}" if self.n > 1 else mean
 
     def __str__(self) -> str:
-        """Return it with two decimals."""
+        """Format mean and standard deviation with two decimals."""
         return f"{self:.2f}"
 
 
@@ -100,7 +100,7 @@ def load_verdict(path: str) -> VerdictFunction:
     """Import a verdict by its dotted path.
 
     Raises:
-        ValueError: if there is no such function.
+        ValueError: if the function does not exist.
     """
     module, _, name = path.rpartition(".")
     hint = "HINT: give the dotted path of a function of a list of analyses, such as `lpft.paper.verdicts.plateau`."
@@ -114,7 +114,7 @@ def load_verdict(path: str) -> VerdictFunction:
 
 
 def load_verdicts(config: Mapping[str, Any]) -> dict[str, VerdictFunction]:
-    """Import the verdicts that an experiment names.
+    """Import the verdicts of an experiment.
 
     Raises:
         ValueError: if one cannot be imported.
@@ -123,7 +123,7 @@ def load_verdicts(config: Mapping[str, Any]) -> dict[str, VerdictFunction]:
 
 
 def apply_verdicts(functions: Mapping[str, VerdictFunction], points: Sequence[Analysis]) -> list[NamedVerdict]:
-    """Apply every verdict; one that fails is reported as failed and does not stop the others."""
+    """Apply every verdict; an exception is reported as the outcome `failed` and does not stop the others."""
     verdicts = []
     for path, function in functions.items():
         name = path.rpartition(".")[2]
@@ -142,7 +142,7 @@ def apply_verdicts(functions: Mapping[str, VerdictFunction], points: Sequence[An
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """Turn a verdict into lines of English by its template."""
+    """Render the template of a verdict as lines of text."""
     if verdict.template is None:
         rows = [row for row in (verdict.numbers, *verdict.rows) if row]
         return [f"{verdict.outcome}.", *(", ".join(f"{key} {value}" for key, value in row.items()) for row in rows)]
@@ -154,7 +154,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 
 def write_verdicts(run: Run, verdicts: Sequence[NamedVerdict]) -> None:
-    """Write verdicts.csv, one row per line; remove it from a run without verdicts."""
+    """Write verdicts.csv, one row per line; remove the file if there are no verdicts."""
     path = run.root / "verdicts.csv"
     if verdicts:
         from pandas import DataFrame
