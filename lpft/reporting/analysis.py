@@ -96,7 +96,7 @@ class Analysis:
 
     @cached_property
     def drawn_matrices(self) -> list[Matrix]:
-        """The accuracy matrices of all `method_results` as in figures: with many clients, means over several clients."""
+        """The accuracy matrices of all `method_results` as in figures: with many clients, means over several."""
         from lpft.reporting.heatmap import binned  # matplotlib takes half a second
 
         return [binned(accuracy_matrix(result)) for result in self.method_results]
