@@ -1,4 +1,4 @@
-"""The statistics of BatchNorm, and nothing else."""
+"""AdaBN: BatchNorm statistics of the client, without training."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class AdaBN(Method):
         super().__init__()
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return no phase at all."""
+        """Return no phase."""
         return []

@@ -16,7 +16,7 @@ class NoFineTuning(Method):
         super().__init__()
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return no phase at all."""
+        """Return no phase."""
         return []
 
 
@@ -24,11 +24,11 @@ class FT(Method):
     """Fine-tuning: update every parameter.
 
     Args:
-        epochs: how many of the budget's epochs to spend; null spends all. FT for only the number of full epochs that
-            LP-FT spends is the control ``ft_short``.
+        epochs: number of epochs, at most the budget; null uses all of it. The control ``ft_short`` is FT for LP-FT's
+            number of full epochs.
         lr: learning rate; null is the rate of ``personalization.optimizer``.
         bn: ``train`` normalizes by the batch's statistics and keeps averaging them; ``eval`` keeps the global model's.
-        common: what every method takes: ``flood``.
+        common: settings of every method: ``flood``.
 
     References:
         Chen et al., arXiv:2511.12695, the baseline FT. Number of epochs (15) from the paper, the rest ours.

@@ -18,13 +18,13 @@ HeadInit = Literal["global", "random", "zero", "lstsq"]
 
 
 def initial_head(init: HeadInit, head: State, data: HeadData, generator: Generator) -> State:
-    """Return the head to start from.
+    """Return the initial head.
 
     Args:
-        init: which one.
-        head: the global model's.
-        data: what a client's head can be computed from.
-        generator: draws a random head.
+        init: kind of initialization.
+        head: the head of the global model.
+        data: features, labels and class counts of the client.
+        generator: source of randomness of a random head.
     """
     if init == "random":
         return random_head(head, generator)
@@ -34,7 +34,7 @@ def initial_head(init: HeadInit, head: State, data: HeadData, generator: Generat
 
 
 def random_head(like: State, generator: Generator) -> State:
-    """Draw weight and bias evenly from ``[-1/sqrt(k), 1/sqrt(k)]``, as `torch.nn.Linear` does."""
+    """Draw weight and bias uniformly from ``[-1/sqrt(k), 1/sqrt(k)]``, as `torch.nn.Linear` does."""
     bound = like["weight"].shape[1] ** -0.5
     drawn = {name: torch.rand(t.shape, generator=generator, dtype=torch.float64) for name, t in like.items()}
     return as_head(like, {name: (2 * t - 1) * bound for name, t in drawn.items()})

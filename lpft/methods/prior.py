@@ -1,4 +1,4 @@
-"""The class frequencies of a client, and nothing else."""
+"""Prior correction: the class frequencies of the client, without training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PriorShift(Method):
 
 
 def log_prior_ratio(of_client: Tensor, of_federation: Tensor, pseudo_count: float) -> Tensor:
-    """Return ``log p_client(y) - log p_federation(y)``, float64, ``(num_classes,)``; 0 for classes that nobody has.
+    """Return ``log p_client(y) - log p_federation(y)``, float64, ``(num_classes,)``; 0 for classes that no client has.
 
     Args:
         of_client: samples of each class, int64, ``(num_classes,)``.

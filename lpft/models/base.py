@@ -1,4 +1,4 @@
-"""The one thing that methods know about a network: it has a body and a head."""
+"""The interface of networks: a body and a linear head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BodyHeadNet(nn.Module):
 
 
 def check_network(net: nn.Module) -> None:
-    """Raise ValueError if a network is not made of a body and a linear head alone."""
+    """Raise ValueError if a network has modules other than a body and a linear head."""
     name = type(net).__name__
     if not isinstance(net, BodyHeadNet) or type(net).forward is not BodyHeadNet.forward:
         raise ValueError(
@@ -129,13 +129,14 @@ def tied_slots(net: nn.Module) -> dict[str, str]:
 def run_with(net: nn.Module, tensors: State, x: Tensor, ties: Mapping[str, str]) -> Tensor:
     """Run a network with other parameters and buffers.
 
-    It is `torch.func.functional_call` for networks with shared modules, too, in which that leaves tensors behind.
+    This is `torch.func.functional_call` that also works for networks with shared modules, in which the latter leaves
+    tensors behind.
 
     Args:
         net: the network.
-        tensors: what takes the place of its own tensors, by name.
-        x: its input.
-        ties: `tied_slots` of it.
+        tensors: tensors that replace those of the network, by name.
+        x: the input.
+        ties: `tied_slots` of the network.
     """
     others = {alias: tensors[name] for alias, name in ties.items() if name in tensors}
     out: Tensor = functional_call(net, {**tensors, **others}, (x,), tie_weights=False)
@@ -143,13 +144,13 @@ def run_with(net: nn.Module, tensors: State, x: Tensor, ties: Mapping[str, str])
 
 
 def copy_network(net: Net, device: str | None = None) -> Net:
-    """Copy a network, also one that keeps computed tensors, as `torch.nn.utils.weight_norm` does.
+    """Copy a network, including networks with cached computed tensors such as those of `torch.nn.utils.weight_norm`.
 
-    Such tensors cannot be copied with what they were computed from; they are computed anew in every forward pass.
+    These tensors are not copied; every forward pass computes them again.
 
     Args:
         net: the network.
-        device: where the copy is to be; its tied tensors stay tied there, also on the meta device.
+        device: device of the copy; tied tensors stay tied, also on the meta device.
     """
     attributes = (value for module in net.modules() for value in vars(module).values())
     computed = {id(t): t.detach() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
@@ -191,19 +192,19 @@ def dry_run(
     training: bool = False,
     watch: Callable[[BodyHeadNet], object] = lambda copied: None,
 ) -> tuple[Tensor, object]:
-    """Run a copy of a body on a batch of zeros, on the meta device, where nothing is computed, if it can run there.
+    """Run a copy of a body on a batch of zeros, on the meta device if possible, where nothing is computed.
 
-    A network that looks at its values or draws numbers runs on the CPU instead.
+    Networks that depend on values or draw random numbers run on the CPU instead.
 
     Args:
         net: the network.
         spec: shape of the inputs.
         batch_size: number of inputs.
-        training: run in training mode.
-        watch: is given the copy before it runs, such as to add hooks.
+        training: whether to run in training mode.
+        watch: function called with the copy before it runs, for example to add hooks.
 
     Returns:
-        The inputs, and what the body has returned.
+        The inputs, and the output of the body.
 
     Raises:
         ValueError: if it cannot run.
@@ -229,7 +230,7 @@ def dry_run(
 
 
 def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
-    """Raise ValueError if a body does not turn inputs into features for the head, or changes the inputs."""
+    """Raise ValueError if a body does not map inputs to features of the head, or modifies the inputs."""
     name, width = type(net).__name__, net.head.in_features
     for training in (False, True):
         images, features = dry_run(net, spec, training=training)
@@ -255,10 +256,10 @@ NetFactory = Callable[[DataSpec], BodyHeadNet]
 
 
 def build_network(network: NetFactory, spec: DataSpec, dtype: torch.dtype, seed: int) -> BodyHeadNet:
-    """Build the network that the federated training of a seed starts from; its values depend on the seed alone.
+    """Build the initial network of the federated training of a seed; its values depend only on the seed.
 
     Raises:
-        ValueError: if it consists of more than a body and a linear head.
+        ValueError: if it has modules other than a body and a linear head.
     """
     with global_generator(seed, "network"):
         net = network(spec)

@@ -1,4 +1,4 @@
-"""Whether the tensors of another program's model fit a network, and what to do if they do not."""
+"""Checks that the tensors of another program's model fit a network, with hints if they do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lpft.models.elsewhere import read_state
+from lpft.models.foreign_checkpoints import read_state
 from lpft.models.state_dict_keys import COUNTER, Renames, proposal, rename
 from lpft.types import State
 
@@ -23,24 +23,24 @@ def read_weights(
     new_head: bool = False,
     entry: str | None = None,
 ) -> State:
-    """Read a model of another program, and check that it fits the network.
+    """Read another program's model, and check that it fits the network.
 
-    Arrays without names, such as Flower saves, are taken in the order of the network's state dict.
+    Arrays without names, as saved by Flower, are assigned in the order of the network's state dict.
 
     Args:
         path: a file that `read_state` can read.
         like: state dict of the network.
-        renames: prefixes of names in the file, and what replaces them in the network.
-        new_head: leave the file's head out, of whatever shape; the result lacks it.
-        entry: name of the entry of the file that holds the model.
+        renames: prefixes of names in the file, and their replacements in the network.
+        new_head: whether to leave out the file's head, of any shape; then the result has no head.
+        entry: name of the entry of the file that contains the model.
 
     Returns:
         The state, in the types of `like`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if it cannot be read, or names or shapes differ; the message lists the differences, and proposes
-            renames or a new head where those would do.
+            renames or a new head if these help.
     """
     as_read = read_state(path, entry)
     source = f"The model file {path}"
@@ -59,17 +59,17 @@ def read_weights(
 def fit_state(state: State, like: Mapping[str, Tensor], source: str, hint: str = "") -> State:
     """Check that a state fits a network.
 
-    BatchNorm's counters, which older files lack, may be missing or of any shape and type: what is not one number is
-    taken as 0.
+    BatchNorm's counters, which older files lack, may be missing or have any shape and type: unless a counter is a
+    single number, it becomes 0.
 
     Args:
         state: the tensors.
-        like: state dict of the network, or the part of it that is wanted.
+        like: state dict of the network, or the required part of it.
         source: description of their origin.
-        hint: what to do if they do not fit.
+        hint: hint of the error message.
 
     Returns:
-        The state, in the order and the types of `like`.
+        The state, in the order and with the types of `like`.
 
     Raises:
         ValueError: if names, shapes or kinds of numbers differ, or values are not finite; the message lists which.
@@ -89,7 +89,7 @@ def fit_state(state: State, like: Mapping[str, Tensor], source: str, hint: str =
 
 
 def _named_in_order(arrays: State, like: Mapping[str, Tensor], source: str) -> State:
-    """Name arrays without names as the network's tensors, with or without its counters, in their order."""
+    """Assign unnamed arrays to the network's tensors in their order, with or without its counters."""
     values = [arrays[name] for name in sorted(arrays, key=lambda name: int(name.removeprefix("arr_")))]
     for names in (list(like), [name for name in like if not name.endswith(COUNTER)]):
         if len(names) == len(values):
@@ -110,7 +110,7 @@ def _named_in_order(arrays: State, like: Mapping[str, Tensor], source: str) -> S
 
 
 def _with_counters(state: State, like: Mapping[str, Tensor]) -> State:
-    """Let every counter of BatchNorm be one whole number, 0 where the state has none."""
+    """Convert every counter of BatchNorm to a single integer, 0 if it is missing."""
     counters = {name: _counter(state.get(name), t) for name, t in like.items() if name.endswith(COUNTER)}
     return {**state, **counters}
 
@@ -121,7 +121,7 @@ def _counter(given: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _hint(as_read: State, state: State, like: Mapping[str, Tensor], new_head: bool) -> str:
-    """Return what to do about a state that does not fit; empty if nothing simple helps."""
+    """Return a hint for a state that does not fit; empty if there is no simple remedy."""
     without_head = _headless(like)
     if not new_head and not _differences(_with_counters(_headless(state), without_head), without_head):
         return (

@@ -1,6 +1,6 @@
 """LoRA and adapters for the linear layers of any network.
 
-Both are added to a copy of a trained network, right before fine-tuning; they are the identity at first. A layer keeps
+Both are added to a copy of a trained network, right before fine-tuning; they are initially the identity. A layer keeps
 its name and its weights, so the state dict of the extended network is that of the plain one plus ``LAYER.lora.down``
 and ``LAYER.lora.up``, or ``LAYER.adapter.down.weight`` and so on.
 """
@@ -25,7 +25,7 @@ ADAPTER_TARGETS = ("*.out", "*.out_proj", "*.attn.proj", "*.mlp.3", "*.fc2")
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer whose weight is updated by ``alpha / rank * up @ down``; the update is 0 at first.
+    """A linear layer whose weight is updated by ``alpha / rank * up @ down``; the update is initially 0.
 
     Args:
         layer: the layer; its weight and bias are used, not copied.
@@ -50,7 +50,7 @@ class LoRALinear(nn.Linear):
 
 
 class AdapterLinear(nn.Linear):
-    """A linear layer with an adapter behind: ``y + up(gelu(down(y)))``, where ``up`` is 0 at first.
+    """A linear layer with an adapter behind: ``y + up(gelu(down(y)))``, where ``up`` is initially 0.
 
     Args:
         layer: the layer; its weight and bias are used, not copied.
@@ -101,10 +101,10 @@ def extend_layers(
 
     Args:
         net: the network.
-        targets: patterns that the layers' names match, as file names do; None: those of `default`, or all linear layers
-            if none of them matches.
+        targets: shell-style patterns of layer names; None: those of `default`, or all linear layers if none
+            matches.
         default: patterns.
-        make: turns a layer into one with a module added.
+        make: function that adds a module to a layer.
 
     Raises:
         ValueError: if no linear layer matches.
@@ -189,6 +189,6 @@ def _replaced(net: BodyHeadNet, names: Sequence[str], make: Callable[[str, nn.Li
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator, fan_in: int | None = None) -> Tensor:
-    """Draw evenly from ``[-1/sqrt(fan_in), 1/sqrt(fan_in)]``."""
+    """Draw uniformly from ``[-1/sqrt(fan_in), 1/sqrt(fan_in)]``."""
     bound = 1 / math.sqrt(shape[-1] if fan_in is None else fan_in)
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)

@@ -36,7 +36,7 @@ def mixture(models: Sequence[State], weights: Tensor) -> State:
 
 
 def dirichlet(uniforms: Tensor) -> Tensor:
-    """Turn uniform numbers in ``[0, 1)``, ``(n,)``, into one draw from Dirichlet(1): the simplex, evenly.
+    """Transform uniform numbers in ``[0, 1)``, ``(n,)``, to a draw from Dirichlet(1), uniform on the simplex.
 
     >>> dirichlet(torch.tensor([0.75, 0.5, 0.5]))
     tensor([0.5000, 0.2500, 0.2500])

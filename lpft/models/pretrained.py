@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lpft.models.base import BodyHeadNet, check_image_size
-from lpft.models.elsewhere import read_state
 from lpft.models.fit import fit_state
+from lpft.models.foreign_checkpoints import read_state
 from lpft.models.weights import checksum
 from lpft.types import DataSpec, State
 
@@ -33,14 +33,14 @@ class SplitNet(BodyHeadNet, ABC):
         name: the library's name of the network.
         weights: a local file of weights to start from, by the library's names: safetensors or a torch state dict; null:
             random ones. Its last layer is used if it has as many classes as the data.
-        new_head: do not use the last layer in any case.
+        new_head: whether to discard the last layer of the file in any case.
         settings: further settings of the library's function, such as ``{image_size: 64}`` for torchvision's ViTs and
             ``{img_size: 64}`` for timm's.
 
     Raises:
-        FileNotFoundError: if there is no such file of weights.
-        ValueError: if there is no such network, its logits do not come from one linear layer, or it does not fit the
-            data or the weights.
+        FileNotFoundError: if the weights file does not exist.
+        ValueError: if the network does not exist, its logits are not the output of one linear layer, or it does not fit
+            the data or the weights.
     """
 
     library: str
@@ -98,7 +98,7 @@ class SplitNet(BodyHeadNet, ABC):
         """Build a network with random weights."""
 
     def renamed(self, state: State) -> State:
-        """Give the tensors of a file of weights the names that they have in the network."""
+        """Rename the tensors of a weights file to their names in the network."""
         return state
 
 
@@ -146,7 +146,7 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
 
 
 def _load(net: nn.Module, head: str, state: State, source: str, new_head: bool) -> None:
-    """Write a state into the whole network, the last layer if it has as many classes."""
+    """Load a state into the network; the last layer only if it has as many classes."""
     like, weight = net.state_dict(), state.get(f"{head}.weight")
     other = weight is not None and weight.shape[:1] != like[f"{head}.weight"].shape[:1]
     if weight is not None and other:

@@ -14,7 +14,7 @@ ROTATION = "feature_rotation"
 
 
 def random_orthogonal(size: int, generator: Generator) -> Tensor:
-    """Draw an orthogonal matrix ``(size, size)``, float64, evenly from all of them.
+    """Draw an orthogonal matrix ``(size, size)``, float64, from the uniform (Haar) distribution.
 
     References:
         Mezzadri, arXiv:math-ph/0609050.

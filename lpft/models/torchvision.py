@@ -43,7 +43,7 @@ class TorchvisionNet(SplitNet):
         return net
 
     def renamed(self, state: State) -> State:
-        """Give the tensors of old DenseNets the names of today."""
+        """Rename the tensors of old DenseNet files to current names."""
         return {OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in state.items()}
 
 

@@ -18,7 +18,7 @@ from lpft.types import State
 
 
 def save_model(path: Path, state: State, fingerprint: str) -> None:
-    """Write a state dict as safetensors, atomically, with its settings' fingerprint and a checksum of its content.
+    """Write a state dict as safetensors, atomically, with the fingerprint of its settings and a checksum.
 
     Raises:
         OSError: if it cannot be written, as on a full disk.
@@ -41,14 +41,14 @@ def writing(path: Path, error: type[Exception]) -> Iterator[None]:
 
 
 def load_model(path: Path) -> tuple[State, str]:
-    """Read a file that `save_model` wrote.
+    """Load a file written by `save_model`.
 
     Returns:
-        The state dict, and the fingerprint of the settings it was made with.
+        The state dict and the fingerprint of its settings.
 
     Raises:
-        FileNotFoundError: if there is none.
-        DamagedFileError: if it was cut off or edited.
+        FileNotFoundError: if it does not exist.
+        DamagedFileError: if it is truncated or was edited.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no model {path}.")

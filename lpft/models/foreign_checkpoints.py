@@ -1,4 +1,4 @@
-"""Model files of other programs: the tensors in them, by name. Nothing that is pickled is ever run."""
+"""Reads the tensors of other programs' model files, by name. Pickled code is never executed."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ HARMLESS: list[Any] = [
 
 
 def read_state(path: str | Path, entry: str | None = None) -> State:
-    """Read the tensors of a model of another program, by their names there.
+    """Read the tensors of another program's model file, by name.
 
-    The format follows from the content: safetensors, torch, ``.npz``, or the index of a model in several files. In a
-    checkpoint, the model is the entry `state_dict`, `model_state_dict` or `model`, or the only one with a matrix.
-    Parts of names that data parallel training and compilation add are removed.
+    The format is detected from the content: safetensors, torch, ``.npz``, or the index of a model in several files. In
+    a checkpoint, the model is the entry `state_dict`, `model_state_dict` or `model`, or the only entry with a matrix.
+    Name prefixes added by data parallel training or compilation are removed.
 
     Args:
         path: the file.
-        entry: name of the entry that holds the model; names of nested entries are joined by dots.
+        entry: name of the entry that contains the model; names of nested entries are joined by dots.
 
     Returns:
         Dense tensors on the CPU; arrays without names are called ``arr_0``, ``arr_1``, ...
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or does not hold tensors by their names.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it cannot be read, or contains no named tensors.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -85,7 +85,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
 
 
 def _content(path: Path) -> Any:
-    """Read what a file holds: nested mappings and lists of tensors and other values."""
+    """Read the content of a file: nested mappings and lists of tensors and other values."""
     if path.name.endswith(".index.json"):
         return _sharded(path)
     try:
@@ -114,11 +114,11 @@ def _content(path: Path) -> Any:
 
 
 class _UnreadableError(Exception):
-    """A file is what it should be, but holds what is not read; the text says what, and what to do."""
+    """A valid file has content that is not supported; the message names it and gives a hint."""
 
 
 def _sharded(path: Path) -> State:
-    """Read a model in several files, by the index that Hugging Face's libraries write."""
+    """Read a model in several files, from an index file in the format of Hugging Face."""
     try:
         names: dict[str, str] = json.loads(path.read_text())["weight_map"]
         files = {file: read_state(path.parent / file) for file in dict.fromkeys(names.values())}
@@ -128,7 +128,7 @@ def _sharded(path: Path) -> State:
 
 
 def _other_format(path: Path, head: bytes, members: list[str]) -> str | None:
-    """Tell of what format a file is that is known but not read, and what to do."""
+    """Return the name of a known but unsupported format of a file, and a hint."""
     if head.startswith(b"\x89HDF") or any(name.endswith(".h5") for name in members):
         return f"is HDF5, as Keras writes it. HINT: {NPZ_HINT}"
     if path.suffix == ".onnx":
@@ -161,7 +161,7 @@ LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def _arrays(path: Path) -> Any:
-    """Read arrays of numpy, by their names; objects are refused."""
+    """Read NumPy arrays by name; object arrays raise an error."""
     savez = f"`numpy.savez({str(path.with_suffix('.npz'))!r}, *arrays)`"
     try:
         content = np.load(path, allow_pickle=False)
@@ -181,7 +181,7 @@ def _arrays(path: Path) -> Any:
 
 
 def _torch(path: Path, members: list[str]) -> Any:
-    """Read what `torch.save` wrote: tensors, numbers, texts and what is harmless; anything else is refused by name."""
+    """Read a file of `torch.save`: tensors, numbers, strings and safe classes; any others raise an error."""
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -215,7 +215,7 @@ def _save_line() -> str:
 
 
 def _opcodes(path: Path) -> tuple[str, set[str]]:
-    """Return the first instruction of the pickle in a file of torch, and the texts in it, without running it."""
+    """Return the first instruction and the strings of the pickle in a torch file, without executing it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             pickled = io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
@@ -236,7 +236,7 @@ def _opcodes(path: Path) -> tuple[str, set[str]]:
 
 
 def _model(content: Any, path: Path, entry: str | None) -> State:
-    """Return the tensors of the model in what a file holds."""
+    """Return the tensors of the model in the content of a file."""
     place = _at(content, entry.split("."), path) if entry else content
     while isinstance(place, Mapping):
         wrapper = next((key for key in WRAPPERS if isinstance(place.get(key), Mapping)), None)
@@ -276,7 +276,7 @@ def _at(content: Any, parts: list[str], path: Path) -> Any:
 
 
 def _models(content: Any, name: str = "") -> Iterator[tuple[str, State]]:
-    """Yield the mappings with a matrix or more in what a file holds, by the names of nested entries; no optimizers."""
+    """Yield all mappings with at least one matrix, except optimizers, with the names of their nested entries."""
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return
     tensors = {key: tensor for key, value in content.items() if (tensor := _tensor(value)) is not None}
@@ -303,5 +303,5 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says in its first line, without the control codes of terminals."""
+    """Return the first line of an error message without terminal control codes."""
     return next(iter(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()), "")

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lpft.models.elsewhere import read_state
 from lpft.models.fit import read_weights
+from lpft.models.foreign_checkpoints import read_state
 from tests.toy import same_bits, toy_net
 
 
@@ -222,7 +222,7 @@ def test_refused_classes_are_named_and_the_line_works(
     content, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path / "m.pt", content(), _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"objects of .*(test_elsewhere\.Own|fractions\.Fraction)") as caught:
+    with pytest.raises(ValueError, match=r"objects of .*(test_foreign_checkpoints\.Own|fractions\.Fraction)") as caught:
         read_state(tmp_path / "m.pt")
     line = re.search(r'python -c "(.*)"', str(caught.value))
     assert line is not None
