@@ -179,7 +179,7 @@ def test_nothing_there_says_what_is_found_and_wanted(tmp_path):
         CifarC(str(tmp_path)).stamp()
     with pytest.raises(FileNotFoundError, match="no such folder"):
         CifarC(str(tmp_path / "nowhere")).stamp()
-    with pytest.raises(FileNotFoundError, match=r"`plain: x.npz` is not there.*`root`"):
+    with pytest.raises(FileNotFoundError, match=r"`plain: x.npz` is missing.*`root`"):
         CifarC(str(tmp_path), plain="x.npz").stamp()
 
 
