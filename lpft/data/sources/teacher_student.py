@@ -36,7 +36,7 @@ class TeacherStudent(Source):
       determines the label. `normalize` inverts the affine map, to pixels of mean square 1.
     - Labels: the teacher's output V_i ReLU(B_i x) divided into `num_classes` ranges by thresholds that all clients
       share: the quantiles over 2,000 inputs of each client. Classes are equally frequent over all clients, not within
-          each.
+      each.
 
     At ``shift: 0`` all clients have one labelling function; with ``mean_norm: 0`` also one distribution.
     If `noise` is small compared with `mean_norm`, inputs identify their client, and one model can fit different
