@@ -92,7 +92,7 @@ class Pace:
     """Remaining steps of one kind, and the times of finished ones.
 
     Args:
-        kind: steps of the same kind take about the same time: a method's client results, render.
+        kind: steps of the same kind take about the same time: for example, a method's client results.
         left: number of remaining steps.
         seconds: seconds of each finished step.
         typical: whether steps of other kinds, none of which is finished, may take as long.
