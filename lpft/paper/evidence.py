@@ -78,17 +78,17 @@ def change_since(point: Analysis, method: str, metric: str, epoch: int) -> DataF
 
 
 def compare_by(gaps: Mapping[Key, DataFrame], metric: str, points: Sequence[Analysis]) -> dict[Key, Comparison]:
-    """Judge the differences that a verdict is about, with p-values that are adjusted for their number."""
+    """Judge the differences of a verdict, with p-values adjusted for their number."""
     return compare(gaps, metric_named(metric), points[0].certainty.equivalence) if points else {}
 
 
 def is_better(found: Comparison | None) -> bool | None:
-    """Tell whether a difference is an improvement: False also if it is too small to matter, None if undecided."""
+    """Return whether a difference is an improvement: False if worse or equivalent, None if undecided."""
     return {"better": True, "worse": False, "equivalent": False}.get(found.verdict) if found else None
 
 
 def is_kept(found: Comparison, equivalence: float) -> bool | None:
-    """Tell whether a loss is ruled out that is larger than the region of equivalence (a one-sided test at 5%).
+    """Return whether a loss beyond the region of equivalence is ruled out (a one-sided test at 5%).
 
     False if there is a significant loss, None if undecided.
     """

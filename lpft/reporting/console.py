@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH = 118
 """Columns of a file or pipe."""
 MANY_LINES = 16
-"""So many lines of a verdict are printed."""
+"""Maximum number of printed lines of a verdict."""
 WITH_VERDICT = ("local", "global_all")
 """The metrics that have a column with the verdict."""
 IN_SWEEP = ("local", "global_all")

@@ -20,16 +20,16 @@ from lpft.evaluation.metric import Matrix
 from lpft.reporting.style import INK, short, text_color
 
 NAMED_CLIENTS = 30
-"""Up to so many clients are named in a figure."""
+"""Maximum number of clients with names in a figure."""
 NUMBERED_CLIENTS = 12
-"""Up to so many clients a matrix shows its numbers."""
+"""Maximum number of clients of a matrix with numbers."""
 MANY_CLIENTS = 150
-"""Up to so many clients a matrix shows each; of more, means over several."""
+"""Maximum number of rows of a matrix; with more clients, rows are means over several."""
 FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def color_scale(matrices: Sequence[Matrix]) -> Normalize:
-    """Return the range of colours that fits all values of these matrices."""
+    """Return a colour scale for all values of these matrices."""
     values = np.concatenate([matrix.ravel() for matrix in matrices])
     finite = values[~np.isnan(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 100.0)
@@ -37,7 +37,7 @@ def color_scale(matrices: Sequence[Matrix]) -> Normalize:
 
 
 def bin_size(number: int) -> int:
-    """Return how many of so many clients a row of a matrix shows together.
+    """Return the number of clients per row of a matrix.
 
     >>> bin_size(150), bin_size(151), bin_size(2000)
     (1, 2, 14)

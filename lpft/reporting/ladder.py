@@ -19,10 +19,10 @@ from lpft.reporting.experiment import class_name, section
 from lpft.reporting.frames import complete_rows
 
 FEWEST = 3
-"""With fewer rungs beside the global model there is no ladder."""
+"""Minimum number of rungs of a ladder, without the global model."""
 
 INTERVENTION = "rotated"
-"""The rung that is no step on the way to fine-tuning: it moves features and nothing else."""
+"""A rung that is not a step towards fine-tuning: it only moves features."""
 
 COLUMNS = (
     *("rung", "method", "local_gain", "local_gain_low", "local_gain_high"),
@@ -36,7 +36,7 @@ def _probes_only(settings: Mapping[str, Any], budget: int | None) -> bool:
 
 
 Rule = Callable[[Mapping[str, Any], int | None], bool]
-"""Tells of the settings of a method, and the budget of epochs, whether it is a rung."""
+"""A predicate of a method's settings and the budget of epochs: whether the method is a rung."""
 ALWAYS: Rule = lambda settings, budget: True  # noqa: E731
 RUNGS: Mapping[str, tuple[str, Rule]] = {
     "prior": ("PriorShift", ALWAYS),

@@ -18,9 +18,9 @@ INTERVAL, SHARE = 5.0, 0.05
 
 
 class LiveLogs:
-    """Logs a run while it works; the report writes all of it anew in the end.
+    """Logs a run while it works; the report finally writes all logs again.
 
-    It may be pickled; each process then writes files of its own.
+    It can be pickled; each process then writes its own files.
 
     Args:
         run: the run.

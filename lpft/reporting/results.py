@@ -132,7 +132,7 @@ def read_method(run: Run, seed: int, method: str) -> MethodResult:
 
 
 def read_config(run: Run) -> dict[str, Any]:
-    """Return the resolved experiment of a run; empty, with a warning, if it is not there or cannot be read."""
+    """Return the resolved experiment of a run; empty, with a warning, if it is missing or cannot be read."""
     try:
         return config_file.read_config(run)
     except ValueError as error:

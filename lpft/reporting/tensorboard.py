@@ -69,7 +69,7 @@ class EventFiles:
 class EventStream:
     """Events for an open TensorBoard, while a run is at work; settings and pictures come with the final ones.
 
-    It may be pickled; each process then writes files of its own.
+    It can be pickled; each process then writes its own files.
     """
 
     def __init__(self) -> None:

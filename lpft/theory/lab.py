@@ -42,7 +42,7 @@ def print_comparison(clients: LinearClients, etas: list[float], console: Console
 
 
 def condition(clients: LinearClients) -> str:
-    """Say from which step size on LP-FT has the lower global loss."""
+    """Describe the step sizes for which LP-FT has the lower global loss."""
     if clients.noise is None and clients.num_clients == 1:
         return "With one client local and global loss are the same, and LP-FT is never the worse one."
     eta = critical_eta(clients)

@@ -138,7 +138,7 @@ def draw(
 
 @dataclass(frozen=True)
 class Comparison:
-    """FT beside LP-FT at one step size, means over the clients.
+    """FT and LP-FT at one step size, means over the clients.
 
     Args:
         eta: step size of the full gradient step.
@@ -156,7 +156,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Say which has the lower global loss."""
+        """Name the method with the lower global loss."""
         if np.isclose(self.global_ft, self.global_lpft, rtol=1e-9, atol=0):
             return "tie"
         return "LP-FT" if self.global_lpft < self.global_ft else "FT"
@@ -200,7 +200,7 @@ def critical_eta(clients: LinearClients) -> float | None:
 
 
 def partial_lp(clients: LinearClients, client: int, eta: float, eta_lp: float, steps: int) -> tuple[ndarray, ndarray]:
-    """Return head and body after gradient steps on the head alone and one on everything (concept shift).
+    """Return head and body after gradient steps on only the head and one step on everything (concept shift).
 
     The predictor stays on the ray ``w_com + t u_i``.
     """
@@ -224,7 +224,7 @@ class Trained:
 def train_on_samples(
     clients: LinearClients, client: int, inputs: ndarray, targets: ndarray, lp_steps: int, ft_steps: int, eta: float
 ) -> Trained:
-    """Train one client by full-batch gradient descent: the head alone, then head and body.
+    """Train one client by full-batch gradient descent: first only the head, then head and body.
 
     Args:
         clients: the linear model.
