@@ -76,9 +76,8 @@ def fedavg_round(
         own_rows = [rows[client] for client in update.clients]
         losses[own_rows] = update.losses.double()
         if memory and memory.size:
-            kept[own_rows] += memory.rows(
-                update.memory, kept.dtype
-            )  # `+=` drops the sign of zeros, as sums of ranks do
+            # `+=` drops the sign of zeros, as the sum over ranks does.
+            kept[own_rows] += memory.rows(update.memory, kept.dtype)
     total, losses, kept = _sum(fabric, total, losses, kept)
     if memory:
         memory.put(list(rows), kept)

@@ -19,7 +19,7 @@ def batch_norms(net: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 
 def has_batch_norm(net: nn.Module) -> bool:
-    """Tell whether a network has running statistics.
+    """Return whether a network has running statistics.
 
     >>> has_batch_norm(nn.Sequential(nn.BatchNorm2d(3))), has_batch_norm(nn.Sequential(nn.LayerNorm(3)))
     (True, False)

@@ -141,7 +141,7 @@ class PersonalTask:
         return sum(bool(self.missing(job)) for job in jobs), len(jobs)
 
     def misses(self, job: Job, client: int) -> bool:
-        """Tell whether the result of one client of a job is missing, damaged, or of other settings."""
+        """Return whether the result of one client of a job is missing, damaged, or of other settings."""
         return not self._is_done(job, client)
 
     def _is_done(self, job: Job, client: int) -> bool:

@@ -77,7 +77,7 @@ class Algorithm:
         return memory
 
     def overrides(self, hook: str) -> bool:
-        """Tell whether the algorithm does anything in a hook."""
+        """Return whether the algorithm overrides a hook."""
         mine: Callable[..., Any] = getattr(type(self), hook)
         return mine is not getattr(Algorithm, hook)
 
