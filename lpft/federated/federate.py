@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from lpft.models.base import NetFactory, build_network
 from lpft.models.weights import DamagedFileError, load_model
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Heartbeat, Work
-from lpft.runtime.processes import ending_children, leave_with_parent
+from lpft.runtime.processes import ending_children
 from lpft.runtime.progress import Steps
 from lpft.runtime.signals import Stopped, ignore, listen, note_progress, restore_default_handlers, stop_before
 from lpft.runtime.slurm import requeue
@@ -79,7 +78,7 @@ def train_global_models(task: GlobalTask, logs: Logs | None = None, siblings: It
     failures: list[str]
     try:
         with ending_children():
-            failures, stopped = fabric.launch(_train_seeds, task, missing, logs, os.getpid())  # type: ignore[arg-type]
+            failures, stopped = fabric.launch(_train_seeds, task, missing, logs)  # type: ignore[arg-type]
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
         return [f"A process has ended: {error}"]
     if stopped:
@@ -128,9 +127,7 @@ def _reuse_global_models(task: GlobalTask, siblings: Iterable[GlobalTask]) -> No
                 log.info("seed %d: the global model is that of %s", seed, source.run.root)
 
 
-def _train_seeds(
-    fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None, parent: int
-) -> tuple[list[str], bool]:
+def _train_seeds(fabric: Fabric, task: GlobalTask, seeds: list[int], logs: Logs | None) -> tuple[list[str], bool]:
     """Train the seeds on this rank; return error messages, and whether a signal stopped the training.
 
     Ranks cannot share a round of a single client, such as the pooled data. So each rank that lpft started trains other
@@ -140,7 +137,6 @@ def _train_seeds(
     own_processes = fabric.world_size > 1 and not task.devices.launched_by_cluster
     if own_processes:
         restore_default_handlers()
-        leave_with_parent(parent)
         listen()
     task.data.setup()
     with closing(Heartbeat(task.run)) as heartbeat, closing(logs) if logs else nullcontext():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import warnings
 from datetime import timedelta
@@ -20,7 +21,7 @@ from lightning.fabric.strategies import DDPStrategy
 
 from lpft.runtime import slurm
 from lpft.runtime.launcher import launched_by_cluster, launched_by_torchrun, launched_processes_per_node
-from lpft.runtime.processes import StartMethod, available_cores, is_interactive, start_method
+from lpft.runtime.processes import StartMethod, available_cores, is_interactive, leave_with_parent, start_method
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -148,7 +149,20 @@ class Devices:
 
 
 class OwnProcesses(LightningEnvironment):
-    """Processes that lpft starts itself, on this machine; environment variables are ignored."""
+    """Processes that lpft starts itself, on this machine; environment variables are ignored.
+
+    The processes exit with the one that started them, also if it is killed while they wait for each other to connect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._starter = os.getpid()
+
+    def set_global_rank(self, rank: int) -> None:
+        """Set the rank of this process, before it connects to the others."""
+        if os.getpid() != self._starter:
+            leave_with_parent(self._starter)
+        super().set_global_rank(rank)
 
     @property
     def creates_processes_externally(self) -> bool:
