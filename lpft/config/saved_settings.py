@@ -69,26 +69,15 @@ def check_saved_settings(experiment: Experiment) -> None:
             shared = experiment.shared_settings if "personalization" in before else experiment.reference_settings
             now = {**shared, "method": method}
         if before.get("data", {}).get("content") != now["data"]["content"]:
-            before, now = _with_data_section(experiment, before, now)
+            before = _with_data_section(before, read_config(experiment.run).get("data", {}))
+            now = _with_data_section(now, experiment.config["data"])
         compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
 
 
-def _with_data_section(
-    experiment: Experiment, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add the section `data` to both settings, so that the error names its keys and not only a hash of the content."""
-    sections = (read_config(experiment.run).get("data", {}), experiment.config["data"])
-    with_data_before, with_data_now = (
-        {
-            **settings,
-            "data": {
-                **{key: value for key, value in section.items() if key != "cache_dir"},
-                **settings.get("data", {}),
-            },
-        }
-        for settings, section in zip((before, now), sections, strict=True)
-    )
-    return with_data_before, with_data_now
+def _with_data_section(settings: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the section `data` to settings, so that an error names its keys and not only a hash of the content."""
+    keys = {key: value for key, value in section.items() if key != "cache_dir"}
+    return {**settings, "data": {**keys, **settings.get("data", {})}}
 
 
 def check_global_models(experiment: Experiment) -> None:

@@ -139,8 +139,8 @@ class WeightedMean(Aggregator):
             clients = iter(piece)
             for stack in filter(None, shares):  # of some, all clients may have diverged
                 values.zero_()
-                for share, client in zip(stack, clients, strict=False):
-                    values.add_(rounded.copy_(client), alpha=share)
+                for share in stack:
+                    values.add_(rounded.copy_(next(clients)), alpha=share)
                 torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
                 coarse.add_(rounded)
                 values.sub_(rounded)  # exact: it only drops leading digits

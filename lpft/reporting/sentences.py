@@ -43,17 +43,16 @@ def environment(folder: Path) -> jinja2.Environment:
 
     ``{{ x | f('.1f') }}`` formats, ``{{ x | n('seed') }}`` counts, ``{{ x | plain }}`` escapes for Markdown.
     """
-    found = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=jinja2.select_autoescape(["html"], default_for_string=False),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters |= {"f": number, "n": _count, "count": _count, "plain": plain, "points": points}
-    found.filters |= {"capital": capital}
-    found.filters |= {"estimate": estimate_text, "comparison": comparison_text}
-    return found
+    templates.filters |= {"f": number, "n": _count, "plain": plain, "points": points}
+    templates.filters |= {"capital": capital, "estimate": estimate_text, "comparison": comparison_text}
+    return templates
 
 
 def capital(text: str) -> str:
