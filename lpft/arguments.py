@@ -66,7 +66,7 @@ def export(parser: ArgumentParser) -> None:
     add("run", metavar="RUN", help=RUN)
     add("--method", default="lpft", help="name of the method, or `global` (lpft)")
     add("--client", required=True, help="name of the client")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="seed of the run (0)")
     add("--to", type=Path, required=True, metavar="FOLDER", help="folder to write to, created if it does not exist")
 
 
@@ -92,7 +92,7 @@ def theory(parser: ArgumentParser) -> None:
     add("--eta", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.25, 0.5, 1.0], help="step sizes")
     add("--samples", type=int, metavar="N", help="also train on N samples per client (concept shift)")
     add("--label-noise", type=float, default=0.5, metavar="SD", help="standard deviation of the targets' noise (0.5)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="seed of clients and samples (0)")
     add("--out", type=Path, metavar="FOLDER", help="folder for theory.csv and theory.svg")
 
 

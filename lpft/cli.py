@@ -23,19 +23,19 @@ from lpft.runtime.signals import STOPPED, Interrupted, Stopped, ignore, interrup
 USAGE = """\
 lpft - personalize a federated model for every client without forgetting the rest of the world
 
-  lpft init        [NAME]      write an experiment to start from; `own_sites FOLDER` fits one to your images
-  lpft run         -c FILE     federate -> personalize every method -> report, for every seed; does only what is missing
+  lpft init        [NAME]      write a shipped experiment; `own_sites FOLDER` writes one for your images
+  lpft run         -c FILE     federate, personalize with every method and report, for every seed; skip finished work
   lpft federate    -c FILE     train the global model of each seed
-  lpft tune        -c FILE     try each method's grid, choose by validation data (`run` does it if there is `tune:`)
+  lpft tune        -c FILE     tune each method on validation data (`run` does this if there is a section `tune`)
   lpft personalize -c FILE     fine-tune every client with every method, fill the accuracy matrix
-  lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show what is in it
-  lpft report      RUN [RUN..] tables, figures, page, TensorBoard events from what is on disk; --loggers for others
-  lpft status      RUN         what is done, in progress, failed and missing, and how long the rest takes
-  lpft plan        -c FILE     how much work each stage is, and how much of it is missing, for scripts
-  lpft export      RUN         one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
-  lpft predict     MODEL FILES..  classes and probabilities of images (or feature files), by an exported model
-  lpft theory                  FT against LP-FT in a linear model, in closed form
-  lpft completion  SHELL       a script that completes commands, options and values in bash or zsh
+  lpft prepare     -c FILE     check a dataset, convert it once into the array cache, show samples and counts
+  lpft report      RUN [RUN..] write tables, figures, a page and TensorBoard events; --loggers also logs elsewhere
+  lpft status      RUN         show what is done, in progress, failed and missing, and the remaining time
+  lpft plan        -c FILE     count all work and the missing work of each stage, for scripts
+  lpft export      RUN         save one client's model as a folder: tensors, model.json, programs for PyTorch and ONNX
+  lpft predict     MODEL FILES..  predict classes and probabilities of images or feature files by an exported model
+  lpft theory                  compare FT and LP-FT in a linear model, in closed form
+  lpft completion  SHELL       print a script that completes commands, options and values in bash or zsh
 
   lpft COMMAND --help          all settings of a command
   lpft COMMAND -c FILE --print_config
