@@ -163,7 +163,7 @@ def test_numbers_alone_leave_a_node_that_personalizes(tmp_path: Path) -> None:
 
 def test_a_run_whose_node_dies_is_continued(tmp_path: Path) -> None:
     """The node dies of the second round's message; what it had done before counts."""
-    with pytest.raises(NodeError, match=r"round 2: node 2 has failed: the power is gone.*start the same"):
+    with pytest.raises(NodeError, match=r"round 2: node 2 failed: the power is gone.*start the same"):
         two_nodes(tmp_path / "a", fails=lambda kind, number: kind == "train" and number == 8).run_server()
     assert not Run(tmp_path / "a").global_model(0).exists()
     grid = two_nodes(tmp_path / "a")
@@ -278,7 +278,7 @@ def test_records_arrive_as_they_were_sent() -> None:
         return RecordDict({name: type(record).inflate(record.deflate()) for name, record in content.items()})
 
     for tested in ({}, {"c0": (1, 2), "ø": (0, 3)}):
-        assert records.tested_of(sent(records.put_tested(tested))) == tested
+        assert records.counts_of(sent(records.put_counts(tested))) == tested
     for results in ([], [LocalResult("ø", "lpft", "no_test", None, None, 50.0, 75.0, 3, 4, 0)]):
         assert records.results_of(sent(records.put_results(results))) == results
 
