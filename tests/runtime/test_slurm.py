@@ -73,6 +73,11 @@ def test_tasks_that_do_not_fit_are_refused(
     assert "Traceback" not in error
 
 
+def check_job(command: str) -> None:
+    slurm.check_command(command)
+    slurm.check_devices(1, 1)
+
+
 @pytest.mark.usefixtures("tasks")
 @pytest.mark.parametrize(
     ("command", "changes", "symptom"),
@@ -91,8 +96,7 @@ def test_troubleshooting_quotes_the_messages(
     assert len(quotes) == 1
     change(monkeypatch, **changes)
     with pytest.raises(ValueError, match=re.escape(quotes[0])):
-        slurm.check_command(command)
-        slurm.check_devices(1, 1)
+        check_job(command)
 
 
 @pytest.mark.usefixtures("tasks")
