@@ -153,9 +153,7 @@ class FederatedDataModule(LightningDataModule):
     @cached_property
     def spec(self) -> DataSpec:
         """Shape of the inputs and number of classes; no image is decoded."""
-        num_classes = self._num_classes or self.source.num_classes
-        if num_classes is None:
-            num_classes = 1 + int(self.source.cached_table["label"].max())
+        num_classes = self._num_classes or self.source.count_classes()
         if self.source.has_features:
             names = self.source.class_names
             if names and len(names) != num_classes:

@@ -35,6 +35,7 @@ class AttributeSource(FileSource):
     """
 
     draws = "spurious"
+    one_domain = True
     image_size = 64
     num_classes = 2
     image_folders: Sequence[str] = (".",)
@@ -62,10 +63,6 @@ class AttributeSource(FileSource):
             domain=categories(["all"] * len(rows), ["all"]),
             group=pd.Categorical.from_codes(groups, pd.Index(names)),
         )
-
-    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain, as there is only one."""
-        return ()
 
 
 @dataclass

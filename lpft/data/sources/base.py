@@ -35,13 +35,15 @@ class Source(ABC):
 
     draws = "source"
     """First word of the key of every random draw from this source."""
+    one_domain = False
+    """Whether all samples are of one domain, which is then left out of these keys."""
     image_size: int | None = None
     channels = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     test_share = 0.25
     num_classes: int | None = None
-    """Number of classes; None takes the highest label of the table plus one."""
+    """Number of classes; by default (None) see `count_classes`."""
     class_names: tuple[str, ...] = ()
     parallel = False
     """Whether images are decoded in several processes."""
@@ -78,6 +80,10 @@ class Source(ABC):
         """The table, read once."""
         return self.table()
 
+    def count_classes(self) -> int:
+        """Return `num_classes`, else the number of class names, else the highest label of the table plus one."""
+        return self.num_classes or len(self.class_names) or 1 + int(self.cached_table["label"].max())
+
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of rows in ascending order, of any size.
 
@@ -112,7 +118,7 @@ class Source(ABC):
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
         """Return the key of a partition's draws within this source."""
-        return () if domain is None else (domain,)
+        return () if domain is None or self.one_domain else (domain,)
 
     def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
         """Return the key of the draws of a client's split within this source."""

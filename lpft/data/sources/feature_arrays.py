@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ import pandas as pd
 
 from lpft.data.messages import content_of, shortened
 from lpft.data.sources.base import OnBadImage, categories
-from lpft.data.sources.feature_checks import Checks, lacks_values
+from lpft.data.sources.feature_checks import check_values, lacks_values
 from lpft.data.sources.feature_files import (
     ENDINGS,
     FeatureFile,
@@ -26,7 +26,7 @@ from lpft.data.sources.feature_files import (
 )
 from lpft.data.sources.features import FeatureSource
 from lpft.data.sources.image_files import stamp_paths
-from lpft.data.sources.names import checked_classes, differ_in_case, in_order
+from lpft.data.sources.names import check_case, check_known, checked_classes, in_order
 from lpft.data.sources.tables import split_words
 from lpft.storage.run import check_client_names
 
@@ -137,11 +137,6 @@ class FeatureArrays(FeatureSource):
         """Names of the classes, in the order of the labels."""
         return self._content.classes
 
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
-        return len(self.class_names)
-
     def table(self) -> pd.DataFrame:
         """Read all files."""
         return self._content.table
@@ -159,10 +154,7 @@ class FeatureArrays(FeatureSource):
         Raises:
             ValueError: if a value is infinite, does not fit float32, or is missing without permission.
         """
-        checks = Checks(permits_missing=self.missing != "error")
-        for path, features in self._features:
-            checks.look(features, path)
-        checks.finish(self._content.names)
+        check_values(self._features, self._content.names, permits_missing=self.missing != "error")
 
     def release(self) -> None:
         """Free the rows; they are read again when needed."""
@@ -181,12 +173,8 @@ class FeatureArrays(FeatureSource):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash names, sizes and modification times of the files."""
-        return stamp_paths(self.root, self._stamped())
-
-    def _stamped(self) -> Iterator[Path]:
-        for path in self._files:
-            yield path
-            yield from (path.parent / name for name in self._roles if name.endswith(".npy"))
+        columns = [name for name in self._roles if name.endswith(".npy")]
+        return stamp_paths(self.root, (path.parent / name for path in self._files for name in (path.name, *columns)))
 
     @property
     def _roles(self) -> list[str]:
@@ -318,12 +306,7 @@ class FeatureArrays(FeatureSource):
             names = tuple(sorted(names, key=int))
         if self.classes is not None:
             classes = checked_classes([str(name) for name in self.classes], "`classes`")
-            unknown = [name for name in names if name not in classes]
-            if unknown:
-                raise ValueError(
-                    f"`label: {self.label}` has the values {shortened(list(map(repr, unknown)))}, which are not in"
-                    f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove these rows."
-                )
+            check_known(f"`label: {self.label}` has the values", names, classes, "remove these rows")
             return classes
         if len(names) == 1:
             raise ValueError(
@@ -335,11 +318,7 @@ class FeatureArrays(FeatureSource):
                 f"`label: {self.label}` has {len(names)} different values in {len(labels)} rows, such as"
                 f" {shortened(names, 3)}, which are no classes. HINT: name the column with the class by `label`."
             )
-        if similar := differ_in_case(names):
-            raise ValueError(
-                f"The classes {similar[0]!r} and {similar[1]!r} differ in case only. HINT: rename one, or list both in"
-                " `classes`."
-            )
+        check_case({name: repr(name) for name in names})
         return names
 
     def _warn_of_names(self, names: Sequence[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from lpft.data.messages import shortened
 
 
 def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
@@ -48,18 +50,26 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
-def differ_in_case(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that differ only in case, if any.
+def check_known(subject: str, names: Iterable[str], classes: Sequence[str], others_hint: str) -> None:
+    """Raise ValueError if a subject's names are not all in `classes`."""
+    unknown = [repr(name) for name in names if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"{subject} {shortened(unknown)}, which are not in `classes`: {shortened(classes, 20)}."
+            f" HINT: add them, or {others_hint}."
+        )
 
-    >>> differ_in_case(["cat", "dog", "Cat"])
-    ('cat', 'Cat')
-    """
+
+def check_case(descriptions: Mapping[str, str]) -> None:
+    """Raise ValueError if two classes, given with their descriptions for the message, differ only in case."""
     spellings: dict[str, str] = {}
-    for name in names:
+    for name, description in descriptions.items():
         other = spellings.setdefault(name.casefold(), name)
         if other != name:
-            return other, name
-    return None
+            raise ValueError(
+                f"The classes {descriptions[other]} and {description} differ in case only. HINT: rename one of them, or"
+                " list both in `classes`."
+            )
 
 
 def composed(name: str) -> str:
