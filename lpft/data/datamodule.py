@@ -118,7 +118,12 @@ class FederatedDataModule(LightningDataModule):
             self._channels = self._image_size = 0
         else:
             self._channels = channels or source.channels
-            self._image_size = self._size_of_images(image_size)
+            size = image_size or source.image_size
+            if size is None:
+                raise ValueError(
+                    f"`{type(source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
+                )
+            self._image_size = size
             defaults = (source.mean, source.std) if self._channels == source.channels else (None, None)
             self._normalize = Normalization.of(self._channels, mean or defaults[0], std or defaults[1])
         test_share = source.test_share if test_share is None else test_share
@@ -141,14 +146,6 @@ class FederatedDataModule(LightningDataModule):
         self._clients_shown: list[ClientSplit] | None = None
         self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
         self._arrays: Arrays | None = None
-
-    def _size_of_images(self, image_size: int | None) -> int:
-        size = image_size or self.source.image_size
-        if size is None:
-            raise ValueError(
-                f"`{type(self.source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
-            )
-        return size
 
     @cached_property
     def spec(self) -> DataSpec:

@@ -63,18 +63,17 @@ def without_duplicates(
     usable, comparable = np.ones(len(hashes), bool), np.ones(len(hashes), bool)
     usable[bad] = False
     comparable[blank] = False
-    held: dict[str, np.ndarray] = {}
+    held_out: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
-        parts_of_split = [getattr(parts, split) for parts in clients.values()]
-        held[split] = np.zeros(len(images), bool)
-        for part in parts_of_split:
-            held[split][images[part[usable[part]]]] = True
+        part = np.concatenate([getattr(parts, split) for parts in clients.values()])
+        held_out[split] = np.zeros(len(images), bool)
+        held_out[split][images[part[usable[part]]]] = True
     remaining, left_out = dict[str, SplitPositions](), dict[str, SplitPositions]()
     for name, parts in clients.items():
         unique, duplicates = [], []
         for split, part in zip(SPLITS, parts, strict=True):
             part = part[usable[part]]
-            in_others = [held[other][images[part]] for other in HELD_OUT[split]]
+            in_others = [held_out[other][images[part]] for other in HELD_OUT[split]]
             duplicate = np.any([np.zeros(len(part), bool), *in_others], 0) & comparable[part]
             unique.append(part[~duplicate])
             duplicates.append(part[duplicate])

@@ -61,16 +61,12 @@ class SplitSource(Source):
 
     def images(self, positions: np.ndarray) -> Images:
         """Read images, each part at once."""
-        first, last = np.searchsorted(self._ends, positions[[0, -1]], side="right")
-        bounds = np.searchsorted(positions, self._ends[first : last + 1])
+        part_of = np.searchsorted(self._ends, positions, side="right")
         by_part = []
-        for number, start, end in zip(range(first, last + 1), [0, *bounds], bounds, strict=False):
-            if end > start:
-                part = self.parts[number][2]
-                by_part.append(part.images(positions[start:end] - (self._ends[number] - len(part.labels))))
-        arrays = [images for images in by_part if isinstance(images, np.ndarray)]
-        if len(arrays) == len(by_part) and len({images.shape[1:] for images in arrays}) == 1:
-            return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        for number in np.unique(part_of):
+            part = self.parts[number][2]
+            first = self._ends[number] - len(part.labels)
+            by_part.append(part.images(positions[part_of == number] - first))
         return by_part[0] if len(by_part) == 1 else [image for images in by_part for image in images]
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:

@@ -95,10 +95,10 @@ class Attribute:
                 f" `at_least: {self.at_least}`. HINT: give the `values` that mean yes (and, if need be, the `others`),"
                 " or the least number that means yes as `at_least`."
             )
-        twice = {plain(value) for value in self.values or []} & {plain(value) for value in self.others or []}
-        if twice:
+        ambiguous = all_normalized(self.values) & all_normalized(self.others)
+        if ambiguous:
             raise ValueError(
-                f"The attribute of column {self.column!r} has {shortened(sorted(twice))} among both `values` and"
+                f"The attribute of column {self.column!r} has {shortened(sorted(ambiguous))} among both `values` and"
                 " `others`. HINT: a value means yes or no."
             )
 
@@ -118,8 +118,8 @@ class Attribute:
         Raises:
             ValueError: if `at_least` meets a value that is not a number, or all answers are the same.
         """
-        words = values.map(plain)
-        answered = (words != "") & ~words.isin([plain(value) for value in self.missing])
+        words = values.map(normalized)
+        answered = (words != "") & ~words.isin(all_normalized(self.missing))
         if self.at_least is not None:
             numbers = pd.to_numeric(values, errors="coerce")
             others = sorted(values[answered & numbers.isna()].unique())
@@ -132,9 +132,9 @@ class Attribute:
                 )
             yes = numbers >= self.at_least
         else:
-            yes = words.isin([plain(value) for value in self.values or []])
+            yes = words.isin(all_normalized(self.values))
             if self.others is not None:
-                answered &= yes | words.isin([plain(value) for value in self.others])
+                answered &= yes | words.isin(all_normalized(self.others))
             unknown = answered & ~yes & words.isin(UNKNOWN)
             if self.others is None and unknown.any():
                 named = json.dumps(sorted(values[unknown].unique()), ensure_ascii=False)
@@ -151,14 +151,19 @@ class Attribute:
         return yes.where(answered, None)
 
 
-def plain(value: Value) -> str:
+def normalized(value: Value) -> str:
     """Normalize a value for comparison: lower case, whole numbers without a point, yes as true.
 
-    >>> plain("Male"), plain("1.0"), plain(-1), plain("1.05"), plain("Yes"), plain(False)
-    ('male', '1', '-1', '1.05', 'true', 'false')
+    >>> [normalized(value) for value in ("Male", "1.0", -1, "1.05", "Yes", False)]
+    ['male', '1', '-1', '1.05', 'true', 'false']
     """
     text = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip().lower())
     return {"yes": "true", "no": "false"}.get(text, text)
+
+
+def all_normalized(values: Sequence[Value] | None) -> set[str]:
+    """Normalize values; see `normalized`."""
+    return {normalized(value) for value in values or ()}
 
 
 class AttributeTable(AttributeSource):
@@ -199,7 +204,9 @@ class AttributeTable(AttributeSource):
         self.file, self.split, self.unit, self.home = file, split, unit, home
         self.columns = list(columns or [])
         self.image_folders = images or ["."]
-        self._where = "put the images below that folder, or name theirs with `--data.source.images '[FOLDER, ...]'`."
+        self._missing_hint = (
+            "put the images below that folder, or name theirs with `--data.source.images '[FOLDER, ...]'`."
+        )
 
     @property
     def folder(self) -> Path:

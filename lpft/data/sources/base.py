@@ -111,10 +111,7 @@ class Source(ABC):
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Return the splits that the source defines for each domain, including empty ones."""
         rows = table.loc[table["split"].isin(SPLITS), ["domain", "split"]].drop_duplicates()
-        given: dict[str, set[str]] = {}
-        for domain, split in rows.itertuples(index=False):
-            given.setdefault(domain, set()).add(split)
-        return given
+        return dict(rows.groupby("domain", observed=True)["split"].agg(set))
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
         """Return the key of a partition's draws within this source."""
@@ -168,7 +165,7 @@ class FileSource(Source):
     parallel = True
     crop: int | None = None
     """Side in pixels of the center crop taken from every image."""
-    _where = "set `--data.source.root` to the folder that the listed paths start from."
+    _missing_hint = "set `--data.source.root` to the folder that the listed paths start from."
     """The hint if no file is found."""
 
     def __init__(self, root: str) -> None:
@@ -194,14 +191,14 @@ class FileSource(Source):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table, and names, sizes and modification times of the files."""
-        names = self.cached_table["file"]
-        if len(names) and not any((self.folder / name).exists() for name in names):
+        names = list(self.cached_table["file"])
+        if names and not any((self.folder / name).exists() for name in names):
             raise FileNotFoundError(
-                f"None of the {len(names)} image files is in {self.folder}, such as {names.iloc[0]}; found"
-                f" {content_of(self.folder)}. HINT: {self._where}"
+                f"None of the {len(names)} image files is in {self.folder}, such as {names[0]}; found"
+                f" {content_of(self.folder)}. HINT: {self._missing_hint}"
             )
         content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
-        files = stamp(self.folder, list(self.cached_table["file"]), on_missing)
+        files = stamp(self.folder, names, on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
 
 

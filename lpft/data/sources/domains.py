@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -210,10 +211,11 @@ class Domains(FileSource):
             )
         check_client_names(domains)
         read = read_text_list if self.lists == "txt" else read_pickled_list
-        table = pd.concat([
-            without_repeats(read(path), path).assign(domain=domain, split=split)
-            for domain in domains for split in LIST_SPLITS for path in [files[f"{domain}_{split}.{self.lists}"]]
-        ], ignore_index=True)  # fmt: skip
+        tables = []
+        for domain, split in product(domains, LIST_SPLITS):
+            path = files[f"{domain}_{split}.{self.lists}"]
+            tables.append(without_repeats(read(path), path).assign(domain=domain, split=split))
+        table = pd.concat(tables, ignore_index=True)
         if table.empty:
             raise ValueError(f"The lists in {self.set_root} are empty: {shortened(expected, 12)}.")
         return table.assign(domain=categories(table["domain"], domains))

@@ -38,7 +38,7 @@ SUSPICIOUS = (
 )  # fmt: skip
 """Names of columns that are hardly features."""
 
-TAKEN = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
+RESERVED = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
 """Columns of the table of samples, which no attribute may be named after."""
 
 
@@ -108,14 +108,16 @@ class FeatureArrays(FeatureSource):
         self.unit, self.group, self.missing, self.equal_rows = unit, group, missing, equal_rows
         self.attributes, self.ignore, self.classes = list(attributes or []), list(ignore or []), classes
         roles = [label, *filter(None, (domain, split, unit, group)), *self.ignore]
-        twice = sorted({name for name in roles if roles.count(name) > 1})
-        taken = [name for name in self.attributes if name in TAKEN]
+        repeated = sorted({name for name in roles if roles.count(name) > 1})
+        reserved = [name for name in self.attributes if name in RESERVED]
         if isinstance(features, list) and (label in features or len(set(features)) < len(features) or not features):
             raise ValueError(f"`features: {features}` must name columns once each, and not the label {label!r}.")
-        if taken:
-            raise ValueError(f"`attributes` cannot have a column called {taken[0]!r}. HINT: rename it in the file.")
-        if twice:
-            raise ValueError(f"The column {twice[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once.")
+        if reserved:
+            raise ValueError(f"`attributes` cannot have a column called {reserved[0]!r}. HINT: rename it in the file.")
+        if repeated:
+            raise ValueError(
+                f"The column {repeated[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once."
+            )
 
     @property
     def equal_are_copies(self) -> bool:  # type: ignore[override]
@@ -322,11 +324,11 @@ class FeatureArrays(FeatureSource):
         return names
 
     def _warn_of_names(self, names: Sequence[str]) -> None:
-        hardly = [name for name in names if name.lower() in SUSPICIOUS and not self.features]
-        if hardly:
+        suspicious = [name for name in names if name.lower() in SUSPICIOUS and not self.features]
+        if suspicious:
             log.warning(
                 "The columns %s are taken for features. HINT: if they are none, name them as `domain`, `split`, `unit`,"
-                " `group`, in `attributes` or in `ignore`.", shortened(hardly),
+                " `group`, in `attributes` or in `ignore`.", shortened(suspicious),
             )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lpft.data.normalization import row_slices
 from lpft.data.sources.feature_files import Features
 
 LARGEST, SMALLEST = 1e30, 1e-30
@@ -15,9 +16,6 @@ LARGEST, SMALLEST = 1e30, 1e-30
 
 LEAST_DIGITS = 1e-3
 """Largest rounding error of float32, as a share of a feature's range."""
-
-CHUNK_NUMBERS = 2**22
-"""How many numbers are checked at once."""
 
 
 def check_values(files: Sequence[tuple[Path, Features]], names: Sequence[str], permits_missing: bool) -> None:
@@ -37,9 +35,10 @@ def check_values(files: Sequence[tuple[Path, Features]], names: Sequence[str], p
     rounding: Any = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for path, features in files:
-            for start, rows in chunks(features.values):
+            for chunk in row_slices(*features.values.shape):
+                rows = features.values[chunk]
                 exact = rows.astype(np.float64)
-                _refuse_values(exact, start, features, path, permits_missing)
+                _refuse_values(exact, chunk.start, features, path, permits_missing)
                 lowest = np.fmin(lowest, np.fmin.reduce(exact))
                 highest = np.fmax(highest, np.fmax.reduce(exact))
                 rounding = np.fmax(rounding, np.fmax.reduce(np.abs(exact - rows.astype(np.float32))))
@@ -86,18 +85,11 @@ def name_of(names: Sequence[str], number: int) -> str:
     return repr(names[number]) if names else str(number)
 
 
-def chunks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield rows in chunks, with the number of the first row."""
-    size = max(1, CHUNK_NUMBERS // max(values.shape[1], 1))
-    for start in range(0, len(values), size):
-        yield start, values[start : start + size]
-
-
 def lacks_values(values: np.ndarray) -> np.ndarray:
     """Return which rows ``(n, d)`` lack a value, bool, ``(n,)``.
 
     >>> lacks_values(np.array([[1.0, np.nan], [2.0, 3.0]])).tolist()
     [True, False]
     """
-    parts = [np.isnan(rows.astype(np.float64)).any(1) for _, rows in chunks(values)]
+    parts = [np.isnan(values[chunk].astype(np.float64)).any(1) for chunk in row_slices(*values.shape)]
     return np.concatenate(parts) if parts else np.zeros(0, bool)

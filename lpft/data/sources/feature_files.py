@@ -202,22 +202,23 @@ def select(file: FeatureFile, requested: Sequence[str] | str | None, others: Col
     Raises:
         ValueError: if features are missing or not numbers.
     """
-    if isinstance(requested, str) and requested not in file.arrays:
-        requested = [requested]
     if requested is None and len(file.arrays) > 1:
         raise ValueError(
             f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: say which one by `features`, such as"
             f" `features: {next(iter(file.arrays))}`."
         )
-    if isinstance(requested, str) or (requested is None and file.arrays):
-        name = requested if isinstance(requested, str) else next(iter(file.arrays))
-        values = file.arrays[name]
+    if requested is None and file.arrays:
+        requested = next(iter(file.arrays))
+    if isinstance(requested, str) and requested in file.arrays:
+        values = file.arrays[requested]
         if values.dtype.kind not in "biuf":
-            raise ValueError(f"{file.path}: {name} is {values.dtype}, expected numbers.")
+            raise ValueError(f"{file.path}: {requested} is {values.dtype}, expected numbers.")
         return Features(values, file.names if len(file.names) == values.shape[1] else ())
-    if requested is not None and file.names and any(name not in file.columns for name in requested):
-        return Features(select_named(file, requested), tuple(requested))
-    names = [str(name) for name in file.columns if name not in others] if requested is None else list(requested)
+    names = [requested] if isinstance(requested, str) else requested
+    if names is None:
+        names = [str(name) for name in file.columns if name not in others]
+    elif file.names and any(name not in file.columns for name in names):
+        return Features(select_named(file, names), tuple(names))
     if not names:
         raise ValueError(f"{file.path} has no features beside {', '.join(map(str, others))}.")
     return Features(numbers_of([(name, file.column(name)) for name in names], file.path), tuple(map(str, names)))

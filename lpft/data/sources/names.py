@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lpft.data.messages import shortened
+from lpft.data.sources.tables import read_text
 
 
 def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
@@ -22,13 +23,11 @@ def check_choice(setting: str, chosen: Sequence[object], possible: Collection[ob
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read names of classes from a text file, one per line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no file {path} with the names of the `classes`, one a line. HINT: make it, or give a list."
         ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file with the names of the `classes` in UTF-8.") from error
     return checked_classes([line.strip() for line in lines if line.strip()], str(path))
 
 

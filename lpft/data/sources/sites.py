@@ -166,13 +166,14 @@ def classes_of(sites: Iterable[Site]) -> tuple[str, ...]:
     Raises:
         ValueError: if there is only one, or two differ only in case.
     """
-    homes = {name: site.name for site in sites for name in sorted(site.classes)}
-    if len(homes) == 1:
+    site_of_class = {name: site.name for site in sites for name in sorted(site.classes)}
+    if len(site_of_class) == 1:
         raise ValueError(
-            f"All images are of one class, {next(iter(homes))!r}. {EXPECTED} HINT: is this the folder of a class?"
+            f"All images are of one class, {next(iter(site_of_class))!r}. {EXPECTED}"
+            " HINT: is this the folder of a class?"
         )
-    check_case({name: f"{name!r} (site {site!r})" for name, site in homes.items()})
-    return in_order(homes)
+    check_case({name: f"{name!r} (site {site!r})" for name, site in site_of_class.items()})
+    return in_order(site_of_class)
 
 
 class Listing(NamedTuple):
