@@ -14,6 +14,7 @@ from PIL.Image import Image
 from lpft.data.messages import about, readable
 from lpft.data.sources.base import Images
 from lpft.data.sources.foreign import foreign
+from lpft.data.sources.names import check_first_label
 from lpft.data.splits import Split
 
 
@@ -67,8 +68,8 @@ class ArrayDomain:
 
     def __post_init__(self) -> None:
         """Check the combination of settings."""
-        for name in ("path", "dataset", "x_test", "y_test", "x_val", "y_val", "group", "group_file"):
-            if getattr(self, name) == "None":  # how jsonargparse passes a null of the command line
+        for name, value in list(vars(self).items()):
+            if value == "None":  # how jsonargparse passes a null of the command line
                 setattr(self, name, None)
         if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in self.arrays)):
             needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, self.arrays))}"
@@ -117,11 +118,7 @@ def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
 
 
 def _shifted(part: SourceSplit, first_label: int) -> SourceSplit:
-    lowest = int(part.labels.min(initial=first_label))
-    if lowest < first_label:
-        raise ValueError(
-            f"`first_label: {first_label}`, but there is the label {lowest}. HINT: set `first_label: {lowest}`."
-        )
+    check_first_label(int(part.labels.min(initial=first_label)), first_label)
     return SourceSplit(part.labels - first_label, part.images)
 
 

@@ -17,7 +17,7 @@ from lpft.data.messages import about, content_of, shortened
 from lpft.data.sources.base import FileSource, categories, without_repeats
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import locate
-from lpft.data.sources.names import checked_classes, in_order
+from lpft.data.sources.names import check_first_label, checked_classes, in_order
 from lpft.data.sources.pickles import load_arrays
 from lpft.data.sources.tables import read_text
 from lpft.data.splits import GivenSplits, stratified_order
@@ -147,11 +147,8 @@ class Domains(FileSource):
         else:
             lowest = int(listed["label"].min())
             first = int(lowest == 1) if self.first_label is None else self.first_label
-            if first > lowest:
-                raise ValueError(
-                    f"`first_label: {first}`, but the lists in {self.set_root} have the label {lowest}."
-                    f" HINT: set `first_label: {lowest}`."
-                )
+            with about(str(self.set_root)):
+                check_first_label(lowest, first)
             if first and self.first_label is None:
                 log.warning(
                     "The labels in the lists of %s start at 1, which becomes class 0. HINT: `first_label: 1` says that"

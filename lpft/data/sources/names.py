@@ -49,6 +49,14 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
+def check_first_label(lowest: int, first_label: int) -> None:
+    """Raise ValueError if the lowest label is below that of the first class."""
+    if lowest < first_label:
+        raise ValueError(
+            f"`first_label: {first_label}`, but there is the label {lowest}. HINT: set `first_label: {lowest}`."
+        )
+
+
 def check_known(subject: str, names: Iterable[str], classes: Sequence[str], others_hint: str) -> None:
     """Raise ValueError if a subject's names are not all in `classes`."""
     unknown = [repr(name) for name in names if name not in classes]
