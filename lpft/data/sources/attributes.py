@@ -121,27 +121,13 @@ class Attribute:
         words = values.map(normalized)
         answered = (words != "") & ~words.isin(all_normalized(self.missing))
         if self.at_least is not None:
-            numbers = pd.to_numeric(values, errors="coerce")
-            others = sorted(values[answered & numbers.isna()].unique())
-            if others:
-                listed = json.dumps(others[:8], ensure_ascii=False)
-                leave_out = f"`missing: {listed}` leaves such images out; or " if numbers.notna().any() else ""
-                raise ValueError(
-                    f"{path}, column {self.column!r}: {' and '.join(map(repr, others[:8]))} is no number, which"
-                    f" `at_least` needs. HINT: {leave_out}name the `values` that mean yes instead."
-                )
-            yes = numbers >= self.at_least
+            yes = self._numbers(values, answered, path) >= self.at_least
         else:
             yes = words.isin(all_normalized(self.values))
-            if self.others is not None:
+            if self.others is None:
+                self._warn_of_unknown(values[answered & ~yes & words.isin(UNKNOWN)], path)
+            else:
                 answered &= yes | words.isin(all_normalized(self.others))
-            unknown = answered & ~yes & words.isin(UNKNOWN)
-            if self.others is None and unknown.any():
-                named = json.dumps(sorted(values[unknown].unique()), ensure_ascii=False)
-                log.warning(
-                    "%s, column %r: %d images have a value of %s, which is taken for no. HINT: `missing: %s` leaves"
-                    " them out.", path, self.column, int(unknown.sum()), named, named,
-                )  # fmt: skip
         if yes[answered].nunique() < 2:
             raise ValueError(
                 f"{path}: all images have the same answer to {self.both_names[1]!r}; the column has the values"
@@ -149,6 +135,27 @@ class Attribute:
                 " tells the images apart."
             )
         return yes.where(answered, None)
+
+    def _numbers(self, values: pd.Series, answered: pd.Series, path: Path) -> pd.Series:
+        """Return values as numbers; raise ValueError if an answered one is not a number."""
+        numbers = pd.to_numeric(values, errors="coerce")
+        texts = sorted(values[answered & numbers.isna()].unique())[:8]
+        if texts:
+            missing = json.dumps(texts, ensure_ascii=False)
+            leave_out = f"`missing: {missing}` leaves such images out; or " if numbers.notna().any() else ""
+            raise ValueError(
+                f"{path}, column {self.column!r}: {' and '.join(map(repr, texts))} is no number, which `at_least`"
+                f" needs. HINT: {leave_out}name the `values` that mean yes instead."
+            )
+        return numbers
+
+    def _warn_of_unknown(self, values: pd.Series, path: Path) -> None:
+        if len(values):
+            words = json.dumps(sorted(values.unique()), ensure_ascii=False)
+            log.warning(
+                "%s, column %r: %d images have a value of %s, which is taken for no. HINT: `missing: %s` leaves them"
+                " out.", path, self.column, len(values), words, words,
+            )  # fmt: skip
 
 
 def normalized(value: Value) -> str:

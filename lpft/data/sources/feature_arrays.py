@@ -43,9 +43,9 @@ RESERVED = ("label", "domain", "split", "unit", "group", "client", "_file", "_ro
 
 
 class Content(NamedTuple):
-    """Content of the files: the features of each, their names, the classes, and the table of samples."""
+    """Content of the files: the features of each until they are released, their names, classes, table of samples."""
 
-    features: list[tuple[Path, Features]] | None
+    features: list[tuple[Path, Features]]
     names: tuple[str, ...]
     classes: tuple[str, ...]
     table: pd.DataFrame
@@ -161,13 +161,13 @@ class FeatureArrays(FeatureSource):
     def release(self) -> None:
         """Free the rows; they are read again when needed."""
         if "_content" in vars(self):
-            vars(self)["_content"] = self._content._replace(features=None)
+            self._content.features.clear()
 
     @property
     def _features(self) -> list[tuple[Path, Features]]:
-        if self._content.features is None:
-            del self._content  # it was released
-        return self._content.features or []
+        if not self._content.features:
+            del self._content  # they were released
+        return self._content.features
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, and the names of the classes."""
