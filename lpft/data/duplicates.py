@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lpft.data.splits import HELD_OUT, SPLITS, SplitPositions
 
@@ -90,11 +91,8 @@ def under_several_classes(hashes: np.ndarray, labels: np.ndarray, leave: np.ndar
     """
     use = np.ones(len(labels), bool)
     use[leave] = False
-    images, labels = numbered(hashes[use]), labels[use]
-    lowest, highest = np.full(len(images), np.iinfo(np.int64).max), np.full(len(images), -1)
-    np.minimum.at(lowest, images, labels)
-    np.maximum.at(highest, images, labels)
-    return int((lowest != highest)[images].sum())
+    num_classes = pd.Series(labels[use]).groupby(numbered(hashes[use])).transform("nunique")
+    return int((num_classes > 1).sum())
 
 
 def by_class(clients: Collection[Any], labels: np.ndarray) -> dict[int, dict[str, int]]:

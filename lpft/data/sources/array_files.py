@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -297,9 +297,8 @@ def _open_dataset(domain: ArrayDomain, root: Path, arguments: dict[str, Any]) ->
 
 
 def _import(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.rpartition(".")
     try:
-        dataset_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        dataset_class: Callable[..., Any] = pkgutil.resolve_name(name)
         return dataset_class
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(

@@ -50,12 +50,10 @@ class SplitSource(Source):
     def table(self) -> pd.DataFrame:
         """Return the labels of all parts."""
         sizes = [len(part.labels) for *_, part in self.parts]
-        names = list(dict.fromkeys(domain for domain, *_ in self.parts))
-        numbers = {name: number for number, name in enumerate(names)}
-        domains = np.repeat([numbers[domain] for domain, *_ in self.parts], sizes)
+        domains, names = pd.factorize(np.array([domain for domain, *_ in self.parts], object))
         return pd.DataFrame({
             "label": np.concatenate([part.labels for *_, part in self.parts]),
-            "domain": pd.Categorical.from_codes(domains, pd.Index(names)),
+            "domain": pd.Categorical.from_codes(np.repeat(domains, sizes), pd.Index(names)),
             "split": np.repeat(np.array([split for _, split, _ in self.parts], object), sizes),
         })  # fmt: skip
 
@@ -103,7 +101,7 @@ class Arrays(SplitSource):
 
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Open every domain."""
-        self.stamp()
+        self._files()  # names all missing files at once
         for name, domain in self.domains.items():
             with about(f"`domains.{name}`"):
                 parts = open_domain(domain, self.root)
@@ -125,7 +123,11 @@ class Arrays(SplitSource):
         return table
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return size and modification time of every file."""
+        """Return a hash of names, sizes and modification times of each domain's files."""
+        return json.dumps({name: stamp_paths(self.root, paths) for name, paths in self._files().items()})
+
+    def _files(self) -> dict[str, list[Path]]:
+        """Return every domain's files; raise FileNotFoundError if some are missing."""
         files = {name: domain_files(domain, self.root) for name, domain in self.domains.items()}
         missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
         if missing:
@@ -133,7 +135,7 @@ class Arrays(SplitSource):
                 f"Image files are missing: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
                 f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
-        return json.dumps({name: stamp_paths(self.root, paths) for name, paths in files.items()})
+        return files
 
 
 def _rows_of(part: SourceSplit, rows: np.ndarray) -> SourceSplit:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,46 +28,14 @@ TEN_TYPES: tuple[Corruption, ...] = (
 SIZE = 32
 VAL_SHARE = TEST_SHARE = 0.1
 
-
-class Variant(NamedTuple):
-    """CIFAR-10 or CIFAR-100.
-
-    Args:
-        mean, std: normalization, as in DeSA.
-        archive: where the published archive is from.
-        folder, train, test, label_key: folder, files and key of the labels in torchvision's layout of the plain images.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    archive: str
-    folder: str
-    train: list[str]
-    test: list[str]
-    label_key: str
-
-
-VARIANTS = {
-    10: Variant(
-        mean=(0.491, 0.482, 0.447),
-        std=(0.247, 0.243, 0.262),
-        archive="zenodo.org/records/2535967 (CC BY 4.0)",
-        folder="cifar-10-batches-py",
-        train=[f"data_batch_{number}" for number in range(1, 6)],
-        test=["test_batch"],
-        label_key="labels",
-    ),
-    100: Variant(
-        mean=(0.507, 0.487, 0.441),
-        std=(0.268, 0.257, 0.276),
-        archive="zenodo.org/records/3555552 (see its licence field)",
-        folder="cifar-100-python",
-        train=["train"],
-        test=["test"],
-        label_key="fine_labels",
-    ),
+MEANS = {10: (0.491, 0.482, 0.447), 100: (0.507, 0.487, 0.441)}
+STDS = {10: (0.247, 0.243, 0.262), 100: (0.268, 0.257, 0.276)}
+ARCHIVES = {10: "zenodo.org/records/2535967 (CC BY 4.0)", 100: "zenodo.org/records/3555552 (see its licence field)"}
+BATCHES: dict[int, tuple[str, str, list[str], list[str]]] = {
+    10: ("cifar-10-batches-py", "labels", [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]),
+    100: ("cifar-100-python", "fine_labels", ["train"], ["test"]),
 }
-"""By the number of classes."""
+"""Folder, key of the labels, files of the training and of the test part in torchvision's layout."""
 
 log = logging.getLogger("lpft")
 
@@ -128,7 +96,7 @@ class CifarC(Source):
         check_choice("severities", self.severities, SEVERITIES)
         self.shared_ids, self.part, self.seed = shared_ids, part, seed
         self.plain = plain
-        self.mean, self.std = self._variant.mean, self._variant.std
+        self.mean, self.std = MEANS[num_classes], STDS[num_classes]
         self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
 
     def table(self) -> pd.DataFrame:
@@ -143,10 +111,8 @@ class CifarC(Source):
         for (corruption, severity), part in zip(pairs, equal_parts(labels[train], len(pairs), rng), strict=True):
             splits = {"train": train if self.shared_ids else train[part], "val": val, "test": test}
             for split, ids in splits.items():
-                tables.append(pd.DataFrame({
-                    "label": labels[ids], "domain": f"{corruption}-{severity}", "unit": ids,
-                    "corruption": corruption, "severity": severity, "split": split,
-                }))  # fmt: skip
+                columns = {"unit": ids, "corruption": corruption, "severity": severity, "split": split}
+                tables.append(pd.DataFrame({"label": labels[ids], "domain": f"{corruption}-{severity}", **columns}))
         table = pd.concat(tables, ignore_index=True)
         names = [f"{corruption}-{severity}" for corruption, severity in pairs]
         return table.assign(domain=categories(table["domain"], names))
@@ -186,10 +152,6 @@ class CifarC(Source):
         return {**super().settings(), "computed": self._files[0] != self._archive}
 
     @property
-    def _variant(self) -> Variant:
-        return VARIANTS[self.num_classes]
-
-    @property
     def _archive(self) -> Path:
         inner = self.root / f"CIFAR-{self.num_classes}-C"
         return self.root if (self.root / "labels.npy").exists() and not inner.exists() else inner
@@ -197,7 +159,7 @@ class CifarC(Source):
     @property
     def _files(self) -> tuple[Path, list[str]]:
         """The folder to read, and the files in it: those of the archive or of the plain images."""
-        folder, train, test = self._variant.folder, self._variant.train, self._variant.test
+        folder, _, train, test = BATCHES[self.num_classes]
         batches = [*train, *test] if self.part == "all" else test
         if self.plain is not None:
             path = self.root / self.plain
@@ -216,7 +178,7 @@ class CifarC(Source):
             f" {self._archive.name} with labels.npy and, for each of {len(self.types)} types, a file such as"
             f" {self.types[0]}.npy; or, to compute them, {folder} with {', '.join(batches)}. HINT: set the folder with"
             f" `--data.source.root`, or name an `.npz` file with `--data.source.plain`. The archive is at"
-            f" {self._variant.archive}, the plain images at www.cs.toronto.edu/~kriz/cifar.html; nothing is"
+            f" {ARCHIVES[self.num_classes]}, the plain images at www.cs.toronto.edu/~kriz/cifar.html; nothing is"
             " downloaded."
         )
 
@@ -238,7 +200,7 @@ class CifarC(Source):
             if not plain:
                 raise ValueError(f"{folder / names[0]} has no test images. HINT: set `part: all`.")
         else:
-            plain = [read_batch(folder / name, self._variant.label_key) for name in names]
+            plain = [read_batch(folder / name, BATCHES[self.num_classes][1]) for name in names]
         labels, images = (np.concatenate(parts) for parts in zip(*plain, strict=True))
         check_shape(images, (len(labels), SIZE, SIZE, 3), f"The images in {folder}")
         pixels = np.ascontiguousarray(images).reshape(len(images), -1)

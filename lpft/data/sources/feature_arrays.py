@@ -265,10 +265,7 @@ class FeatureArrays(FeatureSource):
         for file in files[1:]:
             features = select(file, self.features, self._roles)
             if set(features.names) != set(first.names) or features.values.shape[1] != first.values.shape[1]:
-                differing = [
-                    *sorted(set(first.names) - set(features.names)),
-                    *sorted(set(features.names) - set(first.names)),
-                ]
+                differing = sorted(set(first.names) ^ set(features.names))
                 which = f"; only one of them has {shortened(differing, 8)}" if differing else ""
                 raise ValueError(
                     f"{files[0].path} has {first.values.shape[1]} features and {file.path} has"

@@ -13,16 +13,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lpft.data.messages import printable, shortened
 from lpft.data.sources.pixels import DEFAULT_PIXELS, Notes, PixelSettings, read_pixels
-from lpft.storage.file_checks import check_content
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 """Endings of image files, in lower case."""
 
 OTHER_KINDS = (
+    (0, b"version https://git-lfs", "it is a pointer of Git LFS. HINT: fetch the file with `git lfs pull`"),
+    (0, b"<", "it is a page of text, not an image. HINT: download it again"),
     (4, b"ftyp", "it is a HEIC or AVIF image, which Pillow cannot read here. HINT: convert it to PNG or JPEG"),
     (128, b"DICM", "it is a DICOM file. HINT: convert it to PNG of 16 bits"),
 )
-"""Other binary files that are often named like images: position and bytes of their signature, and a description."""
+"""Other files that are often named like images: position and bytes of their signature, and a description."""
 
 
 class Decoded(NamedTuple):
@@ -103,13 +104,11 @@ def reason(path: Path, error: Exception) -> str:
     """Return why a file cannot be read."""
     if not isinstance(error, UnidentifiedImageError):
         return printable(str(error)) or type(error).__name__
-    try:
-        check_content(path)
-    except ValueError as problem:
-        return str(problem).replace(str(path), "it", 1).removesuffix(".")
     with path.open("rb") as file:
         start = file.read(512)
-    kinds = (kind for position, signature, kind in OTHER_KINDS if start[position:].startswith(signature))
+    if not start:
+        return "the file is empty"
+    kinds = (kind for position, signature, kind in OTHER_KINDS if start[position:].lstrip().startswith(signature))
     return next(kinds, "it starts like no image that Pillow knows, or is damaged")
 
 
