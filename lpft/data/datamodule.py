@@ -299,7 +299,7 @@ class FederatedDataModule(LightningDataModule):
             type(self.source).__name__,
             key,
             self._samples,
-            lambda samples, done: decode(self.source, samples.rows, self.spec, self.pixels, done),
+            lambda samples, start: decode(self.source, samples.rows, self.spec, self.pixels, start),
             self.spec,
             self._on_bad_image,
         )

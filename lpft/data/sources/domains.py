@@ -106,7 +106,7 @@ class Domains(FileSource):
             base, files = locate(list(listed["file"]), [self.set_root, self.set_root.parent])
         return base, listed.assign(file=files)
 
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the classes: `classes`, else the folders of their images, or nothing if those differ."""
         if self.classes is not None:
