@@ -249,7 +249,10 @@ UNFIT = {
     "complex": (lambda: of_layer(ComplexScale()), "complex parameters.*body.2.scale"),
     "synchronized": (lambda: of_layer(nn.SyncBatchNorm(4)), "SyncBatchNorm.*body.2"),
     "own head": (lambda: Own(Calls(lambda x: x), Cosine(4, 3)), "not a plain torch.nn.Linear"),
-    "normed head": (lambda: Own(Calls(lambda x: x), nn.utils.weight_norm(nn.Linear(4, 3))), "not a plain torch.nn.Linear"),
+    "normed head": (
+        lambda: Own(Calls(lambda x: x), nn.utils.weight_norm(nn.Linear(4, 3))),
+        "not a plain torch.nn.Linear",
+    ),
     "tuple": (lambda: Own(Calls(lambda x: (x, x))), "returns a tuple"),
     "dict": (lambda: Own(Calls(lambda x: {"features": x})), "returns a dict"),
     "shape": (lambda: Own(Calls(lambda x: x[..., None])), r"\(2, 4, 1\) for 2 images.*\(2, 4\)"),

@@ -175,7 +175,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(settings: dict[str, object], message: str) -> None:
+def test_combinations_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(TorchvisionNet, settings, DataSpec(3, 24, 3))
 
