@@ -118,7 +118,12 @@ class FederatedDataModule(LightningDataModule):
             self._channels = self._image_size = 0
         else:
             self._channels = channels or source.channels
-            self._image_size = self._size_of_images(image_size)
+            size = image_size or source.image_size
+            if size is None:
+                raise ValueError(
+                    f"`{type(source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
+                )
+            self._image_size = size
             defaults = (source.mean, source.std) if self._channels == source.channels else (None, None)
             self._normalize = Normalization.of(self._channels, mean or defaults[0], std or defaults[1])
         test_share = source.test_share if test_share is None else test_share
@@ -142,20 +147,10 @@ class FederatedDataModule(LightningDataModule):
         self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
         self._arrays: Arrays | None = None
 
-    def _size_of_images(self, image_size: int | None) -> int:
-        size = image_size or self.source.image_size
-        if size is None:
-            raise ValueError(
-                f"`{type(self.source).__name__}` has images of any size. HINT: set the size they get with `image_size`."
-            )
-        return size
-
     @cached_property
     def spec(self) -> DataSpec:
         """Shape of the inputs and number of classes; no image is decoded."""
-        num_classes = self._num_classes or self.source.num_classes
-        if num_classes is None:
-            num_classes = 1 + int(self.source.cached_table["label"].max())
+        num_classes = self._num_classes or self.source.count_classes()
         if self.source.has_features:
             names = self.source.class_names
             if names and len(names) != num_classes:
@@ -304,7 +299,7 @@ class FederatedDataModule(LightningDataModule):
             type(self.source).__name__,
             key,
             self._samples,
-            lambda samples, done: decode(self.source, samples.rows, self.spec, self.pixels, done),
+            lambda samples, start: decode(self.source, samples.rows, self.spec, self.pixels, start),
             self.spec,
             self._on_bad_image,
         )

@@ -30,18 +30,18 @@ SHOWN_FROM = 5000
 
 
 def decode(
-    source: Source, rows: np.ndarray, spec: DataSpec, settings: PixelSettings, done: int = 0
+    source: Source, rows: np.ndarray, spec: DataSpec, settings: PixelSettings, start: int = 0
 ) -> Iterator[Decoded]:
-    """Yield the images of a source's rows, given in ascending order, in batches, after the first `done` rows.
+    """Yield the images of a source's rows, given in ascending order, in batches, after the first `start` rows.
 
     Raises:
         Interrupted: if a helper process is killed.
     """
     num_bytes = 3 * spec.image_size**2 if spec.num_features is None else 4 * spec.num_features
     batch_size = max(1, min(1024, BATCH_BYTES // num_bytes))
-    batches = [rows[start : start + batch_size] for start in range(done, len(rows), batch_size)]
+    batches = [rows[first : first + batch_size] for first in range(start, len(rows), batch_size)]
     cores = available_cores()
-    helpers = cores if source.parallel and len(rows) - done > FEW_FILES and cores > 1 else 0
+    helpers = cores if source.parallel and len(rows) - start > FEW_FILES and cores > 1 else 0
     loader: DataLoader[Any] = DataLoader(
         cast("Dataset[Any]", batches),
         batch_size=None,
@@ -51,7 +51,7 @@ def decode(
         worker_init_fn=partial(_start_helper, os.getpid()),
     )
     noun, show = spec.noun, len(rows) >= SHOWN_FROM
-    with Steps("prepare", len(rows), noun.removesuffix("s"), show, done, counted=noun, lines=10) as steps:
+    with Steps("prepare", len(rows), noun.removesuffix("s"), show, start, counted=noun, lines=10) as steps:
         try:
             for decoded in loader:
                 yield decoded

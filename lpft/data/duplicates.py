@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lpft.data.splits import HELD_OUT, SPLITS, SplitPositions
 
@@ -63,18 +64,17 @@ def without_duplicates(
     usable, comparable = np.ones(len(hashes), bool), np.ones(len(hashes), bool)
     usable[bad] = False
     comparable[blank] = False
-    held: dict[str, np.ndarray] = {}
+    held_out: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
-        parts_of_split = [getattr(parts, split) for parts in clients.values()]
-        held[split] = np.zeros(len(images), bool)
-        for part in parts_of_split:
-            held[split][images[part[usable[part]]]] = True
+        part = np.concatenate([getattr(parts, split) for parts in clients.values()])
+        held_out[split] = np.zeros(len(images), bool)
+        held_out[split][images[part[usable[part]]]] = True
     remaining, left_out = dict[str, SplitPositions](), dict[str, SplitPositions]()
     for name, parts in clients.items():
         unique, duplicates = [], []
         for split, part in zip(SPLITS, parts, strict=True):
             part = part[usable[part]]
-            in_others = [held[other][images[part]] for other in HELD_OUT[split]]
+            in_others = [held_out[other][images[part]] for other in HELD_OUT[split]]
             duplicate = np.any([np.zeros(len(part), bool), *in_others], 0) & comparable[part]
             unique.append(part[~duplicate])
             duplicates.append(part[duplicate])
@@ -91,11 +91,8 @@ def under_several_classes(hashes: np.ndarray, labels: np.ndarray, leave: np.ndar
     """
     use = np.ones(len(labels), bool)
     use[leave] = False
-    images, labels = numbered(hashes[use]), labels[use]
-    lowest, highest = np.full(len(images), np.iinfo(np.int64).max), np.full(len(images), -1)
-    np.minimum.at(lowest, images, labels)
-    np.maximum.at(highest, images, labels)
-    return int((lowest != highest)[images].sum())
+    num_classes = pd.Series(labels[use]).groupby(numbered(hashes[use])).transform("nunique")
+    return int((num_classes > 1).sum())
 
 
 def by_class(clients: Collection[Any], labels: np.ndarray) -> dict[int, dict[str, int]]:

@@ -1,10 +1,20 @@
-"""Parts of messages: lists of names, contents of folders, subjects of errors."""
+"""Parts of messages: lists of names, contents of folders, subjects of errors, errors of reading a file."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from lpft.storage.file_checks import check_content
+
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What numpy, pandas and zipfile raise for a damaged file or one of another format."""
+
+PICKLED = ("allow_pickle", "Object arrays", "Python objects")
+"""Words of numpy's errors for arrays that would have to be unpickled."""
 
 
 def printable(name: str) -> str:
@@ -42,3 +52,26 @@ def about(subject: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{subject}: {error}") from error
+
+
+@contextmanager
+def readable(path: Path, text: bool = False) -> Iterator[None]:
+    """Check the start of a file (see `check_content`), and turn errors of reading it into ValueErrors with its path."""
+    if path.exists():
+        check_content(path, text)
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}). HINT: save it as CSV UTF-8.") from error
+    except READ_ERRORS as error:
+        if str(path) in str(error):
+            raise ValueError(str(error)) from error
+        hint = ""
+        if any(words in str(error) for words in PICKLED):
+            hint = (
+                " HINT: it holds Python objects, which are never unpickled; save numbers with"
+                " `array.astype('float32')` and names with `array.astype(str)`."
+            )
+        raise ValueError(f"{path} cannot be read: {error}.{hint}") from error

@@ -169,8 +169,18 @@ def _moments(rows: Tensor, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 def _parts(rows: Tensor, train: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield values in float64, 0 if missing, and a mask of the present ones."""
-    size = max(1, CHUNK_NUMBERS // rows.shape[1])
-    for start in range(0, len(train), size):
-        values = rows.numpy()[train[start : start + size]].astype(np.float64)
+    for chunk in row_slices(len(train), rows.shape[1]):
+        values = rows.numpy()[train[chunk]].astype(np.float64)
         present = ~np.isnan(values)
         yield np.where(present, values, 0), present
+
+
+def row_slices(num_rows: int, num_features: int) -> Iterator[slice]:
+    """Yield slices of rows of feature arrays that are small enough to be processed at once.
+
+    >>> list(row_slices(3, CHUNK_NUMBERS // 2))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    size = max(1, CHUNK_NUMBERS // max(num_features, 1))
+    for start in range(0, num_rows, size):
+        yield slice(start, start + size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
@@ -125,17 +125,14 @@ def members_of(numbers: np.ndarray, count: int) -> list[np.ndarray]:
     return [order[start:end] for start, end in pairwise(bounds)]
 
 
-def members_by_value(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the positions of each distinct value, int64, ascending, the lowest value first.
+def members_by_value(values: np.ndarray) -> list[np.ndarray]:
+    """Return the positions of each distinct value, int64, ascending, the lowest value first.
 
     >>> [members.tolist() for members in members_by_value(np.array(["b", "a", "b"]))]
     [[1], [0, 2]]
     """
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    bounds = [0, *(1 + np.flatnonzero(ordered[1:] != ordered[:-1])), len(values)] if len(values) else []
-    for start, end in pairwise(bounds):
-        yield order[start:end]
+    distinct, numbers = np.unique(values, return_inverse=True)
+    return members_of(numbers, len(distinct))
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from lpft.data.cache import ClientSplit
 from lpft.data.checks import scaling
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.messages import shortened
+from lpft.data.normalization import row_slices
 from lpft.data.splits import SPLITS
 from lpft.runtime.seeding import generator
 from lpft.storage.atomic import replacing, write_atomically
@@ -31,9 +32,6 @@ MOST_CLASSES = 100
 
 SHEET_CLIENTS, SHEET_IMAGES = 20, 12
 """Rows and columns of the contact sheet."""
-
-SUMMED_ROWS = 4096
-"""Number of rows of features processed at once."""
 
 LEAST_SIDE, MOST_SIDE = 48, 96
 """Range of the size of images on the contact sheet, in pixels; others are resized."""
@@ -132,8 +130,8 @@ def write_features(path: Path, data: FederatedDataModule) -> None:
     train = torch.cat([client.train for client in data.participants().clients]).sort().values
     lowest, highest = (np.full(data.spec.shape, end) for end in (np.inf, -np.inf))
     missing = np.zeros(data.spec.shape, np.int64)
-    for part in train.split(SUMMED_ROWS):
-        rows = data.images[part].numpy()
+    for chunk in row_slices(len(train), len(data.source.feature_names)):
+        rows = data.images[train[chunk]].numpy()
         lowest, highest = np.fmin(lowest, np.fmin.reduce(rows)), np.fmax(highest, np.fmax.reduce(rows))
         missing += np.isnan(rows).sum(0)
     columns = {

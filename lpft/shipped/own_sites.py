@@ -166,7 +166,7 @@ def fit(folder: Path) -> Fitted:
         init_args=init_args,
         counts=_counts(source, table),
         classes=tuple(source.class_names),
-        num_classes=source.num_classes or int(table["label"].max()) + 1,
+        num_classes=source.count_classes(),
         **_open_some(source, table),
     )
     if fitted.num_clients and fitted.min_samples < 2:

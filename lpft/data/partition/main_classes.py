@@ -94,14 +94,13 @@ def deal_classes(num_clients: int, num_classes: int, per_client: int, rng: np.ra
             f"`num_clients={num_clients}` times `classes_per_client={per_client}` is less than the {num_classes}"
             f" classes, so some would belong to nobody. HINT: set at least {-(-num_classes // per_client)} clients."
         )
-    room, more = np.divmod(num_clients * per_client, num_classes)
-    left = np.full(num_classes, room)
-    left[rng.permutation(num_classes)[:more]] += 1
+    least, remainder = np.divmod(num_clients * per_client, num_classes)
+    places = np.full(num_classes, least)
+    places[rng.permutation(num_classes)[:remainder]] += 1
     holds = np.zeros((num_clients, num_classes), bool)
     for client in range(num_clients):
-        chosen = np.lexsort((rng.random(num_classes), -left))[
-            :per_client
-        ]  # the classes with most left: always possible
-        holds[client, chosen] = True
-        left[chosen] -= 1
+        # the classes with the most places: always possible
+        classes = np.lexsort((rng.random(num_classes), -places))[:per_client]
+        holds[client, classes] = True
+        places[classes] -= 1
     return holds

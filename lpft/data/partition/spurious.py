@@ -115,10 +115,10 @@ def sizes_per_class(
     train, val = cut(num)
     if num % 2 or not least <= train <= most["train"]:
         totals = range(2, 2 * (most["train"] + most["val"]) + 1, 2)
-        good = [total for total in totals if least <= cut(total)[0] <= most["train"]]
+        possible = [total for total in totals if least <= cut(total)[0] <= most["train"]]
         raise ValueError(
             f"`train_per_client={num}` does not do for rho = {listed} and the images there are."
-            f" HINT: set it to an even number from {good[0]} to {good[-1]}."
+            f" HINT: set it to an even number from {possible[0]} to {possible[-1]}."
         )
     return {**most, "train": train, "val": val}
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL.Image import Image
 
-from lpft.data.messages import about
+from lpft.data.messages import about, readable
 from lpft.data.sources.base import Images
 from lpft.data.sources.foreign import foreign
+from lpft.data.sources.names import check_first_label
 from lpft.data.splits import Split
-from lpft.storage.file_checks import check_content
 
 
 class SourceSplit(NamedTuple):
@@ -71,12 +68,11 @@ class ArrayDomain:
 
     def __post_init__(self) -> None:
         """Check the combination of settings."""
-        for name in ("path", "dataset", "x_test", "y_test", "x_val", "y_val", "group", "group_file"):
-            if getattr(self, name) == "None":  # how jsonargparse passes a null of the command line
+        for name, value in list(vars(self).items()):
+            if value == "None":  # how jsonargparse passes a null of the command line
                 setattr(self, name, None)
-        arrays = [self.x_train, self.y_train, self.x_test, self.y_test, self.x_val, self.y_val]
-        if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in arrays)):
-            needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, arrays))}"
+        if self.path is None and (self.dataset or any(name and not name.endswith(".npy") for name in self.arrays)):
+            needed = f"`dataset: {self.dataset}`" if self.dataset else f"the arrays {', '.join(map(str, self.arrays))}"
             raise ValueError(
                 f"A domain has no `path`, which {needed} must be read from."
                 " HINT: give the `.npz` file or the dataset's folder as `path`, or name `.npy` files for all four"
@@ -89,6 +85,11 @@ class ArrayDomain:
             raise ValueError(
                 f"A domain has `group_file: {self.group_file}` but no `group`, the name of the array in it."
             )
+
+    @property
+    def arrays(self) -> list[str | None]:
+        """Names of the arrays of images and labels."""
+        return [self.x_train, self.y_train, self.x_test, self.y_test, self.x_val, self.y_val]
 
 
 def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
@@ -117,11 +118,7 @@ def open_domain(domain: ArrayDomain, root: Path) -> dict[Split, SourceSplit]:
 
 
 def _shifted(part: SourceSplit, first_label: int) -> SourceSplit:
-    lowest = int(part.labels.min(initial=first_label))
-    if lowest < first_label:
-        raise ValueError(
-            f"`first_label: {first_label}`, but there is the label {lowest}. HINT: set `first_label: {lowest}`."
-        )
+    check_first_label(int(part.labels.min(initial=first_label)), first_label)
     return SourceSplit(part.labels - first_label, part.images)
 
 
@@ -150,8 +147,7 @@ def domain_files(domain: ArrayDomain, root: Path) -> list[Path]:
     Raises:
         ValueError: if a path is a folder although no `dataset` is set.
     """
-    arrays = [domain.x_train, domain.y_train, domain.x_test, domain.y_test, domain.x_val, domain.y_val]
-    arrays = [domain.group] if domain.dataset else [*arrays, domain.group]
+    arrays = [domain.group] if domain.dataset else [*domain.arrays, domain.group]
     names = {domain.path, domain.group_file, *(name for name in arrays if name and name.endswith(".npy"))}
     paths = sorted(root / name for name in names if name)
     folders = [path for path in paths if path.is_dir()]
@@ -200,16 +196,15 @@ class ArrayFiles:
 
     def _read(self, name: str) -> np.ndarray:
         if name.endswith(".npy"):
-            with _readable(self.root / name):
+            with readable(self.root / name):
                 return np.load(self.root / name, mmap_mode="r", allow_pickle=False)
-        keys = self._keys()
+        path, keys = self.root / str(self.path), self._keys()
         if name not in keys:
             raise ValueError(
-                f"there is no array {name!r} in {self.root / str(self.path)}, found {', '.join(keys) or 'none'}."
+                f"there is no array {name!r} in {path}, found {', '.join(keys) or 'none'}."
                 " HINT: name the domain's arrays as `x_train`, `y_train`, `x_test`, `y_test`, `group`."
             )
-        path = self.root / str(self.path)
-        with _readable(path), np.load(path, allow_pickle=False) as file:
+        with readable(path), np.load(path, allow_pickle=False) as file:
             array: np.ndarray = file[name]
         return array
 
@@ -219,32 +214,21 @@ class ArrayFiles:
             raise ValueError(conversion)
         if self.path is None or not self.path.endswith(".npz"):
             raise ValueError(f"`path: {self.path}` is no `.npz` file, so there are no arrays in it to name.")
-        with _readable(self.root / self.path), np.load(self.root / self.path, allow_pickle=False) as file:
+        with readable(self.root / self.path), np.load(self.root / self.path, allow_pickle=False) as file:
             return list(file.files)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    if path.exists():
-        check_content(path)
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}). It must be a whole `.npz` or `.npy` file of numbers,"
-            " without pickled objects."
-        ) from error
 
 
 def _open_arrays(files: ArrayFiles, x_name: str, y_name: str) -> SourceSplit:
     with about(f"{x_name} and {y_name}"):
         labels = _check_labels(files.read(y_name))
-        num_images = len(channels_last(files.read(x_name)))
-        if num_images != len(labels):
-            raise ValueError(f"there are {num_images} images and {len(labels)} labels.")
+        check_same_number(channels_last(files.read(x_name)), labels)
     return SourceSplit(labels, lambda positions: channels_last(files.read(x_name))[positions])
+
+
+def check_same_number(images: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError unless there are as many images as labels."""
+    if len(images) != len(labels):
+        raise ValueError(f"there are {len(images)} images and {len(labels)} labels.")
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
@@ -313,9 +297,8 @@ def _open_dataset(domain: ArrayDomain, root: Path, arguments: dict[str, Any]) ->
 
 
 def _import(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.rpartition(".")
     try:
-        dataset_class: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        dataset_class: Callable[..., Any] = pkgutil.resolve_name(name)
         return dataset_class
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(

@@ -50,27 +50,21 @@ class SplitSource(Source):
     def table(self) -> pd.DataFrame:
         """Return the labels of all parts."""
         sizes = [len(part.labels) for *_, part in self.parts]
-        names = list(dict.fromkeys(domain for domain, *_ in self.parts))
-        numbers = {name: number for number, name in enumerate(names)}
-        domains = np.repeat([numbers[domain] for domain, *_ in self.parts], sizes)
+        domains, names = pd.factorize(np.array([domain for domain, *_ in self.parts], object))
         return pd.DataFrame({
             "label": np.concatenate([part.labels for *_, part in self.parts]),
-            "domain": pd.Categorical.from_codes(domains, pd.Index(names)),
+            "domain": pd.Categorical.from_codes(np.repeat(domains, sizes), pd.Index(names)),
             "split": np.repeat(np.array([split for _, split, _ in self.parts], object), sizes),
         })  # fmt: skip
 
     def images(self, positions: np.ndarray) -> Images:
         """Read images, each part at once."""
-        first, last = np.searchsorted(self._ends, positions[[0, -1]], side="right")
-        bounds = np.searchsorted(positions, self._ends[first : last + 1])
+        part_of = np.searchsorted(self._ends, positions, side="right")
         by_part = []
-        for number, start, end in zip(range(first, last + 1), [0, *bounds], bounds, strict=False):
-            if end > start:
-                part = self.parts[number][2]
-                by_part.append(part.images(positions[start:end] - (self._ends[number] - len(part.labels))))
-        arrays = [images for images in by_part if isinstance(images, np.ndarray)]
-        if len(arrays) == len(by_part) and len({images.shape[1:] for images in arrays}) == 1:
-            return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        for number in np.unique(part_of):
+            part = self.parts[number][2]
+            first = self._ends[number] - len(part.labels)
+            by_part.append(part.images(positions[part_of == number] - first))
         return by_part[0] if len(by_part) == 1 else [image for images in by_part for image in images]
 
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
@@ -107,7 +101,7 @@ class Arrays(SplitSource):
 
     def open_parts(self) -> Iterator[tuple[str, str, SourceSplit]]:
         """Open every domain."""
-        self.stamp()
+        self._files()  # names all missing files at once
         for name, domain in self.domains.items():
             with about(f"`domains.{name}`"):
                 parts = open_domain(domain, self.root)
@@ -129,7 +123,11 @@ class Arrays(SplitSource):
         return table
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
-        """Return size and modification time of every file."""
+        """Return a hash of names, sizes and modification times of each domain's files."""
+        return json.dumps({name: stamp_paths(self.root, paths) for name, paths in self._files().items()})
+
+    def _files(self) -> dict[str, list[Path]]:
+        """Return every domain's files; raise FileNotFoundError if some are missing."""
         files = {name: domain_files(domain, self.root) for name, domain in self.domains.items()}
         missing = [f"`domains.{name}`: {path}" for name, paths in files.items() for path in paths if not path.exists()]
         if missing:
@@ -137,7 +135,7 @@ class Arrays(SplitSource):
                 f"Image files are missing: {'; '.join(missing)}. HINT: their paths start from `root`, which is"
                 f" {str(self.root.absolute())!r}; set it with `--data.source.root`. Nothing is downloaded."
             )
-        return json.dumps({name: stamp_paths(self.root, paths) for name, paths in files.items()})
+        return files
 
 
 def _rows_of(part: SourceSplit, rows: np.ndarray) -> SourceSplit:

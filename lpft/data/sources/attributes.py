@@ -35,6 +35,7 @@ class AttributeSource(FileSource):
     """
 
     draws = "spurious"
+    one_domain = True
     image_size = 64
     num_classes = 2
     image_folders: Sequence[str] = (".",)
@@ -62,10 +63,6 @@ class AttributeSource(FileSource):
             domain=categories(["all"] * len(rows), ["all"]),
             group=pd.Categorical.from_codes(groups, pd.Index(names)),
         )
-
-    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain, as there is only one."""
-        return ()
 
 
 @dataclass
@@ -98,10 +95,10 @@ class Attribute:
                 f" `at_least: {self.at_least}`. HINT: give the `values` that mean yes (and, if need be, the `others`),"
                 " or the least number that means yes as `at_least`."
             )
-        twice = {plain(value) for value in self.values or []} & {plain(value) for value in self.others or []}
-        if twice:
+        ambiguous = all_normalized(self.values) & all_normalized(self.others)
+        if ambiguous:
             raise ValueError(
-                f"The attribute of column {self.column!r} has {shortened(sorted(twice))} among both `values` and"
+                f"The attribute of column {self.column!r} has {shortened(sorted(ambiguous))} among both `values` and"
                 " `others`. HINT: a value means yes or no."
             )
 
@@ -121,30 +118,16 @@ class Attribute:
         Raises:
             ValueError: if `at_least` meets a value that is not a number, or all answers are the same.
         """
-        words = values.map(plain)
-        answered = (words != "") & ~words.isin([plain(value) for value in self.missing])
+        words = values.map(normalized)
+        answered = (words != "") & ~words.isin(all_normalized(self.missing))
         if self.at_least is not None:
-            numbers = pd.to_numeric(values, errors="coerce")
-            others = sorted(values[answered & numbers.isna()].unique())
-            if others:
-                listed = json.dumps(others[:8], ensure_ascii=False)
-                leave_out = f"`missing: {listed}` leaves such images out; or " if numbers.notna().any() else ""
-                raise ValueError(
-                    f"{path}, column {self.column!r}: {' and '.join(map(repr, others[:8]))} is no number, which"
-                    f" `at_least` needs. HINT: {leave_out}name the `values` that mean yes instead."
-                )
-            yes = numbers >= self.at_least
+            yes = self._numbers(values, answered, path) >= self.at_least
         else:
-            yes = words.isin([plain(value) for value in self.values or []])
-            if self.others is not None:
-                answered &= yes | words.isin([plain(value) for value in self.others])
-            unknown = answered & ~yes & words.isin(UNKNOWN)
-            if self.others is None and unknown.any():
-                named = json.dumps(sorted(values[unknown].unique()), ensure_ascii=False)
-                log.warning(
-                    "%s, column %r: %d images have a value of %s, which is taken for no. HINT: `missing: %s` leaves"
-                    " them out.", path, self.column, int(unknown.sum()), named, named,
-                )  # fmt: skip
+            yes = words.isin(all_normalized(self.values))
+            if self.others is None:
+                self._warn_of_unknown(values[answered & ~yes & words.isin(UNKNOWN)], path)
+            else:
+                answered &= yes | words.isin(all_normalized(self.others))
         if yes[answered].nunique() < 2:
             raise ValueError(
                 f"{path}: all images have the same answer to {self.both_names[1]!r}; the column has the values"
@@ -153,15 +136,41 @@ class Attribute:
             )
         return yes.where(answered, None)
 
+    def _numbers(self, values: pd.Series, answered: pd.Series, path: Path) -> pd.Series:
+        """Return values as numbers; raise ValueError if an answered one is not a number."""
+        numbers = pd.to_numeric(values, errors="coerce")
+        texts = sorted(values[answered & numbers.isna()].unique())[:8]
+        if texts:
+            missing = json.dumps(texts, ensure_ascii=False)
+            leave_out = f"`missing: {missing}` leaves such images out; or " if numbers.notna().any() else ""
+            raise ValueError(
+                f"{path}, column {self.column!r}: {' and '.join(map(repr, texts))} is no number, which `at_least`"
+                f" needs. HINT: {leave_out}name the `values` that mean yes instead."
+            )
+        return numbers
 
-def plain(value: Value) -> str:
+    def _warn_of_unknown(self, values: pd.Series, path: Path) -> None:
+        if len(values):
+            words = json.dumps(sorted(values.unique()), ensure_ascii=False)
+            log.warning(
+                "%s, column %r: %d images have a value of %s, which is taken for no. HINT: `missing: %s` leaves them"
+                " out.", path, self.column, len(values), words, words,
+            )  # fmt: skip
+
+
+def normalized(value: Value) -> str:
     """Normalize a value for comparison: lower case, whole numbers without a point, yes as true.
 
-    >>> plain("Male"), plain("1.0"), plain(-1), plain("1.05"), plain("Yes"), plain(False)
-    ('male', '1', '-1', '1.05', 'true', 'false')
+    >>> [normalized(value) for value in ("Male", "1.0", -1, "1.05", "Yes", False)]
+    ['male', '1', '-1', '1.05', 'true', 'false']
     """
     text = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip().lower())
     return {"yes": "true", "no": "false"}.get(text, text)
+
+
+def all_normalized(values: Sequence[Value] | None) -> set[str]:
+    """Normalize values; see `normalized`."""
+    return {normalized(value) for value in values or ()}
 
 
 class AttributeTable(AttributeSource):
@@ -202,7 +211,9 @@ class AttributeTable(AttributeSource):
         self.file, self.split, self.unit, self.home = file, split, unit, home
         self.columns = list(columns or [])
         self.image_folders = images or ["."]
-        self._where = "put the images below that folder, or name theirs with `--data.source.images '[FOLDER, ...]'`."
+        self._missing_hint = (
+            "put the images below that folder, or name theirs with `--data.source.images '[FOLDER, ...]'`."
+        )
 
     @property
     def folder(self) -> Path:

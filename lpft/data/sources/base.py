@@ -35,13 +35,15 @@ class Source(ABC):
 
     draws = "source"
     """First word of the key of every random draw from this source."""
+    one_domain = False
+    """Whether all samples are of one domain, which is then left out of these keys."""
     image_size: int | None = None
     channels = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     test_share = 0.25
     num_classes: int | None = None
-    """Number of classes; None takes the highest label of the table plus one."""
+    """Number of classes; by default (None) see `count_classes`."""
     class_names: tuple[str, ...] = ()
     parallel = False
     """Whether images are decoded in several processes."""
@@ -78,6 +80,10 @@ class Source(ABC):
         """The table, read once."""
         return self.table()
 
+    def count_classes(self) -> int:
+        """Return `num_classes`, else the number of class names, else the highest label of the table plus one."""
+        return self.num_classes or len(self.class_names) or 1 + int(self.cached_table["label"].max())
+
     def images(self, positions: np.ndarray) -> Images:
         """Return the images of rows in ascending order, of any size.
 
@@ -105,14 +111,11 @@ class Source(ABC):
     def given_splits(self, table: pd.DataFrame) -> GivenSplits:
         """Return the splits that the source defines for each domain, including empty ones."""
         rows = table.loc[table["split"].isin(SPLITS), ["domain", "split"]].drop_duplicates()
-        given: dict[str, set[str]] = {}
-        for domain, split in rows.itertuples(index=False):
-            given.setdefault(domain, set()).add(split)
-        return given
+        return dict(rows.groupby("domain", observed=True)["split"].agg(set))
 
     def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
         """Return the key of a partition's draws within this source."""
-        return () if domain is None else (domain,)
+        return () if domain is None or self.one_domain else (domain,)
 
     def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
         """Return the key of the draws of a client's split within this source."""
@@ -162,7 +165,7 @@ class FileSource(Source):
     parallel = True
     crop: int | None = None
     """Side in pixels of the center crop taken from every image."""
-    _where = "set `--data.source.root` to the folder that the listed paths start from."
+    _missing_hint = "set `--data.source.root` to the folder that the listed paths start from."
     """The hint if no file is found."""
 
     def __init__(self, root: str) -> None:
@@ -188,14 +191,14 @@ class FileSource(Source):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash the table, and names, sizes and modification times of the files."""
-        names = self.cached_table["file"]
-        if len(names) and not any((self.folder / name).exists() for name in names):
+        names = list(self.cached_table["file"])
+        if names and not any((self.folder / name).exists() for name in names):
             raise FileNotFoundError(
-                f"None of the {len(names)} image files is in {self.folder}, such as {names.iloc[0]}; found"
-                f" {content_of(self.folder)}. HINT: {self._where}"
+                f"None of the {len(names)} image files is in {self.folder}, such as {names[0]}; found"
+                f" {content_of(self.folder)}. HINT: {self._missing_hint}"
             )
         content = pd.util.hash_pandas_object(self.cached_table.drop(columns="file"), index=False).to_numpy().tobytes()
-        files = stamp(self.folder, list(self.cached_table["file"]), on_missing)
+        files = stamp(self.folder, names, on_missing)
         return hashlib.sha256(content + files.encode()).hexdigest()
 
 

@@ -67,20 +67,7 @@ def read_attributes(path: Path, attributes: list[str]) -> pd.DataFrame:
     The list is a ``.csv`` with a header, or a ``.txt``: the number of images, the attributes' names, then one line with
     an image's name and its values, -1 or 1.
     """
-    columns = ["image_id", *attributes]
-    if path.suffix == ".csv":
-        table = read_columns(path, columns, HOME)
-    else:
-        lines = read_lines(path, HOME, blanks=True)
-        count, names = (" ".join(next(lines, (0, [""]))[1]) for _ in range(2))
-        if not count.isdigit() or not names:
-            raise wrong_file(
-                f"{path} starts with {count[:40]!r} and {names[:40]!r}, expected the number of images, then the names"
-                " of the attributes", HOME,
-            )  # fmt: skip
-        table = read_columns(path, columns, HOME, ["image_id", *names.split()], lines)
-        if len(table) != int(count):
-            raise wrong_file(f"{path} has {len(table)} images, expected {count} as its first line says", HOME)
+    table = _read_list(path, ["image_id", *attributes], has_header=True)
     other_values = sorted(set(table[attributes].to_numpy().ravel()) - {"-1", "1"})
     if other_values:
         raise wrong_file(f"{path} has the values {shortened(other_values)}, expected -1 and 1", HOME)
@@ -89,14 +76,29 @@ def read_attributes(path: Path, attributes: list[str]) -> pd.DataFrame:
 
 def _values(path: Path, column: str, images: pd.Series) -> pd.Series:
     """Read a list with one value per image: ``.txt`` without a header, or ``.csv``."""
-    columns = ["image_id", column]
-    if path.suffix == ".csv":
-        table = read_columns(path, columns, HOME)
-    else:
-        table = read_columns(path, columns, HOME, columns, read_lines(path, HOME, blanks=True))
-    values = images.map(dict(zip(table["image_id"], table[column], strict=True)))
+    table = _read_list(path, ["image_id", column], has_header=False)
+    values = images.map(table.set_index("image_id")[column].to_dict())
     missing = images[values.isna()].tolist()
     if missing:
         problem = f"{path} says nothing of {len(missing)} images that have attributes: {shortened(missing)}"
         raise wrong_file(problem, HOME)
     return values
+
+
+def _read_list(path: Path, columns: list[str], has_header: bool) -> pd.DataFrame:
+    """Read columns of a list: ``.csv``, or ``.txt`` with or without its two lines of header."""
+    if path.suffix == ".csv":
+        return read_columns(path, columns, HOME)
+    lines = read_lines(path, HOME, blanks=True)
+    if not has_header:
+        return read_columns(path, columns, HOME, columns, lines)
+    count, names = (" ".join(next(lines, (0, [""]))[1]) for _ in range(2))
+    if not count.isdigit() or not names:
+        raise wrong_file(
+            f"{path} starts with {count[:40]!r} and {names[:40]!r}, expected the number of images, then the names of"
+            " the attributes", HOME,
+        )  # fmt: skip
+    table = read_columns(path, columns, HOME, ["image_id", *names.split()], lines)
+    if len(table) != int(count):
+        raise wrong_file(f"{path} has {len(table)} images, expected {count} as its first line says", HOME)
+    return table

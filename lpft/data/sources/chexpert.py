@@ -55,16 +55,17 @@ class CheXpert(AttributeSource):
     def read_rows(self) -> pd.DataFrame:
         """Read both lists."""
         batches = sorted(path.name for path in self.root.glob(BATCHES) if path.is_dir())
-        home = next((batch for batch in (".", *batches) if (self.root / batch / LISTS[0]).exists()), ".")
-        require(self.root / home, {name: [name] for name in (*LISTS, *([] if batches else ["train", "valid"]))}, HOME)
-        rows = pd.concat([self._read_list(self.root / home / name) for name in LISTS])
+        folders = [self.root, *(self.root / batch for batch in batches)]
+        folder = next((folder for folder in folders if (folder / LISTS[0]).exists()), self.root)
+        require(folder, {name: [name] for name in (*LISTS, *([] if batches else ["train", "valid"]))}, HOME)
+        rows = pd.concat([self._read_list(folder / name) for name in LISTS])
         return rows.assign(file=in_batches(self.root, batches, list(rows["file"]))) if batches else rows
 
     def _read_list(self, path: Path) -> pd.DataFrame:
         rows = read_columns(path, ["Path", "Sex", "Frontal/Lateral", self.target, self.other], HOME)
         target, other = (has_finding(rows[finding], finding, path) for finding in (self.target, self.other))
-        taken = (rows["Frontal/Lateral"] == "Frontal") & (target != other) & rows["Sex"].isin(SEXES)
-        location = rows.loc[taken, "Path"].str.extract(LOCATION)
+        used = (rows["Frontal/Lateral"] == "Frontal") & (target != other) & rows["Sex"].isin(SEXES)
+        location = rows.loc[used, "Path"].str.extract(LOCATION)
         if location[0].isna().any():
             image = rows["Path"][location.index[location[0].isna()][0]]
             raise wrong_file(
@@ -72,8 +73,8 @@ class CheXpert(AttributeSource):
             )
         return pd.DataFrame({
             "file": location[0] + "/" + location[1] + "/" + location[2].str.replace("\\", "/"),
-            "label": target[taken],
-            "attribute": rows.loc[taken, "Sex"] == SEXES[1],
+            "label": target[used],
+            "attribute": rows.loc[used, "Sex"] == SEXES[1],
             "unit": location[1],
         })  # fmt: skip
 
@@ -83,13 +84,14 @@ def in_batches(root: Path, batches: Sequence[str], files: Sequence[str]) -> list
 
     Patients' folders are in a batch, in its folder ``train`` or ``valid``, or in ``train`` or ``valid`` of the root.
     """
-    homes: dict[str, str] = {}
+    folder_of_patient: dict[str, str] = {}
     below_batches = [f"{batch}{below}" for batch in batches for below in ("", "/train", "/valid")]
     for folder in [*below_batches, "train", "valid"]:
         if (root / folder).is_dir():
-            homes.update((name, folder) for name in os.listdir(root / folder) if name.startswith("patient"))  # noqa: PTH208
+            names = os.listdir(root / folder)  # noqa: PTH208
+            folder_of_patient.update((name, folder) for name in names if name.startswith("patient"))
     split = [file.split("/", 2) for file in files]
-    return [f"{homes.get(patient, part)}/{patient}/{image}" for part, patient, image in split]
+    return [f"{folder_of_patient.get(patient, part)}/{patient}/{image}" for part, patient, image in split]
 
 
 def has_finding(labels: Iterable[str], finding: str, path: Path) -> np.ndarray:

@@ -95,7 +95,7 @@ class CifarC(Source):
         check_choice("types", self.types, CORRUPTIONS)
         check_choice("severities", self.severities, SEVERITIES)
         self.shared_ids, self.part, self.seed = shared_ids, part, seed
-        self.plain = None if plain == "None" else plain  # how jsonargparse passes a null of the command line
+        self.plain = plain
         self.mean, self.std = MEANS[num_classes], STDS[num_classes]
         self.class_names = CIFAR10 if num_classes == len(CIFAR10) else ()
 

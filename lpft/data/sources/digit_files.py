@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.io import loadmat, whosmat
 
 from lpft.data.messages import about
-from lpft.data.sources.array_files import ArrayDomain, SourceSplit, channels_last, open_domain
+from lpft.data.sources.array_files import ArrayDomain, SourceSplit, channels_last, check_same_number, open_domain
 from lpft.data.sources.pickles import load_arrays
 from lpft.data.splits import Split
 
@@ -69,8 +69,7 @@ def find_files(domain: Domain, path: Path, required: Layout | None) -> DomainFil
     """Find a domain's files in a folder, in the required or the first layout, or return its ``.npz`` file."""
     if path.suffix == ".npz":
         return DomainFiles(domain, None, path.parent, [path.name]) if path.exists() else None
-    for layout, domains in LAYOUTS.items():
-        folders, names = domains.get(domain, ([], [])) if required in (None, layout) else ([], [])
+    for layout, folders, names in _layouts_of(domain, required):
         for root in (path / folder for folder in folders):
             if all((root / name).exists() for name in names):
                 if layout == "fedbn":
@@ -82,12 +81,18 @@ def find_files(domain: Domain, path: Path, required: Layout | None) -> DomainFil
 
 def expected(domain: Domain, required: Layout | None) -> str:
     """List the files of a domain in each possible layout, for messages."""
-    layouts = []
+    layouts = [
+        f"{', '.join((Path(folders[-1]) / name).as_posix() for name in names)} ({layout})"
+        for layout, folders, names in _layouts_of(domain, required)
+    ]
+    return " or ".join(layouts) or "another layout"
+
+
+def _layouts_of(domain: Domain, required: Layout | None) -> Iterator[tuple[Layout, list[str], list[str]]]:
+    """Yield a domain's layouts, or the required one, with possible folders and the files."""
     for layout, domains in LAYOUTS.items():
         if domain in domains and required in (None, layout):
-            folders, names = domains[domain]
-            layouts.append(f"{', '.join((Path(folders[-1]) / name).as_posix() for name in names)} ({layout})")
-    return " or ".join(layouts) or "another layout"
+            yield layout, *domains[domain]
 
 
 def open_files(
@@ -130,8 +135,8 @@ def _open_mat(domain: Domain, path: Path, split: Split, size: int, mat_images: R
 
     def images(positions: np.ndarray) -> np.ndarray:
         stored = mat_images(path, x, position)
-        if len(stored) != len(labels):
-            raise ValueError(f"{path}, {split}: there are {len(stored)} images and {len(labels)} labels.")
+        with about(f"{path}, {split}"):
+            check_same_number(stored, labels)
         return stored[positions]
 
     return SourceSplit(labels, images)
@@ -154,11 +159,11 @@ def read_mat_images(path: Path, name: str, position: int) -> np.ndarray:
 def _read_mat(path: Path, name: str) -> Any:
     try:
         content = loadmat(path, variable_names=[name])
-        if name not in content:
-            variables = ", ".join(variable for variable, *_ in whosmat(path))
-            raise KeyError(f"there is no variable {name}, found {variables}")
     except Exception as error:  # truncated files make scipy raise nearly anything
         raise ValueError(f"{path} cannot be read: {str(error) or type(error).__name__}.") from error
+    if name not in content:
+        variables = ", ".join(variable for variable, *_ in whosmat(path))
+        raise ValueError(f"{path}: there is no variable {name}, found {variables}.")
     return content[name]
 
 
@@ -168,8 +173,7 @@ def _read_pickle(path: Path) -> SourceSplit:
         if not isinstance(pair, list | tuple) or [type(part) for part in pair] != [np.ndarray, np.ndarray]:
             raise ValueError("it does not hold a pair of arrays, (images, labels).")
         images, labels = channels_last(pair[0]), _digits(pair[1])
-        if len(images) != len(labels):
-            raise ValueError(f"there are {len(images)} images and {len(labels)} labels.")
+        check_same_number(images, labels)
     return SourceSplit(labels, images.__getitem__)
 
 

@@ -100,9 +100,10 @@ class Digits(Source):
                 images[rows] = change(plain, self.rng(self.seed, domain))[rows]
         return images[positions].transpose(0, 2, 3, 1)
 
-    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain if there is only one."""
-        return () if len(self.domains) == 1 else super().partition_key(domain)
+    @property
+    def one_domain(self) -> bool:  # type: ignore[override]
+        """Whether there is only one domain."""
+        return len(self.domains) == 1
 
     def split_key(self, client: str, position: int, num_clients: int) -> tuple[str | int, ...]:
         """Use the client's number instead of its name."""

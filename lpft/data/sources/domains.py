@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from lpft.data.messages import about, content_of, shortened
 from lpft.data.sources.base import FileSource, categories, without_repeats
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import locate
-from lpft.data.sources.names import checked_classes, in_order
+from lpft.data.sources.names import check_first_label, checked_classes, in_order
 from lpft.data.sources.pickles import load_arrays
 from lpft.data.sources.tables import read_text
 from lpft.data.splits import GivenSplits, stratified_order
@@ -105,7 +106,7 @@ class Domains(FileSource):
             base, files = locate(list(listed["file"]), [self.set_root, self.set_root.parent])
         return base, listed.assign(file=files)
 
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the classes: `classes`, else the folders of their images, or nothing if those differ."""
         if self.classes is not None:
@@ -146,11 +147,8 @@ class Domains(FileSource):
         else:
             lowest = int(listed["label"].min())
             first = int(lowest == 1) if self.first_label is None else self.first_label
-            if first > lowest:
-                raise ValueError(
-                    f"`first_label: {first}`, but the lists in {self.set_root} have the label {lowest}."
-                    f" HINT: set `first_label: {lowest}`."
-                )
+            with about(str(self.set_root)):
+                check_first_label(lowest, first)
             if first and self.first_label is None:
                 log.warning(
                     "The labels in the lists of %s start at 1, which becomes class 0. HINT: `first_label: 1` says that"
@@ -210,10 +208,11 @@ class Domains(FileSource):
             )
         check_client_names(domains)
         read = read_text_list if self.lists == "txt" else read_pickled_list
-        table = pd.concat([
-            without_repeats(read(path), path).assign(domain=domain, split=split)
-            for domain in domains for split in LIST_SPLITS for path in [files[f"{domain}_{split}.{self.lists}"]]
-        ], ignore_index=True)  # fmt: skip
+        tables = []
+        for domain, split in product(domains, LIST_SPLITS):
+            path = files[f"{domain}_{split}.{self.lists}"]
+            tables.append(without_repeats(read(path), path).assign(domain=domain, split=split))
+        table = pd.concat(tables, ignore_index=True)
         if table.empty:
             raise ValueError(f"The lists in {self.set_root} are empty: {shortened(expected, 12)}.")
         return table.assign(domain=categories(table["domain"], domains))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ import pandas as pd
 
 from lpft.data.messages import content_of, shortened
 from lpft.data.sources.base import OnBadImage, categories
-from lpft.data.sources.feature_checks import Checks, lacks_values
+from lpft.data.sources.feature_checks import check_values, lacks_values
 from lpft.data.sources.feature_files import (
     ENDINGS,
     FeatureFile,
@@ -26,7 +26,7 @@ from lpft.data.sources.feature_files import (
 )
 from lpft.data.sources.features import FeatureSource
 from lpft.data.sources.image_files import stamp_paths
-from lpft.data.sources.names import checked_classes, differ_in_case, in_order
+from lpft.data.sources.names import check_case, check_known, checked_classes, in_order
 from lpft.data.sources.tables import split_words
 from lpft.storage.run import check_client_names
 
@@ -38,14 +38,14 @@ SUSPICIOUS = (
 )  # fmt: skip
 """Names of columns that are hardly features."""
 
-TAKEN = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
+RESERVED = ("label", "domain", "split", "unit", "group", "client", "_file", "_row")
 """Columns of the table of samples, which no attribute may be named after."""
 
 
 class Content(NamedTuple):
-    """Content of the files: the features of each, their names, the classes, and the table of samples."""
+    """Content of the files: the features of each until they are released, their names, classes, table of samples."""
 
-    features: list[tuple[Path, Features]] | None
+    features: list[tuple[Path, Features]]
     names: tuple[str, ...]
     classes: tuple[str, ...]
     table: pd.DataFrame
@@ -108,14 +108,16 @@ class FeatureArrays(FeatureSource):
         self.unit, self.group, self.missing, self.equal_rows = unit, group, missing, equal_rows
         self.attributes, self.ignore, self.classes = list(attributes or []), list(ignore or []), classes
         roles = [label, *filter(None, (domain, split, unit, group)), *self.ignore]
-        twice = sorted({name for name in roles if roles.count(name) > 1})
-        taken = [name for name in self.attributes if name in TAKEN]
+        repeated = sorted({name for name in roles if roles.count(name) > 1})
+        reserved = [name for name in self.attributes if name in RESERVED]
         if isinstance(features, list) and (label in features or len(set(features)) < len(features) or not features):
             raise ValueError(f"`features: {features}` must name columns once each, and not the label {label!r}.")
-        if taken:
-            raise ValueError(f"`attributes` cannot have a column called {taken[0]!r}. HINT: rename it in the file.")
-        if twice:
-            raise ValueError(f"The column {twice[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once.")
+        if reserved:
+            raise ValueError(f"`attributes` cannot have a column called {reserved[0]!r}. HINT: rename it in the file.")
+        if repeated:
+            raise ValueError(
+                f"The column {repeated[0]!r} is named twice, among {', '.join(roles)}. HINT: name it once."
+            )
 
     @property
     def equal_are_copies(self) -> bool:  # type: ignore[override]
@@ -137,11 +139,6 @@ class FeatureArrays(FeatureSource):
         """Names of the classes, in the order of the labels."""
         return self._content.classes
 
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
-        return len(self.class_names)
-
     def table(self) -> pd.DataFrame:
         """Read all files."""
         return self._content.table
@@ -159,21 +156,18 @@ class FeatureArrays(FeatureSource):
         Raises:
             ValueError: if a value is infinite, does not fit float32, or is missing without permission.
         """
-        checks = Checks(permits_missing=self.missing != "error")
-        for path, features in self._features:
-            checks.look(features, path)
-        checks.finish(self._content.names)
+        check_values(self._features, self._content.names, permits_missing=self.missing != "error")
 
     def release(self) -> None:
         """Free the rows; they are read again when needed."""
         if "_content" in vars(self):
-            vars(self)["_content"] = self._content._replace(features=None)
+            self._content.features.clear()
 
     @property
     def _features(self) -> list[tuple[Path, Features]]:
-        if self._content.features is None:
-            del self._content  # it was released
-        return self._content.features or []
+        if not self._content.features:
+            del self._content  # they were released
+        return self._content.features
 
     def settings(self) -> dict[str, object]:
         """Return class and settings, and the names of the classes."""
@@ -181,12 +175,8 @@ class FeatureArrays(FeatureSource):
 
     def stamp(self, on_missing: OnBadImage = "error") -> str:
         """Hash names, sizes and modification times of the files."""
-        return stamp_paths(self.root, self._stamped())
-
-    def _stamped(self) -> Iterator[Path]:
-        for path in self._files:
-            yield path
-            yield from (path.parent / name for name in self._roles if name.endswith(".npy"))
+        columns = [name for name in self._roles if name.endswith(".npy")]
+        return stamp_paths(self.root, (path.parent / name for path in self._files for name in (path.name, *columns)))
 
     @property
     def _roles(self) -> list[str]:
@@ -275,10 +265,7 @@ class FeatureArrays(FeatureSource):
         for file in files[1:]:
             features = select(file, self.features, self._roles)
             if set(features.names) != set(first.names) or features.values.shape[1] != first.values.shape[1]:
-                differing = [
-                    *sorted(set(first.names) - set(features.names)),
-                    *sorted(set(features.names) - set(first.names)),
-                ]
+                differing = sorted(set(first.names) ^ set(features.names))
                 which = f"; only one of them has {shortened(differing, 8)}" if differing else ""
                 raise ValueError(
                     f"{files[0].path} has {first.values.shape[1]} features and {file.path} has"
@@ -318,12 +305,7 @@ class FeatureArrays(FeatureSource):
             names = tuple(sorted(names, key=int))
         if self.classes is not None:
             classes = checked_classes([str(name) for name in self.classes], "`classes`")
-            unknown = [name for name in names if name not in classes]
-            if unknown:
-                raise ValueError(
-                    f"`label: {self.label}` has the values {shortened(list(map(repr, unknown)))}, which are not in"
-                    f" `classes`: {shortened(classes, 20)}. HINT: add them, or remove these rows."
-                )
+            check_known(f"`label: {self.label}` has the values", names, classes, "remove these rows")
             return classes
         if len(names) == 1:
             raise ValueError(
@@ -335,19 +317,15 @@ class FeatureArrays(FeatureSource):
                 f"`label: {self.label}` has {len(names)} different values in {len(labels)} rows, such as"
                 f" {shortened(names, 3)}, which are no classes. HINT: name the column with the class by `label`."
             )
-        if similar := differ_in_case(names):
-            raise ValueError(
-                f"The classes {similar[0]!r} and {similar[1]!r} differ in case only. HINT: rename one, or list both in"
-                " `classes`."
-            )
+        check_case({name: repr(name) for name in names})
         return names
 
     def _warn_of_names(self, names: Sequence[str]) -> None:
-        hardly = [name for name in names if name.lower() in SUSPICIOUS and not self.features]
-        if hardly:
+        suspicious = [name for name in names if name.lower() in SUSPICIOUS and not self.features]
+        if suspicious:
             log.warning(
                 "The columns %s are taken for features. HINT: if they are none, name them as `domain`, `split`, `unit`,"
-                " `group`, in `attributes` or in `ignore`.", shortened(hardly),
+                " `group`, in `attributes` or in `ignore`.", shortened(suspicious),
             )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lpft.data.normalization import row_slices
 from lpft.data.sources.feature_files import Features
 
 LARGEST, SMALLEST = 1e30, 1e-30
@@ -16,44 +17,59 @@ LARGEST, SMALLEST = 1e30, 1e-30
 LEAST_DIGITS = 1e-3
 """Largest rounding error of float32, as a share of a feature's range."""
 
-CHUNK_NUMBERS = 2**22
-"""How many numbers are checked at once."""
 
-
-class Checks:
-    """Checks the rows of all files for missing and infinite values, and for values that do not fit float32.
+def check_values(files: Sequence[tuple[Path, Features]], names: Sequence[str], permits_missing: bool) -> None:
+    """Check the features of all files.
 
     Args:
+        files: path and features of each.
+        names: names of the features, in order.
         permits_missing: whether values may be missing.
+
+    Raises:
+        ValueError: if a value is infinite, too large, or missing without permission, or if float32 makes a feature's
+            distinct values equal.
     """
+    lowest: Any = np.inf
+    highest: Any = -np.inf
+    rounding: Any = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for path, features in files:
+            for chunk in row_slices(*features.values.shape):
+                rows = features.values[chunk]
+                exact = rows.astype(np.float64)
+                _refuse_values(exact, chunk.start, features, path, permits_missing)
+                lowest = np.fmin(lowest, np.fmin.reduce(exact))
+                highest = np.fmax(highest, np.fmax.reduce(exact))
+                rounding = np.fmax(rounding, np.fmax.reduce(np.abs(exact - rows.astype(np.float32))))
+    spread = highest - lowest
+    lossy = np.flatnonzero((spread > 0) & (rounding > LEAST_DIGITS * spread))
+    if len(lossy):
+        number = int(lossy[0])
+        raise ValueError(
+            f"Feature {name_of(names, number)} goes from {lowest[number]:.17g} to {highest[number]:.17g}: float32 does"
+            f" not hold the digits that tell its values apart ({len(lossy)} such features)."
+            " HINT: subtract a number near its mean in the file, or leave it out by `ignore` (a time, an id?)."
+        )
 
-    def __init__(self, permits_missing: bool) -> None:
-        self.permits_missing = permits_missing
-        self._lowest: Any = np.inf
-        self._highest: Any = -np.inf
-        self._rounding: Any = 0.0
 
-    def look(self, features: Features, path: Path) -> None:
-        """Check the rows of a file.
-
-        Raises:
-            ValueError: if a value is infinite, too large, or missing without permission.
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start, rows in chunks(features.values):
-                exact, rounded = rows.astype(np.float64), rows.astype(np.float32).astype(np.float64)
-                sizes = np.abs(exact)
-                self._refuse(np.isinf(exact), "is infinite", "replace or remove such values", start, features, path)
-                large = (sizes > LARGEST) | ((sizes > 0) & (sizes < SMALLEST))
-                self._refuse(large, f"is beyond {SMALLEST:g} to {LARGEST:g}", "use other units", start, features, path)
-                if not self.permits_missing:
-                    hint = "`missing: mean` takes the mean of the training data, `missing: leave_out` leaves rows out"
-                    self._refuse(np.isnan(exact), "is missing", hint, start, features, path)
-                self._lowest = np.fmin(self._lowest, np.fmin.reduce(exact))
-                self._highest = np.fmax(self._highest, np.fmax.reduce(exact))
-                self._rounding = np.fmax(self._rounding, np.fmax.reduce(np.abs(exact - rounded)))
-
-    def _refuse(self, wrong: np.ndarray, problem: str, hint: str, start: int, features: Features, path: Path) -> None:
+def _refuse_values(exact: np.ndarray, start: int, features: Features, path: Path, permits_missing: bool) -> None:
+    """Raise ValueError if some rows of a file, in float64, the first one being number `start`, cannot be used."""
+    sizes = np.abs(exact)
+    problems = [
+        (np.isinf(exact), "is infinite", "replace or remove such values"),
+        (
+            (sizes > LARGEST) | ((sizes > 0) & (sizes < SMALLEST)),
+            f"is beyond {SMALLEST:g} to {LARGEST:g}",
+            "use other units",
+        ),
+        (
+            np.isnan(exact) & (not permits_missing),
+            "is missing",
+            "`missing: mean` takes the mean of the training data, `missing: leave_out` leaves rows out",
+        ),
+    ]
+    for wrong, problem, hint in problems:
         if wrong.any():
             row, number = np.argwhere(wrong)[0].tolist()
             columns = len(np.flatnonzero(wrong.any(0)))
@@ -63,30 +79,10 @@ class Checks:
                 f" {start + len(wrong) - 1}. HINT: {hint}."
             )
 
-    def finish(self, names: Sequence[str]) -> None:
-        """Raise ValueError if a feature's distinct values become equal in float32."""
-        spread = self._highest - self._lowest
-        lossy = np.flatnonzero((spread > 0) & (self._rounding > LEAST_DIGITS * spread))
-        if len(lossy):
-            number = int(lossy[0])
-            raise ValueError(
-                f"Feature {name_of(names, number)} goes from {self._lowest[number]:.17g} to"
-                f" {self._highest[number]:.17g}: float32 does not hold the digits that tell its values apart"
-                f" ({len(lossy)} such features)."
-                " HINT: subtract a number near its mean in the file, or leave it out by `ignore` (a time, an id?)."
-            )
-
 
 def name_of(names: Sequence[str], number: int) -> str:
     """Return the name of a feature for messages."""
     return repr(names[number]) if names else str(number)
-
-
-def chunks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield rows in chunks, with the number of the first row."""
-    size = max(1, CHUNK_NUMBERS // max(values.shape[1], 1))
-    for start in range(0, len(values), size):
-        yield start, values[start : start + size]
 
 
 def lacks_values(values: np.ndarray) -> np.ndarray:
@@ -95,5 +91,5 @@ def lacks_values(values: np.ndarray) -> np.ndarray:
     >>> lacks_values(np.array([[1.0, np.nan], [2.0, 3.0]])).tolist()
     [True, False]
     """
-    parts = [np.isnan(rows.astype(np.float64)).any(1) for _, rows in chunks(values)]
+    parts = [np.isnan(values[chunk].astype(np.float64)).any(1) for chunk in row_slices(*values.shape)]
     return np.concatenate(parts) if parts else np.zeros(0, bool)

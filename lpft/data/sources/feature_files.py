@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import itertools
 import re
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lpft.data.messages import shortened
-from lpft.storage.file_checks import check_content
+from lpft.data.messages import readable, shortened
+from lpft.data.sources.tables import delimiter_of, encoding_of
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".npz", ".npy", ".parquet")
 """Supported file endings, in lower case."""
@@ -100,34 +96,17 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
             f"{path} is no file of features by its ending. HINT: save them as {', '.join(ENDINGS)}; pickles and"
             " files of torch.save are never read, for reading one can run any program."
         )
-    check_content(path, text=ending in (".csv", ".csv.gz", ".tsv"))
-    with _readable(path):
+    with readable(path, text=ending in (".csv", ".csv.gz", ".tsv")):
         if ending == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return _of_arrays(path, {name: file[name] for name in file.files})
         if ending == ".npy":
             return _of_arrays(path, {ONE_ARRAY: np.load(path, mmap_mode="r", allow_pickle=False)})
         table = _read_parquet(path) if ending == ".parquet" else _read_csv(path, words)
-    if table.columns.duplicated().any():
-        raise ValueError(f"{path} has several columns {table.columns[table.columns.duplicated()][0]!r}.")
+    repeated = sorted(set(table.columns[table.columns.duplicated()]))
+    if repeated:
+        raise ValueError(f"{path} has several columns {', '.join(map(repr, repeated))}.")
     return _with_lists_as_arrays(path, table.rename(columns=str))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}). HINT: save it as CSV UTF-8.") from error
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        text = str(error)
-        if str(path) in text:
-            raise ValueError(text) from error
-        hint = ""
-        if any(words in text for words in ("allow_pickle", "Object arrays", "Python objects")):
-            hint = " HINT: it holds Python objects, which are never unpickled; save numbers with"
-            hint += " `array.astype('float32')` and names with `array.astype(str)`."
-        raise ValueError(f"{path} cannot be read: {text}.{hint}") from error
 
 
 def _of_arrays(path: Path, stored: dict[str, np.ndarray]) -> FeatureFile:
@@ -166,21 +145,18 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
     """Read a table with a header line; values are separated by commas, semicolons or tabs."""
-    is_gzip = path.suffix.lower() == ".gz"
-    with gzip.open(path) if is_gzip else path.open("rb") as binary:
-        encoding = "utf-16" if binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    with gzip.open(path, "rt", encoding=encoding) if is_gzip else path.open(encoding=encoding) as file:
+    open_file = gzip.open if path.suffix.lower() == ".gz" else Path.open
+    with open_file(path, "rb") as binary:
+        encoding = encoding_of(binary.read(2))
+    with open_file(path, "rt", encoding=encoding) as file:
         lines = list(itertools.islice((line for line in file if line.strip()), 2))
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    delimiter = delimiter_of(lines[0]) if lines else ","
     header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     names = [name.strip() for name in header]
     if len(lines) < 2:
         raise ValueError(f"{path} has no rows. HINT: leave the file out, or fill it.")
     if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
         raise ValueError(f"{path} starts with {shortened(names, 3)}. HINT: its first line must name the columns.")
-    repeated = sorted({name for name in names if names.count(name) > 1 and name})
-    if repeated:
-        raise ValueError(f"{path} has several columns {', '.join(map(repr, repeated))}.")
     if len(first[0]) != len(names):
         raise ValueError(
             f"{path}: the first line names {len(names)} columns, but the next one has {len(first[0])} values."
@@ -199,7 +175,7 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
     )
     table.columns = pd.Index(names)
     numbered = re.compile(r"|Unnamed: \d+")  # `DataFrame.to_csv` writes the row numbers without a name
-    return table.loc[:, [name for name in names if not numbered.fullmatch(name)]]
+    return table.loc[:, [not numbered.fullmatch(name) for name in names]]
 
 
 def _with_lists_as_arrays(path: Path, table: pd.DataFrame) -> FeatureFile:
@@ -226,22 +202,23 @@ def select(file: FeatureFile, requested: Sequence[str] | str | None, others: Col
     Raises:
         ValueError: if features are missing or not numbers.
     """
-    if isinstance(requested, str) and requested not in file.arrays:
-        requested = [requested]
     if requested is None and len(file.arrays) > 1:
         raise ValueError(
             f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: say which one by `features`, such as"
             f" `features: {next(iter(file.arrays))}`."
         )
-    if isinstance(requested, str) or (requested is None and file.arrays):
-        name = requested if isinstance(requested, str) else next(iter(file.arrays))
-        values = file.arrays[name]
+    if requested is None and file.arrays:
+        requested = next(iter(file.arrays))
+    if isinstance(requested, str) and requested in file.arrays:
+        values = file.arrays[requested]
         if values.dtype.kind not in "biuf":
-            raise ValueError(f"{file.path}: {name} is {values.dtype}, expected numbers.")
+            raise ValueError(f"{file.path}: {requested} is {values.dtype}, expected numbers.")
         return Features(values, file.names if len(file.names) == values.shape[1] else ())
-    if requested is not None and file.names and any(name not in file.columns for name in requested):
-        return Features(select_named(file, requested), tuple(requested))
-    names = [str(name) for name in file.columns if name not in others] if requested is None else list(requested)
+    names = [requested] if isinstance(requested, str) else requested
+    if names is None:
+        names = [str(name) for name in file.columns if name not in others]
+    elif file.names and any(name not in file.columns for name in names):
+        return Features(select_named(file, names), tuple(names))
     if not names:
         raise ValueError(f"{file.path} has no features beside {', '.join(map(str, others))}.")
     return Features(numbers_of([(name, file.column(name)) for name in names], file.path), tuple(map(str, names)))

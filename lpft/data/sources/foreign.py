@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from lpft.data.messages import READ_ERRORS
 from lpft.data.sources.pickles import member_dtype
 
 
@@ -107,7 +108,7 @@ def clients():
 }
 """Formats by file ending."""
 
-LINES = """from pathlib import Path
+SCRIPT = """from pathlib import Path
 import numpy as np
 {reader}
 BLACK, WHITE = {black}, {white}  # what the pixels of your files go from and to
@@ -137,10 +138,11 @@ def foreign(path: Path) -> str:
         kind = PFLLIB
     if kind is None or not path.is_file():
         return ""
+    script = SCRIPT.format(**kind._asdict())
     folder = path.parent.parent if path.parent.name in ("train", "test") else path.parent
     return (
         f"{path} is {kind.description}; it is not read as it is. HINT: put the lines below into a file convert.py, run"
-        f" `python convert.py` in {folder.resolve()}, then `lpft prepare --data clients.yaml` there.\n{lines(kind)}"
+        f" `python convert.py` in {folder.resolve()}, then `lpft prepare --data clients.yaml` there.\n{script}"
     )
 
 
@@ -151,20 +153,13 @@ def foreign_in(folder: Path) -> str:
     return "" if any(path.is_dir() for path in paths) else next(filter(None, map(foreign, paths)), "")
 
 
-def lines(kind: Kind) -> str:
-    """Return the Python script that converts files of a kind."""
-    return LINES.format(reader=kind.reader, black=kind.black, white=kind.white)
-
-
 def objects_in(path: Path) -> list[str]:
     """Return the names of pickled arrays in an ``.npz`` file; empty for other files."""
     names = []
-    try:
-        with zipfile.ZipFile(path) as file:
-            for name in file.namelist():
-                with file.open(name) as member:
-                    if member_dtype(member).hasobject:
-                        names.append(name.removesuffix(".npy"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return []
-    return names
+    with suppress(*READ_ERRORS), zipfile.ZipFile(path) as file:
+        for name in file.namelist():
+            with file.open(name) as member:
+                if member_dtype(member).hasobject:
+                    names.append(name.removesuffix(".npy"))
+        return names
+    return []

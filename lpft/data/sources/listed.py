@@ -62,30 +62,30 @@ def locate(
     common = _common_folders(cleaned)
     sample = list(zip(names, cleaned, strict=True))[:: max(1, len(names) // SAMPLED)]
     disk = _Disk()
-    most, place = 0, _Place(disk, bases[0], folders, 0)
+    most_found, lookup = 0, _PathLookup(disk, bases[0], folders, 0)
     for strip, base in product(range(common + 1), bases):
-        tried = _Place(disk, base, folders, strip)
-        count = sum(bool(tried.find(*pair)) for pair in sample)
-        if count > most:
-            most, place = count, tried
-        if most == len(sample):
+        candidate = _PathLookup(disk, base, folders, strip)
+        num_found = sum(bool(candidate.find(*pair)) for pair in sample)
+        if num_found > most_found:
+            most_found, lookup = num_found, candidate
+        if most_found == len(sample):
             break
-    find = place.find
-    if not most and look_below:
-        find = _Below(place.base, folders, common).find
+    find = lookup.find
+    if not most_found and look_below:
+        find = _NameLookup(lookup.base, folders, common).find
     files: list[str] = []
     ambiguous: list[str] = []
     for name, clean in zip(names, cleaned, strict=True):
         matches = find(name, clean)
         if len(matches) > 1:
             ambiguous.append(f"{name!r} may be {' or '.join(matches[:4])}")
-        files.append(matches[0] if matches else "/".join(clean.split("/")[place.strip :]))
+        files.append(matches[0] if matches else "/".join(clean.split("/")[lookup.strip :]))
     if ambiguous:
         raise ValueError(
-            f"{len(ambiguous)} names in the list fit several files in {place.base}: {shortened(ambiguous, 3)}. HINT:"
+            f"{len(ambiguous)} names in the list fit several files in {lookup.base}: {shortened(ambiguous, 3)}. HINT:"
             " rename or remove those that are not meant; of a table, name the folders that are meant with `images`."
         )
-    return Located(place.base, files)
+    return Located(lookup.base, files)
 
 
 class _Disk:
@@ -134,7 +134,7 @@ class _Disk:
         return _with_ending(self._spelled[folder], name, is_image)
 
 
-class _Place:
+class _PathLookup:
     """Looks up files in folders of a base, without the first `strip` folders of the listed names."""
 
     def __init__(self, disk: _Disk, base: Path, folders: Sequence[str], strip: int) -> None:
@@ -156,7 +156,7 @@ class _Place:
         return []
 
 
-class _Below:
+class _NameLookup:
     """Looks up files among all image files below some folders."""
 
     def __init__(self, base: Path, folders: Sequence[str], strip: int) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from lpft.data.messages import shortened
+from lpft.data.sources.tables import read_text
 
 
 def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
@@ -20,13 +23,11 @@ def check_choice(setting: str, chosen: Sequence[object], possible: Collection[ob
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read names of classes from a text file, one per line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no file {path} with the names of the `classes`, one a line. HINT: make it, or give a list."
         ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file with the names of the `classes` in UTF-8.") from error
     return checked_classes([line.strip() for line in lines if line.strip()], str(path))
 
 
@@ -48,18 +49,34 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
-def differ_in_case(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that differ only in case, if any.
+def check_first_label(lowest: int, first_label: int) -> None:
+    """Raise ValueError if the lowest label is below that of the first class."""
+    if lowest < first_label:
+        raise ValueError(
+            f"`first_label: {first_label}`, but there is the label {lowest}. HINT: set `first_label: {lowest}`."
+        )
 
-    >>> differ_in_case(["cat", "dog", "Cat"])
-    ('cat', 'Cat')
-    """
+
+def check_known(subject: str, names: Iterable[str], classes: Sequence[str], others_hint: str) -> None:
+    """Raise ValueError if a subject's names are not all in `classes`."""
+    unknown = [repr(name) for name in names if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"{subject} {shortened(unknown)}, which are not in `classes`: {shortened(classes, 20)}."
+            f" HINT: add them, or {others_hint}."
+        )
+
+
+def check_case(descriptions: Mapping[str, str]) -> None:
+    """Raise ValueError if two classes, given with their descriptions for the message, differ only in case."""
     spellings: dict[str, str] = {}
-    for name in names:
+    for name, description in descriptions.items():
         other = spellings.setdefault(name.casefold(), name)
         if other != name:
-            return other, name
-    return None
+            raise ValueError(
+                f"The classes {descriptions[other]} and {description} differ in case only. HINT: rename one of them, or"
+                " list both in `classes`."
+            )
 
 
 def composed(name: str) -> str:

@@ -48,12 +48,13 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     with _clear_errors(path), zipfile.ZipFile(path) as file:
         for name in file.namelist():
-            with file.open(name) as member:
-                if member_dtype(member).hasobject:
-                    arrays[name.removesuffix(".npy")] = _converted(_Unpickler(member, encoding="latin1").load())
-                    continue
-            with file.open(name) as member:
-                arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(member.read()), allow_pickle=False)
+            member = io.BytesIO(file.read(name))
+            if member_dtype(member).hasobject:
+                array = _converted(_Unpickler(member, encoding="latin1").load())
+            else:
+                member.seek(0)
+                array = np.load(member, allow_pickle=False)
+            arrays[name.removesuffix(".npy")] = array
     return arrays
 
 

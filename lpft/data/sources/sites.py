@@ -17,7 +17,7 @@ from lpft.data.sources.base import FileSource, categories
 from lpft.data.sources.foreign import foreign_in
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import LEFT_BEHIND, locate
-from lpft.data.sources.names import checked_classes, composed, differ_in_case, in_order, read_classes
+from lpft.data.sources.names import check_case, check_known, checked_classes, composed, in_order, read_classes
 from lpft.data.sources.tables import read_lines
 from lpft.data.splits import SPLITS, GivenSplits, Split
 from lpft.storage.run import check_client_names
@@ -86,11 +86,6 @@ class Sites(FileSource):
         check_client_names(site.name for site in sites)
         return sites
 
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes, including those without images."""
-        return len(self.class_names)
-
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the classes, in the order of the labels."""
@@ -109,13 +104,8 @@ class Sites(FileSource):
     def table(self) -> pd.DataFrame:
         """List the images in all folders."""
         for site in self._sites:
-            unknown = sorted(site.classes - set(self.class_names))
-            if unknown:
-                raise ValueError(
-                    f"Site {site.name!r} has the classes {shortened(list(map(repr, unknown)))}, which are not in"
-                    f" `classes`: {shortened(self.class_names, 20)}. HINT: add them, or remove the site's"
-                    " images of them."
-                )
+            subject, hint = f"Site {site.name!r} has the classes", "remove the site's images of them"
+            check_known(subject, sorted(site.classes), self.class_names, hint)
         rows = [(*file, site.name) for site in self._sites for file in site.files]
         table = pd.DataFrame(rows, columns=[*File._fields, "domain"], dtype=object)
         labels = {name: label for label, name in enumerate(self.class_names)}
@@ -176,18 +166,14 @@ def classes_of(sites: Iterable[Site]) -> tuple[str, ...]:
     Raises:
         ValueError: if there is only one, or two differ only in case.
     """
-    homes = {name: site.name for site in sites for name in sorted(site.classes)}
-    if len(homes) == 1:
+    site_of_class = {name: site.name for site in sites for name in sorted(site.classes)}
+    if len(site_of_class) == 1:
         raise ValueError(
-            f"All images are of one class, {next(iter(homes))!r}. {EXPECTED} HINT: is this the folder of a class?"
+            f"All images are of one class, {next(iter(site_of_class))!r}. {EXPECTED}"
+            " HINT: is this the folder of a class?"
         )
-    if similar := differ_in_case(homes):
-        first, second = (f"{name!r} (site {homes[name]!r})" for name in similar)
-        raise ValueError(
-            f"The classes {first} and {second} differ in case only. HINT: rename one of them, or list both in"
-            " `classes`."
-        )
-    return in_order(homes)
+    check_case({name: f"{name!r} (site {site!r})" for name, site in site_of_class.items()})
+    return in_order(site_of_class)
 
 
 class Listing(NamedTuple):

@@ -25,6 +25,8 @@ class SklearnTable(FeatureSource):
         name: name of the table.
     """
 
+    one_domain = True
+
     def __init__(self, name: Literal["breast_cancer", "digits", "iris", "wine"]) -> None:
         self.name = name
 
@@ -42,11 +44,6 @@ class SklearnTable(FeatureSource):
         """Names of the classes in scikit-learn."""
         return tuple(map(str, self._loaded.target_names))
 
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
-        return len(self.class_names)
-
     def table(self) -> pd.DataFrame:
         """Return the labels."""
         domain = categories(["all"] * len(self._loaded.target), ["all"])
@@ -55,7 +52,3 @@ class SklearnTable(FeatureSource):
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Return the features of rows."""
         return np.asarray(self._loaded.data[positions], np.float32)
-
-    def partition_key(self, domain: str | None) -> tuple[str | int, ...]:
-        """Leave out the domain, as there is only one."""
-        return ()

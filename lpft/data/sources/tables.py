@@ -37,12 +37,21 @@ def require(root: Path, alternatives: Mapping[str, Sequence[str]], home: str | N
         )
 
 
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text that starts with some bytes: UTF-16 with a byte order mark, or UTF-8."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def delimiter_of(line: str) -> str:
+    """Return the most frequent of comma, semicolon and tab in a line."""
+    return max(",;\t", key=line.count)
+
+
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a byte order mark; raise ValueError if it is neither."""
+    """Read a text file; raise ValueError if it is neither in UTF-8 nor in UTF-16."""
     content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
+        return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no table of comma-separated values or text in UTF-8 ({error}). HINT: save it as text in UTF-8"
@@ -58,7 +67,7 @@ def read_lines(path: Path, home: str | None = None, blanks: bool = False) -> Ite
     """
     text = read_text(path)
     first = text.partition("\n")[0].strip()
-    delimiter = max(",;\t", key=first.count)
+    delimiter = delimiter_of(first)
     if first.lower().startswith("sep=") and len(first) == len("sep=") + 1:  # Excel's notation
         delimiter, text = first[-1], "\n" + text.partition("\n")[2]
     file = io.StringIO(text, newline="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -134,12 +134,8 @@ class TeacherStudent(Source):
         classes = self._classes([float(of_client.mean()) for of_client in outputs])
         images, tables = [], []
         for k, (mean, teacher) in enumerate(zip(means, teachers, strict=True)):
-
-            def label(images: np.ndarray, teacher: Teacher = teacher) -> np.ndarray:
-                return np.searchsorted(thresholds, answer(teacher, self._inputs(images)), side="right")
-
             for split in ("train", "test"):
-                drawn, labels = self._labelled(k, mean, label, classes[k], split)
+                drawn, labels = self._labelled(k, mean, teacher, thresholds, classes[k], split)
                 images.append(drawn)
                 tables.append(pd.DataFrame({"label": labels, "domain": f"client-{k}", "split": split}))
                 if split == "train":
@@ -192,14 +188,14 @@ class TeacherStudent(Source):
         return [np.array_split(classes, self.num_clients)[rank] for rank in ranks]
 
     def _labelled(
-        self, k: int, mean: np.ndarray, label: Callable[[np.ndarray], np.ndarray], classes: np.ndarray, split: str
+        self, k: int, mean: np.ndarray, teacher: Teacher, thresholds: np.ndarray, classes: np.ndarray, split: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw a client's images of the given classes for a split, in batches until there are enough."""
         num = self.samples_per_client if split == "train" else self.test_per_client
         pixels, labels = self._images(mean, 0, "none"), np.empty(0, np.int64)
         for batch in range(MAX_BATCHES):
             drawn = self._images(mean, num, split, k, batch)
-            drawn_labels = label(drawn)
+            drawn_labels = np.searchsorted(thresholds, answer(teacher, self._inputs(drawn)), side="right")
             chosen = np.flatnonzero(np.isin(drawn_labels, classes))[: num - len(labels)]
             pixels, labels = np.concatenate([pixels, drawn[chosen]]), np.append(labels, drawn_labels[chosen])
             if len(labels) == num:

@@ -55,7 +55,7 @@ def test_a_source_without_test_arrays_has_no_test_part(tmp_path):
         ({"x_train": IMAGES, "y_train": [-1, 1]}, "from -1 on, expected integers from 0 on"),
         ({"x_train": IMAGES, "y_train": [[0, 1], [1, 0]]}, r"shape \(2, 2\)"),
         ({"x_train": IMAGES, "y_train": [0, 1], "x_test": IMAGES}, "no array 'y_test'"),
-        ({"x_train": np.array([{}, {}]), "y_train": [0, 1]}, "cannot be read.*without pickled objects"),
+        ({"x_train": np.array([{}, {}]), "y_train": [0, 1]}, "cannot be read.*never unpickled"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path, arrays, message):

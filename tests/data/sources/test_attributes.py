@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lpft.data.partition import ByColumn
-from lpft.data.sources.attributes import Attribute, AttributeTable, plain
+from lpft.data.sources.attributes import Attribute, AttributeTable, normalized
 from tests.data.made import assert_no_leaks, opened, parse
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -335,7 +335,7 @@ def test_tables_as_they_are_distributed(tmp_path, columns, settings, form):
     assert len(used(data)) > 20
     for client in data.clients:
         for row, label in zip(rows_of(data, client.train), data.labels[client.train], strict=True):
-            assert plain(rows[row][target["column"]]) in map(plain, target["values"]) or not label
+            assert normalized(rows[row][target["column"]]) in map(normalized, target["values"]) or not label
 
 
 def test_rows_that_repeat_or_contradict_others(faces, tmp_path, caplog):

@@ -13,13 +13,13 @@ def test_images_of_many_groups_come_from_those_that_are_asked(tmp_path):
     order = np.argsort(writers, kind="stable")
     stored = np.load(tmp_path / "a.npz")
     assert source.table()["label"].tolist() == stored["y_train"][order].tolist()
-    assert np.array_equal(source.images(np.arange(80))[..., 0], stored["x_train"][order])
+    assert np.array_equal(np.stack(source.images(np.arange(80)))[..., 0], stored["x_train"][order])
     asked = []
     for number, (domain, split, part) in enumerate(source.parts):
         read = lambda rows, part=part, domain=domain: asked.append(domain) or part.images(rows)  # noqa: E731
         source.parts[number] = (domain, split, part._replace(images=read))
     rows = np.array([7, 12, 13, 79])
-    assert np.array_equal(source.images(rows)[..., 0], stored["x_train"][order[rows]])
+    assert np.array_equal(np.stack(source.images(rows))[..., 0], stored["x_train"][order[rows]])
     assert asked == ["a-3", "a-6", "a-39"]
 
 
@@ -32,7 +32,7 @@ def test_images_of_domains_without_training_images(tmp_path):
     source = Arrays({name: ArrayDomain(f"{name}.npz") for name in "abc"}, str(tmp_path))
     stored = {name: np.load(tmp_path / f"{name}.npz") for name in "ab"}
     alike = np.concatenate([stored["a"]["x_train"], stored["a"]["x_test"], stored["b"]["x_train"]])
-    assert np.array_equal(source.images(np.array([2, 4, 7]))[..., 0], alike[[2, 4, 7]])
+    assert np.array_equal(np.stack(source.images(np.array([2, 4, 7])))[..., 0], alike[[2, 4, 7]])
     assert [image.shape for image in source.images(np.array([7, 8, 9]))] == [(8, 8, 1), (5, 5, 1), (5, 5, 1)]
 
 
