@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Drawing:
     caption: str
     draw: Callable[[], Figure | None]
 
+    @cached_property
+    def svg(self) -> str | None:
+        """The figure as SVG; None if there is nothing to show."""
+        return to_svg(self.name, self.draw)
+
 
 def figure(draw: RunFigure) -> RunFigure:
     """Register a function of the analysis that returns a matplotlib figure, or None if there is nothing to show.
@@ -79,21 +85,16 @@ def described(
     return Drawing(name, render("figures", kind, "title", **values), render("figures", kind, "caption", **values), draw)
 
 
-def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:
-    """Draw figures as SVG, by name; figures without content are left out."""
-    drawn = {name: to_svg(name, drawing.draw) for name, drawing in available.items()}
-    return {name: svg for name, svg in drawn.items() if svg is not None}
-
-
-def write_figures(run: Run, drawn: Mapping[str, str]) -> list[Path]:
-    """Write SVGs to RUN/figures, and remove all other figures of earlier reports."""
+def write_figures(run: Run, drawings: Mapping[str, Drawing]) -> list[Path]:
+    """Write the figures that have something to show to RUN/figures, and remove all others of earlier reports."""
     folder = run.root / "figures"
-    for name, svg in drawn.items():
-        write_atomically(folder / f"{name}.svg", svg)
+    svgs = {folder / f"{name}.svg": drawing.svg for name, drawing in drawings.items() if drawing.svg is not None}
+    for path, svg in svgs.items():
+        write_atomically(path, svg)
     for path in folder.glob("*.svg"):
-        if (path.stem in FIGURES or path.stem.startswith(SWEEP_FIGURES)) and path.stem not in drawn:
+        if (path.stem in FIGURES or path.stem.startswith(SWEEP_FIGURES)) and path not in svgs:
             path.unlink(missing_ok=True)
-    return [folder / f"{name}.svg" for name in drawn]
+    return list(svgs)
 
 
 def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:

@@ -61,6 +61,11 @@ class Experiment:
     complete_methods: Sequence[str]
     client_names: Sequence[str]
 
+    @property
+    def drawn_methods(self) -> list[str]:
+        """The complete methods in the order of `methods`, as figures show them."""
+        return [method for method in self.methods if method in self.complete_methods]
+
     @cached_property
     def reference(self) -> str | None:
         """The method that is the global model itself; None if there is none."""
@@ -80,6 +85,11 @@ class Experiment:
     def values(self) -> Values:
         """The swept values of this run, by dotted key; empty if it is not part of a sweep."""
         return section(self.config, "provenance", "point")
+
+    @cached_property
+    def held_out(self) -> set[str]:
+        """The clients that took no part in federated training; empty if none were held out."""
+        return set(section(self.config, "provenance").get("held_out") or [])
 
     @property
     def label(self) -> str:
@@ -177,12 +187,12 @@ def _default_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(method, Mapping):
             settings.setdefault(family_of(row, variants), method)
     pairs: dict[str, str] = {}
-    for method, own in settings.items():
-        ignored = {*PROBING, *swept_keys.get(method, ())}
-        for baseline, other in settings.items():
-            same_class = class_name(own).replace("LPFT", "FT") == class_name(other)
-            same = same_class and _same(own, other, {*ignored, *swept_keys.get(baseline, ())})
-            if same and probes_first(own) and not probes_first(other):
+    for method, of_method in settings.items():
+        for baseline, of_baseline in settings.items():
+            same_class = class_name(of_method).replace("LPFT", "FT") == class_name(of_baseline)
+            ignored = {*PROBING, *swept_keys.get(method, ()), *swept_keys.get(baseline, ())}
+            alike = same_class and _same_settings(of_method, of_baseline, ignored)
+            if alike and probes_first(of_method) and not probes_first(of_baseline):
                 pairs.setdefault(baseline, method)
                 break
     return [(method, baseline) for baseline, method in pairs.items()]
@@ -199,10 +209,10 @@ def probes_first(settings: Mapping[str, Any]) -> bool:
     return lp_epochs is not None and (lp_epochs > 0 or arguments.get("lp_solver") == "logreg")
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any], ignored: set[str]) -> bool:
+def _same_settings(method: Mapping[str, Any], baseline: Mapping[str, Any], ignored: set[str]) -> bool:
     """Return whether two methods have the same settings except for some; None is the default."""
-    mine, theirs = section(one, "init_args"), section(other, "init_args")
-    return all(mine.get(key) == theirs.get(key) for key in {*mine, *theirs} - ignored)
+    of_method, of_baseline = section(method, "init_args"), section(baseline, "init_args")
+    return all(of_method.get(key) == of_baseline.get(key) for key in {*of_method, *of_baseline} - ignored)
 
 
 # Sweeps

@@ -46,9 +46,8 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    for cells in group_by(
-        result.client_results, lambda cell: id(cell.clients)
-    ).values():  # cells share their lists of clients
+    shared_lists = group_by(result.client_results, lambda cell: id(cell.clients))  # cells share their lists of clients
+    for cells in shared_lists.values():
         rows = stacked([cell.accuracy for cell in cells])
         if cells[0].clients != result.clients:
             rows = rows[:, np.argsort([position[name] for name in cells[0].clients])]
@@ -115,7 +114,7 @@ class Frames:
     def metrics_of(self, result: MethodResult) -> Mapping[str, float]:
         """Return the metrics of one of the results."""
         pairs = zip(self.method_results, self.measured, strict=True)
-        return next(measured.metrics for one, measured in pairs if one is result)
+        return next(measured.metrics for measured_result, measured in pairs if measured_result is result)
 
     @cached_property
     def results(self) -> DataFrame:
@@ -127,8 +126,8 @@ class Frames:
         names = [metric.name for metric in METRICS]
         rows = []
         for result, measured in zip(self.method_results, self.measured, strict=True):
-            row: Row = {"seed": result.seed, "method": result.method, **measured.metrics}
-            rows.append(row | {"complete": result.complete, "problem": result.problem})
+            key: Row = {"seed": result.seed, "method": result.method}
+            rows.append(key | dict(measured.metrics) | {"complete": result.complete, "problem": result.problem})
         frame = DataFrame(rows, columns=["seed", "method", *names, "complete", "problem"])
         return _without_empty(frame, [metric.name for metric in METRICS if metric.optional])
 
@@ -137,9 +136,9 @@ class Frames:
         """Mean and standard deviation (ddof 0) over the complete seeds, one row per method and metric, ``n`` seeds."""
         names = metric_columns(self.results)
         rows = []
-        measured = zip(self.method_results, self.measured, strict=True)
-        for method, pairs in group_by(measured, lambda pair: pair[0].method).items():
-            complete = [found.metrics for result, found in pairs if result.complete]
+        results = zip(self.method_results, self.measured, strict=True)
+        for method, pairs in group_by(results, lambda pair: pair[0].method).items():
+            complete = [measured.metrics for result, measured in pairs if result.complete]
             for name in names if complete else ():
                 values = [metrics[name] for metrics in complete if not math.isnan(metrics[name])]
                 center = mean(values)
@@ -189,9 +188,9 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            stay = {cell.client for cell in result.client_results if cell.status in ("diverged", "no_train")}
-            same = {"seed": result.seed, "method": result.method}
-            rows += [same | row for row in _mean_epochs(curves_of([result]), stay)]
+            staying = {cell.client for cell in result.client_results if cell.status in ("diverged", "no_train")}
+            key = {"seed": result.seed, "method": result.method}
+            rows += [key | row for row in _mean_epochs(curves_of([result]), staying)]
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
 
     @cached_property
@@ -203,10 +202,10 @@ class Frames:
         rows = []
         for result in self.method_results:
             recorded = [cell.depth for cell in result.client_results if cell.status == "ok"]
-            moved = [depth for depth in recorded if depth] if all(recorded) else []
-            shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
-            for place, layer in enumerate(shared, 1):
-                rows.append((result.seed, result.method, place, layer, mean(depth[layer] for depth in moved)))
+            moved = [by_layer for by_layer in recorded if by_layer] if all(recorded) else []
+            shared = [layer for layer in moved[0] if all(layer in by_layer for by_layer in moved)] if moved else []
+            for depth, layer in enumerate(shared, 1):
+                rows.append((result.seed, result.method, depth, layer, mean(by_layer[layer] for by_layer in moved)))
         return DataFrame(rows, columns=["seed", "method", "depth", "layer", "distortion_relative"])
 
     @cached_property
@@ -225,11 +224,11 @@ def curves_of(results: Sequence[MethodResult]) -> DataFrame:
     tables = [EntryTable.of([cell.epochs for cell in result.client_results]) for result in results]
     cells = [(result, cell) for result in results for cell in result.client_results]
     lengths = np.array([length for table in tables for length in table.lengths], dtype=int)
-    places = np.repeat(np.arange(len(cells)), lengths)
+    cell_of_row = np.repeat(np.arange(len(cells)), lengths)
     columns: dict[str, Any] = {
-        "seed": np.array([result.seed for result, _ in cells], dtype=int)[places],
-        "method": np.array([result.method for result, _ in cells], dtype=object)[places],
-        "client": np.array([cell.client for _, cell in cells], dtype=object)[places],
+        "seed": np.array([result.seed for result, _ in cells], dtype=int)[cell_of_row],
+        "method": np.array([result.method for result, _ in cells], dtype=object)[cell_of_row],
+        "client": np.array([cell.client for _, cell in cells], dtype=object)[cell_of_row],
     }
     filled = [table for table in tables if table.columns]
     for name in CURVE_COLUMNS:
@@ -255,24 +254,24 @@ def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[
     }
 
 
-def _mean_epochs(curves: DataFrame, stay: set[str]) -> Iterator[Row]:
+def _mean_epochs(curves: DataFrame, staying: set[str]) -> Iterator[Row]:
     """Yield the row of every epoch of one method and seed.
 
     Args:
         curves: its rows of the frame of curves.
-        stay: the clients that end with the global model, epoch 0.
+        staying: the clients that end with the global model, epoch 0.
     """
     columns = {name: curves[name].to_numpy() for name in CURVE_COLUMNS}
-    epochs, staying = columns["epoch"], curves["client"].isin(stay).to_numpy()
+    epochs, is_staying = columns["epoch"], curves["client"].isin(staying).to_numpy()
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        shown = np.where(staying, epochs == 0, here)
-        evaluated = not np.isnan(columns["global_all"][here]).all()
-        phases = Counter(phase if isinstance(phase, str) else "" for phase in columns["phase"][here])
+        of_epoch = epochs == epoch
+        shown = np.where(is_staying, epochs == 0, of_epoch)
+        evaluated = not np.isnan(columns["global_all"][of_epoch]).all()
+        phases = Counter(phase if isinstance(phase, str) else "" for phase in columns["phase"][of_epoch])
         yield {
             "epoch": int(epoch),
             "phase": phases.most_common(1)[0][0],
-            **{name: mean(columns[name][here]) for name in RATES},
+            **{name: mean(columns[name][of_epoch]) for name in RATES},
             **{name: mean(columns[name][shown]) if evaluated else math.nan for name in ACCURACIES},
         }
 
@@ -302,12 +301,12 @@ def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFr
     before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
     points = rows.assign(epoch=-1, distortion=rows["distortion_own"])
     if not ends:
-        epochs = curves_of([one for one in frames.method_results if one.method == method and one.complete])
+        epochs = curves_of([result for result in frames.method_results if result.method == method and result.complete])
         epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
         points = points if epochs.empty else epochs
     loss = points["seed"].map(before) - points["global_all"].astype(float)
-    found = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
-    return found.astype({"distortion": float, "loss": float}).dropna()
+    points = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
+    return points.astype({"distortion": float, "loss": float}).dropna()
 
 
 def metric_columns(frame: DataFrame) -> list[str]:

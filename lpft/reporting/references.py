@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lpft.evaluation.metric import mean
-from lpft.reporting.experiment import is_reference, section
+from lpft.reporting.experiment import Experiment, is_reference, section
 
 if TYPE_CHECKING:
     from lpft.reporting.analysis import Analysis
@@ -47,6 +47,12 @@ def rows_apart(config: Mapping[str, Any]) -> set[str]:
     return rows
 
 
+def personalized_methods(experiment: Experiment) -> list[str]:
+    """Return the complete methods that personalize the global model."""
+    others = {experiment.reference, *reference_rows(experiment.config)}
+    return [method for method in experiment.complete_methods if method not in others]
+
+
 @dataclass(frozen=True)
 class Gains:
     """Differences of Local in percentage points, each the mean over the seeds that have both sides; None if unknown.
@@ -71,15 +77,15 @@ def gains(analysis: Analysis) -> Gains | None:
 
     The global model's Local is known from every result, whether or not there is a row for it.
     """
-    rows, clients = reference_rows(analysis.experiment.config), analysis.frames.clients
-    complete = analysis.experiment.complete_methods
-    by_kind = {kind: method for method, kind in reversed(rows.items()) if method in complete}
+    experiment, clients = analysis.experiment, analysis.frames.clients
+    rows = reference_rows(experiment.config)
+    by_kind = {kind: method for method, kind in reversed(rows.items()) if method in experiment.complete_methods}
     if not by_kind:
         return None
     before = clients.astype({"local_before": float}).groupby(["seed", "method"])["local_before"].mean()
     federated = before.groupby("seed").first()
     differences = {kind: (federated - analysis.by_seed(method, "local")).dropna() for kind, method in by_kind.items()}
-    personalized = [method for method in complete if method not in (*rows, analysis.experiment.reference)]
+    personalized = personalized_methods(experiment)
     on_val = {method: mean(clients.loc[clients["method"] == method, "val_after"].tolist()) for method in personalized}
     best = max(personalized, key=lambda method: (on_val[method] == on_val[method], on_val[method]), default=None)
     if best is not None:
@@ -89,23 +95,23 @@ def gains(analysis: Analysis) -> Gains | None:
     return Gains(means.get("local"), means.get("pooled"), means.get("personalizing"), best, num_seeds)
 
 
-def gains_line(found: Gains | None) -> str:
+def gains_line(result: Gains | None) -> str:
     """Write the gains in one sentence; empty if there are none."""
-    if found is None:
+    if result is None:
         return ""
     parts = [
-        f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {other}"
-        for value, other in (
-            (found.over_local, "training at home alone"),
-            (found.over_pooled, "one model trained on pooled data"),
+        f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {reference}"
+        for value, reference in (
+            (result.over_local, "training at home alone"),
+            (result.over_pooled, "one model trained on pooled data"),
         )
         if value is not None
     ]
     parts[1:] = [part.replace(" points of Local", "") for part in parts[1:]]
     line = f"Federated training {', and '.join(parts)}"
-    if found.personalizing is not None:
-        line += f"; personalizing ({found.method}) {_verb(found.personalizing).removesuffix(' points')} on top"
-    return f"{line} ({'one seed' if found.num_seeds == 1 else f'mean over {found.num_seeds} seeds'})."
+    if result.personalizing is not None:
+        line += f"; personalizing ({result.method}) {_verb(result.personalizing).removesuffix(' points')} on top"
+    return f"{line} ({'one seed' if result.num_seeds == 1 else f'mean over {result.num_seeds} seeds'})."
 
 
 def _verb(points: float) -> str:
