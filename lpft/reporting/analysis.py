@@ -20,7 +20,7 @@ from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metric import Matrix
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
-from lpft.reporting.experiment import Experiment, class_name, families, metric_name, section
+from lpft.reporting.experiment import Experiment, class_name, metric_name, section
 from lpft.reporting.frames import Frames, accuracy_matrix
 from lpft.reporting.held_out import held_out_frame
 from lpft.reporting.intervals import Certainty
@@ -241,6 +241,11 @@ def points_in_order(run: Run) -> list[Run]:
     return sorted(run.points(), key=position)
 
 
+def swept_keys(points: Sequence[Analysis]) -> list[str]:
+    """Return the swept keys that make up the points of a sweep."""
+    return list(dict.fromkeys(key for point in points for key in point.experiment.values))
+
+
 def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
     """Return one row per point and method, with mean and standard deviation (ddof 0) of every metric.
 
@@ -259,16 +264,10 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
             for entry in summary.itertuples():
                 row |= {str(entry.metric): entry.mean, f"{entry.metric}_std": entry.std}
             rows.append(row)
-    keys = list(dict.fromkeys([*(key for point in points for key in point.experiment.values), *swept_of_methods]))
+    keys = list(dict.fromkeys([*swept_keys(points), *swept_of_methods]))
     columns = set().union(*rows)
     metrics = [metric.name for metric in METRICS if metric.name in columns]
     return DataFrame(rows, columns=[*keys, "method", "n", *(name + part for name in metrics for part in ("", "_std"))])
-
-
-def family_rows(analysis: Analysis, family: str) -> list[str]:
-    """Return the complete rows of a method: the method and its variants."""
-    experiment = analysis.experiment
-    return families(experiment.complete_methods, experiment.variants).get(family, [])
 
 
 def convergences(analysis: Analysis) -> list[Convergence]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from lpft.evaluation.metric import Metric
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.reporting import sentences
-from lpft.reporting.analysis import Analysis
+from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
 from lpft.reporting.formatting import mean_text
 from lpft.reporting.held_out import HEADER as HELD_OUT_HEADER
@@ -178,7 +178,7 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
     """Return one row per point: its values, and Local above Global of some of its methods, with 95% intervals."""
     table = new_table()
     table.show_lines = True
-    names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
+    names = short_keys(swept_keys(points))
     for name in names.values():
         table.add_column(escape(name), justify="right", no_wrap=True)
     for method in methods:

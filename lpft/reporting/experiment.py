@@ -76,6 +76,14 @@ class Experiment:
         """The rows that a sweep over a method's settings made, by name."""
         return variants_of(self.config)
 
+    def families(self, methods: Iterable[str]) -> dict[str, list[str]]:
+        """Group methods by family; see the function `families`."""
+        return families(methods, self.variants)
+
+    def family_rows(self, family: str) -> list[str]:
+        """Return the complete rows of a method: the method and its variants."""
+        return self.families(self.complete_methods).get(family, [])
+
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs (method, baseline) to compare; see `compared_pairs`."""

@@ -24,7 +24,7 @@ from lpft.evaluation.certainty import Estimate
 from lpft.evaluation.metric import Matrix
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels
-from lpft.reporting.experiment import families, is_chosen_afterwards, measure_word
+from lpft.reporting.experiment import is_chosen_afterwards, measure_word
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, color_scale, draw_matrix
 from lpft.reporting.ladder import Rung
@@ -80,10 +80,6 @@ def make_figure(analysis: Analysis, name: str) -> Figure:
 
 def _trained(analysis: Analysis) -> list[str]:
     return [method for method in analysis.experiment.drawn_methods if method != analysis.experiment.reference]
-
-
-def _families(analysis: Analysis, methods: Iterable[str]) -> dict[str, list[str]]:
-    return families(methods, analysis.experiment.variants)
 
 
 def _mean(table: pd.DataFrame) -> pd.Series:
@@ -144,7 +140,7 @@ def curves(analysis: Analysis) -> Figure | None:
     epochs = {method: rows for method, rows in epochs.items() if len(_evaluated(rows, "local")) > 1}
     if not epochs:
         return None
-    groups = _families(analysis, epochs)
+    groups = analysis.experiment.families(epochs)
     columns = 2 if len(groups) in (2, 4) else min(3, len(groups))
     drawn, axes = panels(len(groups), columns, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
@@ -221,7 +217,7 @@ def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
 def clients(analysis: Analysis) -> Figure | None:
     """Draw the change of every client's local accuracy, in percentage points."""
     look, names = analysis.looks, analysis.experiment.client_names
-    groups = _families(analysis, _trained(analysis))
+    groups = analysis.experiment.families(_trained(analysis))
     if not groups:
         return None
     values = partial(client_values, analysis.frames)
@@ -282,7 +278,7 @@ def distortion(analysis: Analysis) -> Figure | None:
         for path in (of_client for _, of_client in points.groupby("client")) if joined else [points]:
             width = 0.7 if joined else 0
             axes.plot(path["distortion"], path["loss"], color=look[method].color, linewidth=width, **style)
-    for family, members in _families(analysis, methods).items():
+    for family, members in analysis.experiment.families(methods).items():
         for method in members:
             marker = look[method].points(family if method == members[-1] else "", 6.5)
             points = ends[method]
@@ -332,7 +328,7 @@ def depth(analysis: Analysis) -> Figure | None:
     tables = {method: table for method, table in tables.items() if list(table.index) == names}
     drawn, axes = one_plot(3.7)
     positions = np.arange(1, len(names) + 1)
-    for family, members in _families(analysis, tables).items():
+    for family, members in analysis.experiment.families(tables).items():
         for method in members:
             mean, std = tables[method].mean(axis=1), tables[method].std(axis=1, ddof=0)
             if len(members) == 1:
@@ -359,7 +355,7 @@ def matrices(analysis: Analysis) -> Figure | None:
         return None
     results = analysis.frames.results[analysis.frames.results["complete"]]
     average = results.groupby("method")["average2"].mean().fillna(-math.inf)
-    shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
+    shown = [max(members, key=lambda m: average[m]) for members in analysis.experiment.families(methods).values()]
     by_method: dict[str, list[Matrix]] = {}
     for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
         if result.complete:

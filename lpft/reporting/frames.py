@@ -21,7 +21,6 @@ from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
 from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
-from lpft.storage.client_result import ClientResult
 from lpft.storage.columnar import EntryTable
 from lpft.storage.result_parser import stacked
 
@@ -167,7 +166,8 @@ class Frames:
         """
         rows = [
             (r.seed, r.method, cell.client, where, group, figures[where], figures[f"num_{where}"])
-            for r, cell in self._client_results()
+            for r in self.method_results
+            for cell in r.client_results
             for where in get_args(Where)
             for group, figures in (cell.groups or {}).items()
         ]
@@ -214,9 +214,6 @@ class Frames:
         columns = ["round", "train_loss", "val_accuracy", "num_clients", "seconds"]
         rows = [{"seed": seed, **row} for seed, history in self.histories.items() for row in history]
         return DataFrame(rows, columns=["seed", *columns]).astype(dict.fromkeys(columns, float))
-
-    def _client_results(self) -> Iterator[tuple[MethodResult, ClientResult]]:
-        return ((result, cell) for result in self.method_results for cell in result.client_results)
 
 
 def curves_of(results: Sequence[MethodResult]) -> DataFrame:

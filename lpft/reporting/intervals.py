@@ -18,7 +18,7 @@ from pandas import DataFrame
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
 from lpft.evaluation.metric import Evaluation, Matrix, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
-from lpft.reporting.experiment import Experiment, families, section
+from lpft.reporting.experiment import Experiment, section
 from lpft.reporting.frames import Frames, Measured
 from lpft.reporting.references import rows_apart
 from lpft.reporting.results import MethodResult
@@ -163,11 +163,10 @@ class Certainty:
     @cached_property
     def main_family(self) -> tuple[list[str], str] | None:
         """The rows of a swept method and their baseline, if the first pair of the experiment is about them."""
-        complete = self.experiment.complete_methods
-        rows = families(complete, self.experiment.variants)
         for family, baseline in self.experiment.pairs:
-            if baseline in complete and len(rows.get(family, [])) > 1:
-                return rows[family], baseline
+            rows = self.experiment.family_rows(family)
+            if baseline in self.experiment.complete_methods and len(rows) > 1:
+                return rows, baseline
         return None
 
     def gaps(self, method: str, reference: str, metric: str) -> DataFrame:

@@ -35,7 +35,7 @@ from lpft.reporting.console import (
     percent_note,
 )
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
+from lpft.reporting.experiment import Experiment, flat, group_by, grouped, label, section, short_keys, word
 from lpft.reporting.formatting import estimate_text, number
 from lpft.reporting.frames import COUNTS, complete_rows
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
@@ -179,7 +179,7 @@ def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
     """Return every method, or all its variants together, with a description."""
     variants, config = experiment.variants, experiment.config
     descriptions = []
-    for name, members in families(experiment.methods, variants).items():
+    for name, members in experiment.families(experiment.methods).items():
         swept = [method for method in members if method in variants]  # beside those of an earlier plain row
         values = [variants[method].values for method in swept]
         text = sentences.describe_family(values, swept, config) if swept else sentences.describe_method(name, config)
@@ -245,12 +245,13 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
     trials = read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else DataFrame()
     if trials.empty:
         return None
-    number, criterion = f"{_span(trials['method'].value_counts())} trials", str(trials["criterion"].iloc[0])
+    num_trials = f"{_span(trials['method'].value_counts())} trials"
+    criterion = str(trials["criterion"].iloc[0])
     criterion = sentences.texts("tuning", "criteria").get(criterion, criterion)
     tuned = section(analysis.experiment.config, "provenance", "tuned")
     return {
         "rule": sentences.render(
-            "tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion
+            "tuning", "rule", trials=num_trials, seeds=analysis.run.tuning.seeds(), criterion=criterion
         ),
         "compared": [row for name, chosen in tuned.items() for row in _tuned_rows(analysis, str(name), chosen or {})],
         "trials": [_trial_row(trial) for trial in trials.to_dict("records")],

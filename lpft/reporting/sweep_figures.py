@@ -18,9 +18,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from lpft.evaluation.metrics import metric_named
-from lpft.reporting.analysis import Analysis
+from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.drawing import Drawing, described, panels
-from lpft.reporting.experiment import Values, families, section, short_keys, word
+from lpft.reporting.experiment import Values, section, short_keys, word
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.heatmap import draw_fields, write_numbers
 from lpft.reporting.style import INK, Look, looks, short
@@ -101,7 +101,7 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
     controls = [_swept(analysis, method, {}) for method in experiment.methods if method not in experiment.variants]
     by_keys: dict[tuple[str, ...], list[Swept]] = {}
     drawings: dict[str, Drawing] = {}
-    for family, members in families(experiment.variants, experiment.variants).items():
+    for family, members in experiment.families(experiment.variants).items():
         rows = pd.concat([_swept(analysis, method, experiment.variants[method].values) for method in members])
         rows["line"] = family
         keys = _varied(rows)
@@ -123,7 +123,7 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
 
 def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
-    names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
+    names = short_keys(swept_keys(points))
     named = [{names[key]: value for key, value in point.experiment.values.items()} for point in points]
     in_points = list(zip(points, named, strict=True))
     rows = pd.concat([_swept(point, m, values) for point, values in in_points for m in point.experiment.methods])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import legend_below, one_plot, widen
-from lpft.reporting.experiment import families, measure_word
+from lpft.reporting.experiment import measure_word
 from lpft.reporting.frames import client_values, complete_rows
 from lpft.reporting.references import reference_rows
 from lpft.reporting.style import GLOBAL_LEVEL, Look
@@ -29,7 +29,7 @@ def draw_tradeoff(analysis: Analysis) -> Figure | None:
     points = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
     references = [method for method in methods if method in reference_rows(experiment.config)]
     compared = [method for method in methods if method not in references]
-    for members in families(compared, experiment.variants).values():
+    for members in experiment.families(compared).values():
         path = pd.DataFrame([points[method].mean(skipna=False) for method in members])
         axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
         for method in members:
