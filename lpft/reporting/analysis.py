@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,7 +176,7 @@ class Sweep:
     def num_planned(self) -> int:
         """Number of points of the sweep."""
         swept = section(self.config, "sweep")
-        return len(list(product(*swept.values()))) if swept else len(self.points)
+        return math.prod(map(len, swept.values())) if swept else len(self.points)
 
 
 def analyze(run: Run) -> Analysis:

@@ -70,10 +70,12 @@ class Measured:
     """The metrics of one method and seed.
 
     Args:
+        result: of the method and seed.
         metrics: of the method, by name; NaN if it is not complete.
         of_clients: of every client, ``(C,)`` each, by name.
     """
 
+    result: MethodResult
     metrics: Mapping[str, float]
     of_clients: Mapping[str, Vector]
 
@@ -82,9 +84,9 @@ def measure(result: MethodResult) -> Measured:
     """Compute all metrics of one method and seed."""
     metrics = dict.fromkeys([metric.name for metric in METRICS], math.nan)
     if not result.clients:
-        return Measured(metrics, {})
+        return Measured(result, metrics, {})
     evaluation = evaluation_of(result)
-    return Measured(compute_metrics(evaluation) if result.complete else metrics, evaluation.client_metrics)
+    return Measured(result, compute_metrics(evaluation) if result.complete else metrics, evaluation.client_metrics)
 
 
 def evaluation_of(result: MethodResult) -> _Evaluation:
@@ -112,8 +114,7 @@ class Frames:
 
     def metrics_of(self, result: MethodResult) -> Mapping[str, float]:
         """Return the metrics of one of the results."""
-        pairs = zip(self.method_results, self.measured, strict=True)
-        return next(measured.metrics for measured_result, measured in pairs if measured_result is result)
+        return next(measured.metrics for measured in self.measured if measured.result is result)
 
     @cached_property
     def results(self) -> DataFrame:
@@ -124,9 +125,10 @@ class Frames:
         """
         names = [metric.name for metric in METRICS]
         rows = []
-        for result, measured in zip(self.method_results, self.measured, strict=True):
-            key: Row = {"seed": result.seed, "method": result.method}
-            rows.append(key | dict(measured.metrics) | {"complete": result.complete, "problem": result.problem})
+        for measured in self.measured:
+            result = measured.result
+            row: Row = {"seed": result.seed, "method": result.method, **measured.metrics}
+            rows.append(row | {"complete": result.complete, "problem": result.problem})
         frame = DataFrame(rows, columns=["seed", "method", *names, "complete", "problem"])
         return _without_empty(frame, [metric.name for metric in METRICS if metric.optional])
 
@@ -135,9 +137,8 @@ class Frames:
         """Mean and standard deviation (ddof 0) over the complete seeds, one row per method and metric, ``n`` seeds."""
         names = metric_columns(self.results)
         rows = []
-        results = zip(self.method_results, self.measured, strict=True)
-        for method, pairs in group_by(results, lambda pair: pair[0].method).items():
-            complete = [measured.metrics for result, measured in pairs if result.complete]
+        for method, of_method in group_by(self.measured, lambda measured: measured.result.method).items():
+            complete = [measured.metrics for measured in of_method if measured.result.complete]
             for name in names if complete else ():
                 values = [metrics[name] for metrics in complete if not math.isnan(metrics[name])]
                 center = mean(values)
@@ -153,7 +154,7 @@ class Frames:
         """
         names = [metric.name for metric in CLIENT_METRICS]
         columns = ["seed", "method", "client", "status", *COUNTS, *names, *FIELDS]
-        parts = [_client_columns(*pair) for pair in zip(self.method_results, self.measured, strict=True)]
+        parts = [_client_columns(measured) for measured in self.measured]
         values = {column: list(chain.from_iterable(part.get(column, ()) for part in parts)) for column in columns}
         frame = DataFrame(values).astype(dict.fromkeys(INTEGERS, "Int64"))
         return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
@@ -233,8 +234,9 @@ def curves_of(results: Sequence[MethodResult]) -> DataFrame:
     return DataFrame(columns)
 
 
-def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[Any]]:
+def _client_columns(measured: Measured) -> dict[str, list[Any]]:
     """Return the columns of the frame of clients for one method and seed."""
+    result = measured.result
     by_client = {cell.client: cell for cell in result.client_results}
     cells = [by_client.get(client) for client in result.clients]
     missing = set(result.missing)

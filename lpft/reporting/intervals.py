@@ -7,7 +7,7 @@ their output. `lpft.reporting.formatting` writes them as text.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -213,12 +213,13 @@ class Certainty:
     def _measured(self) -> dict[str, dict[int, Measured]]:
         """The metrics of complete results by method and seed; those of the global model too if it has no row."""
         by_method: dict[str, dict[int, Measured]] = {}
-        for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
+        for measured in self.frames.measured:
+            result = measured.result
             if result.complete:
-                with_mean = Measured(measured.metrics, with_average(measured.of_clients))
+                with_mean = replace(measured, of_clients=with_average(measured.of_clients))
                 by_method.setdefault(result.method, {})[result.seed] = with_mean
                 if self.global_model == GLOBAL_MODEL and result.seed not in by_method.get(GLOBAL_MODEL, {}):
-                    before = Measured({}, with_average(of_global_model(result)))
+                    before = Measured(result, {}, with_average(of_global_model(result)))
                     by_method.setdefault(GLOBAL_MODEL, {})[result.seed] = before
         return by_method
 

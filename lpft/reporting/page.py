@@ -40,13 +40,12 @@ from lpft.reporting.formatting import estimate_text, number
 from lpft.reporting.frames import COUNTS, complete_rows
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
 from lpft.reporting.style import GRID, INK, MUTED, PAPER
+from lpft.reporting.sweep_figures import DRAWN
 from lpft.reporting.verdicts import NamedVerdict
 from lpft.storage.atomic import write_atomically
 
 COMPARED = ("local", "global_all", "worst_row", "average3")
 """The metrics in which methods are compared seed by seed."""
-OF_POINTS = ("local", "global_all", "worst_row", "average3", "distortion_own")
-"""The metrics that have a table in the report of a sweep."""
 OF_TUNING = ("local", "global_all", "average3")
 TEST_SETS = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
 SETTINGS = ("data", "augment", "network", "federation", "personalization", "methods")
@@ -339,7 +338,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
             first_with.setdefault(method, point.experiment)
     seeds = sorted({seed for point in points for seed in point.experiment.seeds})
     names = short_keys(list(keys))
-    metrics = [metric_named(name) for name in OF_POINTS]
+    metrics = [metric_named(name) for name in DRAWN]
     first = points[0].experiment
     return {
         "keys": [(names[key], [word(value) for value in values]) for key, values in keys.items()],

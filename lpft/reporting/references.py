@@ -28,8 +28,7 @@ def reference_rows(config: Mapping[str, Any]) -> dict[str, str]:
     >>> reference_rows({"methods": {"home": {"class_path": "lpft.methods.references.Local"}, "ft": {}}})
     {'home': 'local'}
     """
-    paths = {str(name): section(config, "methods", name).get("class_path") for name in section(config, "methods")}
-    return {name: KINDS[path] for name, path in paths.items() if path in KINDS}
+    return {name: KINDS[path] for name, path in _class_paths(config).items() if path in KINDS}
 
 
 def rows_apart(config: Mapping[str, Any]) -> set[str]:
@@ -40,11 +39,16 @@ def rows_apart(config: Mapping[str, Any]) -> set[str]:
     >>> sorted(rows_apart({"methods": {"none": {}, "ft": {}, "x": {"class_path": "lpft.methods.rotated.Rotated"}}}))
     ['none', 'x']
     """
-    rows = {name for name, kind in reference_rows(config).items() if kind != IN_PROCESS}
-    for name in map(str, section(config, "methods")):
-        if is_reference(name, config) or section(config, "methods", name).get("class_path") == ROTATED:
-            rows.add(name)
-    return rows
+    return {
+        name
+        for name, path in _class_paths(config).items()
+        if path == ROTATED or is_reference(name, config) or KINDS.get(path, IN_PROCESS) != IN_PROCESS
+    }
+
+
+def _class_paths(config: Mapping[str, Any]) -> dict[str, str]:
+    methods = section(config, "methods")
+    return {str(name): str(section(methods, name).get("class_path")) for name in methods}
 
 
 def personalized_methods(experiment: Experiment) -> list[str]:

@@ -26,7 +26,7 @@ from lpft.reporting.heatmap import draw_fields, write_numbers
 from lpft.reporting.style import INK, Look, looks, short
 
 DRAWN = ("local", "global_all", "worst_row", "average3", "distortion_own")
-"""The metrics that are drawn against a swept value."""
+"""The metrics that are drawn against a swept value, and have a table of all points in the report."""
 IN_GRID = ("local", "global_all", "average3")
 """What is drawn where several keys were swept, and every metric has a row of panels."""
 IN_HEAT = ("local", "global_all", "average3", "distortion_own")

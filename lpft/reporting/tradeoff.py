@@ -15,13 +15,11 @@ import numpy as np
 from pandas import DataFrame, factorize
 
 from lpft.evaluation.certainty import estimate, holm, verdict
-from lpft.evaluation.metric import Vector
 from lpft.evaluation.tradeoff import Curve, Matched, area, best_point, matched
 from lpft.reporting.experiment import Experiment
 from lpft.reporting.formatting import estimate_text
-from lpft.reporting.frames import Frames
+from lpft.reporting.frames import Frames, Measured
 from lpft.reporting.intervals import Certainty, Comparison, of_global_model
-from lpft.reporting.results import MethodResult
 
 VALUES = ("local", "global_all", "global_others", "worst", "distortion", "val")
 LINE_COLUMNS = ("client", "a", *VALUES)
@@ -149,20 +147,15 @@ class Tradeoff:
         return DataFrame(rows, columns=list(TRADEOFF_COLUMNS))
 
     def _rows(self) -> Iterator[Row]:
-        for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
-            lengths = {len(cell.line) for cell in result.client_results if cell.line}
-            if result.complete and len(lengths) == 1:
-                yield from _lines_of(result, measured.of_clients)
+        for measured in self.frames.measured:
+            lengths = {len(cell.line) for cell in measured.result.client_results if cell.line}
+            if measured.result.complete and len(lengths) == 1:
+                yield from _lines_of(measured)
 
 
-def _lines_of(result: MethodResult, personalized: Mapping[str, Vector]) -> Iterator[Row]:
-    """Yield the rows of a complete method and seed.
-
-    Args:
-        result: of the method and seed.
-        personalized: the metrics of the personalized models, ``(C,)`` each.
-    """
-    global_model = of_global_model(result)
+def _lines_of(measured: Measured) -> Iterator[Row]:
+    """Yield the rows of a complete method and seed."""
+    result, personalized, global_model = measured.result, measured.of_clients, of_global_model(measured.result)
     between: Sequence[Mapping[str, Any]] = next(cell.line for cell in result.client_results if cell.line)
     for index, cell in enumerate(result.client_results):
         key: Row = {"seed": result.seed, "method": result.method, "client": cell.client}

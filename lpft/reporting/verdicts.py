@@ -48,14 +48,12 @@ class NamedVerdict:
         name: name of the function.
         outcome: see `Outcome`; empty if the function returned lines of text.
         lines: the result with its rule, then details.
-        numbers: the numbers that decided the outcome.
         rows: details as data.
     """
 
     name: str
     outcome: Outcome
     lines: list[str]
-    numbers: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
 
 
@@ -93,9 +91,7 @@ def apply_verdicts(functions: Mapping[str, VerdictFunction], points: Sequence[An
         try:
             verdict = function(points)
             if isinstance(verdict, Verdict):
-                verdicts.append(
-                    NamedVerdict(name, verdict.outcome, verdict_lines(verdict), verdict.numbers, verdict.rows)
-                )
+                verdicts.append(NamedVerdict(name, verdict.outcome, verdict_lines(verdict), verdict.rows))
             else:
                 verdicts.append(NamedVerdict(name, "", list(verdict)))
         except Exception as error:
