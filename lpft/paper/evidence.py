@@ -44,7 +44,7 @@ def mean_by_method(point: Analysis, methods: Iterable[str], metric: str) -> dict
 
 
 def gap_of(point: Analysis, method: str, baseline: str, metric: str) -> DataFrame:
-    """Return the paired differences of two rows; of a metric that clients do not have, in one column."""
+    """Return the paired differences of two rows; a metric without values for clients has a single column."""
     gaps = point.certainty.gaps(method, baseline, metric)
     if gaps.empty and {method, baseline} <= set(point.experiment.complete_methods):
         return point.differences(method, baseline, metric).to_frame()

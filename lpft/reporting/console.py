@@ -16,7 +16,7 @@ from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
-from lpft.reporting.formatting import mean_text
+from lpft.reporting.formatting import listed, mean_text
 from lpft.reporting.held_out import HEADER as HELD_OUT_HEADER
 from lpft.reporting.held_out import NEW, held_out_rows
 from lpft.reporting.references import IN_PROCESS, reference_rows
@@ -98,7 +98,7 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
     """
     metrics = [metric for metric in shown_metrics() if metric.name not in leave_out]
     with_verdict = [name for name in WITH_VERDICT if f"verdict {name}" not in leave_out]
-    table = new_table()
+    table = _new_table()
     table.add_column("method", overflow="fold", max_width=24)
     for title in comparison_header(analysis, metrics, with_verdict):
         table.add_column(escape(title), justify="right", no_wrap=True)
@@ -176,7 +176,7 @@ def comparison_rows(
 
 def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods: int) -> Table:
     """Return one row per point: its values, and Local above Global of some of its methods, with 95% intervals."""
-    table = new_table()
+    table = _new_table()
     table.show_lines = True
     names = short_keys(swept_keys(points))
     for name in names.values():
@@ -210,7 +210,7 @@ def num_seeds(point: Analysis) -> str:
 
 def held_out_table(analysis: Analysis) -> Table:
     """Return the means over clients that took part in federated training, and over new ones."""
-    table = new_table()
+    table = _new_table()
     for number, title in enumerate(HELD_OUT_HEADER):
         table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
     for method, entries in held_out_rows(analysis.held_out):
@@ -220,7 +220,7 @@ def held_out_table(analysis: Analysis) -> Table:
 
 
 def incomplete(analysis: Analysis) -> list[str]:
-    """List the methods and seeds that have no row in the table, with the reason: once for those that share it."""
+    """List the methods and seeds that have no row in the table, one line per reason."""
     results = analysis.frames.results
     methods_of: dict[tuple[tuple[int, ...], str], list[str]] = {}
     for (method, problem), rows in results[~results["complete"]].groupby(["method", "problem"], sort=False):
@@ -240,14 +240,14 @@ def exceptions(analysis: Analysis) -> list[str]:
         if status != "ok" and len(rows):
             pairs = len(rows[["seed", "method"]].drop_duplicates())
             meaning = sentences.render("statuses", status)
-            names = sentences.listed(rows["client"].unique())
+            names = listed(rows["client"].unique())
             lines.append(f"{status}: {names} ({meaning}; for {pairs} pairs of method and seed)")
     num_trained = clients["num_train_classes"]
     few_classes = clients[(num_trained > 0) & (num_trained < clients["num_classes"])]
     if len(few_classes):
         names, classes = few_classes["client"].unique(), few_classes["num_classes"].iloc[0]
         share = f"{len(names)} of {len(analysis.experiment.client_names)} clients"
-        lines.append(f"few classes: {sentences.listed(names)} ({share} do not train on all {classes} classes)")
+        lines.append(f"few classes: {listed(names)} ({share} do not train on all {classes} classes)")
     return lines
 
 
@@ -257,7 +257,7 @@ def _warn(console: Console, lines: Sequence[str]) -> None:
 
 
 def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | None) -> None:
-    """Print an experiment's verdicts, of long ones the beginning, and where the page is."""
+    """Print the verdicts, at most `MANY_LINES` lines of each, and the path of the report."""
     for verdict in verdicts:
         for number, line in enumerate(verdict.lines[:MANY_LINES]):
             start = "  " if number else f"[bold]Verdict {escape(verdict.name)}:[/] "
@@ -268,8 +268,8 @@ def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | 
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
-def new_table() -> Table:
-    """Return an empty table in the common style."""
+def _new_table() -> Table:
+    """Return an empty table in the style of all printed comparisons."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
 
 

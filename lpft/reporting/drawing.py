@@ -25,9 +25,9 @@ from lpft.storage.run import Run
 
 FONTS = "-apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 SWEEP_FIGURES = ("sweep", "difference", "heat-")
-"""How the names of the figures of sweeps begin."""
+"""Prefixes of the names of the figures of sweeps."""
 WIDTH = 5.6
-"""Inches of a figure with one plot: a phone shows all of it, and can be read."""
+"""Width in inches of a figure with one plot: it fits on a phone and stays readable there."""
 
 RunFigure = Callable[[Analysis], Figure | None]
 FIGURES: dict[str, RunFigure] = {}
@@ -98,7 +98,7 @@ def write_figures(run: Run, drawings: Mapping[str, Drawing]) -> list[Path]:
 
 
 def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
-    """Draw a figure and return it as SVG with text as text: the same bytes for the same data. None if it is None."""
+    """Return a figure as SVG in which text stays text: the same bytes for the same data; None if there is no figure."""
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": name}
     text = io.StringIO()
     with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
@@ -150,7 +150,7 @@ def panels(
 
 
 def widen(axes: Axes, span: float = 3.0) -> None:
-    """Set limits around the points that do not magnify differences of a fraction of a percentage point."""
+    """Set limits that leave a margin and span at least so many percentage points, so as not to magnify noise."""
     for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
         set_limits(middle - half, middle + half)

@@ -237,7 +237,7 @@ def variants_of(config: Mapping[str, Any]) -> dict[str, Variant]:
 
 
 def family_of(method: str, variants: Mapping[str, Variant]) -> str:
-    """Return the method that a row belongs to."""
+    """Return the method that a row of the comparison belongs to."""
     return variants[method].family if method in variants else method
 
 
@@ -247,7 +247,7 @@ def families(methods: Iterable[str], variants: Mapping[str, Variant]) -> dict[st
 
 
 def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tuple[str, list[str]]]:
-    """Group the rows of a table: variants of one method under its name, runs of all others under none.
+    """Group the rows of a table: variants of one method under its name, successive other rows under an empty one.
 
     >>> variants = {"ft+lr=1": Variant("ft", {"lr": 1}), "ft+lr=2": Variant("ft", {"lr": 2})}
     >>> grouped(["none", "lp", "ft+lr=1", "ft+lr=2", "lpft"], variants)
@@ -298,7 +298,7 @@ def metric_name(config: Mapping[str, Any]) -> MetricName:
 
 
 def measure_word(config: Mapping[str, Any]) -> str:
-    """Return what the percentages of an experiment are of: its ``evaluation.metric`` in words, with a small letter.
+    """Return what the percentages of an experiment measure: its ``evaluation.metric`` in words, in lower case.
 
     >>> measure_word({}), measure_word({"evaluation": {"metric": "auroc"}})
     ('accuracy', 'AUROC')

@@ -32,11 +32,11 @@ from lpft.reporting.style import GLOBAL_LEVEL, GRID, INK, MUTED, PAPER, RC, Look
 from lpft.reporting.tradeoff_figure import draw_tradeoff
 
 FAR = 3
-"""How many times as far as all others a method has to move features for the axis to be compressed."""
+"""The axis is compressed if a method moves features this many times as far as all others."""
 MANY_LAYERS = 12
 """With more layers, their names are set smaller."""
 LONG_NAMES = 60
-"""If the layers' names have more characters together, they are tilted."""
+"""The names of layers are tilted if they have more characters in total."""
 MANY_PATHS = 120
 """With more pairs of client and method, the epochs of a client are not joined by a line."""
 RUNG_HEIGHT = 0.3
@@ -92,7 +92,7 @@ def _mean(table: pd.DataFrame) -> pd.Series:
 
 @figure
 def tradeoff(analysis: Analysis) -> Figure | None:
-    """Draw local against global accuracy, and the way of the models from the global to the personalized one."""
+    """Draw local against global accuracy, with the models between the global and the personalized one."""
     return draw_tradeoff(analysis)
 
 
@@ -178,7 +178,7 @@ def _evaluated(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool, chosen: bool = False) -> None:
-    """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel.
+    """Draw the curves of one method; with spread over seeds and phase changes only if it is alone in the panel.
 
     Args:
         axes: the panel.

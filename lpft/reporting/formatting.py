@@ -1,4 +1,4 @@
-"""Numbers, means and differences as tables and sentences show them."""
+"""Numbers, names, means and differences as tables and sentences show them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def points(value: float) -> str:
     """
     texts = [number(value, f".{decimals}f") for decimals in (1, 2, 3)]
     return next((text for text in texts if float(text)), texts[0])
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """Join the first names with commas.
+
+    >>> listed(["ann", "bob", "cy"], 2)
+    'ann, bob, ...'
+    """
+    names = list(names)
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def spread_text(values: Iterable[float], form: str) -> str:

@@ -1,4 +1,4 @@
-"""How sure the means and differences of a run are: intervals over clients and seeds, and verdicts.
+"""How certain the means and differences of a run are: intervals over clients and seeds, and verdicts.
 
 The statistics are `lpft.evaluation.certainty`; this module makes their input from the client results, and frames of
 their output. `lpft.reporting.formatting` writes them as text.
@@ -68,7 +68,7 @@ class Certainty:
     """Intervals of the means of all complete methods, and of their paired differences to the references.
 
     Args:
-        experiment: what the run consists of.
+        experiment: methods, seeds and clients of the run.
         frames: its results.
     """
 
@@ -249,10 +249,7 @@ def client_name(metric: str) -> str:
 
 
 def by_client(rows: Sequence[Vector]) -> Matrix:
-    """Return values by seed and client, ``(S, C)``, of one row ``(C,)`` per seed.
-
-    In memory, the seeds of a client come one after the other: another order would sum up to other last digits.
-    """
+    """Stack one row ``(C,)`` per seed to ``(S, C)``, column by column: another order in memory changes last digits."""
     return np.asfortranarray(rows)
 
 

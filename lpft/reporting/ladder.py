@@ -52,7 +52,7 @@ RUNGS: Mapping[str, tuple[str, Rule]] = {
     "feature_anchor": ("FeatureAnchorFT", ALWAYS),
     INTERVENTION: ("Rotated", ALWAYS),
 }
-"""The rungs in order: class, and which settings make it one. The first method of a run that fits is the rung."""
+"""The rungs in order: their class, and a rule of its settings. The first method of a run that fits is the rung."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Rung:
 
     Args:
         name: of the rung.
-        method: the row that it is.
+        method: name of the method.
         home: Local minus the global model's, percentage points.
         elsewhere: accuracy on the other clients' test sets minus the global model's, percentage points.
         distortion: mean l2 distance of the features from the global model's.

@@ -105,7 +105,7 @@ def _shared(
 def inline_svg(svg: str, title: str) -> str:
     """Convert an SVG file for embedding in a page: no prolog, no fixed size, and the page's colours for light and dark.
 
-    A figure of one plot is as wide as the page lets it be; one of several panels is scrolled if it would be too small.
+    A figure of one plot takes the width of the page; one of several panels scrolls where it would become too small.
     """
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     opening, content = body[: body.index(">") + 1], body[body.index(">") + 1 :]
@@ -231,6 +231,7 @@ def _group_sizes(groups: DataFrame) -> list[tuple[str, int, str]]:
 
 
 def _recommendation_row(entry: Recommendation) -> tuple[str, list[str]]:
+    """Return a client, its accuracy before and after with the best method, gain, recommendation and test results."""
     gain = "-" if entry.gain is None else f"{number(entry.gain, '+.1f')} ± {entry.standard_error:.1f}"
     values = (entry.val_before, entry.val_after, entry.test_before, entry.test_recommended)
     val_before, val_after, test_before, test_recommended = (_mean([value]) for value in values)

@@ -66,7 +66,7 @@ class Gains:
         over_pooled: the global model minus the model of the pooled data.
         personalizing: the personalized models of `method` minus the global model.
         method: the method with the best validation accuracy at home; of equal ones the first.
-        num_seeds: the most seeds that one of the differences has.
+        num_seeds: the largest number of seeds of a difference.
     """
 
     over_local: float | None

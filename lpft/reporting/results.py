@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.formatting import listed
 from lpft.storage import config_file
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
@@ -50,7 +51,7 @@ class MethodResult:
     Args:
         seed: seed of the run.
         method: the method's name in the configuration.
-        clients: names of all clients that should be there; the order of rows and columns everywhere.
+        clients: names of all expected clients; the order of rows and columns everywhere.
         client_results: usable client results, in the order of `clients`.
         missing: clients without a cell.
         damaged: cells that cannot be used.
@@ -81,9 +82,9 @@ class MethodResult:
         """What keeps the result from being complete, in words; empty if nothing does."""
         parts = []
         if self.missing or not self.client_results:
-            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_some(self.missing)}")
+            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_in_brackets(self.missing)}")
         if self.damaged:
-            parts.append(f"{len(self.damaged)} damaged{_some([damage.client for damage in self.damaged])}")
+            parts.append(f"{len(self.damaged)} damaged{_in_brackets([damage.client for damage in self.damaged])}")
         if self.mixed:
             parts.append("cells of different settings")
         if self.outdated:
@@ -143,7 +144,7 @@ def read_config(run: Run) -> dict[str, Any]:
 def read_history(path: Path) -> History:
     """Read a global model's history.csv, one dictionary per round; empty if there is none.
 
-    A value that is blank, NaN, or no number since the file was cut off, is None.
+    A value is None if it is blank, NaN, or cut off.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -250,6 +251,5 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _some(names: list[str], limit: int = 3) -> str:
-    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-    return f" ({shown})" if names else ""
+def _in_brackets(names: list[str]) -> str:
+    return f" ({listed(names, 3)})" if names else ""

@@ -18,12 +18,10 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, measure_word, section
-from lpft.reporting.formatting import comparison_text, estimate_text, number, points
+from lpft.reporting.formatting import comparison_text, estimate_text, listed, number, points
 from lpft.reporting.intervals import Certainty
 from lpft.reporting.tradeoff import Tradeoff
 
-SHOWN_NAMES = 5
-"""Maximum number of clients named in one line."""
 DESCRIBED = ("epochs", "lp_epochs")
 """Settings that every description of a method contains."""
 
@@ -101,7 +99,7 @@ def remedy(name: str) -> str:
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics: once for all methods, and once for all clients, with the same one."""
+    """Describe diagnostics in one line each: one for all methods, and one for all clients, with the same diagnostic."""
     lines = []
     for name, of_name in by_name(diagnostics).items():
         lines += [f"{name}: {line}" for line in located(d for d in of_name if d.client is None)]
@@ -119,18 +117,12 @@ def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
 
 
 def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics with seed, method and client: once for all methods with the same one."""
+    """Describe diagnostics with seed, method and client in one line each: one for all methods that are alike."""
     lines = []
     for (*_, text), alike in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
         place = alike[0].place + (f" and {len(alike) - 1} more" if len(alike) > 1 else "")
         lines.append(": ".join(part for part in (place, text) if part))
     return lines
-
-
-def listed(names: Iterable[str]) -> str:
-    """Join the first names with commas."""
-    names = list(names)
-    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
@@ -178,7 +170,7 @@ def interval_note(certainty: Certainty) -> str:
 
 
 def result(certainty: Certainty) -> str:
-    """State in one sentence how the pair of methods that an experiment is about compares, and how sure that is.
+    """State in one sentence how the pair of methods that an experiment is about compares, and how certain that is.
 
     Of a swept method, the verdicts are counted. Empty if there is no such pair, or one of them has no accuracy.
     """
@@ -275,7 +267,7 @@ def _describe(settings: Mapping[str, Any], config: Mapping[str, Any], swept_lp_e
 
 
 def _difference(method: str, config: Mapping[str, Any]) -> str:
-    """State what differs from the settings of the method of the same class whose name this one extends, if any."""
+    """State the differences from the method of the same class whose name this one extends; empty if there are none."""
     methods = section(config, "methods")
     kind = class_name(methods.get(method))
     bases = [name for name in methods if method.startswith(f"{name}_") and class_name(methods[name]) == kind]
