@@ -48,7 +48,7 @@ from lpft.paper.evidence import (
     profile_of,
     trend,
 )
-from lpft.reporting.analysis import Analysis, convergences
+from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import metric_name
 from lpft.reporting.intervals import Key
 from lpft.reporting.references import personalized_methods
@@ -268,7 +268,7 @@ def repairs(points: Sequence[Analysis]) -> Verdict:
         row: Row = {"point": point.experiment.label, "judged": len(before) > 0 and bool(methods), "gains": []}
         rows.append(row)
         if row["judged"]:
-            models = convergences(point)
+            models = point.convergences
             converged = sum(model.converged for model in models)
             changes = [model.change for model in models if model.change is not None]
             row |= {"seeds": len(models), "converged": converged, "finished": converged > CONVERGED * len(models)}

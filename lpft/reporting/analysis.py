@@ -94,13 +94,23 @@ class Analysis:
         adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
         restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
         pairs, metric = self.experiment.pairs, metric_name(self.experiment.config)
-        return diagnose(self._client_results, _val_accuracies(self), pairs, adapted, restarted, metric)
+        return diagnose(self._client_results, self._val_accuracies, pairs, adapted, restarted, metric)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:
         """The recommended method of each client, in the order of clients; on a tie the first method."""
         by_client = {r.client: r for r in recommend(self._client_results, self.experiment.methods)}
         return [by_client[client] for client in self.experiment.client_names if client in by_client]
+
+    @cached_property
+    def convergences(self) -> list[Convergence]:
+        """Whether the global models that were trained in this run have converged."""
+        return [judge_convergence(accuracies) for accuracies in self._val_accuracies.values()]
+
+    @property
+    def _val_accuracies(self) -> dict[int, list[float | None]]:
+        """The validation accuracy of every round, by seed."""
+        return {seed: [row.get("val_accuracy") for row in rows] for seed, rows in self.histories.items() if rows}
 
     @property
     def _client_results(self) -> list[ClientResult]:
@@ -269,15 +279,6 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
     columns = set().union(*rows)
     metrics = [metric.name for metric in METRICS if metric.name in columns]
     return DataFrame(rows, columns=[*keys, "method", "n", *(name + part for name in metrics for part in ("", "_std"))])
-
-
-def convergences(analysis: Analysis) -> list[Convergence]:
-    """Judge for every global model that was trained in this run whether it has converged."""
-    return [judge_convergence(curve) for curve in _val_accuracies(analysis).values()]
-
-
-def _val_accuracies(analysis: Analysis) -> dict[int, list[float | None]]:
-    return {seed: [row.get("val_accuracy") for row in rows] for seed, rows in analysis.histories.items() if rows}
 
 
 def _plain(value: object) -> object:

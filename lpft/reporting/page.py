@@ -23,7 +23,7 @@ from lpft.evaluation.metric import mean
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import held_out, ladder, sentences, tradeoff
-from lpft.reporting.analysis import Analysis, Sweep, convergences
+from lpft.reporting.analysis import Analysis, Sweep
 from lpft.reporting.console import (
     comparison_header,
     comparison_rows,
@@ -359,7 +359,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         ],
         "missing": sweep.missing,
         "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
-        "not_converged": [p.experiment.label for p in points if not all(c.converged for c in convergences(p))],
+        "not_converged": [p.experiment.label for p in points if not all(c.converged for c in p.convergences)],
         "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
         "metrics": metrics,
     }

@@ -174,18 +174,18 @@ def result(certainty: Certainty) -> str:
 
     Of a swept method, the verdicts are counted. Empty if there is no such pair, or one of them has no accuracy.
     """
-    if certainty.main_pair is None and certainty.main_family is not None:
-        return _result_of_family(*certainty.main_family, certainty)
-    pair = certainty.main_pair
-    by_metric = {name: certainty.comparisons.get((*pair, name)) for name in ("local", "global_all")} if pair else {}
-    if pair is None or None in by_metric.values():
+    if certainty.main_pair is None:
+        return _result_of_family(*certainty.main_family, certainty) if certainty.main_family else ""
+    method, baseline = certainty.main_pair
+    by_metric = {name: certainty.comparisons.get((method, baseline, name)) for name in ("local", "global_all")}
+    if None in by_metric.values():
         return ""
     return render(
         "result",
-        method=pair[0],
-        baseline="the global model" if pair[1] == certainty.global_model else pair[1],
+        method=method,
+        baseline="the global model" if baseline == certainty.global_model else baseline,
         measure=measure_word(certainty.experiment.config),
-        num_methods=sum((method, pair[1], "local") in certainty.comparisons for method in certainty.methods),
+        num_methods=sum((name, baseline, "local") in certainty.comparisons for name in certainty.methods),
         **by_metric,
     )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -267,40 +266,34 @@ def _read_status(run: Run) -> RunStatus:
             errors=[error for point in points for error in point.errors],
             eta=sum((point.eta for point in points), Eta()),
         )
-    activity, tuning = _Activity(run), _Activity(run.tuning)
-    results, trials = read_results(run, brief=True), read_results(run.tuning, brief=True)
     federation = section(config, "federation")
     rounds = None if federation.get("init") else federation.get("rounds")
     planned = rounds if isinstance(rounds, int) else None
+    activity, tuning = _Activity(run), _Activity(run.tuning)
+    references = {reference.root.name: _Activity(reference) for reference in run.references()}
     histories = {seed: activity.history(seed) for seed in seeds_of(run, config)}
     models = [activity.model(seed, history, planned) for seed, history in histories.items()]
-    methods, of_trials = [activity.method(result) for result in results], [tuning.method(result) for result in trials]
-    references = {reference.root.name: _Activity(reference) for reference in run.references()}
     others = {name: [r.model(seed, r.history(seed), None) for seed in histories] for name, r in references.items()}
-    cells = [
-        Pace(
-            result.method,
-            left=len(result.clients) - len(result.client_results),
-            seconds=[cell.seconds for cell in result.client_results],
-            typical=not is_reference(result.method, config),
-        )
-        for result in [*results, *trials]
-    ]
-    rounds_left = [_pace_of_rounds(model, histories[model.seed]) for model in models]
-    stacks = sum(work.part != "global" for work in [*activity.work, *tuning.work])
+    results, of_trials = read_results(run, brief=True), read_results(run.tuning, brief=True)
+    methods = [activity.method(result) for result in results]
+    trials = [tuning.method(result) for result in of_trials]
     return replace(
         status,
         models=models,
         others=others,
         methods=methods,
-        trials=of_trials,
+        trials=trials,
         tuned=(run.root / "tuning.csv").is_file() or not section(config, "tune", "grids"),
         errors=[
             *activity.errors(models, methods),
-            *tuning.errors([], of_trials),
-            *itertools.chain.from_iterable(references[name].errors(of_name, []) for name, of_name in others.items()),
+            *tuning.errors([], trials),
+            *(error for name, of_name in others.items() for error in references[name].errors(of_name, [])),
         ],
-        eta=Eta(tuple(rounds_left), tuple(cells), stacks),
+        eta=Eta(
+            rounds=tuple(_pace_of_rounds(model, histories[model.seed]) for model in models),
+            cells=tuple(_pace_of_cells(result, config) for result in [*results, *of_trials]),
+            at_work=sum(work.part != "global" for work in [*activity.work, *tuning.work]),
+        ),
     )
 
 
@@ -351,6 +344,12 @@ class _Activity:
         failed = {(model.seed, "global") for model in models if model.failed}
         failed |= {(part.seed, part.method) for part in methods if part.failed}
         return [JobError(str(f), f.error, str(f.path)) for f in self.failures if (f.seed, f.part) in failed]
+
+
+def _pace_of_cells(result: MethodResult, config: Mapping[str, Any]) -> Pace:
+    left = len(result.clients) - len(result.client_results)
+    seconds = [cell.seconds for cell in result.client_results]
+    return Pace(result.method, left, seconds, typical=not is_reference(result.method, config))
 
 
 def _pace_of_rounds(model: GlobalStatus, history: History) -> Pace:

@@ -84,7 +84,7 @@ def _draw_seeds(analysis: Analysis, axes: Axes, method: str, points: pd.DataFram
     if len(points) > 1:
         axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
     certainty = analysis.certainty
-    gaps = [certainty.comparisons.get((method, certainty.references[0], m)) for m in ("local", "global_all")]
+    gaps = [certainty.comparisons.get((method, certainty.global_model, m)) for m in ("local", "global_all")]
     margins = [gap.estimate.margin for gap in gaps if gap]
     if len(margins) == 2 and not any(map(math.isnan, margins)):
         axes.errorbar(x.mean(), y.mean(), margins[0], margins[1], color=look.color, linewidth=1.0, alpha=0.35, zorder=3)
