@@ -47,6 +47,12 @@ from lpft.storage.atomic import write_atomically
 COMPARED = ("local", "global_all", "worst_row", "average3")
 """The metrics in which methods are compared seed by seed."""
 OF_TUNING = ("local", "global_all", "average3")
+TUNING_HEADER = ("method", "chosen settings", "Local", "Global", "average3", "n")
+TRIALS_HEADER = ("method", "trial", "settings", "val local", "val global", "score", "")
+RECOMMENDATIONS_HEADER = (
+    *("client", "val samples", "global model", "best method", "its accuracy", "gain", "recommendation"),
+    *("test: global", "test: recommended"),
+)
 TEST_SETS = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
 SETTINGS = ("data", "augment", "network", "federation", "personalization", "methods")
 """The sections of the configuration that decide the results."""
@@ -127,6 +133,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
     experiment, frames, look = analysis.experiment, analysis.frames, analysis.looks
     results = (sentences.result(analysis.certainty), sentences.result_at_equal_local(analysis.tradeoff))
     differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
+    titles = [metric_named(name).title for name in COMPARED]
     diagnostics = sentences.by_name(analysis.diagnostics)
     apart = {*reference_rows(experiment.config), *rows_apart(experiment.config)} - {experiment.reference}
     return {
@@ -142,6 +149,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "gains": gains_line(gains(analysis)),
         "recommendation": sentences.recommendation_line(analysis.recommendations),
         "recommendation_rule": sentences.render("recommendation", "rule"),
+        "recommendations_header": RECOMMENDATIONS_HEADER,
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
         "table_header": ["method", *comparison_header(analysis)],
         "groups": _grouped(experiment, comparison_rows(analysis)),
@@ -155,7 +163,7 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "remarks": [*incomplete(analysis), *exceptions(analysis)],
         "num_seeds": len(experiment.seeds),
         "diagnostics": [(name, sentences.located(of), sentences.remedy(name)) for name, of in diagnostics.items()],
-        "compared": [metric_named(name) for name in COMPARED],
+        "differences_header": ["method", *titles, "clients better / same / worse", "n"],
         "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
         "held_out": held_out.held_out_rows(analysis.held_out),
         "held_out_header": held_out.HEADER,
@@ -253,7 +261,9 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
         "rule": sentences.render(
             "tuning", "rule", trials=num_trials, seeds=analysis.run.tuning.seeds(), criterion=criterion
         ),
+        "header": TUNING_HEADER,
         "compared": [row for name, chosen in tuned.items() for row in _tuned_rows(analysis, str(name), chosen or {})],
+        "trials_header": TRIALS_HEADER,
         "trials": [_trial_row(trial) for trial in trials.to_dict("records")],
     }
 
