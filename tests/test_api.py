@@ -33,12 +33,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return lpft.run(TOY, out=str(tmp_path_factory.mktemp("api") / "run"), seeds=[0], federation={"rounds": 2})
 
 
-def test_it_does_what_the_command_does(results: Results, out: Path) -> None:
+def test_it_equals_the_command(results: Results, out: Path) -> None:
     command = toy("run", out, "--seeds", "[0]", "--federation.rounds", 2)
     assert outcome(results.run) == outcome(command)
 
 
-def test_a_dict_is_as_good_as_a_file(results: Results, out: Path) -> None:
+def test_a_dict_equals_a_file(results: Results, out: Path) -> None:
     config = {**yaml.safe_load(Path(TOY).read_text()), "out": str(out)}
     made = lpft.run(config, seeds=[0], federation={"rounds": 2})
     assert outcome(made.run) == outcome(results.run)
@@ -65,7 +65,7 @@ def test_keywords_may_be_paths_ranges_and_numbers_of_numpy(results: Results, out
         assert outcome(made.run) == outcome(results.run)
 
 
-def test_what_no_file_can_hold_is_refused(out: Path) -> None:
+def test_values_that_yaml_cannot_represent_are_refused(out: Path) -> None:
     for experiment in (TOY, yaml.safe_load(Path(TOY).read_text())):
         with pytest.raises(ConfigError, match=r"`methods\.ft` is of type FT"):
             lpft.run(experiment, out=out, methods={"ft": FT()})
@@ -83,14 +83,14 @@ def test_tuning_nothing_is_refused(out: Path) -> None:
         lpft.tune(TOY, out=out)
 
 
-def test_stages_give_what_run_gives(results: Results, out: Path) -> None:
+def test_stages_equal_run(results: Results, out: Path) -> None:
     for stage in (lpft.federate, lpft.personalize):
         stage(TOY, out=str(out), seeds=[0], federation={"rounds": 2})
     lpft.report(out)
     assert outcome(lpft.load(out).run) == outcome(results.run)
 
 
-def test_frames_hold_what_the_files_hold(results: Results) -> None:
+def test_frames_equal_the_files(results: Results) -> None:
     rows = table(results.run.root / "results.csv")
     assert list(results.results["method"]) == [row["method"] for row in rows] == ["none", "ft", "lpft"]
     assert results.results["local"].tolist() == [float(row["local"]) for row in rows]

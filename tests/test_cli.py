@@ -73,7 +73,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_bad_input_ends_with_code_2_and_says_what_to_do(
+def test_bad_input_exits_with_code_2_and_a_hint(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def test_prepare_shows_what_is_in_a_dataset(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "data" / "contact_sheet.png").exists()
 
 
-def test_prepare_needs_data_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_needs_only_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lpft("prepare", "--data.source", "tests.toy.ToySource", "--data.source.counts", "[9, 5]", "--out", tmp_path)
     assert "2 clients, 3 classes, images 1x8x8: 14 train, 12 val, 24 test" in capsys.readouterr().out
     lpft("prepare", "--data.source", "tests.toy.ToySource", "--data.source.counts", "nine", code=2)

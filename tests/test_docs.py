@@ -160,7 +160,7 @@ def test_commands_in_the_documentation_are_valid(path: Path, written: Path, caps
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_every_block_is_run_or_says_why_not(path: Path) -> None:
+def test_every_block_is_run_or_has_a_reason_not_to(path: Path) -> None:
     """A page has no other blocks than those that tests read, and no other commands than they run; Python compiles."""
     for block in blocks(path):
         where = f"{path.name}:{block.line}"
@@ -174,7 +174,7 @@ def test_every_block_is_run_or_says_why_not(path: Path) -> None:
             assert known, f"{where}: say in tests/pages.py why `{command}` is not run"
 
 
-def test_what_is_not_run_is_still_shown() -> None:
+def test_blocks_that_are_not_run_still_exist() -> None:
     shown = [command for page in DOCS for block in blocks(page, "sh") for command in block.commands()]
     assert [start for start in NOT_RUN if not any(command.startswith(start) for command in shown)] == []
 
@@ -202,7 +202,7 @@ def test_yaml_in_the_documentation_is_read(path: Path, written: Path, capsys: py
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_are_valid(path: Path) -> None:
     """Files exist, and have the heading that is linked to; names of headings are those of GitHub."""
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8")):
         if target.startswith("http"):
@@ -212,6 +212,11 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_no_merge_conflict_is_left(path: Path) -> None:
+    assert not re.findall(r"^(?:<{7} |={7}$|>{7} ).*", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_the_readmes_class_paths_exist() -> None:
@@ -228,7 +233,7 @@ def test_the_readme_installs_by_two_commands() -> None:
     assert commands[1].endswith("-m pytest")
 
 
-def test_the_table_of_attributes_is_read_as_it_is_shown(tmp_path: Path) -> None:
+def test_the_documented_table_of_attributes_can_be_read(tmp_path: Path) -> None:
     from PIL import Image
 
     text = next(block.text for block in blocks(OWN, "yaml") if "AttributeTable" in block.text)

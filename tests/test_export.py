@@ -63,7 +63,7 @@ def test_predictions_equal_the_matrix(finished: Run, exported: Path, images: dic
         assert (rows[["p_0", "p_1", "p_2"]].max(axis=1) == rows["probability"]).all()
 
 
-def test_the_description_says_where_it_comes_from(finished: Run, exported: Path) -> None:
+def test_the_description_contains_its_origin(finished: Run, exported: Path) -> None:
     found = json.loads((exported / "model.json").read_text())
     assert (found["client"], found["method"], found["seed"], found["classes"]) == (CLIENT, "lpft", 0, ["0", "1", "2"])
     row = api.load(finished.root).matrix("lpft", 0).loc[CLIENT]
@@ -111,7 +111,7 @@ def test_the_command_predicts_files_and_folders(
     assert third.name[:6] in capsys.readouterr().out
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_predicted(
+def test_unreadable_files_are_named_and_the_others_predicted(
     exported: Path, images: dict[str, list[tuple[Path, int]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.png"
@@ -152,7 +152,7 @@ def test_bad_input_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_folder_is_no_model(exported: Path, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
     for name, content in (("model.json", b'{"classes": []}'), ("model.json", b"{"), ("model.safetensors", b"cut")):
         folder = tmp_path / "model"
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +163,7 @@ def test_a_damaged_folder_is_no_model(exported: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", ""])
-def test_a_device_that_is_not_there_is_refused(exported: Path, device: str) -> None:
+def test_a_missing_device_is_refused(exported: Path, device: str) -> None:
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
         ExportedModel.load(exported, device)
 
@@ -175,7 +175,7 @@ def test_the_global_model_and_every_method_can_be_exported(finished: Run, tmp_pa
         assert ExportedModel.load(tmp_path / method).classes == ["0", "1", "2"]
 
 
-def test_files_are_found_as_they_are_named(tmp_path: Path) -> None:
+def test_files_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "x.dat").write_bytes(b"")
     assert image_files([tmp_path / "x.dat"]) == [tmp_path / "x.dat"]
     with pytest.raises(FileNotFoundError, match=r"missing\.png does not exist"):

@@ -82,7 +82,7 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     else:
         os.kill(process.children()[-1], signal.SIGKILL)
         assert process.code() == 1
-        assert "what is finished is kept. Run the same command again" in process.said()
+        assert "finished results are kept. Run the same command again" in process.said()
         assert "Traceback" not in process.said()
     wait_until(lambda: not process.alive(), seconds=5)
     before = contents(run)
@@ -120,7 +120,7 @@ def test_an_interrupted_command_ends_all_and_loses_nothing(
         wait_until(lambda: not process.alive(), seconds=5)
     finally:
         process.kill(everyone=True)
-    assert "interrupted; what is finished is kept. Run the same command again" in process.said()
+    assert "interrupted; finished results are kept. Run the same command again" in process.said()
     assert "Traceback" not in process.said()
     before = contents(run)
     assert len(before) < len(contents(finished)), "it was interrupted too late"
@@ -158,7 +158,7 @@ def write_slowly(seconds: float) -> None:
     Path.replace = replacing  # type: ignore[method-assign, assignment]
 
 
-def test_a_process_whose_parent_has_ended_already_ends_too() -> None:
+def test_a_process_whose_parent_has_already_ended_ends() -> None:
     """Killed between the fork and the first look at it: who the parent was is no longer known from the system."""
     process = FORK.Process(target=lambda: (leave_with_parent(2**22 + 1), time.sleep(60)))
     process.start()
@@ -232,7 +232,7 @@ def test_killed_at_every_few_writes(finished: Run, out: Path, tmp_path: Path) ->
     assert outcome(run) == outcome(finished)
 
 
-def test_what_killed_processes_had_begun_is_removed_after_a_day(finished: Run, out: Path, tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed_after_a_day(finished: Run, out: Path, tmp_path: Path) -> None:
     run = Run(_copied(finished, out, "**/c0.json"))
     words = ("federate", "-c", TOY, "--out", out)
     for number in (1, 2):
@@ -290,7 +290,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", ["cut off", "flipped"])
-def test_a_damaged_file_is_said_and_made_again(
+def test_a_damaged_file_is_reported_and_written_again(
     damage: str, finished: Run, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of every kind one: the global model, a cell, a personalized model; and all that is derived from them."""
@@ -309,7 +309,7 @@ def test_a_damaged_file_is_said_and_made_again(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_training_does_not_go_on_from_a_damaged_checkpoint(
+def test_training_does_not_resume_from_a_damaged_checkpoint(
     damage: str, finished: Run, out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The checkpoint is that of round 2."""
@@ -325,7 +325,7 @@ def test_training_does_not_go_on_from_a_damaged_checkpoint(
     ]
 
 
-def test_a_cell_of_another_client_seed_or_method_is_not_taken(
+def test_a_result_of_another_client_seed_or_method_is_not_used(
     finished: Run, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Settings, and hence fingerprints, are the same for all clients and seeds."""
@@ -360,7 +360,7 @@ class OneNaN(FT):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_one_client_diverges_and_the_others_go_on(size: int, out: Path) -> None:
+def test_one_diverged_client_does_not_affect_the_others(size: int, out: Path) -> None:
     """c1 shares its stack with c2."""
     words = ("--seeds", "[0]", "--personalization.clients_per_stack", size, "--methods.nan", f"{__name__}.OneNaN")
     run = toy("run", out, "--only", "none,ft,nan", *words)
@@ -403,7 +403,7 @@ def test_an_update_that_is_not_finite_has_no_weight(
 # Two processes get the same cell
 
 
-def test_two_processes_on_one_run_write_what_one_writes(finished: Run, out: Path, tmp_path: Path) -> None:
+def test_two_processes_on_one_run_equal_one(finished: Run, out: Path, tmp_path: Path) -> None:
     """Both have computed the first stack before either writes."""
     together = FORK.Barrier(2)
 
@@ -436,7 +436,7 @@ def full_disk(limit: int = 3500) -> None:
 
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("stage", ["federate", "personalize", "report"])
-def test_a_full_disk_is_said_and_loses_nothing(
+def test_a_full_disk_is_reported_and_loses_nothing(
     stage: str, devices: int, finished: Run, out: Path, tmp_path: Path
 ) -> None:
     run = Run(_copied(finished, out))
@@ -453,7 +453,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
 
 
 @pytest.mark.parametrize("stage", ["federate", "personalize", "report"])
-def test_a_read_only_folder_is_said_and_loses_nothing(stage: str, finished: Run, out: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported_and_loses_nothing(stage: str, finished: Run, out: Path, tmp_path: Path) -> None:
     run = Run(_copied(finished, out))
     toy(stage, out) if stage != "report" else None  # its configuration names another folder
     _undo(run, stage)
@@ -485,7 +485,7 @@ def _undo(run: Run, stage: str) -> None:
         (run.root / "results.csv").unlink()
 
 
-def test_nothing_can_be_made_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_a_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
     toy("run", tmp_path / "file" / "run", code=2)
     assert f"`out: {tmp_path / 'file' / 'run'}` cannot be used" in (error := capsys.readouterr().err)

@@ -142,7 +142,7 @@ def test_other_networks_and_augmentation_are_refused(root: Path, capsys: pytest.
     assert "ToyNet cannot run on rows of 4 features" in capsys.readouterr().err
 
 
-def test_prepare_says_what_is_there(
+def test_prepare_prints_the_dataset(
     root: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lpft("prepare", "-c", CONFIG, "--data.source.root", root, "--out", tmp_path)

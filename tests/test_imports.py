@@ -69,7 +69,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("pair", STRANGERS, ids="-".join)
-def test_strangers_do_not_import_each_other(pair: tuple[str, str]) -> None:
+def test_unrelated_packages_do_not_import_each_other(pair: tuple[str, str]) -> None:
     for one, other in (pair, pair[::-1]):
         if (one, other) == ("paper", "reporting"):  # verdicts read the analysis
             continue
@@ -78,7 +78,7 @@ def test_strangers_do_not_import_each_other(pair: tuple[str, str]) -> None:
                 assert not [name for name in imported(path) if name.startswith(f"lpft.{other}")], path
 
 
-def test_only_the_federated_stage_knows_of_other_ranks() -> None:
+def test_only_the_federated_stage_uses_ranks() -> None:
     for path in MODULES:
         if part(path) in {"data", "models", "clients", "methods", "evaluation"}:
             assert "torch.distributed" not in path.read_text(encoding="utf-8"), path

@@ -112,7 +112,7 @@ def folder(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh", "python")], ids=lambda page: page.name)
-def test_what_a_page_shows_runs(page: Path, folder: Path) -> None:
+def test_examples_of_a_page_run(page: Path, folder: Path) -> None:
     GIVEN.get(page.name, lambda folder: None)(folder)
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page, "sh", "python", "yaml"):

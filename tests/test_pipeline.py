@@ -56,7 +56,7 @@ def test_a_run_leaves_every_file(finished: Run) -> None:
     assert config["personalization"]["clients_per_stack"] == 2
 
 
-def test_results_follow_from_the_matrices_alone(finished: Run) -> None:
+def test_results_follow_from_the_matrices(finished: Run) -> None:
     rows = table(finished.root / "results.csv")
     assert [(row["seed"], row["method"]) for row in rows] == [(s, m) for s in "01" for m in ("none", "ft", "lpft")]
     for row in rows:
@@ -69,7 +69,7 @@ def test_results_follow_from_the_matrices_alone(finished: Run) -> None:
                 assert float(row[metric.name]) == pytest.approx(value, abs=1e-12)
 
 
-def test_matrices_follow_from_the_models_alone(finished: Run) -> None:
+def test_matrices_follow_from_the_models(finished: Run) -> None:
     """Loaded into the plain network, and counted by scikit-learn."""
     data = toy_data()
     for method in ("none", "ft", "lpft"):
@@ -166,7 +166,7 @@ def test_in_float64_the_size_of_stacks_does_not_matter(tmp_path: Path) -> None:
         assert (matrix(sizes[1], 0, method)[1] == matrix(sizes[5], 0, method)[1]).all()
 
 
-def test_stages_and_shards_give_what_run_gives(finished: Run, out: Path) -> None:
+def test_stages_and_shards_equal_run(finished: Run, out: Path) -> None:
     toy("federate", out)
     for shard in ("2/3", "0/3", "1/3"):
         toy("personalize", out, "--shard", shard)
@@ -210,7 +210,7 @@ def test_other_settings_are_refused_until_they_may_overwrite(out: Path, capsys: 
     toy("run", out, *words, "--personalization.epochs", 3, "--trainer.devices", 2, "--name", "other")
 
 
-def test_the_same_images_normalized_otherwise_are_other_data(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_normalization_changes_the_data(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("federate", out, "--seeds", "[0]")
     toy("federate", out, "--seeds", "[0]", "--data.std", "[0.25]", code=2)
     assert "different are: `data.std`" in capsys.readouterr().err
@@ -295,7 +295,7 @@ def test_a_model_with_other_names_and_classes_is_personalized(
     assert re.search(r"different are: `federation.init` .*, `federation.init_head` \(", capsys.readouterr().err)
 
 
-def test_a_finished_model_leaves_nothing_of_the_one_before(finished: Run, out: Path) -> None:
+def test_a_finished_model_replaces_the_previous_one(finished: Run, out: Path) -> None:
     run = toy("run", out, "--only", "none", "--seeds", "[0]")
     run.global_file(0, "checkpoint.pt").touch()
     toy("run", out, "--only", "none", "--seeds", "[0]", "--federation.init", finished.global_model(1), "--overwrite")
@@ -309,7 +309,7 @@ def test_a_network_that_is_no_body_with_a_head_is_refused(out: Path, capsys: pyt
     assert not out.exists()
 
 
-def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out: Path) -> None:
+def test_weights_are_identified_by_content_not_by_path(out: Path) -> None:
     def network_settings(path: Path) -> Any:
         words = ["--network", "lpft.models.torchvision.TorchvisionNet", "--network.name", "shufflenet_v2_x0_5"]
         words += ["--network.weights", str(path), "--federation.clients_per_stack=1"]
@@ -328,7 +328,7 @@ def test_a_network_is_known_by_the_content_of_its_weights_not_by_their_place(out
 
 
 @pytest.mark.processes
-def test_augmented_runs_do_not_depend_on_processes_and_are_of_other_settings(
+def test_augmented_runs_do_not_depend_on_processes_and_have_other_settings(
     finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--seeds", "[0]", "--only", "lpft", "--augment", "lpft.data.transforms.FlipCrop", "--augment.pad", 1]
@@ -353,7 +353,7 @@ def test_tasks_can_be_sent_to_processes_without_shared_memory(out: Path) -> None
     assert copy.jobs() == task.jobs()
 
 
-def test_cells_hold_what_is_needed_to_trust_them(finished: Run) -> None:
+def test_client_results_contain_their_provenance(finished: Run) -> None:
     cell = json.loads(finished.cell(0, "ft", "c0").read_text())
     assert cell["clients_per_stack"] == 2
     assert cell["device"] == "cpu"
@@ -405,7 +405,7 @@ def test_settings_are_never_mixed_across_seeds_and_methods(out: Path, capsys: py
     assert "left out: ft, seed 0: made with other settings" in capsys.readouterr().out
 
 
-def test_damaged_configurations_are_told_or_made_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_configurations_are_reported_or_written_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = toy("run", out, "--seeds", "[0]", "--only", "ft")
     before = outcome(run)
     for text in ("", "[]", "{"):

@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Run:
     return toy("run", tmp_path_factory.mktemp("finished"), "-c", config, "--data.held_out", 1)
 
 
-def test_rows_are_what_clients_have_trained_for_themselves(finished: Run) -> None:
+def test_rows_contain_the_clients_own_models(finished: Run) -> None:
     """A client's model is the federation's with the entries it keeps; a new client has the federation's alone."""
     clients = [row["client"] for row in table(finished.root / "seed_0" / "fedrep" / "clients.csv")]
     (new,) = [
@@ -85,7 +85,7 @@ def test_rows_fill_the_same_matrix_and_are_marked(finished: Run) -> None:
         )
 
 
-def test_what_they_cost(finished: Run) -> None:
+def test_their_cost(finished: Run) -> None:
     """Three rounds of one epoch: FedBN 3 passes, FedRep 3 * (1 + 2 / 3), Ditto 6, per training sample."""
     clients = {m: table(finished.root / "seed_0" / m / "clients.csv") for m in IN_PROCESS}
     samples = sum(int(row["num_train"]) for row in clients["fedbn"] if row["took_part"] == "true")

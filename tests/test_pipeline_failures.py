@@ -53,7 +53,7 @@ def test_a_failing_method_does_not_stop_the_others(
     assert outcome(toy("run", out)) == outcome(finished)
 
 
-def test_why_there_are_no_results_is_said_once(
+def test_the_reason_for_missing_results_is_reported_once(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
@@ -64,7 +64,7 @@ def test_why_there_are_no_results_is_said_once(
     assert capsys.readouterr().err.count("lpft: failed:") == 1
 
 
-def test_what_has_gone_well_has_not_failed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_is_not_recorded_as_failure(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a seed nor a stack, once it was done at another start."""
     fit, do = FedAvg.fit, StackWorker.do
 
@@ -114,7 +114,7 @@ def test_the_name_of_a_job_is_short() -> None:
 
 
 @pytest.mark.processes
-def test_all_clients_diverging_in_a_round_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_round_in_which_all_clients_diverge_is_reported(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("run", out, "--federation.optimizer.lr", 1e38, "--trainer.devices", 2, code=1)
     error = capsys.readouterr().err
     assert "In round 1 of seed 0 every client's update has diverged" in error

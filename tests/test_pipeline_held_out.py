@@ -29,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_federated_training_is_that_of_data_without_these_clients(tmp_path: Path, devices: int) -> None:
+def test_federated_training_ignores_held_out_clients(tmp_path: Path, devices: int) -> None:
     """Bit for bit, cohorts, losses and tests of every round included."""
 
     class Without(type(toy_module().source)):  # type: ignore[misc]
@@ -62,7 +62,7 @@ def test_federated_training_is_that_of_data_without_these_clients(tmp_path: Path
     assert {row["num_clients"] for row in histories[0]} == {"2"}
 
 
-def test_they_are_personalized_and_tested_like_the_others(finished: Run) -> None:
+def test_held_out_clients_are_personalized_and_tested(finished: Run) -> None:
     for method in ("none", "ft", "lpft"):
         rows = table(finished.method_file(0, method, "clients.csv"))
         assert [row["client"] for row in rows] == [f"c{i}" for i in range(5)]
@@ -98,7 +98,7 @@ def test_pages_and_console_show_both_kinds(finished: Run, capsys: pytest.Capture
     assert "| lpft | new |" in (finished.root / "report.md").read_text()
 
 
-def test_without_them_nothing_changes(out: Path) -> None:
+def test_without_held_out_clients_nothing_changes(out: Path) -> None:
     run = toy("run", out, "--seeds", "[0]", "--only", "none")
     assert not (run.root / "held_out.csv").exists()
     assert "took_part" not in table(run.method_file(0, "none", "clients.csv"))[0]
@@ -117,7 +117,7 @@ def test_another_choice_needs_other_global_models(finished: Run, out: Path, caps
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_they_have_no_part_in_tuning(out: Path) -> None:
+def test_held_out_clients_take_no_part_in_tuning(out: Path) -> None:
     tune = "{trials: 2, grids: {ft: {lr: [0.1]}}}"
     run = toy("run", out, *HELD_OUT, "--seeds", "[0]", "--only", "ft", "--tune", tune)
     for trial in ("ft+trial0", "ft+trial1"):
@@ -127,7 +127,7 @@ def test_they_have_no_part_in_tuning(out: Path) -> None:
     assert len(table(run.method_file(0, "ft_tuned", "clients.csv"))) == 5
 
 
-def test_they_may_be_new_to_a_finished_model(out: Path, tmp_path: Path, finished: Run) -> None:
+def test_held_out_clients_with_a_finished_model(out: Path, tmp_path: Path, finished: Run) -> None:
     init = ("--federation.init", finished.global_model(0))
     run = toy("run", out, *HELD_OUT, "--seeds", "[0]", "--only", "ft", *init)
     with (run.root / "held_out.csv").open(newline="") as file:

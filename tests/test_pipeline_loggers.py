@@ -75,7 +75,7 @@ def assert_same(found: list[tuple[str, int, float]], expected: list[tuple[str, i
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_loggers_get_what_tensorboard_gets(logged: Run, part: str) -> None:
+def test_loggers_get_the_same_points_as_tensorboard(logged: Run, part: str) -> None:
     expected = scalars(logged, part)
     assert len(expected) > 5
     assert_same(points(beside(logged, "recorder", "run", f"{part}.jsonl")), expected)
@@ -107,7 +107,7 @@ def everything(run: Run) -> dict[str, bytes]:
     return {str(path.relative_to(run.root.parent)): path.read_bytes() for f in folders for path in f.rglob("*.*")}
 
 
-def test_nothing_comes_twice_by_run_and_report(logged: Run) -> None:
+def test_run_and_report_log_nothing_twice(logged: Run) -> None:
     before = everything(logged)
     loggers = beside(logged, "loggers.yaml")
     toy("run", logged.root, *WORDS, "-c", loggers)
@@ -155,7 +155,7 @@ def test_points_of_a_sweep_are_named_as_their_folders(tmp_path: Path) -> None:
         assert_same(points(tmp_path / "recorder" / "run" / f"{part}.jsonl"), scalars(run, part))
 
 
-def test_a_logger_that_fails_is_left_out_with_one_warning(
+def test_a_failing_logger_is_left_out_with_one_warning(
     logged: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loggers = write_loggers(tmp_path, "Broken", api_key=SECRET)
@@ -169,7 +169,7 @@ def test_a_logger_that_fails_is_left_out_with_one_warning(
         assert_same(csv_points(tmp_path / "csv" / "run" / part / "metrics.csv"), scalars(run, part))
 
 
-def test_python_hands_over_loggers_that_it_has_made(logged: Run, tmp_path: Path) -> None:
+def test_logger_objects_can_be_passed_from_python(logged: Run, tmp_path: Path) -> None:
     class InMemory(Recorder):
         def __init__(self) -> None:
             super().__init__("", "mine", "one")

@@ -76,7 +76,7 @@ def test_as_many_passes_over_the_data_as_federated_training() -> None:
     assert Federation(rounds=7).full_rounds(3) == 7
 
 
-def test_every_file_is_there_as_of_any_row(finished: Run) -> None:
+def test_references_have_the_same_files_as_methods(finished: Run) -> None:
     rows = {row["method"]: row for row in table(finished.root / "results.csv")}
     assert list(rows) == list(REFERENCES)
     for method in ("local", "pooled"):
@@ -96,7 +96,7 @@ def test_references_are_not_recommended(finished: Run) -> None:
     assert not {each.method for each in analysis.diagnostics} & {"local", "pooled"}
 
 
-def test_the_page_says_what_was_gained(finished: Run) -> None:
+def test_the_page_states_the_gains(finished: Run) -> None:
     rows = {row["method"]: float(row["local"]) for row in table(finished.root / "results.csv")}
     found = gains(analyze(finished))
     assert found is not None
@@ -107,7 +107,7 @@ def test_the_page_says_what_was_gained(finished: Run) -> None:
         assert gains_line(found) in (finished.root / name).read_text()
 
 
-def test_the_line_is_made_of_what_is_there() -> None:
+def test_the_line_contains_the_existing_references() -> None:
     assert gains_line(None) == ""
     assert gains_line(Gains(12.34, -1.2, 2.1, "lpft", 3)) == (
         "Federated training gained 12.3 points of Local over training at home alone, and lost 1.2 against one model"
@@ -123,7 +123,7 @@ def test_without_references_there_is_no_line(out: Path) -> None:
     assert gains(analyze(run)) is None
 
 
-def test_personalization_does_not_matter_to_them(out: Path, config: Path) -> None:
+def test_references_do_not_depend_on_personalization(out: Path, config: Path) -> None:
     """The same folder, other settings of personalization: nothing is refused, nothing is made again."""
     words = ("-c", config, "--only", "local,pooled")
     run = toy("run", out, *words)
@@ -195,7 +195,7 @@ def test_training_on_pooled_data_resumes(out: Path, config: Path, finished: Run,
     assert Run(out).reference("pooled").global_model(0).read_bytes() == model.read_bytes()
 
 
-def test_status_tells_that_pooled_training_has_failed(
+def test_status_reports_that_pooled_training_failed(
     out: Path, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit = FedAvg.fit
@@ -231,7 +231,7 @@ def test_a_model_from_a_file_needs_their_epochs(
     assert len(table(run.root / "results.csv")) == 4
 
 
-def test_they_are_not_tuned(out: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_references_are_not_tuned(out: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("run", out, "-c", config, "--tune", "{trials: 2, grids: {local: {epochs: [2]}}}", code=2)
     assert "tune.grids.local" in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ def test_a_sweep_of_methods_makes_rows(out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("swept", ["lpft", "ft"])
-def test_a_method_is_swept_beside_the_results_of_its_plain_row(swept: str, out: Path, tmp_path: Path) -> None:
+def test_a_method_is_swept_in_a_run_with_its_plain_row(swept: str, out: Path, tmp_path: Path) -> None:
     """The report has them all."""
     toy("run", out, "--seeds", "[0]")
     run = toy("run", out, "-c", extra(tmp_path, sweep={f"methods.{swept}.flood": [0.0, 0.1]}), "--seeds", "[0]")
@@ -43,7 +43,7 @@ def test_a_method_is_swept_beside_the_results_of_its_plain_row(swept: str, out: 
     assert f"{swept}+flood=0.1" in (run.root / "report.md").read_text()
 
 
-def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path: Path) -> None:
+def test_other_sweeps_make_separate_runs(out: Path, tmp_path: Path) -> None:
     config = extra(tmp_path, sweep={"data.source.num_val": [6, 3], "federation.rounds": [1]})
     words = ("--seeds", "[0]", "--only", "ft")
     toy("federate", out, "-c", config, *words)
@@ -58,9 +58,7 @@ def test_a_sweep_of_anything_else_makes_runs_like_any_other(out: Path, tmp_path:
     lpft("status", points[0].root)
 
 
-def test_points_share_the_global_models_that_are_the_same(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_share_equal_global_models(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four points, those with the same rounds have the same global model: two are trained, two are copied."""
     trained = []
 
@@ -198,14 +196,14 @@ def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, caps
         ({"sweep": {"methods.lpft.lp_epochs": [3, 30]}}, "lp_epochs=30"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_combinations_that_do_not_fit_are_refused(
     sections, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lpft("run", "-c", TOY, "-c", extra(tmp_path, **sections), "--out", tmp_path / "run", code=2)
     assert message in capsys.readouterr().err
 
 
-def test_tuning_in_stages_needs_the_models_of_its_own_seeds(
+def test_tuning_in_stages_needs_the_models_of_its_seeds(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("-c", extra(tmp_path, tune={"trials": 2, "seeds": [2], "grids": {"ft": {"lr": [1e-3]}}}), "--only", "ft")

@@ -47,7 +47,7 @@ CONTROLS = ["none", "lp", "ft_short", "ft_early", "ft"]
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda path: path.stem)
-def test_every_shipped_experiment_has_its_controls_and_its_judge(config: Path) -> None:
+def test_every_shipped_experiment_has_controls_and_verdicts(config: Path) -> None:
     found = yaml.safe_load(config.read_text())
     assert [name for name in found["methods"] if name in CONTROLS] == CONTROLS
     assert list(found["methods"]).index("lpft") >= len(CONTROLS)

@@ -92,7 +92,7 @@ def names(wheel: Path) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist() if not name.endswith("/RECORD")}
 
 
-def test_the_wheel_holds_the_whole_package_and_the_sdist_makes_the_same(built: Path) -> None:
+def test_the_wheel_is_complete_and_equals_that_of_the_sdist(built: Path) -> None:
     (wheel,), (direct,), (sdist,) = built.glob("*.whl"), (built / "direct").glob("*.whl"), built.glob("*.tar.gz")
     content = names(wheel)
     assert content == names(direct)
@@ -105,7 +105,7 @@ def test_the_wheel_holds_the_whole_package_and_the_sdist_makes_the_same(built: P
     assert not [name for name in members if name.endswith((".pyc", ".npz", ".npy", ".pt", ".safetensors"))]
 
 
-def test_the_description_stands_alone(built: Path) -> None:
+def test_the_description_needs_no_other_files(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     (metadata,) = (text for name, text in names(wheel).items() if name.endswith("/METADATA"))
     message = email.message_from_bytes(metadata)
@@ -115,7 +115,7 @@ def test_the_description_stands_alone(built: Path) -> None:
     assert all(target.startswith("https://") for target in targets), "links to files lead nowhere on an index page"
 
 
-def test_a_stranger_gets_from_the_description_to_a_report_and_a_prediction(bin: Path, tmp_path: Path) -> None:
+def test_the_description_leads_to_a_report_and_a_prediction(bin: Path, tmp_path: Path) -> None:
     text = (ROOT / "lpft" / "shipped" / "README.md").read_text()
     digits, own = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     for seed, site in enumerate(("north", "south")):
@@ -136,7 +136,7 @@ def test_a_stranger_gets_from_the_description_to_a_report_and_a_prediction(bin: 
     assert yaml.safe_load((tmp_path / "own_sites.yaml").read_text())["data"]["source"]["init_args"]["root"] == "FOLDER"
 
 
-def test_its_types_are_seen_from_outside(bin: Path, tmp_path: Path) -> None:
+def test_its_types_are_visible_to_other_projects(bin: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(TYPED)
     (tmp_path / "mypy.ini").write_text(MYPY)
     mypy = (sys.executable, "-m", "mypy", "--python-executable", bin / "python", "program.py")

@@ -13,19 +13,19 @@ from torch import Tensor
 from lpft.types import StackUpdate, State
 
 COARSE, FINE = 30, 66
-"""Binary digits after the point of the two parts of a sum."""
+"""Binary digits after the point in the two parts of a sum."""
 LIMIT = 2.0**21
-"""Absolute entries from 2^21 (2e6) on count as diverged, since they could overflow the sum."""
+"""Absolute entries of 2^21 (2e6) or more count as diverged, because they could overflow the sum."""
 CHUNK = 2**16
-"""Number of entries processed at once: few enough to stay in the processor's cache."""
+"""Number of entries processed at once, which fit into the processor's cache."""
 SMALL = 2**12
-"""Entries of a client's tensor up to which starting a computation takes longer than doing it."""
+"""Maximum number of a client's entries in small tensors, for which the overhead of an operator dominates."""
 
 
 class Aggregator(ABC):
     """Sums client updates in one tensor, and converts the sum over all ranks to the next global state.
 
-    Every rank sums the updates of its own clients; the round loop sums over the ranks.
+    Each rank sums the updates of its clients; the round loop sums over the ranks.
     """
 
     @abstractmethod
@@ -65,10 +65,10 @@ class WeightedMean(Aggregator):
     The global model is the same, bit for bit, for any number of ranks: the weighted sum of every stack of clients is
     rounded to two float64 numbers, multiples of 2^-30 and of 2^-66, whose sums are exact in any order. A
     plain float sum occasionally differs in the last bit. Entries from 1e-12 to 2e6 keep the precision of float32;
-    with a larger entry a client counts as diverged.
+    a client with larger entries counts as diverged.
 
     Args:
-        weighting: ``samples`` weighs a client by its number of training samples, ``equal`` all alike.
+        weighting: weight of a client: its number of training ``samples``, or ``equal`` weights.
 
     References:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
@@ -91,7 +91,7 @@ class WeightedMean(Aggregator):
         counts = update.num_examples if self.weighting == "samples" else [1] * num_clients
         weights = torch.tensor(counts, dtype=torch.float64) / self._whole
         ones = total.new_ones(num_clients, 1, dtype=torch.float32)
-        tensors = _with_small_ones_joined([*(t.detach() for t in _floats(update.state)), ones])
+        tensors = _join_small([*(t.detach() for t in _floats(update.state)), ones])
         usable, sizes = _usable(tensors), list(update.joined or [num_clients])
         if not usable.all():
             sizes = [int(part.sum()) for part in usable.split(sizes)]
@@ -106,7 +106,7 @@ class WeightedMean(Aggregator):
         """Divide by the total weight.
 
         Raises:
-            FloatingPointError: if no client's update could be used.
+            FloatingPointError: if all clients have diverged.
         """
         summed = total[0] + total[1]
         weight = summed[-1]
@@ -119,16 +119,14 @@ class WeightedMean(Aggregator):
         }
 
     def _add_exactly(self, total: Tensor, tensor: Tensor, shares: Sequence[Sequence[float]]) -> None:
-        """Add the weighted sum over the clients of each stack to both parts of a sum.
-
-        It works piece by piece in reused memory.
+        """Add the weighted sum over the clients of each stack to both parts of a sum, in pieces and reused memory.
 
         Args:
             total: both parts, ``(2, n)``.
-            tensor: the entries of K clients, ``(K, ...)``, n of each.
-            shares: the clients' weights, stack by stack; K in all.
+            tensor: the entries of K clients, ``(K, ...)``, n per client.
+            shares: the clients' weights by stack, K in total.
         """
-        order = sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)  # as it lies in memory
+        order = sorted(range(1, tensor.dim()), key=tensor.stride, reverse=True)  # the order in memory
         rows = tensor.permute(0, *order)
         sums = total.view(2, *tensor.shape[1:]).permute(0, *order)
         size = max(1, CHUNK // max(1, rows.shape[2:].numel()))
@@ -137,19 +135,19 @@ class WeightedMean(Aggregator):
             coarse.zero_()
             fine.zero_()
             clients = iter(piece)
-            for stack in filter(None, shares):  # of some, all clients may have diverged
+            for stack in filter(None, shares):  # all clients of a stack may have diverged
                 values.zero_()
                 for share in stack:
                     values.add_(rounded.copy_(next(clients)), alpha=share)
                 torch.add(values, _rounder(COARSE), out=rounded).sub_(_rounder(COARSE))
                 coarse.add_(rounded)
-                values.sub_(rounded)  # exact: it only drops leading digits
+                values.sub_(rounded)  # exact: only leading digits are removed
                 fine.add_(values.add_(_rounder(FINE)).sub_(_rounder(FINE)))
-            piece_sums[0].add_(coarse)  # once: it may lie in memory in another order
+            piece_sums[0].add_(coarse)  # once, because its order in memory may differ
             piece_sums[1].add_(fine)
 
     def _scratch(self, like: Tensor) -> Tensor:
-        """Return float64 memory for four tensors of a shape, ``(4, ...)``."""
+        """Return uninitialized float64 memory for four tensors of a shape, ``(4, ...)``."""
         needed, device = 4 * like.numel(), like.device
         if device not in self._memory or len(self._memory[device]) < needed:
             self._memory[device] = torch.empty(max(4 * CHUNK, needed), dtype=torch.float64, device=device)
@@ -157,7 +155,7 @@ class WeightedMean(Aggregator):
 
 
 def _rounder(digits: int) -> float:
-    """Return the constant that rounds a float64 to `digits` binary digits if it is added and then subtracted."""
+    """Return the constant that rounds a float64 to `digits` binary digits when added and then subtracted."""
     return 1.5 * 2.0 ** (52 - digits)
 
 
@@ -165,11 +163,11 @@ def _floats(state: State) -> list[Tensor]:
     return [t for t in state.values() if t.is_floating_point()]
 
 
-def _with_small_ones_joined(tensors: list[Tensor]) -> list[Tensor]:
-    """Return the clients' entries, ``(K, ...)`` each, in fewer tensors: neighbours that are small become one."""
+def _join_small(tensors: list[Tensor]) -> list[Tensor]:
+    """Concatenate neighbouring small tensors of the clients' entries, ``(K, ...)`` each."""
     joined: list[Tensor] = []
-    for small, run in itertools.groupby(tensors, key=lambda t: t.shape[1:].numel() <= SMALL):
-        neighbours = list(run)
+    for small, group in itertools.groupby(tensors, key=lambda t: t.shape[1:].numel() <= SMALL):
+        neighbours = list(group)
         if small:
             neighbours = [torch.cat([t.reshape(len(t), t.shape[1:].numel()) for t in neighbours], dim=1)]
         joined += neighbours

@@ -54,7 +54,7 @@ class Checkpoint:
     server: State = field(default_factory=dict)
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write it atomically; only tensors and numbers, so that it loads with ``weights_only=True``.
+        """Write the checkpoint atomically; it can be loaded with ``weights_only=True``.
 
         Raises:
             OSError: if it cannot be written, as on a full disk.
@@ -77,7 +77,7 @@ class Checkpoint:
         """
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            intact = content.pop("checksum") == _checksum(content)  # `torch.load` itself does not look at the bytes
+            intact = content.pop("checksum") == _checksum(content)  # `torch.load` does not check the bytes
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged pickle can raise anything

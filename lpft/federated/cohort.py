@@ -45,7 +45,7 @@ def shard(stacks: Sequence[list[int]], cost: Sequence[int], rank: int, world_siz
     """Return the stacks that one rank trains, such that all ranks have about the same work.
 
     Stacks are assigned in descending order of cost, each to the rank with the least work so far. Stacks are never
-    divided: which clients are trained together does not depend on the number of ranks.
+    divided: so the clients in a stack do not depend on the number of ranks.
 
     Args:
         stacks: all stacks of the cohort.
@@ -60,10 +60,10 @@ def shard(stacks: Sequence[list[int]], cost: Sequence[int], rank: int, world_siz
     [[[0]], [[2], [1]]]
     """
     load = [0] * world_size
-    mine: list[list[int]] = []
+    selected: list[list[int]] = []
     for stack in sorted(stacks, key=lambda stack: (-sum(cost[client] for client in stack), stack)):
         target = load.index(min(load))
         load[target] += sum(cost[client] for client in stack)
         if target == rank:
-            mine.append(stack)
-    return mine
+            selected.append(stack)
+    return selected

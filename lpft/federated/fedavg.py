@@ -1,4 +1,4 @@
-"""FedAvg: the round loop, top to bottom. All collectives of the package are in this file."""
+"""FedAvg: the round loop and all collectives of the package."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def fedavg_round(
         fabric: the ranks.
         global_state: state dict of the global model, the same on every rank.
         cohort: the clients of the round, in stacks.
-        num_samples: training samples of every client, by position.
+        num_samples: training samples of each client, by position.
         train: function that trains stacks of clients from the global state.
         aggregator: combines client updates into the next global state.
         describe: function that returns client, round and seed for messages, given the client's position.
-        memory: stores the tensors that clients keep between rounds; None if they keep nothing.
+        memory: tensors that clients keep between rounds; None if they keep none.
 
     Returns:
-        The mean of the clients' states and that of their losses; the same on every rank and for any number of ranks.
+        The means of the clients' states and of their losses; equal on all ranks and for any number of ranks.
 
     References:
         McMahan et al., arXiv:1602.05629, Algorithm 1.
@@ -69,18 +69,18 @@ def fedavg_round(
     rows = {client: row for row, client in enumerate(sorted(itertools.chain(*cohort)))}
     total = aggregator.zeros(global_state, [num_samples[client] for client in rows])
     losses = torch.zeros(len(rows), dtype=torch.float64, device=total.device)
-    kept = losses.new_zeros(len(rows), memory.size if memory else 0)
+    memories = losses.new_zeros(len(rows), memory.size if memory else 0)
     for update in train(shard(cohort, num_samples, fabric.global_rank, fabric.world_size), global_state):
         for client in aggregator.add(total, update):
             log.warning("%s has diverged and is left out of the round's average", describe(client))
-        own_rows = [rows[client] for client in update.clients]
-        losses[own_rows] = update.losses.double()
+        update_rows = [rows[client] for client in update.clients]
+        losses[update_rows] = update.losses.double()
         if memory and memory.size:
             # `+=` drops the sign of zeros, as the sum over ranks does.
-            kept[own_rows] += memory.rows(update.memory, kept.dtype)
-    total, losses, kept = _sum(fabric, total, losses, kept)
+            memories[update_rows] += memory.rows(update.memory, memories.dtype)
+    total, losses, memories = _sum(fabric, total, losses, memories)
     if memory:
-        memory.put(list(rows), kept)
+        memory.put(list(rows), memories)
     return aggregator.finish(total, like=global_state), float(losses.nanmean())
 
 
@@ -88,7 +88,7 @@ class Clients(Protocol):
     """The clients of a federation, simulated in this process or on other machines."""
 
     num_samples: list[int]
-    """Number of training samples of every client, by position; 0 for clients that cannot be trained."""
+    """Number of training samples of each client, by position; 0 for clients that cannot be trained."""
     memory: ClientMemory
     """The tensors that clients keep between rounds."""
 
@@ -99,7 +99,7 @@ class Clients(Protocol):
         """Test a global state on the clients' validation sets; see `ValidationTest`."""
 
     def describe(self, client: int) -> str:
-        """Name a client."""
+        """Return the name of a client."""
 
 
 def train_rounds(
@@ -123,17 +123,18 @@ def train_rounds(
         OSError: on every rank, if the state cannot be written.
     """
     aggregator, memory = settings.aggregator(settings.weighting), clients.memory
-    make = settings.server_optimizer
-    server = None if make is None else ServerOptimizer(make, net, fabric.device)
+    server = None
+    if settings.server_optimizer is not None:
+        server = ServerOptimizer(settings.server_optimizer, net, fabric.device)
     with files:
         start = files.resume() or Checkpoint(0, {name: t.clone() for name, t in net.state_dict().items()}, [])
         state = {name: t.to(fabric.device) for name, t in start.state.items()}
-        done, history = start.round, start.history
+        completed, history = start.round, start.history
         memory.load_state_dict(start.memory)
         if server:
             server.load_state_dict(start.server)
-        for round_ in range(done + 1, settings.rounds + 1):
-            began = time.perf_counter()
+        for round_ in range(completed + 1, settings.rounds + 1):
+            start_time = time.perf_counter()
             cohort = sample_cohort(clients.num_samples, settings.participation, seed, round_)
             parts, train = clients.cohort(cohort, state, round_)
             describe = partial(_describe, clients, seed, round_)
@@ -148,14 +149,14 @@ def train_rounds(
                 ) from None
             state = server.step(state, mean) if server else mean
             accuracy, stop = clients.test(state, files.stopping())
-            row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - began)
-            done, history = round_, [*history, row]
-            now = partial(_checkpoint, done, state, history, memory, server)
-            files.save_round(now, row, last=stop or done == settings.rounds)
+            row = History(round_, loss, accuracy, len(cohort), seconds=time.perf_counter() - start_time)
+            completed, history = round_, [*history, row]
+            checkpoint = partial(_checkpoint, round_, state, history, memory, server)
+            files.save_round(checkpoint, row, last=stop or round_ == settings.rounds)
             note_progress()
             if stop:
                 break
-        finished = done == settings.rounds
+        finished = completed == settings.rounds
         if finished:
             personalizes = settings.algorithm is not None and settings.algorithm.personalizes
             files.save_model(state, memory.state_dict() if personalizes else {})
@@ -195,8 +196,8 @@ class FedAvg:
     ) -> None:
         self.fabric, self.net, self.settings, self.seed = fabric, net, settings, seed
         self.data, self.clients_per_stack = data, clients_per_stack
-        left_out = untrainable_clients(net, data)
-        self.num_samples = [0 if k in left_out else len(client.train) for k, client in enumerate(data.clients)]
+        untrainable = untrainable_clients(net, data)
+        self.num_samples = [0 if k in untrainable else len(client.train) for k, client in enumerate(data.clients)]
         self.trainer = LocalTrainer(fabric, net, data, settings, seed)
         num_clients = sum(count > 0 for count in self.num_samples)
         self.memory = ClientMemory(self.trainer.algorithm, net, num_clients, fabric.device)
@@ -212,7 +213,7 @@ class FedAvg:
         return parts, partial(self.trainer.train_all, round_=round_, memory=self.memory)
 
     def describe(self, client: int) -> str:
-        """Name a client."""
+        """Return the name of a client."""
         return self.data.clients[client].name
 
 
@@ -240,16 +241,16 @@ class ValidationTest:
         self.names = [with_val[number].name for number in drawn.tolist()]
         self.sizes = torch.tensor([len(val) for val in sets], dtype=torch.float64)
         owner = torch.arange(len(sets)).repeat_interleave(self.sizes.long())
-        places = list(chunks(torch.arange(len(owner))))[fabric.global_rank :: fabric.world_size]
-        own = torch.cat([owner[:0], *places])
-        index = torch.cat([owner[:0], *sets])[own]
+        own_chunks = list(chunks(torch.arange(len(owner))))[fabric.global_rank :: fabric.world_size]
+        positions = torch.cat([owner[:0], *own_chunks])
+        index = torch.cat([owner[:0], *sets])[positions]
         self.pieces = [piece for piece in chunks(index) if len(piece)]
-        self._owner, self._labels = owner[own].to(fabric.device), samples.labels(index)
+        self._owner, self._labels = owner[positions].to(fabric.device), samples.labels(index)
         self._images: dict[int, Tensor] = {}
         self._keeps = bool(sets) and samples.can_keep(sum(map(len, sets)))
 
     def __call__(self, state: State, stop: bool) -> tuple[float, bool]:
-        """Test a global state; the same all-reduce tells every rank whether any rank must stop.
+        """Test a global state; the same all-reduce determines whether any rank must stop.
 
         Args:
             state: the global state.
@@ -263,7 +264,7 @@ class ValidationTest:
 
     @torch.no_grad()
     def correct(self, state: State) -> Tensor:
-        """Return the number of correct predictions on every set, ``(num_sets,)``, of this rank's samples only."""
+        """Count the correct predictions for this rank's samples of each set, ``(num_sets,)``."""
         self.net.load_state_dict(state)
         correct = torch.zeros(len(self.sizes), dtype=torch.float64, device=self.fabric.device)
         predicted = [self.net(self._normalized(number)).argmax(-1) for number in range(len(self.pieces))]

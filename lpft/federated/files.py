@@ -21,7 +21,7 @@ from lpft.types import State
 log = logging.getLogger("lpft")
 
 WRITE_EVERY = 1.0
-"""Seconds between two checkpoints: what a killed process loses at most, besides the round at hand."""
+"""Seconds between two checkpoints; a killed process loses at most this time, and its current round."""
 
 
 class Logs(Protocol):
@@ -37,8 +37,8 @@ class Logs(Protocol):
 class GlobalModelFiles:
     """Reads and writes the files of a global model, on the first rank only.
 
-    If the first rank cannot write, all ranks must end together, since the others would wait for it: after a failure it
-    writes nothing more, `stopping` returns True, and leaving the context raises an error on every rank.
+    If the first rank cannot write, all ranks must end together, because the others would wait for it. So after a
+    failure nothing more is written, `stopping` returns True, and leaving the context raises an error on every rank.
 
     Args:
         fabric: the ranks.
@@ -77,7 +77,7 @@ class GlobalModelFiles:
 
     def resume(self) -> Checkpoint | None:
         """Return the last checkpoint if it was made with the same settings; the same on every rank."""
-        # One rank reads, since files of a network may look different from different machines.
+        # Only one rank reads: on network file systems, machines may see different files.
         start: Checkpoint | None = self.fabric.broadcast(self._load() if self.fabric.is_global_zero else None)
         if start is not None:
             self.steps.start_at(start.round)
@@ -85,18 +85,18 @@ class GlobalModelFiles:
             self._write(lambda: self.run.global_file(self.seed, FLOWER).unlink(missing_ok=True))
         return start
 
-    def save_round(self, now: Callable[[], Checkpoint], row: History, last: bool) -> None:
+    def save_round(self, checkpoint: Callable[[], Checkpoint], row: History, last: bool) -> None:
         """Log a round, and write checkpoint and history.
 
         They are written at most once per second, since writing takes as long as a short round.
 
         Args:
-            now: function that returns the state after the round; called only if the state is written.
-            row: the round's entry of the history.
-            last: whether training ends or stops after this round, so that it must be written.
+            checkpoint: function that returns the state after the round; called only if the state is written.
+            row: entry of the history for this round.
+            last: whether training ends or stops after this round, so that it is always written.
         """
         if last or time.monotonic() >= self._next_write:
-            self._write(lambda: self._save_round(now()))
+            self._write(lambda: self._save_round(checkpoint()))
             self._next_write = time.monotonic() + WRITE_EVERY
         text = f"train loss {row.train_loss:.4f}  val accuracy {row.val_accuracy:.2f}%"
         self.steps.advance(text, row.num_clients)
@@ -123,11 +123,11 @@ class GlobalModelFiles:
         """Return whether training must stop after this round."""
         return self._problem is not None or stop_requested()
 
-    def _save_round(self, now: Checkpoint) -> None:
-        now.save(self.run.global_file(self.seed, "checkpoint.pt"), self.fingerprint)
-        now.write_history(self.run.global_file(self.seed, "history.csv"))
+    def _save_round(self, checkpoint: Checkpoint) -> None:
+        checkpoint.save(self.run.global_file(self.seed, "checkpoint.pt"), self.fingerprint)
+        checkpoint.write_history(self.run.global_file(self.seed, "history.csv"))
         if self.logs is not None:
-            self.logs.round(self.seed, now.history)
+            self.logs.round(self.seed, checkpoint.history)
 
     def _save_model(self, state: State, own: State) -> None:
         if own:
@@ -146,11 +146,11 @@ class GlobalModelFiles:
         if not path.exists():
             return None
         try:
-            checkpoint, made_with = Checkpoint.load(path)
+            checkpoint, fingerprint = Checkpoint.load(path)
         except DamagedFileError as error:
             log.warning("%s is damaged (%s) and is ignored: training starts at round 1", path, error)
             return None
-        return checkpoint if made_with == self.fingerprint else None
+        return checkpoint if fingerprint == self.fingerprint else None
 
     def _write(self, write: Callable[[], None]) -> None:
         if self.fabric.is_global_zero and self._problem is None:

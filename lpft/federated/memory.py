@@ -1,4 +1,4 @@
-"""What clients keep between the rounds of federated training, as every rank knows it."""
+"""Tensors that clients keep between the rounds of federated training, on all ranks."""
 
 from __future__ import annotations
 
@@ -14,78 +14,77 @@ from lpft.types import State
 
 
 class ClientMemory:
-    """The memory of every client that has taken part, on the host of every rank.
+    """The memory of each client that has taken part; every rank has all of it, on the CPU.
 
-    A client may be trained by another rank in every round, so the ranks exchange what the cohort keeps, in the
-    all-reduce of the round. Algorithms whose clients keep a model cost as much memory as there are clients, on every
-    rank; the others cost nothing.
+    A client may be trained by a different rank in each round, so the all-reduce of the round exchanges the memory of
+    the cohort. Each rank needs memory in proportion to the number of clients, unless clients keep nothing.
 
     Args:
-        algorithm: says what is kept.
+        algorithm: the federated algorithm.
         net: the initial network.
-        num_clients: number of clients that could take part.
-        device: where the clients are trained.
+        num_clients: number of clients that can take part.
+        device: device of training.
     """
 
     def __init__(self, algorithm: Algorithm, net: BodyHeadNet, num_clients: int, device: torch.device) -> None:
         self._initial = {name: t.detach().cpu().clone() for name, t in algorithm.memory(net).items()}
         self._averaged = algorithm.averages_memory
         self._num_clients, self._device = num_clients, device
-        self._kept: dict[int, Tensor] = {}  # flat, (P,)
+        self._rows: dict[int, Tensor] = {}  # flat, (P,)
         self._mean: State | None = None
 
     @property
     def size(self) -> int:
-        """How many numbers a client keeps."""
+        """Number of values that a client keeps, P."""
         return sum(t.numel() for t in self._initial.values())
 
     def of(self, clients: Sequence[int]) -> State:
-        """Return what clients keep, each tensor ``(K, ...)``."""
+        """Return the memory of clients, each tensor ``(K, ...)``."""
         if not self._initial:
             return {}
-        return self._named(torch.stack([self._kept.get(client, self._start) for client in clients]))
+        return self._named(torch.stack([self._rows.get(client, self._start) for client in clients]))
 
     def shared(self) -> State:
-        """Return the mean over all clients, where the algorithm asks for it: what the server keeps."""
+        """Return the mean over all clients if the algorithm needs it, otherwise {}."""
         if not self._averaged:
             return {}
         if self._mean is None:
-            total = self._start.double() * (self._num_clients - len(self._kept))
-            for client in sorted(self._kept):
-                total += self._kept[client]
+            total = self._start.double() * (self._num_clients - len(self._rows))
+            for client in sorted(self._rows):
+                total += self._rows[client]
             mean = (total / self._num_clients).to(self._start.dtype)
             self._mean = {name: t.squeeze(0) for name, t in self._named(mean.unsqueeze(0)).items()}
         return self._mean
 
     def rows(self, memory: State, dtype: torch.dtype) -> Tensor:
-        """Return what the clients of a stack keep, ``(K, ...)`` each, as rows ``(K, P)``."""
+        """Return the memory of the clients of a stack, ``(K, ...)`` each, as rows ``(K, P)``."""
         return torch.cat([memory[name].to(dtype).flatten(1) for name in self._initial], dim=1)
 
     def put(self, clients: Sequence[int], rows: Tensor) -> None:
-        """Take over what the clients of a round keep, ``(len(clients), P)``; a row that is not finite is ignored."""
+        """Replace the memory of clients by rows ``(len(clients), P)``; rows that are not finite are ignored."""
         self._mean = None
         rows = rows.to("cpu", self._start.dtype) if self._initial else rows
         for client, row in zip(clients, rows, strict=True) if self._initial else ():
             if row.isfinite().all():
-                self._kept[client] = row.clone()
+                self._rows[client] = row.clone()
 
     def state_dict(self) -> State:
-        """Return what was kept: positions of the clients, and each tensor ``(len(clients), ...)``; {} if nothing."""
-        if not self._kept:
+        """Return the clients' positions, and each tensor ``(len(clients), ...)``; {} if no client has a memory."""
+        if not self._rows:
             return {}
-        clients = sorted(self._kept)
-        named = self._named(torch.stack([self._kept[client] for client in clients]), torch.device("cpu"))
+        clients = sorted(self._rows)
+        named = self._named(torch.stack([self._rows[client] for client in clients]), torch.device("cpu"))
         return {CLIENTS: torch.tensor(clients), **named}
 
     def load_state_dict(self, saved: State) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore a state returned by `state_dict`."""
         if saved:
             rows = self.rows({name: saved[name] for name in self._initial}, self._start.dtype)
             self.put(saved[CLIENTS].tolist(), rows)
 
     @property
     def _start(self) -> Tensor:
-        """What a client keeps before its first round, ``(P,)``."""
+        """A client's initial memory, ``(P,)``."""
         return torch.cat([t.flatten() for t in self._initial.values()])
 
     def _named(self, rows: Tensor, device: torch.device | None = None) -> State:

@@ -23,7 +23,7 @@ Participation = restricted_number_type(
 class Federation:
     """Federated training of the global model.
 
-    None of the defaults is the paper's, whose settings (its Table 4) were not available.
+    The defaults are not the paper's, whose settings (Table 4) were not available.
 
     Args:
         rounds: number of rounds.
@@ -32,23 +32,23 @@ class Federation:
         batch_size: samples in a client's batch.
         optimizer: the clients' optimizer, new in every round.
         weighting: weight of a client in the average: by its number of training `samples`, or `equal`.
-        aggregator: class that averages client updates; it is given `weighting`.
-        algorithm: what clients do beside plain local training (`FedProx`, `Scaffold`, `FedBN`, `FedRep`, `Ditto` of
-            `lpft.federated.algorithms`, or a class of your own); null: nothing, which is FedAvg.
-        server_optimizer: takes a step from the global model towards the clients' average, such as `torch.optim.Adam`;
-            null: the average itself is the next global model, which is FedAvg.
-        clients_per_stack: clients trained as one; `auto` follows from network, data and device type.
+        aggregator: class that averages client updates, called with `weighting`.
+        algorithm: changes to local training (`FedProx`, `Scaffold`, `FedBN`, `FedRep`, `Ditto` of
+            `lpft.federated.algorithms`, or your own class); null for FedAvg.
+        server_optimizer: optimizer that moves the global model towards the clients' average, such as
+            `torch.optim.Adam`; null for FedAvg, where the average is the next global model.
+        clients_per_stack: clients trained as one; `auto` depends on network, data and device type.
         init: a model file to start from instead of federated training: safetensors, a torch state dict or checkpoint,
             or `.npz` (with names, or Flower's arrays in the order of the state dict).
-        init_entry: the entry of that file that holds the model, such as `server_model`, if it holds several; dots lead
-            into nested entries.
-        init_map: what names in that file begin with, and what they are to begin with in the network, such as
-            `{"fc.": head., "": body.}` for torchvision's ResNets; of several that fit the longest counts. null leaves
-            tensors out.
-        init_head: whether to `keep` the file's head, or to start from a `new` one, as is needed for other classes.
+        init_entry: entry of the file that contains the model, such as `server_model`, if it contains several; dots
+            separate nested entries.
+        init_map: prefixes of names in the file, with the prefixes that replace them in the network, such as
+            `{"fc.": head., "": body.}` for torchvision's ResNets; the longest matching prefix applies. null leaves out
+            tensors.
+        init_head: whether to `keep` the file's head or to start from a `new` one, as needed for other classes.
 
     Raises:
-        ValueError: if there is an entry, a map or a new head, but no file.
+        ValueError: if `init_entry`, `init_map` or `init_head` is set without `init`.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Federation:
     ) -> None:
         if init is None and (init_entry or init_map or init_head != "keep"):
             raise ValueError(
-                "`federation.init_entry`, `federation.init_map` and `federation.init_head` are for a model from a file."
-                " HINT: name it with `--federation.init FILE`, or remove them."
+                "`federation.init_entry`, `federation.init_map` and `federation.init_head` need a model file."
+                " HINT: set it with `--federation.init FILE`, or remove them."
             )
         self.rounds = rounds
         self.local_epochs = local_epochs
@@ -89,19 +89,19 @@ class Federation:
         self.init_head = init_head
 
     def full_rounds(self, num_clients: int, rounds: int | None = None) -> int:
-        """Return how many rounds in which all clients take part make as many passes over a client's data.
+        """Return the number of rounds with all clients that makes as many passes over a client's data.
 
         Args:
             num_clients: number of clients that have training samples.
-            rounds: of federated training, if there are not `rounds` of them.
+            rounds: number of rounds of federated training; by default, the setting `rounds`.
         """
         return ceil((rounds or self.rounds) * cohort_size(num_clients, self.participation) / num_clients)
 
     def read_init(self, net: BodyHeadNet) -> State:
-        """Return the state that `init` gives the network: all of it, but for a head that is to be new.
+        """Read the state in `init`; without the head if `init_head` is `new`.
 
         Raises:
-            FileNotFoundError, ValueError: if the file is not there, cannot be read or does not fit.
+            FileNotFoundError, ValueError: if the file does not exist, cannot be read or does not fit.
         """
         assert self.init is not None
         return read_weights(self.init, net.state_dict(), self.init_map, self.init_head == "new", self.init_entry)

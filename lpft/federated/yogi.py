@@ -1,4 +1,4 @@
-"""Yogi, an optimizer for the server that torch does not have."""
+"""Yogi, a server optimizer that is not part of torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.optim import Optimizer
 
 
 class Yogi(Optimizer):
-    """Adam whose mean of squared gradients v grows and shrinks by at most ``(1 - b2) * g^2`` a step.
+    """Adam with additive updates of the second moment v, which changes by at most ``(1 - b2) * g^2`` per step.
 
     ``m = b1 * m + (1 - b1) * g``, ``v = v - (1 - b2) * g^2 * sign(v - g^2)``, ``w = w - lr * m / (sqrt(v) + tau)``,
-    without a correction of bias. v is ``tau^2`` at first.
+    without bias correction. Initially, v is ``tau^2``.
 
     Args:
-        params: what to optimize.
-        lr: the rate.
+        params: parameters to optimize.
+        lr: learning rate.
         betas: b1 and b2.
-        tau: degree of adaptivity; smaller is more adaptive.
+        tau: degree of adaptivity; smaller values are more adaptive.
 
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, NeurIPS 2018; as FedYogi in Reddi et al.,
@@ -35,12 +35,12 @@ class Yogi(Optimizer):
         tau: float = 1e-3,
     ) -> None:
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1 and tau > 0):
-            raise ValueError(f"Yogi needs betas in [0, 1) and tau above 0, but has {betas} and {tau}.")
+            raise ValueError(f"Yogi needs betas in [0, 1) and tau above 0, but got {betas} and {tau}.")
         super().__init__(params, {"lr": lr, "betas": betas, "tau": tau})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take a step along the gradients that are there."""
+        """Update all parameters that have gradients."""
         for group in self.param_groups:
             (b1, b2), tau = group["betas"], group["tau"]
             for parameter in group["params"]:

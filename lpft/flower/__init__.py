@@ -1,5 +1,5 @@
-"""The bridge to Flower: clients and server of an experiment as Flower apps, and LP-FT where the data are.
+"""Federated training and personalization with Flower, on the machines that hold the data.
 
-`lpft.flower.client` has the ClientApp, `lpft.flower.server` the ServerApp; both need the extra ``flower``. What they do
-is in modules that know nothing of Flower: `node` works with a node's clients, `roster` knows who is where.
+`lpft.flower.client` contains the ClientApp, `lpft.flower.server` the ServerApp; both need the extra ``flower``. `node`
+(the work of a node) and `roster` (the clients of all nodes) do not depend on Flower.
 """

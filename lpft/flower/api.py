@@ -1,4 +1,4 @@
-"""Flower's own names that lpft uses, in one place; the only module that imports it."""
+"""The parts of Flower that lpft uses; no other module imports Flower."""
 
 try:
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -8,7 +8,7 @@ except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] != "flwr":
         raise
     raise ModuleNotFoundError(
-        "lpft's Flower apps need Flower, which is not installed, or too old. HINT: pip install 'lpft[flower]'"
+        "lpft's Flower apps need Flower, which is not installed or too old. HINT: pip install 'lpft[flower]'"
         " (Python 3.11 or newer)."
     ) from error
 
@@ -26,4 +26,4 @@ __all__ = [
 ]
 
 NODE_UNAVAILABLE = 5
-"""Code of the error that Flower makes if a node has gone; its name for it is not public."""
+"""Code of Flower's error for a node that has disconnected; its name in Flower is not public."""

@@ -1,8 +1,8 @@
-"""The ClientApp: trains, tests and personalizes a node's clients where their data are.
+"""The ClientApp: trains, tests and personalizes the clients of a node.
 
-It answers four messages: ``query`` (who is here), ``train`` (one round), ``evaluate`` (validation samples) and
-``train.personalize`` (every client gets a model of its own, which stays on the node; numbers alone are sent back).
-``train`` and ``evaluate`` may also come from Flower's own strategies, to nodes of one client each.
+It replies to four types of messages: ``query`` (the node's clients), ``train`` (one round), ``evaluate`` (on validation
+samples) and ``train.personalize`` (one model per client, which stays on the node; the reply contains only numbers).
+Flower's strategies can also send ``train`` and ``evaluate`` to nodes with one client each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from lpft.flower import records
 from lpft.flower.api import ClientApp, Context, Message, RecordDict
 from lpft.flower.node import Node, open_node
-from lpft.flower.settings import NodeSettings, RunSettings, speak
+from lpft.flower.settings import NodeSettings, RunSettings, log_to_console
 from lpft.runtime.session import training_session
 
 app = ClientApp()
@@ -22,14 +22,14 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which clients are here."""
+    """Describe the node's clients."""
     with _node(context) as node:
         return _reply(records.put_description(node.describe()), message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the clients that a round asks for; for a strategy of Flower's, which names none, the only one."""
+    """Train the requested clients for one round; if the message names none (Flower's strategies), the only one."""
     with _node(context) as node:
         config, state = records.config_of(message.content), records.state_of(message.content)
         clients = config.get("clients")
@@ -44,13 +44,13 @@ def evaluate(message: Message, context: Context) -> Message:
     """Test the global model on the clients' validation samples."""
     with _node(context) as node:
         config, state = records.config_of(message.content), records.state_of(message.content)
-        tested = node.test(_seed(config, node), state)
-        return _reply(records.put_tested(tested), message)
+        counts = node.test(_seed(config, node), state)
+        return _reply(records.put_counts(counts), message)
 
 
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
-    """Personalize the global model for every client, and keep the models here."""
+    """Personalize the global model for each client; the models stay on the node."""
     with _node(context) as node:
         config, state = records.config_of(message.content), records.state_of(message.content)
         results = node.personalize(int(config["seed"]), tuple(config["methods"]), state)
@@ -58,7 +58,7 @@ def personalize(message: Message, context: Context) -> Message:
 
 
 def _seed(config: Mapping[str, Any], node: Node) -> int:
-    """Return the seed that a message is for; a strategy of Flower's names none."""
+    """Return the seed of a message; those of Flower's strategies have none."""
     return int(config.get("seed", node.experiment.seeds[0]))
 
 
@@ -68,7 +68,7 @@ def _reply(content: RecordDict, message: Message) -> Message:
 
 @contextmanager
 def _node(context: Context) -> Iterator[Node]:
-    """Open the node in a process that is prepared for heavy work."""
+    """Open the node in a training session."""
     with training_session():
-        speak()
+        log_to_console()
         yield open_node(RunSettings.of(context.run_config), NodeSettings.of(context.node_config))

@@ -1,4 +1,4 @@
-"""What a node does with its clients: describe, train, test and personalize them. Nothing here knows of Flower."""
+"""The work of a node: describe, train, test and personalize its clients. This module does not depend on Flower."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import file_name, read_client_result
 from lpft.types import DataSpec, State
 
-OF_A_MACHINE = ("clients_per_stack", "init", "init_head")
-"""Keys of `federation` that server and nodes need not agree on."""
+LOCAL_KEYS = ("clients_per_stack", "init", "init_head")
+"""Keys of `federation` that may differ between server and nodes."""
+
+NO_SWEEPS = "Flower: sweeps are not supported. HINT: remove `sweep`, and start one Flower run for each of its points."
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client sends back after local training.
+    """The result of one client's local training.
 
     Args:
-        client: its name.
-        state: its network.
+        client: name of the client.
+        state: state of its network.
         num_examples: number of its training samples.
         loss: its mean loss in the last local epoch.
     """
@@ -45,16 +47,18 @@ class ClientUpdate:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """How one client's personalized model does at home; all that leaves the node. Accuracies are in percent.
+    """The evaluation of one client's personalized model on its own samples: everything that leaves the node.
+
+    Accuracies are in percent.
 
     Args:
-        client: its name.
+        client: name of the client.
         method: name of the method.
         status: ok, diverged, no_train or no_test.
         local_before: accuracy of the global model on the client's test samples.
-        local_after: the same of the personalized one.
-        val_before: accuracy of the global model on its validation samples.
-        val_after: the same of the personalized one.
+        local_after: accuracy of the personalized model on the client's test samples.
+        val_before: accuracy of the global model on the client's validation samples.
+        val_after: accuracy of the personalized model on the client's validation samples.
         num_train: number of training samples.
         num_val: number of validation samples.
         num_test: number of test samples.
@@ -73,33 +77,39 @@ class LocalResult:
 
 
 class Node:
-    """The clients of one node, and the experiment that they take part in.
+    """The clients of one node in an experiment; they are trained on one device.
 
-    It trains on one device, and writes nothing but what is personalized.
+    Only personalization writes files.
 
     Args:
-        run: what the run is told.
-        node: what the node is told.
+        run: settings of the Flower run.
+        node: settings of the node.
 
     Raises:
-        ConfigError: if the experiment is not valid, or the node's data are not there.
+        ConfigError: if the experiment is not valid, or the node's data are missing.
     """
 
     def __init__(self, run: RunSettings, node: NodeSettings) -> None:
         self.run, self.node = run, node
-        self._words = [f"--config={run.experiment}", *run.words, *node.words, "--trainer.devices=1", "--loggers=null"]
-        self.experiment = single(open_study("plan", [*self._words, *_init(None), "--overwrite"]).experiments)
+        self._arguments = [
+            f"--config={run.experiment}",
+            *run.arguments,
+            *node.arguments,
+            "--trainer.devices=1",
+            "--loggers=null",
+        ]
+        self.experiment = single(open_study("plan", [*self._arguments, *_init(None), "--overwrite"]).experiments)
         self._federation: dict[int, FedAvg] = {}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the server has to know: names and numbers, no data."""
+        """Return the names and numbers that the server needs, without data."""
         experiment, federation = self.experiment, self._clients(self.experiment.seeds[0])
         data = federation.data
         counts = zip(data.clients, federation.num_samples, strict=True)
         return {
             "part": self.node.part,
             "clients": {client.name: {"train": count, "val": len(client.val)} for client, count in counts},
-            "spec": known_spec(experiment.data.spec),
+            "spec": spec_record(experiment.data.spec),
             "classes": list(experiment.data.source.class_names),
             "mean": list(experiment.data.normalize.mean),
             "std": list(experiment.data.normalize.std),
@@ -110,10 +120,10 @@ class Node:
         }
 
     def train(self, seed: int, round_: int, clients: list[str], state: State) -> Iterator[ClientUpdate]:
-        """Train clients from the global state, as `lpft federate` does.
+        """Train clients from the global state like `lpft federate`.
 
         Raises:
-            ValueError: if the state is not one of this network.
+            ValueError: if the state does not fit the network.
         """
         federation = self._clients(seed)
         state = self._checked(federation, state)
@@ -121,27 +131,31 @@ class Node:
         stacks, train = federation.cohort(sorted(positions[name] for name in clients), state, round_)
         for update in train(stacks, state):
             for k, client in enumerate(update.clients):
-                own = {name: tensor[k].clone() for name, tensor in update.state.items()}
+                client_state = {name: tensor[k].clone() for name, tensor in update.state.items()}
                 name, count = federation.data.clients[client].name, update.num_examples[k]
-                yield ClientUpdate(name, own, count, float(update.losses[k].double()))
+                yield ClientUpdate(name, client_state, count, float(update.losses[k].double()))
 
     def test(self, seed: int, state: State) -> dict[str, tuple[int, int]]:
-        """Return, of every client with validation samples, how many of them a state is right about, and their number.
+        """Count the validation samples that a state classifies correctly.
+
+        Returns:
+            Correct predictions and validation samples, by name of the client, without clients that have none.
 
         Raises:
-            ValueError: if the state is not one of this network.
+            ValueError: if the state does not fit the network.
         """
         federation = self._clients(seed)
         test = federation.test
         correct = test.correct(self._checked(federation, state))
         counts = zip(correct.tolist(), test.sizes.tolist(), strict=True)
-        return {name: (int(right), int(size)) for name, (right, size) in zip(test.names, counts, strict=True)}
+        return {name: (int(hits), int(size)) for name, (hits, size) in zip(test.names, counts, strict=True)}
 
     def personalize(self, seed: int, methods: tuple[str, ...], state: State) -> list[LocalResult]:
-        """Personalize the global model for every client, in a run folder on this node, and return how they do at home.
+        """Personalize the global model for each client in a run folder on this node, and return the evaluations.
 
         Raises:
-            ValueError: if the state is not one of this network, or a method needs more than it.
+            ConfigError: if a method does not start from the global model.
+            ValueError: if the state does not fit the network.
             RunFailed: if a stack of clients has failed.
         """
         state = self._checked(self._clients(seed), state)
@@ -151,7 +165,7 @@ class Node:
         study = open_study(
             "run",
             [
-                *self._words,
+                *self._arguments,
                 f"--out={self.out}",
                 f"--seeds=[{seed}]",
                 f"--only={','.join(methods)}",
@@ -164,18 +178,18 @@ class Node:
 
     @property
     def only_client(self) -> str:
-        """Name of the node's client; raise ConfigError if there are several."""
+        """Name of the only client; ConfigError if there are several."""
         names = [client.name for client in self.experiment.global_task().data.clients]
         if len(names) != 1:
             raise ConfigError(
-                f"Flower's own strategies take one model from each node, but this one has {len(names)} clients."
-                " HINT: start a node for each client, or use `lpft.flower.server:app`, which averages clients."
+                f"Flower's strategies expect one model from each node, but this node has {len(names)} clients."
+                " HINT: start one node per client, or use `lpft.flower.server:app`, which averages clients."
             )
         return names[0]
 
     @property
     def out(self) -> Path:
-        """The folder of this node's own run."""
+        """Run folder of this node."""
         if self.node.out is not None:
             return Path(self.node.out).expanduser()
         first = file_name(self.experiment.data.clients[0].name)
@@ -184,13 +198,13 @@ class Node:
     def _results(self, experiment: Experiment, seed: int) -> Iterator[LocalResult]:
         for name in experiment.methods:
             for client in experiment.data.clients:
-                cell = read_client_result(experiment.run.cell(seed, name, client.name))
-                counts = cell.num_train, cell.num_val, cell.num_test
-                accuracies = cell.local_before, cell.local, cell.val_before, cell.val_after
-                yield LocalResult(client.name, name, cell.status, *accuracies, *counts)
+                result = read_client_result(experiment.run.cell(seed, name, client.name))
+                counts = result.num_train, result.num_val, result.num_test
+                accuracies = result.local_before, result.local, result.val_before, result.val_after
+                yield LocalResult(client.name, name, result.status, *accuracies, *counts)
 
     def _clients(self, seed: int) -> FedAvg:
-        """Return what trains and tests this node's clients; kept for the next round, where the process is."""
+        """Return the FedAvg object of a seed, which is kept for later rounds in the same process."""
         if seed not in self._federation:
             task = self.experiment.global_task()
             net = build_network(task.network, task.data.spec, task.devices.dtype, seed)
@@ -199,23 +213,24 @@ class Node:
         return self._federation[seed]
 
     def _checked(self, federation: FedAvg, state: State) -> State:
-        """Return a state on the device; raise ValueError if it is not one of the network."""
-        like = federation.net.state_dict()
-        shapes, given = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (like, state))
-        if given != shapes:
-            wrong = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+        """Return a state on the device; ValueError if it does not fit the network."""
+        reference = federation.net.state_dict()
+        expected, received = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (reference, state))
+        if received != expected:
+            names = expected.keys() | received.keys()
+            first, *others = sorted(name for name in names if expected.get(name) != received.get(name))
             raise ValueError(
-                f"The model from the server is not one of {type(federation.net).__name__}: the shape of {wrong[0]} is"
-                f" {given.get(wrong[0], 'missing')} there and {shapes.get(wrong[0], 'missing')} here"
-                + (f", and {len(wrong) - 1} others differ." if len(wrong) > 1 else ".")
+                f"The server's model is not a {type(federation.net).__name__}: the shape of {first} is"
+                f" {received.get(first, 'missing')} on the server and {expected.get(first, 'missing')} on the node"
+                + (f", and {len(others)} others differ." if others else ".")
                 + " HINT: all nodes and the server need the same `network` and classes."
             )
-        device = federation.fabric.device  # Flower's strategies average counters, too: then they are no integers
-        return {name: state[name].to(device, tensor.dtype) for name, tensor in like.items()}
+        device = federation.fabric.device  # Flower's strategies also average counters, which are then not integers
+        return {name: state[name].to(device, tensor.dtype) for name, tensor in reference.items()}
 
 
 def _init(path: Path | None) -> list[str]:
-    """Return the settings by which training starts from a whole model, or from none: what the server starts from."""
+    """Return arguments to start from the model in a file, or from no model."""
     value = "null" if path is None else str(path)
     return [
         f"--federation.init={value}",
@@ -225,25 +240,25 @@ def _init(path: Path | None) -> list[str]:
 
 @lru_cache(maxsize=256)
 def open_node(run: RunSettings, node: NodeSettings) -> Node:
-    """Return a node; Flower's simulation engine asks for many in the same process, round after round."""
+    """Return a node, kept for later messages: Flower's simulation engine runs many nodes in one process."""
     return Node(run, node)
 
 
 def comparable_settings(experiment: Experiment, own_data: bool) -> dict[str, Any]:
-    """Return the settings of training that server and nodes have to agree on, without those that are a machine's own.
+    """Return the settings of training that have to be equal on the server and all nodes.
 
     Args:
         experiment: the experiment.
-        own_data: whether every node has data of its own.
+        own_data: whether each node has its own data.
     """
     settings = experiment.global_settings
-    federation = {key: value for key, value in settings["federation"].items() if key not in OF_A_MACHINE}
+    federation = {key: value for key, value in settings["federation"].items() if key not in LOCAL_KEYS}
     local = {"keep", "held_out", *({"content"} if own_data else ())}
     return {**settings, "federation": federation, "data": {k: v for k, v in settings["data"].items() if k not in local}}
 
 
-def known_spec(spec: DataSpec) -> dict[str, int]:
-    """Return what a network has to know about the data, as JSON has it."""
+def spec_record(spec: DataSpec) -> dict[str, int]:
+    """Return a `DataSpec` as JSON values."""
     return {key: int(value) for key, value in asdict(spec).items() if value is not None}
 
 
@@ -251,37 +266,35 @@ def single(experiments: list[Experiment]) -> Experiment:
     """Return the only experiment of a study.
 
     Raises:
-        ConfigError: if it is a sweep, or trains the global model in a way that Flower's messages do not carry.
+        ConfigError: if it is a sweep, or its algorithm is not supported with Flower.
     """
     if len(experiments) != 1:
-        raise ConfigError(
-            "A sweep is several experiments. HINT: remove `sweep`, and start one Flower run for each of its points."
-        )
+        raise ConfigError(NO_SWEEPS)
     experiment = experiments[0]
     check_algorithm(experiment)
     return experiment
 
 
 def check_methods(names: Sequence[str], methods: Mapping[str, Method]) -> None:
-    """Raise ConfigError unless all names are those of methods that nodes can personalize with.
+    """Raise ConfigError unless nodes can personalize with all of these methods.
 
     Args:
-        names: the names.
-        methods: the experiment's methods, by name.
+        names: names of the methods.
+        methods: the experiment's methods by name.
     """
     possible = [name for name, method in methods.items() if not isinstance(method, Reference)]
     if wrong := [name for name in names if name not in possible]:
         raise ConfigError(
-            f"`methods={','.join(wrong)}` of the run are not methods that nodes can start from the global model."
+            f"`methods={','.join(wrong)}` are not methods that start from the global model."
             f" HINT: choose from {', '.join(possible)}."
         )
 
 
 def check_algorithm(experiment: Experiment) -> None:
-    """Raise ConfigError if clients keep something between rounds: on a node nobody does."""
+    """Raise ConfigError if clients keep tensors between rounds, which nodes do not store."""
     algorithm = experiment.federation.algorithm
     if algorithm is not None and (algorithm.averages_memory or algorithm.memory(experiment.net)):
         raise ConfigError(
-            f"`federation.algorithm`: with {type(algorithm).__name__} clients keep something between rounds, which is"
-            " not done through Flower. HINT: use FedAvg (null) or FedProx, or train with `lpft federate`."
+            f"`federation.algorithm`: with {type(algorithm).__name__} clients keep tensors between rounds, which is"
+            " not supported with Flower. HINT: use FedAvg (null) or FedProx, or train with `lpft federate`."
         )

@@ -1,4 +1,4 @@
-"""Flower's records: states, numbers and names in its messages."""
+"""Contents of Flower's messages: states, numbers and names as its records."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lpft.flower.node import ClientUpdate, LocalResult
 from lpft.types import State
 
 ARRAYS, CONFIG, METRICS, NAMES = "arrays", "config", "metrics", "names"
-"""Names of the records; the first three are those of Flower's own strategies."""
+"""Names of the records; Flower's strategies use the first three."""
 
 
 def request(state: State | None = None, **config: Any) -> RecordDict:
-    """Make the content of a message to a node: a global state, and what to do with it."""
+    """Return the content of a message to a node: a global state and settings."""
     content = RecordDict({CONFIG: ConfigRecord(config)})
     if state is not None:
         content[ARRAYS] = ArrayRecord(torch_state_dict=state)
@@ -25,28 +25,28 @@ def request(state: State | None = None, **config: Any) -> RecordDict:
 
 
 def config_of(content: RecordDict) -> Mapping[str, Any]:
-    """Return what a node is to do."""
+    """Return the settings in a message."""
     return content.config_records[CONFIG]
 
 
 def state_of(content: RecordDict) -> State:
-    """Return the global state that a message carries."""
+    """Return the global state in a message."""
     return dict(content.array_records[ARRAYS].to_torch_state_dict())
 
 
 def put_description(description: Mapping[str, Any]) -> RecordDict:
-    """Make the reply of a node that describes itself."""
+    """Return the content of a reply with a node's description."""
     return RecordDict({CONFIG: ConfigRecord({"description": json.dumps(description)})})
 
 
 def description_of(content: RecordDict) -> dict[str, Any]:
-    """Return what a node says of itself."""
+    """Return the node's description in a reply."""
     description: dict[str, Any] = json.loads(str(config_of(content)["description"]))
     return description
 
 
 def put_updates(updates: Iterable[ClientUpdate]) -> RecordDict:
-    """Make the reply of a node that has trained clients: a record of arrays for each, and their losses."""
+    """Return the content of a reply with the updates of clients: one record of arrays for each, and their losses."""
     content, names, counts, losses = RecordDict(), [], [], []
     for number, update in enumerate(updates):
         content[f"{ARRAYS}-{number}"] = ArrayRecord(torch_state_dict=update.state)
@@ -59,13 +59,13 @@ def put_updates(updates: Iterable[ClientUpdate]) -> RecordDict:
 
 
 def put_update(update: ClientUpdate) -> RecordDict:
-    """Make the reply of a node that has trained its only client, in the form that Flower's own strategies take."""
+    """Return the content of a reply with the update of a node's only client, as Flower's strategies expect it."""
     metrics: dict[str, Any] = {"num-examples": update.num_examples, "train-loss": update.loss}
     return RecordDict({ARRAYS: ArrayRecord(torch_state_dict=update.state), METRICS: MetricRecord(metrics)})
 
 
 def updates_of(content: RecordDict) -> list[ClientUpdate]:
-    """Return the updates that a reply carries."""
+    """Return the updates in a reply."""
     names, metrics = _list(content.config_records[NAMES]["client"]), content.metric_records[METRICS]
     numbers = zip(names, _list(metrics["num-examples"]), _list(metrics["train-loss"]), strict=True)
     return [
@@ -74,45 +74,47 @@ def updates_of(content: RecordDict) -> list[ClientUpdate]:
     ]
 
 
-def put_tested(tested: Mapping[str, tuple[int, int]]) -> RecordDict:
-    """Make the reply of a node that has tested a state: of every client, how many samples are right, of how many.
+def put_counts(counts: Mapping[str, tuple[int, int]]) -> RecordDict:
+    """Return the content of a reply with each client's correct predictions and samples, see `Node.test`.
 
-    The other numbers are the node's own, for Flower's own strategies.
+    The node's number of samples and accuracy are for Flower's strategies.
     """
-    correct, sizes = [right for right, _ in tested.values()], [size for _, size in tested.values()]
+    correct, sizes = [hits for hits, _ in counts.values()], [size for _, size in counts.values()]
     of_node: dict[str, Any] = {"num-examples": sum(sizes), "accuracy": 100 * sum(correct) / max(1, sum(sizes))}
     return RecordDict(
         {
-            NAMES: ConfigRecord({"client": list(tested), "correct": correct, "of": sizes}),
+            NAMES: ConfigRecord({"client": list(counts), "correct": correct, "of": sizes}),
             METRICS: MetricRecord(of_node),
         }
     )
 
 
-def tested_of(content: RecordDict) -> dict[str, tuple[int, int]]:
-    """Return what a reply says of the clients' validation samples."""
-    said = content.config_records[NAMES]
-    counts = zip(_list(said["correct"]), _list(said["of"]), strict=True)
-    return dict(zip(_list(said["client"]), counts, strict=True))
+def counts_of(content: RecordDict) -> dict[str, tuple[int, int]]:
+    """Return the counts in a reply, see `put_counts`."""
+    names = content.config_records[NAMES]
+    counts = zip(_list(names["correct"]), _list(names["of"]), strict=True)
+    return dict(zip(_list(names["client"]), counts, strict=True))
 
 
-WORDS = ("client", "method", "status")
+TEXT_FIELDS = ("client", "method", "status")
 
 
 def put_results(results: Iterable[LocalResult]) -> RecordDict:
-    """Make the reply of a node that has personalized its clients: names and numbers alone."""
+    """Return the content of a reply with the results of personalization."""
     rows = list(results)
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(LocalResult)}
     numbers: dict[str, Any] = {
         name: [math.nan if value is None else float(value) for value in values]
         for name, values in columns.items()
-        if name not in WORDS
+        if name not in TEXT_FIELDS
     }
-    return RecordDict({NAMES: ConfigRecord({name: columns[name] for name in WORDS}), METRICS: MetricRecord(numbers)})
+    return RecordDict(
+        {NAMES: ConfigRecord({name: columns[name] for name in TEXT_FIELDS}), METRICS: MetricRecord(numbers)}
+    )
 
 
 def results_of(content: RecordDict) -> list[LocalResult]:
-    """Return the results that a reply carries."""
+    """Return the results in a reply."""
     columns = {**content.config_records[NAMES], **content.metric_records[METRICS]}
     names = [field.name for field in fields(LocalResult)]
     rows = zip(*(_list(columns[name]) for name in names), strict=True)
@@ -124,7 +126,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in WORDS:
+    if name in TEXT_FIELDS:
         return value
     if name.startswith("num_"):
         return int(value)

@@ -1,4 +1,4 @@
-"""Who is where: the clients of a federation, from what its nodes say of themselves."""
+"""The clients of a federation and their nodes, from the nodes' descriptions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Roster:
     """The clients of all nodes.
 
     Args:
-        names: the clients, in the order in which cohorts are drawn.
-        homes: node of every client, by name.
-        num_samples: training samples of every client, by position.
-        spec: channels, size and number of classes of the images, the same on every node.
-        own_data: whether every node has data of its own; otherwise they share those of the experiment.
-        node: what one of the nodes says: classes, normalization and settings are the same on all.
-        contents: hash of every node's data, by node.
+        names: names of the clients, in the order from which cohorts are drawn.
+        homes: node of each client, by name.
+        num_samples: training samples of each client, by position.
+        spec: the `DataSpec`, equal on all nodes, as JSON values.
+        own_data: whether each node has its own data; otherwise they share the experiment's data.
+        node: description of one node; classes, normalization and settings are equal on all nodes.
+        contents: hash of each node's data, by node.
     """
 
     names: list[str]
@@ -35,27 +35,29 @@ class Roster:
 
     @classmethod
     def of(cls, descriptions: Mapping[int, Mapping[str, Any]], order: list[str] | None = None) -> Roster:
-        """Put together what the nodes say; see `lpft.flower.node.Node.describe`.
+        """Combine the descriptions of all nodes; see `lpft.flower.node.Node.describe`.
 
         Args:
-            descriptions: of every node.
-            order: the clients of the experiment, in order, where the nodes share its data; otherwise the clients are
-                sorted by name.
+            descriptions: descriptions by node.
+            order: the experiment's clients in order, if the nodes share its data; otherwise clients are sorted by name.
 
         Raises:
-            ConfigError: if the nodes do not fit together, or together do not make up the experiment.
+            ConfigError: if the nodes' settings differ, or nodes are missing or superfluous.
         """
-        parts = {node: said["part"] for node, said in descriptions.items()}
+        parts = {node: description["part"] for node, description in descriptions.items()}
         own_data = all(part is None for part in parts.values())
         if not own_data:
             _check_parts([part for part in parts.values() if part is not None], len(parts))
         first = next(iter(descriptions.values()))
-        for node, said in descriptions.items():
-            check_alike(first, said, f"node {node}", "another node", (*ALIKE, "mean", "std") if own_data else ALIKE)
+        keys = (*EQUAL_KEYS, "mean", "std") if own_data else EQUAL_KEYS
+        for node, description in descriptions.items():
+            check_equal(first, description, f"node {node}", "another node", keys)
         clients = {
-            name: (node, count) for node, said in descriptions.items() for name, count in said["clients"].items()
+            name: (node, counts)
+            for node, description in descriptions.items()
+            for name, counts in description["clients"].items()
         }
-        num_clients = sum(len(said["clients"]) for said in descriptions.values())
+        num_clients = sum(len(description["clients"]) for description in descriptions.values())
         if len(clients) < num_clients:
             raise ConfigError(
                 f"The nodes have {num_clients} clients, but only {len(clients)} names: {', '.join(sorted(clients))}."
@@ -70,7 +72,7 @@ class Roster:
             dict(first["spec"]),
             own_data,
             dict(first),
-            {node: said["content"] for node, said in descriptions.items()},
+            {node: description["content"] for node, description in descriptions.items()},
         )
 
     @property
@@ -84,32 +86,36 @@ class Roster:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings that a global model depends on that is trained on nodes with data of their own."""
+        """All settings that determine the global model if each node has its own data."""
         return {**self.node["settings"], "nodes": sorted(self.contents.values())}
 
 
-ALIKE = ("spec", "classes", "settings")
-"""What server and nodes have to agree on."""
+EQUAL_KEYS = ("spec", "classes", "settings")
+"""Parts of a description that have to be equal on the server and all nodes."""
 
 
-def check_alike(
-    one: Mapping[str, Any], other: Mapping[str, Any], here: str, there: str, keys: Sequence[str] = ALIKE
+def check_equal(
+    reference: Mapping[str, Any],
+    description: Mapping[str, Any],
+    name: str,
+    reference_name: str,
+    keys: Sequence[str] = EQUAL_KEYS,
 ) -> None:
-    """Raise ConfigError if two descriptions differ in what server and nodes have to agree on; it names the keys.
+    """Raise ConfigError if two descriptions differ in keys that have to be equal.
 
     Args:
-        one: the first.
-        other: the second.
-        here: who has said the second.
-        there: who has said the first.
-        keys: what they have to agree on.
+        reference: one description.
+        description: the other description.
+        name: origin of the description, for the message.
+        reference_name: origin of the reference, for the message.
+        keys: the keys to compare.
     """
-    differing = differing_settings({key: one[key] for key in keys}, {key: other[key] for key in keys})
+    differing = differing_settings({key: reference[key] for key in keys}, {key: description[key] for key in keys})
     if differing:
         raise ConfigError(
-            f"Flower: {here} has other settings than {there}; different are: {differing}."
-            " HINT: all of them need the same experiment. Nodes with data of their own need the same list of `classes`,"
-            " and for feature arrays `data.mean` and `data.std` as numbers, since each would measure its own."
+            f"Flower: the settings of {name} differ from those of {reference_name}: {differing}."
+            " HINT: all of them need the same experiment. Nodes with their own data need the same `classes` and, for"
+            " feature arrays, numbers as `data.mean` and `data.std`, because each node would measure its own."
         )
 
 
@@ -119,15 +125,13 @@ def _check_parts(parts: list[str], num_nodes: int) -> None:
     missing = sorted({f"{number}/{count}" for number in range(count)} - set(parts))
     if len(parts) < num_nodes:
         hint = "give all of them `partition-id`, or all of them `data-root`"
-        problem = f"{len(parts)} of {num_nodes} nodes stand for clients of the experiment, the others have own images"
+        problem = f"{len(parts)} of {num_nodes} nodes hold clients of the experiment, the others have their own data"
     elif missing:
         hint = "start one node for each part, and set `min-nodes` to their number"
-        problem = f"the nodes have the parts {', '.join(sorted(parts))}; {', '.join(missing)} of the clients is missing"
+        problem = f"the nodes have the parts {', '.join(sorted(parts))}; missing: {', '.join(missing)}"
     elif len(parts) > count:
-        hint = "give each node a `partition-id` of its own"
-        problem = (
-            f"{len(parts)} nodes are connected, but the experiment is in {count} parts: {', '.join(sorted(parts))}"
-        )
+        hint = "give each node its own `partition-id`"
+        problem = f"{len(parts)} nodes are connected, but the experiment has {count} parts: {', '.join(sorted(parts))}"
     else:
         return
     raise ConfigError(f"Flower: {problem}. HINT: {hint}.")

@@ -1,4 +1,4 @@
-"""The ServerApp: trains the global model of every seed on Flower's nodes, and has it personalized there if asked to."""
+"""The ServerApp: trains the global model of each seed on the nodes, and optionally lets them personalize it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from lpft.federated.federate import GlobalTask, is_done
 from lpft.federated.files import GlobalModelFiles
 from lpft.flower.api import Context, Grid, ServerApp
 from lpft.flower.fleet import Fleet, RemoteClients, personalize_on_nodes
-from lpft.flower.node import LocalResult, check_methods, comparable_settings, known_spec, single
-from lpft.flower.roster import Roster, check_alike
-from lpft.flower.settings import RunSettings, speak
+from lpft.flower.node import NO_SWEEPS, LocalResult, check_methods, comparable_settings, single, spec_record
+from lpft.flower.roster import Roster, check_equal
+from lpft.flower.settings import RunSettings, log_to_console
 from lpft.models.base import build_network
 from lpft.models.weights import checksum, load_model
 from lpft.reporting.live import LiveLogs
@@ -48,26 +48,26 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train the global models that are missing; then, if the run names methods, personalize them on the nodes."""
+    """Train missing global models; then, if the run lists methods, personalize them on the nodes."""
     with training_session(), config_errors():
-        speak()
+        log_to_console()
         settings = RunSettings.of(context.run_config)
         serve(Fleet(grid, settings), settings, context.run_id)
 
 
 def serve(fleet: Fleet, settings: RunSettings, run_id: int) -> None:
-    """Do what a Flower run is for.
+    """Train and personalize on the nodes of a Flower run.
 
     Args:
         fleet: the nodes.
-        settings: what the run is told.
+        settings: settings of the run.
         run_id: Flower's number of the run.
 
     Raises:
         ConfigError: if the experiment is not valid, or the nodes do not fit it.
-        NodeError: if nodes are missing or fail; what is finished is kept, and the same run continues.
+        NodeError: if nodes are missing or fail; completed rounds are kept, and the same run continues.
     """
-    server = Server.open(settings, fleet.meet())
+    server = Server.open(settings, fleet.describe_nodes())
     for seed in server.task.seeds:
         if not is_done(server.task, seed):
             server.train(fleet, seed, run_id)
@@ -82,16 +82,16 @@ def serve(fleet: Fleet, settings: RunSettings, run_id: int) -> None:
 
 @dataclass
 class Server:
-    """What the server has: the experiment, the place of its global models, and who is where.
+    """The server's view of an experiment.
 
     Args:
         config: the resolved experiment.
-        provenance: what the results depend on.
-        task: the global models that are trained.
-        spec: what networks have to know about the data.
-        roster: which client is on which node.
-        seeds: those whose models nodes personalize; tuning may need others' models, too.
-        loggers: write what happens, besides TensorBoard.
+        provenance: provenance of the results.
+        task: the global models to train.
+        spec: specification of the data.
+        roster: the clients and their nodes.
+        seeds: seeds of the models to personalize; `task` may contain others, for tuning.
+        loggers: loggers in addition to TensorBoard.
     """
 
     config: dict[str, Any]
@@ -104,21 +104,21 @@ class Server:
 
     @classmethod
     def open(cls, settings: RunSettings, descriptions: dict[int, dict[str, Any]]) -> Server:
-        """Open the experiment, with its data where the nodes share these, and compare it with what the nodes say."""
-        words = [f"--config={settings.experiment}", *settings.words, "--trainer.devices=1"]
-        if all(said["part"] is None for said in descriptions.values()):
-            return cls._without_data(words, Roster.of(descriptions), settings.methods)
-        study = open_study("federate", words)
+        """Open the experiment, with the data if the nodes share them, and compare it with the nodes' descriptions."""
+        arguments = [f"--config={settings.experiment}", *settings.arguments, "--trainer.devices=1"]
+        if all(description["part"] is None for description in descriptions.values()):
+            return cls._without_data(arguments, Roster.of(descriptions), settings.methods)
+        study = open_study("federate", arguments)
         experiment = single(study.experiments)
         check_methods(settings.methods, experiment.all_methods)
         task = experiment.global_task()
         roster = Roster.of(descriptions, [client.name for client in task.data.clients])
-        mine = {
-            "spec": known_spec(task.data.spec),
+        description = {
+            "spec": spec_record(task.data.spec),
             "classes": list(task.data.source.class_names),
             "settings": comparable_settings(experiment, own_data=False),
         }
-        check_alike(mine, roster.node, "a node", "the server")
+        check_equal(description, roster.node, "a node", "the server")
         config = read_config(experiment.run)
         return cls(
             config,
@@ -131,42 +131,43 @@ class Server:
         )
 
     @classmethod
-    def _without_data(cls, words: list[str], roster: Roster, methods: Sequence[str]) -> Server:
-        """Open an experiment whose data are on the nodes alone."""
-        cli = ExperimentCLI("federate", words)
+    def _without_data(cls, arguments: list[str], roster: Roster, methods: Sequence[str]) -> Server:
+        """Open an experiment whose data are only on the nodes."""
+        cli = ExperimentCLI("federate", arguments)
         config = cli.resolved()
         if config["sweep"]:
-            raise ConfigError("A sweep is several experiments. HINT: remove `sweep`, and start a run for each point.")
+            raise ConfigError(NO_SWEEPS)
         parts, run, spec = cli.parser.build(config), run_folder(config), DataSpec(**roster.spec)
         check_methods(methods, parts.methods)
         init = parts.federation.init
         if init is not None:
             init = checksum(parts.federation.read_init(build_network(parts.network, spec, parts.trainer.dtype, seed=0)))
-        made_with = fingerprint({**roster.settings, "init": init})
-        task = GlobalTask(run, parts.seeds, parts.data, parts.network, parts.federation, parts.trainer, 1, made_with)
-        known = {key: roster.node[key] for key in ("spec", "classes", "mean", "std", "crop", "features")}
+        settings_hash = fingerprint({**roster.settings, "init": init})
+        task = GlobalTask(
+            run, parts.seeds, parts.data, parts.network, parts.federation, parts.trainer, 1, settings_hash
+        )
+        from_node = {key: roster.node[key] for key in ("spec", "classes", "mean", "std", "crop", "features")}
         provenance = Provenance(
-            **software(), device=parts.trainer.kind, clients=roster.names, settings=made_with, **known
+            **software(), device=parts.trainer.kind, clients=roster.names, settings=settings_hash, **from_node
         )
         selections = {"overwrite", "only", "provenance"}
         config = {key: value for key, value in config.items() if key not in selections} | {"out": str(run.root)}
         for seed in task.seeds:
-            before = run.global_file(seed, "settings.json")
-            if before.exists() and not parts.overwrite:
-                compare_settings(before.parent, json.loads(before.read_text(encoding="utf-8")), roster.settings)
+            saved = run.global_file(seed, "settings.json")
+            if saved.exists() and not parts.overwrite:
+                compare_settings(saved.parent, json.loads(saved.read_text(encoding="utf-8")), roster.settings)
             run.write_settings(seed, "global", roster.settings)
         return cls(config, provenance, task, spec, roster, parts.seeds, logger_writers(cli.loggers()))
 
     def train(self, fleet: Fleet, seed: int, run_id: int) -> None:
-        """Train the global model of a seed on the nodes, or take the one that it is to start from."""
+        """Train the global model of a seed on the nodes, or use the model in `federation.init`."""
         task, fabric = self.task, self.task.devices.fabric()
         net = build_network(task.network, self.spec, task.devices.dtype, seed)
 
-        def note(round_: int) -> None:
-            """Write down who trains it, and from which round on."""
-            on_nodes = {str(node): self.roster.at(node) for node in self.roster.nodes}
-            text = {"flwr": version("flwr"), "run_id": str(run_id), "from_round": round_, "nodes": on_nodes}
-            write_atomically(task.run.global_file(seed, FLOWER), json.dumps(text, indent=1) + "\n")
+        def record_nodes(first_round: int) -> None:
+            clients = {str(node): self.roster.at(node) for node in self.roster.nodes}
+            record = {"flwr": version("flwr"), "run_id": str(run_id), "from_round": first_round, "nodes": clients}
+            write_atomically(task.run.global_file(seed, FLOWER), json.dumps(record, indent=1) + "\n")
 
         with closing(LiveLogs(task.run, self.loggers)) as logs:
             steps = Steps(f"flower seed {seed}", task.settings.rounds, "round")
@@ -174,24 +175,24 @@ class Server:
             if task.settings.init is not None:
                 files.take({**net.state_dict(), **task.settings.read_init(net)})
                 return
-            clients = RemoteClients(fleet, self.roster, net, fabric, seed, note)
-            began = time.monotonic()
+            clients = RemoteClients(fleet, self.roster, net, fabric, seed, record_nodes)
+            start = time.monotonic()
             train_rounds(fabric, net, clients, task.settings, seed, files)
-        log.info("seed %d: the global model was trained in %.0f seconds", seed, time.monotonic() - began)
+        log.info("seed %d: the global model was trained in %.0f seconds", seed, time.monotonic() - start)
 
 
 def write_results(run: Run, results: dict[int, list[LocalResult]]) -> None:
-    """Write how personalized models do at home, one row for each seed, method and client, and show the means."""
+    """Write the results of personalized models, one row per seed, method and client, and log the means."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seed", *(field.name for field in fields(LocalResult))])
-    for seed, of_seed in results.items():
-        writer.writerows([seed, *("" if value is None else value for value in astuple(row))] for row in of_seed)
+    for seed, rows in results.items():
+        writer.writerows([seed, *("" if value is None else value for value in astuple(row))] for row in rows)
     write_atomically(run.nodes, text.getvalue())
     seed, latest = list(results.items())[-1]
     for method in dict.fromkeys(result.method for result in latest):
-        tested = [(r.local_before, r.local_after) for r in latest if r.method == method]
-        pairs = [(before, after) for before, after in tested if before is not None and after is not None]
+        accuracies = [(r.local_before, r.local_after) for r in latest if r.method == method]
+        pairs = [(before, after) for before, after in accuracies if before is not None and after is not None]
         if pairs:
             before, after = (fmean(values) for values in zip(*pairs, strict=True))
             worse = sum(b > a for b, a in pairs)

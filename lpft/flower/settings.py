@@ -1,4 +1,4 @@
-"""What a run and its nodes are told by Flower: the experiment, and which of its clients a node has."""
+"""Settings of a Flower run and of its nodes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class RunSettings:
     """The run configuration, ``[tool.flwr.app.config]`` in the app's pyproject.toml.
 
     Args:
-        experiment: the experiment's file.
-        words: settings that override its keys, as on lpft's command line.
-        methods: what personalizes clients on their nodes after training; none by default.
-        min_nodes: how many nodes have to be connected.
-        wait: seconds to wait for them.
-        timeout: seconds that nodes may take for an answer.
+        experiment: file of the experiment.
+        arguments: settings that override those of the experiment, as on lpft's command line.
+        methods: methods with which nodes personalize their clients after training.
+        min_nodes: required number of connected nodes.
+        wait: time to wait for these nodes, in seconds.
+        timeout: maximum time for a reply, in seconds.
     """
 
     experiment: Path
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     methods: tuple[str, ...]
     min_nodes: int
     wait: float
@@ -38,13 +38,13 @@ class RunSettings:
         """Read a run configuration.
 
         Raises:
-            ConfigError: if the experiment's file is not there, or a value makes no sense.
+            ConfigError: if the experiment's file does not exist, or a value is out of range.
         """
         min_nodes = int(config.get("min-nodes", 2))
         wait, timeout = float(config.get("wait", 60)), float(config.get("timeout", 3600))
         if min_nodes < 1 or wait < 0 or timeout <= 0:
             raise ConfigError(
-                f"`min-nodes={min_nodes}`, `wait={wait:g}`, `timeout={timeout:g}` have to be above 0."
+                f"`min-nodes={min_nodes}`, `wait={wait:g}`, `timeout={timeout:g}`: not all of them are in range."
                 " HINT: see [tool.flwr.app.config] in the app's pyproject.toml."
             )
         return cls(
@@ -62,13 +62,13 @@ class NodeSettings:
     """The node configuration, ``flower-supernode --node-config``.
 
     Args:
-        part: ``I/N`` if the node stands for every N-th client of the experiment's own data; None if it has its own.
-        words: settings of the experiment that this node overrides, the folder of its data among them.
-        out: folder for what is personalized on this node.
+        part: ``I/N`` if the node holds every N-th client of the experiment's data; None if it has its own data.
+        arguments: settings of the experiment that this node overrides, including the folder of its data.
+        out: run folder for personalization on this node.
     """
 
     part: str | None
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     out: str | None
 
     @classmethod
@@ -76,47 +76,47 @@ class NodeSettings:
         """Read a node configuration.
 
         Raises:
-            ConfigError: if it does not say which data the node has.
+            ConfigError: if it does not specify the data of the node.
         """
-        words = tuple(shlex.split(str(config.get("settings", ""))))
+        arguments = tuple(shlex.split(str(config.get("settings", ""))))
         out = str(config["out"]) if "out" in config else None
         if "data-root" in config:
-            return cls(None, (f"--data.source.root={config['data-root']}", *words), out)
+            return cls(None, (f"--data.source.root={config['data-root']}", *arguments), out)
         if "partition-id" not in config or "num-partitions" not in config:
             raise ConfigError(
-                "The node does not say which clients it has. HINT: start it with"
+                "The node configuration does not specify the node's clients. HINT: start the node with"
                 " `--node-config 'partition-id=0 num-partitions=2'` for every second client of the experiment, or with"
-                " `--node-config 'data-root=\"FOLDER\"'` for images of its own."
+                " `--node-config 'data-root=\"FOLDER\"'` for its own data."
             )
         number, count = int(config["partition-id"]), int(config["num-partitions"])
         if not 0 <= number < count:
             raise ConfigError(
-                f"`partition-id={number}` of a node is not one of `num-partitions={count}`."
-                f" HINT: the nodes have the numbers from 0 to {count - 1}."
+                f"`partition-id={number}` of a node is out of range with `num-partitions={count}`."
+                f" HINT: use numbers from 0 to {count - 1}."
             )
         part = f"{number}/{count}"
-        return cls(part, (f"--data.keep={part}", *words), out)
+        return cls(part, (f"--data.keep={part}", *arguments), out)
 
 
 def find_experiment(name: str) -> Path:
-    """Return an experiment's file: in the folder of the Flower app, or in the working folder.
+    """Return the path of an experiment's file in the folder of the Flower app or in the working folder.
 
     Raises:
-        ConfigError: if it is in neither.
+        ConfigError: if neither contains it.
     """
     path = Path(name).expanduser()
-    places = [*(Path(folder) / path for folder in sys.path), path]  # Flower has put the app's folder first
-    found = next((path for path in places if name and path.is_file()), None)
-    if found is None:
+    candidates = [*(Path(folder) / path for folder in sys.path), path]  # Flower puts the app's folder first
+    file = next((candidate for candidate in candidates if name and candidate.is_file()), None)
+    if file is None:
         raise ConfigError(
-            f"There is no experiment {name!r} in the Flower app or in {Path.cwd()}. HINT: put the file beside the app's"
-            " pyproject.toml, and name it there as `experiment`, or by --run-config 'experiment=\"FILE\"'."
+            f"There is no experiment {name!r} in the Flower app or in {Path.cwd()}. HINT: put the file next to the"
+            " app's pyproject.toml, and set `experiment` there or with --run-config 'experiment=\"FILE\"'."
         )
-    return found
+    return file
 
 
-def speak() -> None:
-    """Let lpft say in the process's log, once, what it does; other loggers are left to Flower."""
+def log_to_console() -> None:
+    """Log lpft's messages to the console of this process, once; Flower handles other loggers."""
     log = logging.getLogger("lpft")
     if not log.handlers:
         handler = logging.StreamHandler()

@@ -1,8 +1,7 @@
-"""Methods that personalize in the process: their models are trained along with a global model of their own.
+"""Methods that personalize during federated training, as a comparison with fine-tuning of a finished global model.
 
-They are rows beside those that personalize a finished global model, tested on the same clients, but answer another
-question: what if the federation had been trained with personalization in mind? Each trains a federation of its own,
-with the settings of ``federation``, its algorithm apart, and has nothing to do with those of ``personalization``.
+Each of them trains its own global model together with the personalized models. It has the settings of ``federation``
+except the algorithm, and ignores those of ``personalization``. Tests use the same clients as for other methods.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from lpft.methods.references import Reference
 
 
 class InProcess(Reference):
-    """Base of the methods that personalize in the process.
+    """Base class of methods that personalize during federated training.
 
-    A client that takes no part in federated training (`data.held_out`) gets the global model.
+    Clients that take no part in federated training (`data.held_out`) get the global model.
 
     Args:
-        algorithm: how clients train; it has to personalize.
-        epochs: rounds of federated training. null: those of the experiment.
+        algorithm: algorithm of federated training, which must personalize.
+        epochs: rounds of federated training; null for the experiment's number.
     """
 
     start = "federated"
@@ -32,12 +31,12 @@ class InProcess(Reference):
         self.algorithm = algorithm
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return no phase: the models are trained before."""
+        """Return no phases: the models are already trained."""
         return []
 
 
 class FedBN(InProcess):
-    """Every client's own BatchNorm layers in a global model; see `lpft.federated.algorithms.FedBN`.
+    """The global model with each client's own BatchNorm layers; see `lpft.federated.algorithms.FedBN`.
 
     Args:
         epochs: see `InProcess`.
@@ -48,10 +47,10 @@ class FedBN(InProcess):
 
 
 class FedRep(InProcess):
-    """Every client's own head on a global body; see `lpft.federated.algorithms.FedRep`.
+    """The global body with each client's own head; see `lpft.federated.algorithms.FedRep`.
 
     Args:
-        head_epochs: epochs of the head in every round.
+        head_epochs: epochs of the head per round.
         epochs: see `InProcess`.
     """
 
@@ -60,10 +59,10 @@ class FedRep(InProcess):
 
 
 class Ditto(InProcess):
-    """Every client's own model, held close to a global one; see `lpft.federated.algorithms.Ditto`.
+    """Each client's own model, kept close to the global model; see `lpft.federated.algorithms.Ditto`.
 
     Args:
-        penalty: lambda, the weight of the distance.
+        penalty: weight of the penalty, lambda.
         epochs: see `InProcess`.
     """
 

@@ -1,4 +1,4 @@
-"""Heads that are solved for by logistic regression."""
+"""Heads fitted by logistic regression."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def logistic_head(like: State, data: HeadData) -> State:
     1e-7 to 1e2; each fit starts from the previous one, with 200 iterations at most. Classes without training samples
     get zeros; with only two classes their rows are -w/2 and w/2.
 
-    The recipe leaves the rest open. Among equally accurate heads, of which a dozen samples often leave dozens, the one
-    with the smallest cross-entropy on validation data is chosen. A client without validation data gets C = 1, and one
-    with a single class of training samples keeps its head. It takes a few seconds per client.
+    The reference does not specify the rest. Among equally accurate heads, which are frequent with few samples, the one
+    with the smallest cross-entropy on validation data is chosen. A client without validation data gets C = 1, and a
+    client with a single class of training samples keeps its head. This takes a few seconds per client.
 
     References:
         Kumar et al., arXiv:2202.10054, appendix; github.com/AnanyaKumar/transfer_learning.
@@ -40,14 +40,14 @@ def logistic_head(like: State, data: HeadData) -> State:
     val_features, val_labels = data.val_features.double().cpu().numpy(), data.val_labels.cpu().numpy()
     if len(np.unique(labels)) < 2:
         return like
-    has_bias = "bias" in like  # without one, a shift of the features could not be undone
+    has_bias = "bias" in like  # otherwise, a shift of the features could not be compensated
     shift, scale = float(features.mean()) * has_bias, float(features.std()) or 1.0
     model = LogisticRegression(warm_start=True, max_iter=MAX_ITER, fit_intercept=has_bias)
     best, best_score = like, (-1.0, 0.0)
     for strength in STRENGTHS if len(val_labels) else [WITHOUT_VAL]:
         model.C = float(strength)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 200 iterations are the recipe
+            warnings.simplefilter("ignore", ConvergenceWarning)  # as in the reference
             model.fit((features - shift) / scale, labels)
         weight, bias = _all_rows(model, len(like["weight"]))
         weight = weight / scale
@@ -59,7 +59,7 @@ def logistic_head(like: State, data: HeadData) -> State:
 
 
 def _score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the accuracy, and less the cross-entropy; what is larger is better."""
+    """Return the accuracy and the negative cross-entropy: larger is better."""
     if not len(labels):
         return 0.0, 0.0
     accuracy = (logits.argmax(1) == labels).double().mean()
@@ -67,7 +67,7 @@ def _score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def _all_rows(model: object, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight and bias of a fitted regression with a row for every class."""
+    """Return weight and bias of a fitted regression, with a row for each class."""
     coef, intercept, classes = model.coef_, model.intercept_, model.classes_  # type: ignore[attr-defined]
     if len(classes) == 2:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2

@@ -1,4 +1,4 @@
-"""Local superior soups: average models that were trained to be averaged."""
+"""Local superior soups: averages of models that are trained for averaging."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from lpft.types import State
 class LSSFT(FT):
     """Fine-tuning by local superior soups (LSS).
 
-    The pool M starts with the global model, and N models are added one after the other. Model i starts at the pool's
-    average and is trained so that random mixtures of the pool and itself do well: each step minimizes
-    ``loss(mixture) + lambda_a * dist(f_i, theta_G) - lambda_d * mean over M of dist(f_i, f)`` with respect to model i
-    alone. Distances are l2, over all trainable parameters, to the earlier members of the pool; every step draws new
+    The pool M starts with the global model, and N models are added one after the other. Model i starts at the average
+    of the pool and is trained such that random mixtures of the pool and itself perform well: each step minimizes
+    ``loss(mixture) + lambda_a * dist(f_i, theta_G) - lambda_d * mean over M of dist(f_i, f)`` with respect to only
+    model i. Distances are l2, over all trainable parameters, to the earlier members of the pool; every step draws new
     mixture weights from Dirichlet(1). The result is the uniform average of the pool, the global model included; with
     ``bn: train`` its BatchNorm statistics are recomputed by one pass over the client's training data. The budget is
     divided among the N models, so the cost is that of FT. Recorded losses are those of the mixtures; curves over the
     epochs show the newest model, and the average at the end.
 
     Args:
-        models: number of models that are added to the pool, N.
+        models: number of models added to the pool, N.
         lambda_a: weight of the affinity to the global model.
         lambda_d: weight of the diversity.
-        ft: the settings of `FT`, for every model: ``lr``, ``bn``, ``flood``; ``epochs`` of all models together.
+        ft: settings of `FT` for each model: ``lr``, ``bn``, ``flood``; ``epochs`` is the total of all models.
 
     References:
         Chen et al., arXiv:2511.12695, compare with it; Chen et al., arXiv:2410.23660 (LSS), algorithm 1. Ours: number
         of models (published: 4), their epochs (8), both weights (3, and 0.001 in the released code), optimizer, rate,
-        Dirichlet weights, the members that diversity is measured from, and the treatment of BatchNorm.
+        Dirichlet weights, the members from which diversity is measured, and the treatment of BatchNorm.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LSSFT(FT):
     def phases(self, budget: int) -> list[Phase]:
         """Return one phase per model; of a budget that cannot be divided evenly, the first ones get one epoch more."""
         (whole,) = super().phases(budget)
-        check_epochs("models", self.models, whole.epochs)  # every model needs an epoch
+        check_epochs("models", self.models, whole.epochs)  # each model needs an epoch
         share, rest = divmod(whole.epochs, self.models)
         return [replace(whole, epochs=share + (number < rest)) for number in range(self.models)]
 

@@ -1,4 +1,4 @@
-"""Parameter-efficient fine-tuning: adapters and low-rank updates, with and without linear probing."""
+"""Parameter-efficient fine-tuning: adapters and low-rank updates, with or without linear probing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lpft.types import State
 
 
 class PEFT(LPFT):
-    """Add small modules to the global model and train them and the head; everything else keeps its bits.
+    """Add small modules to the global model, and train only these and the head.
 
-    It works with any network that has linear layers in its body. The modules are the identity at first, and start from
-    the same values for all clients of a seed. With `lp_epochs` the head alone is trained first.
+    The body of the network needs linear layers. The modules are initially the identity, with the same values for all
+    clients of a seed. With `lp_epochs`, the head is trained first.
 
-    After training, LoRA's updates are added to the weights: the personalized models are tested and saved as plain
-    networks. Adapters cannot be merged: their models are saved with them, see `lpft.models.lora.load_personalized`.
+    After training, LoRA's updates are added to the weights, so that personalized models are tested and saved as plain
+    networks. Adapters cannot be merged and are saved with the models, see `lpft.models.lora.load_personalized`.
 
-    Rate and epochs are those of full fine-tuning by default, to compare at an equal budget. A step counts as a whole
-    pass, although gradients of frozen weights are not computed.
+    By default, rate and epochs are those of full fine-tuning, for comparisons at an equal budget. A step counts as a
+    full pass, although gradients of frozen weights are not computed.
 
     Args:
-        modules: ``lora``: low-rank updates of weights. ``adapter``: a bottleneck behind layers.
+        modules: ``lora``: low-rank updates of weights. ``adapter``: bottleneck layers.
         rank: rank of LoRA's updates.
         alpha: scale of LoRA's updates, before division by the rank.
         bottleneck: width of the adapters' hidden layer.

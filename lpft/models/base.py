@@ -29,7 +29,7 @@ class BodyHeadNet(nn.Module):
     head: nn.Linear
 
     weights_hash: str | None = None
-    """Hash of the file that the setting ``weights`` names, of a network that starts from one."""
+    """Hash of the pretrained weights in the setting ``weights``; None without such weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, ``(batch, num_classes)``, of inputs ``(batch, *shape)``."""
@@ -42,7 +42,7 @@ def check_network(net: nn.Module) -> None:
     name = type(net).__name__
     if not isinstance(net, BodyHeadNet) or type(net).forward is not BodyHeadNet.forward:
         raise ValueError(
-            f"{name} is not derived from lpft.models.base.BodyHeadNet, or has a `forward` of its own."
+            f"{name} is not derived from lpft.models.base.BodyHeadNet, or overrides `forward`."
             " HINT: derive it from that class, and set `self.body` and `self.head` only."
         )
     if not isinstance(getattr(net, "body", None), nn.Module) or not isinstance(getattr(net, "head", None), nn.Linear):
@@ -54,7 +54,7 @@ def check_network(net: nn.Module) -> None:
     if lazy:
         raise ValueError(
             f"{name} has layers whose size is not known before they run: {', '.join(lazy[:5])}."
-            " HINT: give their sizes, such as by nn.Linear instead of nn.LazyLinear."
+            " HINT: use layers with given sizes, such as nn.Linear instead of nn.LazyLinear."
         )
     _check_head(net)
     owned = [part for part, _ in (*net.named_parameters(), *net.named_buffers())]
@@ -71,11 +71,11 @@ def check_network(net: nn.Module) -> None:
             f"{name} has buffers that are not saved with it: {', '.join(lost[:5])}."
             " HINT: register them with `persistent=True`."
         )
-    complex_ones = [part for part, parameter in net.named_parameters() if parameter.is_complex()]
-    if complex_ones:
+    complex_parameters = [part for part, parameter in net.named_parameters() if parameter.is_complex()]
+    if complex_parameters:
         raise ValueError(
-            f"{name} has complex parameters, which cannot be averaged: {', '.join(complex_ones[:5])}."
-            " HINT: hold real and imaginary parts, and join them by `torch.view_as_complex` in `forward`."
+            f"{name} has complex parameters, which cannot be averaged: {', '.join(complex_parameters[:5])}."
+            " HINT: store real and imaginary parts, and join them with `torch.view_as_complex` in `forward`."
         )
     synchronized = [part for part, module in net.named_modules() if isinstance(module, nn.SyncBatchNorm)]
     if synchronized:
@@ -86,24 +86,24 @@ def check_network(net: nn.Module) -> None:
 
 
 def _check_head(net: BodyHeadNet) -> None:
-    """Raise ValueError if a head is not what is computed for it, or shares tensors with the body."""
+    """Raise ValueError if a head is not a plain linear layer, or shares tensors with the body."""
     name, head = type(net).__name__, net.head
     hooked = head._forward_hooks or head._forward_pre_hooks
     if type(head).forward is not nn.Linear.forward or hooked or "weight" not in head._parameters:
         raise ValueError(
-            f"{name}'s head, {type(head).__name__}, is no plain torch.nn.Linear: it has a `forward`, a hook or a"
-            " parametrization of its own. HINT: use nn.Linear, and move the rest into `body`."
+            f"{name}'s head, {type(head).__name__}, is not a plain torch.nn.Linear: it has its own `forward`, a"
+            " hook or a parametrization. HINT: use nn.Linear, and move the rest into `body`."
         )
     tied = [part for part, first in aliases(net).items() if part.startswith("head.") and first.startswith("body.")]
     if tied:
         raise ValueError(
-            f"{name} ties {' and '.join(tied)} to {aliases(net)[tied[0]]}, but head and body are trained apart."
-            " HINT: give the head parameters of its own."
+            f"{name} ties {' and '.join(tied)} to {aliases(net)[tied[0]]}, but head and body are trained"
+            " separately. HINT: give the head its own parameters."
         )
 
 
 def aliases(net: nn.Module) -> dict[str, str]:
-    """Return the further names of tied parameters and buffers, and the name that each is known by.
+    """Return the additional names of tied parameters and buffers, each with the first name of its tensor.
 
     >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     >>> tied[1].weight = tied[0].weight
@@ -122,8 +122,8 @@ def tied_slots(net: nn.Module) -> dict[str, str]:
         parent, _, child = name.rpartition(".")
         return id(net.get_submodule(parent)), child
 
-    found = {slot(alias): (alias, name) for alias, name in aliases(net).items() if slot(alias) != slot(name)}
-    return dict(found.values())
+    by_slot = {slot(alias): (alias, name) for alias, name in aliases(net).items() if slot(alias) != slot(name)}
+    return dict(by_slot.values())
 
 
 def run_with(net: nn.Module, tensors: State, x: Tensor, ties: Mapping[str, str]) -> Tensor:
@@ -172,7 +172,7 @@ def _tensor(net: nn.Module, name: str) -> Tensor:
 
 
 def check_image_size(net: nn.Module, spec: DataSpec, smallest: int) -> None:
-    """Raise ValueError if the data's images are too small for a network's poolings, or the data are no images."""
+    """Raise ValueError if the images are too small for a network's poolings, or the data are not images."""
     if spec.num_features is not None:
         raise ValueError(
             f"{type(net).__name__} is a network for images, but the data are rows of {spec.num_features} features."
@@ -219,11 +219,11 @@ def dry_run(
                 return images, probe.body(images)
         except Exception as error:  # networks can be anything
             cause = error
-    what, hint = f"images of {'x'.join(map(str, spec.shape))}", "it or the data's `image_size` and `channels`"
+    inputs, hint = f"images of {'x'.join(map(str, spec.shape))}", "it or the data's `image_size` and `channels`"
     if spec.num_features is not None:
-        what, hint = f"rows of {spec.num_features} features", "it: it is built for inputs of the shape `spec.shape`"
+        inputs, hint = f"rows of {spec.num_features} features", "it: inputs have the shape `spec.shape`"
     raise ValueError(
-        f"{type(net).__name__} cannot run on {what}:"
+        f"{type(net).__name__} cannot run on {inputs}:"
         f" {type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}."
         f" HINT: run its `body` on such a batch, and correct {hint}."
     ) from cause
@@ -236,8 +236,8 @@ def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
         images, features = dry_run(net, spec, training=training)
         if not isinstance(features, Tensor):
             raise ValueError(
-                f"{name}'s body returns a {type(features).__name__}, not features alone."
-                " HINT: return one tensor of shape (batch, features), in training, too."
+                f"{name}'s body returns a {type(features).__name__}, not only features."
+                " HINT: return one tensor of shape (batch, features), also in training."
             )
         if features.shape != (len(images), width):
             raise ValueError(
@@ -246,13 +246,13 @@ def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
             )
     if images._version:
         raise ValueError(
-            f"{name}'s body changes the {spec.noun} that it is given, which are used again."
-            " HINT: let its first operations not work in place: `x = x - mean`, `nn.ReLU(inplace=False)`."
+            f"{name}'s body modifies its inputs, the {spec.noun}, which are used again."
+            " HINT: avoid in-place operations on inputs: `x = x - mean`, `nn.ReLU(inplace=False)`."
         )
 
 
 NetFactory = Callable[[DataSpec], BodyHeadNet]
-"""Builds a network for the data at hand; YAML chooses class and settings."""
+"""A function that builds a network for data; YAML chooses class and settings."""
 
 
 def build_network(network: NetFactory, spec: DataSpec, dtype: torch.dtype, seed: int) -> BodyHeadNet:

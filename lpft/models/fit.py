@@ -42,15 +42,15 @@ def read_weights(
         ValueError: if it cannot be read, or names or shapes differ; the message lists the differences, and proposes
             renames or a new head if these help.
     """
-    as_read = read_state(path, entry)
+    unrenamed = read_state(path, entry)
     source = f"The model file {path}"
-    if not renames and all(re.fullmatch(r"arr_\d+", name) for name in as_read):
-        as_read = _named_in_order(as_read, like, source)
+    if not renames and all(re.fullmatch(r"arr_\d+", name) for name in unrenamed):
+        unrenamed = _named_in_order(unrenamed, like, source)
     try:
-        state = rename(as_read, renames or {})
+        state = rename(unrenamed, renames or {})
     except ValueError as error:
         raise ValueError(f"{source} does not fit `federation.init_map`: {error}") from error
-    hint = _hint(as_read, state, like, new_head)
+    hint = _hint(unrenamed, state, like, new_head)
     if new_head:
         state, like = _headless(state), _headless(like)
     return fit_state(state, like, source, hint)
@@ -82,7 +82,7 @@ def fit_state(state: State, like: Mapping[str, Tensor], source: str, hint: str =
     problems = [line for name, t in like.items() for line in _value_problems(name, complete[name], t)]
     if problems:
         raise ValueError(
-            f"{source} cannot be used:{_listed(problems)}\nHINT: save the model from before its training diverged, in"
+            f"{source} cannot be used:{_listed(problems)}\nHINT: save the model before training diverges, as"
             " floating-point numbers."
         )
     return {name: complete[name].to(like[name].dtype) for name in like}
@@ -96,15 +96,15 @@ def _named_in_order(arrays: State, like: Mapping[str, Tensor], source: str) -> S
             return dict(zip(names, values, strict=True))
     statistics = [name for name in like if name.endswith((COUNTER, "running_mean", "running_var"))]
     missing = (
-        " It has as many parameters: the statistics of BatchNorm are missing, and without them the model is another."
+        " The number of parameters fits: the statistics of BatchNorm are missing, which belong to the model."
         if len(values) == len(like) - len(statistics)
         else ""
     )
     shapes = [str(tuple(value.shape)) for value in values]
     raise ValueError(
-        f"{source} holds {len(values)} arrays without names, but the network's state dict has {len(like)} tensors."
+        f"{source} contains {len(values)} arrays without names, but the network's state dict has {len(like)} tensors."
         f"{missing} The arrays' shapes: {', '.join(shapes[:20])}{', ...' * (len(shapes) > 20)}."
-        " HINT: choose the network that the model is of, or save all of its state dict, with names:"
+        " HINT: choose the same network, or save the whole state dict with names:"
         " `numpy.savez(path, **{name: t.numpy() for name, t in net.state_dict().items()})`."
     )
 
@@ -115,32 +115,32 @@ def _with_counters(state: State, like: Mapping[str, Tensor]) -> State:
     return {**state, **counters}
 
 
-def _counter(given: Tensor | None, like: Tensor) -> Tensor:
-    value = float(given) if given is not None and given.numel() == 1 and not given.is_complex() else 0.0
+def _counter(saved: Tensor | None, like: Tensor) -> Tensor:
+    value = float(saved) if saved is not None and saved.numel() == 1 and not saved.is_complex() else 0.0
     return torch.full_like(like, round(value) if math.isfinite(value) else 0, device="cpu")
 
 
-def _hint(as_read: State, state: State, like: Mapping[str, Tensor], new_head: bool) -> str:
+def _hint(unrenamed: State, state: State, like: Mapping[str, Tensor], new_head: bool) -> str:
     """Return a hint for a state that does not fit; empty if there is no simple remedy."""
     without_head = _headless(like)
     if not new_head and not _differences(_with_counters(_headless(state), without_head), without_head):
         return (
             "for a new head, whose initial values depend on the seed, set `--federation.init_head new`;"
-            " otherwise choose data with the classes that the model knows."
+            " otherwise choose data with the same classes."
         )
-    renames = proposal(as_read, like)
+    renames = proposal(unrenamed, like)
     if renames is None and new_head:
-        renames = proposal(as_read, without_head)
+        renames = proposal(unrenamed, without_head)
     if renames is None:
         return ""
-    changed = rename(as_read, renames)
+    changed = rename(unrenamed, renames)
     other_head = not new_head and any(
         name in changed and changed[name].shape != t.shape for name, t in like.items() if name.startswith("head.")
     )
     return (
         f"the shapes fit with `--federation.init_map '{json.dumps(renames)}'`"
         + (", and a new head, `--federation.init_head new`" if other_head else "")
-        + ". See that it is right: layers of the same shape could be mixed up."
+        + ". Check it: layers of the same shape could be mixed up."
     )
 
 

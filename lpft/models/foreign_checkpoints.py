@@ -25,16 +25,16 @@ from lpft.storage.file_checks import check_content
 from lpft.types import State
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Entries of a checkpoint that hold the model, where there are others as well."""
+"""Entries that contain the model in checkpoints with several entries."""
 INSERTED = ("_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that `torch.compile`, Lightning's Fabric and others insert."""
+"""Parts of names inserted by `torch.compile`, Lightning's Fabric and others."""
 SAVE_HINT = "save a plain state dict, `torch.save(net.state_dict(), path)`, or a safetensors file."
 NPZ_HINT = (
-    "in the program that made it, save the tensors by their names in the network:"
+    "in the program that wrote it, save the tensors by their names in the network:"
     " `numpy.savez('weights.npz', **{name: array, ...})`."
 )
 NUMPY: tuple[Any, ...] = (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0])
-"""What numpy makes arrays and scalars by."""
+"""NumPy's functions that build unpickled arrays and scalars."""
 HARMLESS: list[Any] = [
     (pathlib.PurePath, "pathlib.PosixPath"),
     (pathlib.PurePath, "pathlib.WindowsPath"),
@@ -46,7 +46,7 @@ HARMLESS: list[Any] = [
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
     *((function, f"numpy.{core}.multiarray.{function.__name__}") for function in NUMPY for core in ("core", "_core")),
 ]
-"""Classes beside the weights in many checkpoints: paths, arguments, arrays. To make them runs no code of the file's."""
+"""Classes in many checkpoints besides weights: paths, arguments, arrays. Building them runs no code of the file."""
 
 
 def read_state(path: str | Path, entry: str | None = None) -> State:
@@ -95,10 +95,10 @@ def _content(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(64)
     members = zipfile.ZipFile(path).namelist() if head.startswith(b"PK") and zipfile.is_zipfile(path) else []
-    is_safetensors = head[8:9] == b"{"  # its first bytes are a length, and look like anything
-    other = None if is_safetensors else _other_format(path, head, members)
-    if other:
-        raise ValueError(f"The model file {path} {other}")
+    is_safetensors = head[8:9] == b"{"  # after eight bytes of length
+    unsupported = None if is_safetensors else _unsupported_format(path, head, members)
+    if unsupported:
+        raise ValueError(f"The model file {path} {unsupported}")
     try:
         if is_safetensors or path.suffix == ".safetensors":
             return load_file(path)
@@ -114,7 +114,7 @@ def _content(path: Path) -> Any:
 
 
 class _UnreadableError(Exception):
-    """A valid file has content that is not supported; the message names it and gives a hint."""
+    """The content of a valid file is not supported; the message describes it, with a hint."""
 
 
 def _sharded(path: Path) -> State:
@@ -127,10 +127,10 @@ def _sharded(path: Path) -> State:
         raise ValueError(f"{path} is not an index of model files ({error}). HINT: {SAVE_HINT}") from error
 
 
-def _other_format(path: Path, head: bytes, members: list[str]) -> str | None:
-    """Return the name of a known but unsupported format of a file, and a hint."""
+def _unsupported_format(path: Path, head: bytes, members: list[str]) -> str | None:
+    """Return a description of an unsupported format, with a hint; None for other formats."""
     if head.startswith(b"\x89HDF") or any(name.endswith(".h5") for name in members):
-        return f"is HDF5, as Keras writes it. HINT: {NPZ_HINT}"
+        return f"is HDF5, such as from Keras. HINT: {NPZ_HINT}"
     if path.suffix == ".onnx":
         return (
             "is ONNX. HINT: save its tensors: `import onnx, numpy;"
@@ -141,23 +141,23 @@ def _other_format(path: Path, head: bytes, members: list[str]) -> str | None:
         return f"is a protocol buffer. HINT: {NPZ_HINT}"
     if any(name.endswith("/constants.pkl") for name in members):
         line = f"import torch; torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), 'weights.pt')"
-        return f'is TorchScript, which is a program. HINT: if you trust it, save the weights alone: python -c "{line}"'
+        return f'is TorchScript, which is a program. HINT: if you trust it, save only the weights: python -c "{line}"'
     if head.startswith((b"\x80", b"\x78\x9c")) and LEGACY not in head:
         line = f"import pickle, torch; m = pickle.load(open({str(path)!r}, 'rb')); {_save_line()}"
-        return f'is a pickle, which can run any code. HINT: if you trust it, save the weights alone: python -c "{line}"'
+        return f'is a pickle, which can run any code. HINT: if you trust it, save only the weights: python -c "{line}"'
     if members and not any(name.endswith(("/data.pkl", ".npy")) for name in members):
-        return f"is a zip archive of {', '.join(members[:5])}, .... HINT: unpack it, and name the file of the model."
+        return f"is a zip archive of {', '.join(members[:5])}, .... HINT: unpack it, and give the file of the model."
     if not members and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             members = archive.getnames()
         if {"storages", "tensors", "pickle"} <= set(members):
-            return f"is of PyTorch before 0.4. HINT: if you trust it, save the weights alone: {_resave(path, '')}"
-        return f"is a tar archive of {', '.join(members[:5])}. HINT: unpack it, and name the file of the model."
+            return f"is of PyTorch before 0.4. HINT: if you trust it, save only the weights: {_resave(path, '')}"
+        return f"is a tar archive of {', '.join(members[:5])}. HINT: unpack it, and give the file of the model."
     return None
 
 
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""What files of PyTorch before 1.6 begin with, behind the protocol of pickle."""
+"""Start of files of PyTorch before 1.6, after pickle's protocol."""
 
 
 def _arrays(path: Path) -> Any:
@@ -167,7 +167,7 @@ def _arrays(path: Path) -> Any:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             raise _UnreadableError(
-                f"holds one array of shape {content.shape}, not a model. HINT: save all of its arrays with {savez}."
+                f"contains one array of shape {content.shape}, not a model. HINT: save all of its arrays with {savez}."
             )
         with content:
             return {name: content[name] for name in content.files}
@@ -175,7 +175,7 @@ def _arrays(path: Path) -> Any:
         if "allow_pickle" not in str(error):
             raise
         raise _UnreadableError(
-            "holds arrays of Python objects, which are pickled and can run any code, so they are not read."
+            "contains arrays of Python objects, which are pickled and can run any code, so they are not read."
             f" HINT: save the arrays of the list one by one, with {savez}."
         ) from None
 
@@ -198,8 +198,8 @@ def _torch(path: Path, members: list[str]) -> Any:
         first, texts = _opcodes(path)
         key = next((wrapper for wrapper in WRAPPERS if wrapper in texts), None) if first == "EMPTY_DICT" else None
         raise _UnreadableError(
-            f"cannot be read: it holds objects of {', '.join(sorted(refused)[:5])}, and pickled objects can run any"
-            " code. HINT: if you trust the file, save the weights alone, where the program that made it is installed:"
+            f"cannot be read: it contains objects of {', '.join(sorted(refused)[:5])}, and pickled objects can run any"
+            " code. HINT: if you trust the file, save only the weights, where the program that wrote it is installed:"
             f" {_resave(path, f'[{key!r}]' if key else '')}"
         ) from None
 
@@ -237,26 +237,26 @@ def _opcodes(path: Path) -> tuple[str, set[str]]:
 
 def _model(content: Any, path: Path, entry: str | None) -> State:
     """Return the tensors of the model in the content of a file."""
-    place = _at(content, entry.split("."), path) if entry else content
-    while isinstance(place, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(place.get(key), Mapping)), None)
+    content = _at(content, entry.split("."), path) if entry else content
+    while isinstance(content, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if wrapper is None:
             break
-        place = place[wrapper]
-    models = dict(_models(place))
+        content = content[wrapper]
+    models = dict(_models(content))
     if len(models) > 1 and "" not in models:
         first = next((name for name in models if "server" in name or "global" in name), next(iter(models)))
         names = [f"{entry}.{name}" if entry else name for name in models]
         first = f"{entry}.{first}" if entry else first
         raise ValueError(
-            f"The model file {path} holds several models: {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
-            f" HINT: name one with `--federation.init_entry {first}`."
+            f"The model file {path} contains several models: {', '.join(names[:10])}{', ...' * (len(names) > 10)}."
+            f" HINT: choose one with `--federation.init_entry {first}`."
         )
     state = models.get("", next(iter(models.values()), None))
     if state is None:
-        what = f"The entry {entry} of the model file {path} is" if entry else f"The model file {path} holds"
-        entries = f" with the entries {', '.join(map(str, list(place)[:10]))}" if isinstance(place, Mapping) else ""
-        raise ValueError(f"{what} a {type(place).__name__}{entries}, not tensors by their names. HINT: {SAVE_HINT}")
+        subject = f"The entry {entry} of the model file {path} is" if entry else f"The model file {path} contains"
+        entries = f" with the entries {', '.join(map(str, list(content)[:10]))}" if isinstance(content, Mapping) else ""
+        raise ValueError(f"{subject} a {type(content).__name__}{entries}, not tensors by name. HINT: {SAVE_HINT}")
     return state
 
 

@@ -1,4 +1,4 @@
-"""Networks of other libraries, split into a body and a head."""
+"""Networks of other libraries, divided into body and head."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = logging.getLogger("lpft")
 
 
 class SplitNet(BodyHeadNet, ABC):
-    """A classification network of a library, by name, cut before its last linear layer, which becomes the head.
+    """A classification network of a library; its last linear layer becomes the head, all other layers the body.
 
-    Nothing is ever downloaded. The layers keep their names, below ``body``. The network takes three channels; grey
-    images are repeated, so that weights of RGB networks mean the same. Images are normalized with the dataset's mean
-    and std, not with those that the weights were trained with. A subclass names the library and builds the network.
+    Nothing is downloaded. Layers keep their names, below ``body``. The network takes three channels; the channel of
+    grayscale images is repeated. Images are normalized with the dataset's mean and std, not with those with which the
+    weights were trained. Subclasses specify the library and build the network.
 
     Args:
         spec: channels, size and number of classes of the data.
         name: the library's name of the network.
-        weights: a local file of weights to start from, by the library's names: safetensors or a torch state dict; null:
-            random ones. Its last layer is used if it has as many classes as the data.
-        new_head: whether to discard the last layer of the file in any case.
-        settings: further settings of the library's function, such as ``{image_size: 64}`` for torchvision's ViTs and
+        weights: local file of pretrained weights with the library's names, safetensors or a torch state dict; null for
+            random weights. Its last layer is used if it has as many classes as the data.
+        new_head: whether to discard the last layer of the file even if its classes fit.
+        settings: arguments of the library's function, such as ``{image_size: 64}`` for torchvision's ViTs and
             ``{img_size: 64}`` for timm's.
 
     Raises:
@@ -45,9 +45,9 @@ class SplitNet(BodyHeadNet, ABC):
 
     library: str
     listing: str
-    """The call that lists all names."""
+    """Python call that lists all names."""
     derived: Sequence[str]
-    """Settings that follow from the data, are given otherwise, or make no classifier."""
+    """Arguments that must not be set, because they follow from the data or other settings."""
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class SplitNet(BodyHeadNet, ABC):
         settings, label, names = settings or {}, f"{self.library}'s {name}", self.names()
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3)
-            hint = f"perhaps {' or '.join(close)} is meant; " if close else ""
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise ValueError(
                 f"{self.library} has no classification network `{name}`. HINT: {hint}`{self.listing}` lists all."
             )
         for key in settings:
             if key in self.derived:
                 raise ValueError(
-                    f"`settings.{key}` of {label} cannot be given."
-                    " HINT: channels and classes follow from the data; a file of weights is named by `weights`."
+                    f"`settings.{key}` of {label} cannot be set."
+                    " HINT: channels and classes follow from the data; for a file of weights there is `weights`."
                 )
         try:
             net = self.make(name, spec.num_classes, settings)
@@ -105,24 +105,24 @@ class SplitNet(BodyHeadNet, ABC):
 def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
     """Return the name of the linear layer whose output is the network's output.
 
-    Nothing is computed: a copy on the meta device runs, in training mode, where some networks return more than logits.
+    A copy runs on the meta device, in training mode, in which some networks return more than logits.
 
     Args:
         net: the network.
         spec: size of the images.
-        label: the network's name in messages.
+        label: name of the network in messages.
 
     Raises:
         ValueError: if there is no such layer, or the network cannot take such images.
 
-    >>> head_name(nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(12, 5)), DataSpec(3, 2, 5), "a small one")
+    >>> head_name(nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(12, 5)), DataSpec(3, 2, 5), "a network")
     '2'
     """
-    size, seen = spec.image_size, list[tuple[str, Tensor, Tensor]]()
+    size, calls = spec.image_size, list[tuple[str, Tensor, Tensor]]()
     probe = copy.deepcopy(net).to("meta").train()
     for name, module in probe.named_modules():
         if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda _, args, out, name=name: seen.append((name, args[0], out)))
+            module.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args[0], out)))
     try:
         out = probe(torch.empty(2, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -133,13 +133,13 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
         ) from error
     if not isinstance(out, Tensor):
         raise ValueError(
-            f"{label} returns {type(out).__name__} in training, not logits alone."
-            " HINT: turn other outputs off, such as by `settings: {aux_logits: false}`, or choose another network."
+            f"{label} returns {type(out).__name__} in training, not only logits."
+            " HINT: disable other outputs, as with `settings: {aux_logits: false}`, or choose another network."
         )
-    heads = [name for name, features, logits in seen if logits is out and features.dim() == 2]
+    heads = [name for name, features, logits in calls if logits is out and features.dim() == 2]
     if not heads:
         raise ValueError(
-            f"The logits of {label} do not come from a torch.nn.Linear, which body and head need."
+            f"The logits of {label} are not the output of a torch.nn.Linear, which becomes the head."
             " HINT: choose another network; most residual, dense, mobile and transformer networks have one."
         )
     return heads[0]
@@ -148,15 +148,15 @@ def head_name(net: nn.Module, spec: DataSpec, label: str) -> str:
 def _load(net: nn.Module, head: str, state: State, source: str, new_head: bool) -> None:
     """Load a state into the network; the last layer only if it has as many classes."""
     like, weight = net.state_dict(), state.get(f"{head}.weight")
-    other = weight is not None and weight.shape[:1] != like[f"{head}.weight"].shape[:1]
-    if weight is not None and other:
-        log.info("%s is of %d classes: the network gets a new head", source, len(weight))
-    if new_head or other:
+    other_classes = weight is not None and weight.shape[:1] != like[f"{head}.weight"].shape[:1]
+    if weight is not None and other_classes:
+        log.info("%s has %d classes: the network gets a new head", source, len(weight))
+    if new_head or other_classes:
         state, like = ({name: t for name, t in s.items() if not name.startswith(f"{head}.")} for s in (state, like))
     net.load_state_dict(fit_state(state, like, f"The weights {source}"), strict=False)
 
 
 def _grey_to_rgb(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Repeat the one channel of images ``(batch, 1, size, size)``."""
+    """Repeat the channel of images ``(batch, 1, size, size)``."""
     images, *rest = args
     return images.expand(-1, 3, -1, -1), *rest

@@ -1,4 +1,4 @@
-"""Names of a model's tensors: from those that another program gave them to those of a network."""
+"""Renaming the tensors of another program's model to their names in a network."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from lpft.types import State
 
 COUNTER = "num_batches_tracked"
-"""Ending of BatchNorm's counters, which older files lack, and which no network here uses."""
+"""Ending of the names of BatchNorm's counters, which older files lack."""
 
 Renames = Mapping[str, str | None]
 """Prefixes of names, and their replacements; None leaves the names out."""
 
 
 def rename(state: State, renames: Renames) -> State:
-    """Replace prefixes of the tensors' names; of several that match, the longest counts.
+    """Replace prefixes of the tensors' names; the longest matching prefix applies.
 
     Args:
         state: tensors by name.
@@ -31,7 +31,7 @@ def rename(state: State, renames: Renames) -> State:
     unused = [old for old in renames if not any(name.startswith(old) for name in state)]
     if unused:
         raise ValueError(
-            f"No name begins with `{unused[0]}`; there are {', '.join(list(state)[:10])}, ..."
+            f"No name begins with `{unused[0]}`; the names are {', '.join(list(state)[:10])}, ..."
             " HINT: remove it, or write it as in the file."
         )
     renamed: State = {}
@@ -48,11 +48,11 @@ def rename(state: State, renames: Renames) -> State:
 
 
 def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[str, str | None] | None:
-    """Guess the renames with which a model fits a network; None if there are none, or more than ``most``.
+    """Guess the renames that make a model fit a network; None if there are none, or more than ``most``.
 
     Tensors are paired in their order if all shapes match, otherwise by shape and the number of parts that the ends of
     their names have in common. The number of classes of the head may differ. Tensors that the network does not have
-    are left out: those before or behind the model, or those that no tensor of the network is paired with.
+    are left out: those before or after the model, or unpaired ones.
 
     >>> from torch import zeros
     >>> network = {"body.0.weight": zeros(4, 2), "head.weight": zeros(3, 4), "head.bias": zeros(3)}
@@ -61,23 +61,23 @@ def proposal(state: State, like: Mapping[str, Tensor], most: int = 12) -> dict[s
     >>> proposal({"0.weight": zeros(4, 2), "fc.weight": zeros(9, 4), "fc.bias": zeros(9), "loss.w": zeros(9)}, network)
     {'': 'body.', 'fc.': 'head.', 'loss.': None}
     """
-    given, wanted = ({n: t for n, t in tensors.items() if not n.endswith(COUNTER)} for tensors in (state, like))
-    names, extra = list(given), len(given) - len(wanted)
-    in_order = [list(zip(names[start:], wanted, strict=False)) for start in range(extra + 1)]
-    for pairs in (*in_order, _paired_by_name(given, wanted)):
-        if not pairs or not all(_fits(new, given[old], wanted[new]) for old, new in pairs):
+    source, target = ({n: t for n, t in tensors.items() if not n.endswith(COUNTER)} for tensors in (state, like))
+    names, extra = list(source), len(source) - len(target)
+    in_order = [list(zip(names[start:], target, strict=False)) for start in range(extra + 1)]
+    for pairs in (*in_order, _paired_by_name(source, target)):
+        if not pairs or not all(_fits(new, source[old], target[new]) for old, new in pairs):
             continue
-        kept = {old for old, _ in pairs}
-        dropped = [name for name in names if name not in kept]
+        paired = {old for old, _ in pairs}
+        dropped = [name for name in names if name not in paired]
         renames: dict[str, str | None] = dict(sorted(_prefixes(old, new) for old, new in pairs))
-        renames |= dict.fromkeys(sorted({_family(name, kept) for name in dropped}), None)
-        if len(renames) <= most and _does(renames, state, pairs, like):
+        renames |= dict.fromkeys(sorted({_prefix_of_dropped(name, paired) for name in dropped}), None)
+        if len(renames) <= most and _reproduces(renames, state, pairs, like):
             return renames
     return None
 
 
-def _does(renames: Renames, state: State, pairs: list[tuple[str, str]], like: Mapping[str, Tensor]) -> bool:
-    """Return whether renames turn each tensor into the one it is paired with, and nothing else is left."""
+def _reproduces(renames: Renames, state: State, pairs: list[tuple[str, str]], like: Mapping[str, Tensor]) -> bool:
+    """Return whether renames give each tensor the name that it is paired with, without any other tensors."""
     try:
         renamed = rename(state, renames)
     except ValueError:
@@ -86,43 +86,43 @@ def _does(renames: Renames, state: State, pairs: list[tuple[str, str]], like: Ma
     return not unknown and all(renamed.get(new) is state[old] for old, new in pairs)
 
 
-def _family(name: str, kept: set[str]) -> str:
-    """Return the shortest prefix, in whole parts, that a name shares with no name that is kept.
+def _prefix_of_dropped(name: str, paired: set[str]) -> str:
+    """Return the shortest prefix of a name, in whole parts, that no paired name has.
 
-    >>> _family("loss.weight.0", {"net.weight"}), _family("scale", {"scales.weight"})
+    >>> _prefix_of_dropped("loss.weight.0", {"net.weight"}), _prefix_of_dropped("scale", {"scales.weight"})
     ('loss.', 'scale')
     """
     parts = name.split(".")
     prefixes = [".".join(parts[:count]) + "." for count in range(1, len(parts))]
-    return next((prefix for prefix in prefixes if not any(old.startswith(prefix) for old in kept)), name)
+    return next((prefix for prefix in prefixes if not any(old.startswith(prefix) for old in paired)), name)
 
 
-def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
-    """Return whether a tensor has the wanted shape; in the head, except for the number of classes."""
+def _fits(name: str, tensor: Tensor, target: Tensor) -> bool:
+    """Return whether a tensor has the shape of the target; in the head, except for the number of classes."""
     if name.startswith("head."):
-        return tensor.dim() == wanted.dim() and tensor.shape[1:] == wanted.shape[1:]
-    return tensor.shape == wanted.shape
+        return tensor.dim() == target.dim() and tensor.shape[1:] == target.shape[1:]
+    return tensor.shape == target.shape
 
 
-def _paired_by_name(given: State, wanted: State) -> list[tuple[str, str]]:
-    """Pair every wanted name with a given one, those that have most in common first."""
-    common = [
-        (-_common_end(old, new), place, old, new)
-        for old in given
-        for place, new in enumerate(wanted)
-        if _fits(new, given[old], wanted[new])
+def _paired_by_name(source: State, target: State) -> list[tuple[str, str]]:
+    """Pair each target name with a source name, those that have most in common first."""
+    candidates = [
+        (-_common_end(old, new), position, old, new)
+        for old in source
+        for position, new in enumerate(target)
+        if _fits(new, source[old], target[new])
     ]
     pairs: dict[str, str] = {}
-    taken: set[str] = set()
-    for _, _, old, new in sorted(common):
-        if old not in pairs and new not in taken:
+    used: set[str] = set()
+    for _, _, old, new in sorted(candidates):
+        if old not in pairs and new not in used:
             pairs[old] = new
-            taken.add(new)
-    return [(old, pairs[old]) for old in given if old in pairs] if len(pairs) == len(wanted) else []
+            used.add(new)
+    return [(old, pairs[old]) for old in source if old in pairs] if len(pairs) == len(target) else []
 
 
 def _common_end(old: str, new: str) -> int:
-    """Count the parts that the ends of two names have in common.
+    """Return the number of trailing parts that two names have in common.
 
     >>> _common_end("layer1.conv.weight", "body.layer1.conv.weight"), _common_end("fc.bias", "head.bias")
     (3, 1)
@@ -132,7 +132,7 @@ def _common_end(old: str, new: str) -> int:
 
 
 def _prefixes(old: str, new: str) -> tuple[str, str]:
-    """Remove the end that two names have in common.
+    """Remove the trailing parts that two names have in common.
 
     >>> _prefixes("layer1.conv.weight", "body.layer1.conv.weight"), _prefixes("fc.bias", "head.bias")
     (('', 'body.'), ('fc.', 'head.'))

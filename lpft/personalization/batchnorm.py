@@ -1,4 +1,4 @@
-"""What happens to the statistics of BatchNorm layers, apart from training."""
+"""Running statistics of BatchNorm layers: keep them, or compute them again."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def has_batch_norm(net: nn.Module) -> bool:
 
 
 def keep_batch_norm(net: nn.Module) -> None:
-    """Let BatchNorm layers use their running statistics, and leave them as they are."""
+    """Let BatchNorm layers use their running statistics without updating them."""
     for _, module in batch_norms(net):
         module.eval()
 
 
 @torch.no_grad()
 def refresh_batch_norm(stack: ClientStack, batches: Iterable[Tensor]) -> None:
-    """Compute the running statistics of every client's BatchNorm layers anew.
+    """Recompute the running statistics of every client's BatchNorm layers.
 
-    They become the plain average over the batches, as in `torch.optim.swa_utils.update_bn`, which knows no stacks.
-    Dropout is off. Afterwards all layers are in evaluation mode.
+    They become the plain average over the batches, as in `torch.optim.swa_utils.update_bn`, which does not support
+    stacks. Dropout is off. Afterwards all layers are in evaluation mode.
 
     Args:
         stack: K networks.
@@ -54,7 +54,7 @@ def refresh_batch_norm(stack: ClientStack, batches: Iterable[Tensor]) -> None:
     for number, images in enumerate(batches):
         for layer in layers.values():
             layer.train()
-            layer.momentum = 1 / (number + 1)  # `None` would mean the same, but does not work under vmap
+            layer.momentum = 1 / (number + 1)  # `None` has the same effect, but does not work under vmap
         stack.features(images)
     for name, layer in layers.items():
         layer.momentum = momenta[name]

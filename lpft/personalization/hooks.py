@@ -1,4 +1,4 @@
-"""A method's hooks, called for every client of a stack."""
+"""Calls the hooks of a method for every client of a stack."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lpft.types import State
 
 
 class MethodHooks:
-    """Maps the hooks of a method, which are written for one client, over the clients of a stack.
+    """Maps the hooks of a method, which are functions of one client, over the clients of a stack.
 
     Args:
         method: the method.
-        stack: the networks that are trained.
-        start: the network that all clients start from: the global model, with what the method adds.
+        stack: the networks to train.
+        start: the network from which all clients start: the global model, with the layers that the method adds.
         data: the clients' training data.
         evaluator: scores networks on validation data.
         seed: seed of the run.
@@ -45,7 +45,7 @@ class MethodHooks:
         self.best: State = {}
 
     def start(self) -> None:
-        """Let the method look at training data, and set the heads to start from."""
+        """Call `prepare`, and set the initial heads."""
         if self.method.overrides("prepare"):
             self._prepare()
         if self.method.starts_head:
@@ -63,11 +63,11 @@ class MethodHooks:
         return self._map(self.method.mix, uniforms) if self.method.overrides("mix") else None
 
     def objective(self, losses: Tensor, compared: tuple[Tensor, ...] | None = None) -> Tensor:
-        """Turn the clients' cross-entropies ``(K,)`` into what they minimize, ``(K,)``: flooding and penalties.
+        """Return the objectives ``(K,)`` for the clients' cross-entropies ``(K,)``, with flooding and penalties.
 
         Args:
             losses: the cross-entropies.
-            compared: the fields of `ComparedBatch`, each ``(K, ...)``; None if the method compares nothing.
+            compared: the fields of `ComparedBatch`, each ``(K, ...)``; None if the method does not need them.
         """
         if self.method.flood is not None:
             losses = (losses - self.method.flood).abs() + self.method.flood
@@ -79,7 +79,7 @@ class MethodHooks:
 
     @property
     def compares(self) -> bool:
-        """Whether the method asks for features and logits under both models."""
+        """Whether the method needs features and logits of both models."""
         return self.method.overrides("batch_penalty")
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class MethodHooks:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Put back what the method restricts."""
+        """Call `project`."""
         if self.method.overrides("project"):
             projected = self._map(self.method.project)
             params, memory = projected if isinstance(projected, tuple) else (projected, None)
@@ -108,22 +108,22 @@ class MethodHooks:
 
     @torch.no_grad()
     def keep_best(self) -> None:
-        """Keep the networks as they are now, of those clients for which they are the best so far."""
+        """Keep the current networks of those clients for which they are the best so far."""
         if not self.method.keep_best:
             return
-        now = {**self.stack.params(), **self.stack.net_buffers(), "accuracy": self._val_accuracy()}
+        current = {**self.stack.params(), **self.stack.net_buffers(), "accuracy": self._val_accuracy()}
         if not self.best:
-            self.best = {name: tensor.detach().clone() for name, tensor in now.items()}
+            self.best = {name: tensor.detach().clone() for name, tensor in current.items()}
             return
-        # Without validation data, the accuracy is NaN: such clients keep the latest.
-        better = (now["accuracy"] > self.best["accuracy"]) | now["accuracy"].isnan()
-        for name, tensor in now.items():
+        # Without validation data, the accuracy is NaN: these clients keep the latest network.
+        better = (current["accuracy"] > self.best["accuracy"]) | current["accuracy"].isnan()
+        for name, tensor in current.items():
             chosen = better.view(-1, *[1] * (tensor.dim() - 1))
             self.best[name] = torch.where(chosen, tensor.detach(), self.best[name])
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Let the method choose among candidates, and finish."""
+        """Let the method judge its candidates, then call `finish`."""
         self.stack.write({name: tensor for name, tensor in self.best.items() if name != "accuracy"})
         for number in range(self.method.num_candidates):
             self.stack.write(self._map_all(partial(self.method.candidate, number)))
@@ -138,7 +138,7 @@ class MethodHooks:
 
     @torch.no_grad()
     def merged(self) -> tuple[ClientStack, BodyHeadNet]:
-        """Return the networks to test and save, and the one that they started from: plain ones, where possible."""
+        """Return the networks to test and save, and their initial network; merged into plain networks if possible."""
         net = self.data.global_features.net
         if not self.method.overrides("merge"):
             return self.stack, self.start_net
@@ -167,23 +167,25 @@ class MethodHooks:
         )
 
     def _start_heads(self) -> None:
-        """Replace the head of every client, on the host, one client after the other."""
+        """Replace the heads, on the CPU, one client after the other."""
         features, head = self.data.global_features, self.data.global_features.net.head
         labels, clients = features.data.labels, features.data.clients
         count = partial(torch.bincount, minlength=head.out_features)
-        of_federation = count(labels[torch.cat([client.train for client in clients])])
-        nothing = features.of(labels[:0])
+        federation_counts = count(labels[torch.cat([client.train for client in clients])])
+        no_features = features.of(labels[:0])
         heads = []
         for position in self.data.clients:
             client = clients[position]
             train, val = (
-                (nothing, nothing) if self.method.counts_only else (features.train(position), features.of(client.val))
+                (no_features, no_features)
+                if self.method.counts_only
+                else (features.train(position), features.of(client.val))
             )
             of_client = labels[client.train]
-            data = HeadData(train, of_client, val, labels[client.val], count(of_client), of_federation)
+            data = HeadData(train, of_client, val, labels[client.val], count(of_client), federation_counts)
             like = {name: t.detach() for name, t in head.named_parameters()}
             heads.append(self.method.start_head(like, data, generator(self.seed, "head", client.name)))
-        self.stack.write({f"head.{name}": torch.stack([one[name] for one in heads]) for name in heads[0]})
+        self.stack.write({f"head.{name}": torch.stack([tensors[name] for tensors in heads]) for name in heads[0]})
 
     def _batch_penalty(self, memory: State, *compared: Tensor) -> Tensor:
         return self.method.batch_penalty(ComparedBatch(*compared), memory)
@@ -199,16 +201,16 @@ class MethodHooks:
         return torch.where(self.stack.finite(), accuracy, -torch.inf)
 
     def _remember(self, memory: State) -> None:
-        """Keep what a hook returned, as copies: it may be parameters that go on being trained."""
+        """Store copies of the tensors returned by a hook, which may be parameters that are trained further."""
         self.memory = {name: tensor.detach().clone() for name, tensor in memory.items()}
 
     def _map(self, hook: Callable[..., Any], *extra: Any) -> Any:
-        """Call a hook for every client: parameters, those of the start, memory, and more tensors ``(K, ...)``."""
+        """Call a hook for every client with parameters, initial parameters, memory and other tensors ``(K, ...)``."""
         global_params = {name: p.detach() for name, p in self.start_net.named_parameters()}
         return self._map_over(hook, self.stack.params(), global_params, *extra)
 
     def _map_all(self, hook: Callable[..., Any], *extra: Any) -> Any:
-        """The same with buffers among the parameters, if the method uses them."""
+        """Call a hook like `_map`, with buffers among the parameters if the method uses them."""
         if not self.method.uses_buffers:
             return self._map(hook, *extra)
         net = self.start_net

@@ -1,4 +1,4 @@
-"""Logs of a run that is at work: for an open TensorBoard, and for the experiment's loggers."""
+"""Logging during a run, for TensorBoard and the experiment's loggers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lpft.reporting.tensorboard import EventStream
 from lpft.storage.run import Run
 
 INTERVAL, SHARE = 5.0, 0.05
-"""The logs of methods are renewed at most once in so many seconds, and take at most this share of the time."""
+"""Minimum time between updates of methods' logs, in seconds, and maximum share of the time for logging."""
 
 
 class LiveLogs:
-    """Logs a run while it works; the report finally writes all logs again.
+    """Writes the logs during a run; the final report writes all of them again.
 
     It can be pickled; each process then writes its own files.
 
     Args:
         run: the run.
-        writers: who writes, besides TensorBoard.
+        writers: writers in addition to TensorBoard's.
     """
 
     def __init__(self, run: Run, writers: Sequence[Writer] = ()) -> None:
@@ -41,21 +41,21 @@ class LiveLogs:
             writer.write(log)
 
     def stack(self, seed: int, method: str) -> None:
-        """Renew a method's scalars from the results on disk: now, or with a later stack if it was done just before."""
+        """Update a method's scalars from the results on disk: now, or later if the last update was recent."""
         self._waiting[seed, method] = None
         if time.monotonic() >= self._next:
-            self._renew()
+            self._update()
 
     def close(self) -> None:
-        """Write what is waiting, and close the files."""
-        self._renew()
+        """Write pending updates, and close the files."""
+        self._update()
         for writer in self.writers:
             writer.close()
 
-    def _renew(self) -> None:
+    def _update(self) -> None:
         start = time.monotonic()
         for seed, method in self._waiting:
-            with contextlib.suppress(OSError):  # training itself reports a full disk
+            with contextlib.suppress(OSError):  # if the disk is full, training reports it
                 result = read_method(self.run, seed, method)
                 if result.client_results:
                     log = method_log(self.run, result)
@@ -67,12 +67,12 @@ class LiveLogs:
 
 
 def log_histories(run: Run, seeds: Iterable[int], writers: Sequence[Writer]) -> None:
-    """Log what is on disk of federated training, for writers that have missed rounds: other processes have done them.
+    """Log the histories on disk of federated training, for writers that miss rounds trained by other processes.
 
     Args:
         run: the run.
-        seeds: those of the global models.
-        writers: who writes.
+        seeds: seeds of the global models.
+        writers: the writers.
     """
     for seed in seeds if writers else ():
         if history := read_history(run.global_file(seed, "history.csv")):

@@ -1,8 +1,8 @@
-"""Loggers of the ecosystem: every part of a run as a run of MLflow, of Weights & Biases, of any Lightning logger.
+"""Logging to MLflow, Weights & Biases or any other Lightning logger: each part of a run is a run of the logger.
 
-They cannot forget what they were given, so they get a point once nothing can change it: a round when it is over, a
-method's curve when its last client is done. What they have is noted beside the results, and so is the id of the run
-that they write to; a later process goes on there.
+These loggers cannot remove points, so a point is logged once it is final: a round when it has ended, the curve of a
+method when its last client is complete. Hashes of the logged points and the id of the logger's run are stored next to
+the results, so that a later process continues this run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from lpft.storage.lock import acquire
 log = logging.getLogger("lpft")
 
 RECORDS = "loggers.json"
-"""In the folder of a part: what each logger has of it."""
+"""File in the folder of a part: the `Record` of each logger."""
 
 SHARE, LATEST = 0.05, 5.0
-"""A slow logger gets points together, so that logging takes this share of the time, but after so many seconds."""
+"""Points for a slow logger are collected, to limit logging to this share of the time, for at most so many seconds."""
 
 WAIT = 60.0
 """Seconds to wait for another process that logs the same part."""
@@ -43,10 +43,10 @@ class LoggerSource(Protocol):
     """Opens a logger for every part of a run.
 
     Args:
-        name: what messages call it.
-        key: tells it from other loggers, over processes.
-        continues: whether a part's run is continued by its id; another logger starts it anew when it is opened again.
-        shared: whether it is one logger for all parts, whose names then stand before the tags.
+        name: name in messages.
+        key: identifies the logger in all processes.
+        continues: whether the run of a part can be continued by its id; otherwise, opening it again starts a new run.
+        shared: whether all parts share one logger; tags then start with the name of the part.
     """
 
     @property
@@ -62,21 +62,21 @@ class LoggerSource(Protocol):
     def shared(self) -> bool: ...  # noqa: D102
 
     def open(self, experiment: str, part: str, run_id: str | None = None) -> Any:
-        """Return a Lightning logger for a part of an experiment, or for the run of this id."""
+        """Return a Lightning logger for a part of an experiment; with ``run_id``, one that continues this run."""
 
     def without_secrets(self, text: str) -> str:
-        """Return a message without what the logger's settings keep secret."""
+        """Return a message without the secrets in the logger's settings."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a logger has of a part.
+    """Everything that was logged for a part.
 
     Args:
-        run_id: of the run that it was written to.
+        run_id: id of the logger's run.
         settings: hash of the hyperparameters.
-        points: hash of every step.
-        pictures: hash of each image by tag.
+        points: hashes of the steps.
+        pictures: hashes of the images by tag.
     """
 
     run_id: str | None = None
@@ -85,7 +85,7 @@ class Record:
     pictures: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, log: Log) -> bool:
-        """Return whether all earlier points are unchanged; there may be new ones."""
+        """Return whether all logged points are unchanged; there may be new ones."""
         if not self.points:
             return True
         common = _hashes(log.scalars)[: len(self.points)]
@@ -97,27 +97,27 @@ class Record:
         return self.fits(log) and len(self.points) >= len(log.scalars) and not self.new_pictures(log)
 
     def new_pictures(self, log: Log) -> dict[str, Picture]:
-        """Return the images that were not written, or look different now."""
+        """Return the images that were not logged or have changed."""
         return {tag: image for tag, image in log.pictures.items() if self.pictures.get(tag) != _hash(image.png.hex())}
 
     def after(self, log: Log, run_id: str | None) -> Record:
-        """Return the record once all of a log is written."""
+        """Return the record after a log was written completely."""
         pictures = {**self.pictures, **{tag: _hash(image.png.hex()) for tag, image in log.pictures.items()}}
         return Record(run_id, _hash(dict(log.settings)), _hashes(log.scalars), pictures)
 
 
 class LoggerWriter:
-    """Gives the logs of a run to one logger, which must never harm the run: after a failure it gets nothing more.
+    """Writes the logs of a run to one logger. A failure of the logger does not affect the run: logging to it stops.
 
-    One part is open at a time, as some loggers allow no more. It may be pickled; each process opens the logger for
-    itself.
+    Only one part is open at a time, because some loggers do not support more. A pickled writer opens the logger again
+    in its process.
 
     Args:
         source: opens the logger.
-        records: what it has already, by folder, of a logger that is not opened here.
+        records: records by folder, for loggers that cannot be continued by an id.
 
     Attributes:
-        failed: whether it gets nothing more.
+        failed: whether the logger has failed.
     """
 
     def __init__(self, source: LoggerSource, records: dict[Path, Record] | None = None) -> None:
@@ -130,23 +130,23 @@ class LoggerWriter:
         self._next = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of an object that has written nothing yet."""
+        """Return the state of a writer that has not written anything."""
         return {**LoggerWriter(self.source).__dict__, "_pid": self._pid, "failed": self.failed}
 
     def check(self, folder: Path) -> None:
-        """Open the logger for a part, and write nothing; raise what its class raises."""
-        self.source.open(*place(folder))
+        """Open the logger for a part without writing; exceptions of its class are raised."""
+        self.source.open(*experiment_and_part(folder))
 
     def write(self, log: Log) -> None:
-        """Add what is new and settled of a part: at once, or later where the logger is slow."""
-        elsewhere = self.source.shared and os.getpid() != self._pid  # that process would not see it
-        if log.settled and not self.failed and not elsewhere and launched_rank() == 0:
+        """Write the new final points of a part: immediately, or later if the logger is slow."""
+        is_copy = self.source.shared and os.getpid() != self._pid  # the first process would not see these points
+        if log.settled and not self.failed and not is_copy and launched_rank() == 0:
             self._waiting[log.folder] = log
             if time.monotonic() >= self._next:
                 self._flush()
 
     def close(self) -> None:
-        """Write what is waiting, and end the run that is open."""
+        """Write collected points, and close the open run."""
         self._flush()
         self._guarded(self._close)
 
@@ -169,8 +169,8 @@ class LoggerWriter:
             self.failed, self._opened = True, None
             reason = self.source.without_secrets(f"{type(error).__name__}: {error}")
             log.warning(
-                "%s has failed and gets nothing more (%s). Results are not affected;"
-                " `lpft report RUN --loggers ...` gives it later what it lacks.", self.source.name, shortened(reason),
+                "%s failed, so nothing more is logged to it (%s). Results are not affected;"
+                " `lpft report RUN --loggers ...` adds the missing points later.", self.source.name, shortened(reason),
             )  # fmt: skip
 
     def _send(self, log: Log) -> None:
@@ -179,7 +179,7 @@ class LoggerWriter:
             record = self._record(log.folder)
             if record.covers(log):
                 return
-            if not record.fits(log):  # results were replaced, and what was logged cannot be
+            if not record.fits(log):  # results were replaced, but logged points cannot be
                 self._close()
                 record = Record()
             was_open = self._is_open(log.folder)
@@ -188,12 +188,12 @@ class LoggerWriter:
             except Exception:
                 if record.run_id is None or was_open:
                     raise
-                self._opened = None  # the run may have been deleted there: begin a new one
+                self._opened = None  # the run may have been deleted on the server: start a new one
                 self._add(log, Record())
 
     def _add(self, log: Log, record: Record) -> None:
-        """Write what is not in the record, and note it."""
-        experiment, part = place(log.folder)
+        """Write everything that is missing in the record, and update the record."""
+        experiment, part = experiment_and_part(log.folder)
         if self._opened is None or not self._is_open(log.folder):
             self._close()
             if not self.source.continues and not self.source.shared:
@@ -210,13 +210,13 @@ class LoggerWriter:
         for tag, picture in record.new_pictures(log).items():
             log_picture(logger, prefix + tag, picture, log.scalars[-1][0], run_id)
         logger.save()
-        self._note(log.folder, record.after(log, run_id))
+        self._update_record(log.folder, record.after(log, run_id))
 
     def _is_open(self, folder: Path) -> bool:
         return self._opened is not None and self._opened[0] in (None, folder)
 
     def _close(self) -> None:
-        """End the run that is open; a logger that is shared stays open for the next part."""
+        """Close the open run; a shared logger stays open for the next part."""
         if self._opened is None:
             return
         folder, logger = self._opened
@@ -225,7 +225,7 @@ class LoggerWriter:
             self._opened = None
             experiment = getattr(logger, "experiment", None)
             finish = getattr(experiment, "finish", None) or getattr(experiment, "end", None)
-            if callable(finish):  # of Weights & Biases, of Comet
+            if callable(finish):  # Weights & Biases, Comet
                 finish()
 
     def _record(self, folder: Path) -> Record:
@@ -233,10 +233,10 @@ class LoggerWriter:
             return self._records.get(folder, Record())
         try:
             return Record(**_read_records(folder).get(self.source.key, {}))
-        except TypeError:  # edited, or of another version
+        except TypeError:  # edited, or from another version
             return Record()
 
-    def _note(self, folder: Path, record: Record) -> None:
+    def _update_record(self, folder: Path, record: Record) -> None:
         if not self.source.continues:
             self._records[folder] = record
             return
@@ -244,10 +244,10 @@ class LoggerWriter:
         write_atomically(folder / RECORDS, json.dumps(records, indent=1) + "\n")
 
 
-def place(folder: Path) -> tuple[str, str]:
-    """Return the name of the experiment and of the part that a folder is of, as TensorBoard shows them.
+def experiment_and_part(folder: Path) -> tuple[str, str]:
+    """Return the names of the experiment and of the part to which a folder belongs, as shown by TensorBoard.
 
-    >>> place(Path("/runs/digits/points/shift=0.5/seed_0/lpft"))
+    >>> experiment_and_part(Path("/runs/digits/points/shift=0.5/seed_0/lpft"))
     ('digits', 'points/shift=0.5/seed_0/lpft')
     """
     run, names = folder.resolve().parents[1], folder.resolve().parts[-2:]
@@ -257,14 +257,14 @@ def place(folder: Path) -> tuple[str, str]:
 
 
 def log_picture(logger: Any, tag: str, picture: Picture, step: int, run_id: str | None) -> None:
-    """Give an image to a logger that takes images: by its own ``log_image``, as Lightning has it, or its experiment's.
+    """Log an image with the logger's ``log_image`` or that of its experiment, if one of them exists.
 
     Args:
         logger: the logger.
-        tag: of the image.
+        tag: tag of the image.
         picture: the image.
-        step: of the image.
-        run_id: of the run that is open.
+        step: step of the image.
+        run_id: id of the open run.
     """
     from PIL import Image
 
@@ -273,12 +273,13 @@ def log_picture(logger: Any, tag: str, picture: Picture, step: int, run_id: str 
         logger.log_image(key=tag, images=[image], step=step)
         return
     log_image = getattr(getattr(logger, "experiment", None), "log_image", None)
-    if callable(log_image):  # of MLflow's client, which wants to know the run, or of Comet
-        words: dict[str, Any] = {"run_id": run_id, "image": image, "artifact_file": f"{tag}.png"}
-        words |= {"image_data": image, "name": tag}
-        if "artifact_file" not in inspect.signature(log_image).parameters:
-            words["step"] = step
-        log_image(**{key: words[key] for key in words if key in inspect.signature(log_image).parameters})
+    if callable(log_image):  # MLflow's client, which needs the id of the run, or Comet
+        accepted = inspect.signature(log_image).parameters
+        arguments: dict[str, Any] = {"run_id": run_id, "image": image, "artifact_file": f"{tag}.png"}
+        arguments |= {"image_data": image, "name": tag}
+        if "artifact_file" not in accepted:
+            arguments["step"] = step
+        log_image(**{name: value for name, value in arguments.items() if name in accepted})
 
 
 def shortened(text: str, most: int = 300) -> str:
@@ -289,34 +290,34 @@ def shortened(text: str, most: int = 300) -> str:
 
 @contextlib.contextmanager
 def _as_first_rank() -> Iterator[None]:
-    """Let Lightning's loggers write, which do nothing where the environment once said that this is another rank."""
+    """Let Lightning's loggers write in this process, even if the environment named another rank at import."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    known: Any = rank_zero_only
-    rank, known.rank = getattr(known, "rank", 0), 0
+    function: Any = rank_zero_only
+    rank, function.rank = getattr(function, "rank", 0), 0
     try:
         yield
     finally:
-        known.rank = rank
+        function.rank = rank
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Do not let Lightning's loggers say that an experiment is new, or that a file is written anew."""
-    lightnings = logging.getLogger("lightning.pytorch.loggers")
-    level = lightnings.level
+    """Suppress messages of Lightning's loggers about new experiments and overwritten files."""
+    logger = logging.getLogger("lightning.pytorch.loggers")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        lightnings.setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            lightnings.setLevel(level)
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time log a part: the last two shards of a method may both find it complete."""
+    """Allow one process at a time to log a part: the last two shards of a method may both see it complete."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = acquire(folder / ".loggers.lock", WAIT)
     try:
@@ -335,8 +336,8 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def _finite(scalars: Scalars) -> Scalars:
-    kept = [(step, {tag: value for tag, value in values.items() if math.isfinite(value)}) for step, values in scalars]
-    return [(step, values) for step, values in kept if values]
+    finite = [(step, {tag: value for tag, value in values.items() if math.isfinite(value)}) for step, values in scalars]
+    return [(step, values) for step, values in finite if values]
 
 
 def _hashes(scalars: Scalars) -> list[str]:
@@ -344,5 +345,5 @@ def _hashes(scalars: Scalars) -> list[str]:
 
 
 def _hash(content: Any) -> str:
-    """Hash what JSON can hold to 16 hex digits."""
+    """Return the hash of a JSON value, 16 hex digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""What is logged of a run, whoever writes it: TensorBoard's events and the loggers of `lpft.reporting.loggers`.
+"""The contents of a run's logs, for TensorBoard and the loggers of `lpft.reporting.loggers`.
 
-A run has several parts, each with a folder: every seed and method, the global model of every seed, and for every method
-the means over the seeds (``mean/METHOD``). A `Log` is all that there is to log of one part; a `Writer` writes it.
+A run has several parts, each with a folder: one for each seed and method, one for the global model of each seed, and
+one for the means of each method over the seeds (``mean/METHOD``). A `Log` holds everything to be logged for one part; a
+`Writer` writes it.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ TAGS = {
     "lr/head": "lr_head",
     "lr/body": "lr_body",
 }
-"""Tag of a method: column of curves.csv; the steps are epochs."""
+"""Column of curves.csv by tag, for a method; steps are epochs."""
 
 GLOBAL_TAGS = {
     "federated/loss": "train_loss",
     "federated/val_accuracy": "val_accuracy",
     "federated/clients": "num_clients",
 }
-"""Tag of a global model: column of history.csv; the steps are rounds."""
+"""Column of history.csv by tag, for a global model; steps are rounds."""
 
 END_OF_TRAINING = {"local": "local", "global_all": "global_all", "worst": "worst_row", "distortion": "distortion_own"}
-"""Column of curves.csv: the metric that it ends with."""
+"""Metric of the final model by column of curves.csv."""
 
 MEAN = "mean"
-"""The folder of the means over the seeds."""
+"""Folder of the means over the seeds."""
 
 Scalars = list[tuple[int, dict[str, float]]]
-"""Step, and values by tag; steps ascend, and the last one may come twice."""
+"""Steps with values by tag; steps ascend, and the last one may occur twice."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Log:
-    """All that is to be logged of one part of a run, as far as it is known.
+    """Everything to be logged for one part of a run, so far.
 
     Args:
-        folder: of the part.
+        folder: folder of the part.
         scalars: the curves.
-        settled: whether these scalars stay as they are, though others may follow: those of a global model do, those of
-            a method are means over the clients that are done, so they do when all are.
-        settings: hyperparameters, by name; none of a global model.
+        settled: whether these scalars are final, although others may follow. Those of a global model always are; those
+            of a method are means over the completed clients, so they are final when all clients are complete.
+        settings: hyperparameters by name; empty for a global model.
         pictures: images by tag, at the last step.
-        walltime: of the newest result, in seconds since 1970; 0 if there is none on disk.
-        growing: whether more steps are on their way, perhaps some that were there before: training resumes.
+        walltime: time of the newest result, in seconds since 1970; 0 if no result is on disk.
+        growing: whether more steps will follow; if training resumes, these may include steps that were logged before.
     """
 
     folder: Path
@@ -88,13 +89,13 @@ class Log:
 
 
 class Writer(Protocol):
-    """Writes logs for one program that shows them."""
+    """Writes logs in one format."""
 
     def write(self, log: Log) -> None:
-        """Write all that is known of a part, in place of what was written of it before."""
+        """Write the log of a part, replacing its earlier one."""
 
     def close(self) -> None:
-        """Write what is still waiting, and let go of files and connections; more may be written later."""
+        """Write collected points, and close files and connections; writing more opens them again."""
 
 
 def final_logs(analysis: Analysis) -> Iterator[Log]:
@@ -136,21 +137,20 @@ def method_log(
 
     Args:
         run: the run.
-        result: at least one client's.
-        config: the resolved experiment; by default that of the run's folder.
-        frames: of several results with this one; by default they are made of `result` alone.
+        result: results of at least one client.
+        config: the resolved experiment; by default, that in the run's folder.
+        frames: data frames of several results, including this one; by default, they are computed from `result` only.
         pictures: see `Log`.
     """
     config = read_config(run) if config is None else config
     settings = method_settings(result.method, config)
-    cells = run.method_file(result.seed, result.method, "cells")
     return Log(
-        folder=cells.parent,
+        folder=run.method_file(result.seed, result.method, "cells").parent,
         scalars=list(method_scalars(result, frames, is_chosen_afterwards(result.method, config))),
         settled=result.complete,
         settings={**settings, "seed": result.seed},
         pictures=pictures or {},
-        walltime=_newest(_cells(run, result)),
+        walltime=_newest(_result_files(run, result)),
     )
 
 
@@ -164,22 +164,22 @@ def global_log(run: Run, seed: int, history: Sequence[Mapping[str, float | None]
 def method_scalars(
     result: MethodResult, frames: Frames | None = None, chosen: bool = False
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the curves of a method, and at their end its metrics if it is complete; at least one step.
+    """Yield the curves of a method, followed by its metrics if it is complete; at least one step.
 
     Args:
-        result: of one seed and method.
+        result: results of one seed and method.
         frames: see `method_log`.
-        chosen: whether the last epoch's values are of a model that was chosen or averaged after it: the lines then end
-            at the epoch evaluated before, if there is one.
+        chosen: whether the values of the last epoch belong to a model that was chosen or averaged after training; the
+            curves then end at the previous evaluated epoch, if there is one.
     """
     frames = frames or Frames([result])
-    every, metrics = frames.mean_curves, frames.metrics_of(result)
-    own = every[(every["seed"] == result.seed) & (every["method"] == result.method)]
-    curves: list[dict[str, Any]] = own.to_dict("records") or [{"epoch": 0}]
+    means, metrics = frames.mean_curves, frames.metrics_of(result)
+    selected = means[(means["seed"] == result.seed) & (means["method"] == result.method)]
+    curves: list[dict[str, Any]] = selected.to_dict("records") or [{"epoch": 0}]
     for column, name in END_OF_TRAINING.items():
         if chosen and any(_is_number(row.get(column)) for row in curves[:-1]):
             curves[-1][column] = None
-        elif not _is_number(curves[-1].get(column)):  # the matrix, if the last epoch was not evaluated while training
+        elif not _is_number(curves[-1].get(column)):  # from the matrix if not evaluated during training
             curves[-1][column] = metrics.get(name)
     for row in curves:
         yield from _scalars(int(row["epoch"]), {tag: row.get(column) for tag, column in TAGS.items()})
@@ -188,10 +188,10 @@ def method_scalars(
 
 
 def mean_scalars(analysis: Analysis, method: str) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield a method's curves as means over its complete seeds, at their end the page's figures.
+    """Yield the means of a method's curves over its complete seeds, followed by the values in the report.
 
-    An epoch is left out where not every seed has the value. ``final/NAME`` is the mean of a metric, and
-    ``interval/NAME`` half of its 95% interval over clients and seeds, if the page has one.
+    A value is left out at epochs where a seed lacks it. ``final/NAME`` is the mean of a metric, ``interval/NAME`` half
+    of its 95% interval over clients and seeds, if the report has one.
     """
     chosen = is_chosen_afterwards(method, analysis.experiment.config)
     results = [result for result in analysis.method_results if result.method == method and result.complete]
@@ -218,11 +218,11 @@ def global_scalars(history: Iterable[Mapping[str, float | None]]) -> Iterator[tu
 
 
 def by_step(scalars: Iterable[tuple[int, Mapping[str, float]]]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield every step once, with all its values."""
-    found: dict[int, dict[str, float]] = {}
+    """Yield each step once, with all its values."""
+    values_by_step: dict[int, dict[str, float]] = {}
     for step, values in scalars:
-        found.setdefault(step, {}).update(values)
-    yield from found.items()
+        values_by_step.setdefault(step, {}).update(values)
+    yield from values_by_step.items()
 
 
 def method_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def method_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scalars(step: int, values: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield those of the values that are numbers, if there are any."""
+    """Yield the values that are numbers, if there are any."""
     numbers = {tag: float(value) for tag, value in values.items() if _is_number(value)}
     if numbers:
         yield step, numbers
@@ -249,7 +249,7 @@ def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _cells(run: Run, result: MethodResult) -> Iterator[os.DirEntry[str]]:
+def _result_files(run: Run, result: MethodResult) -> Iterator[os.DirEntry[str]]:
     with os.scandir(run.method_file(result.seed, result.method, "cells")) as files:
         yield from (file for file in files if file.name.endswith(".json"))
 

@@ -1,10 +1,10 @@
-"""TensorBoard events: written while a run works (`EventStream`), and for good from its results (`EventFiles`).
+"""TensorBoard events: written during a run (`EventStream`), and finally from its results (`EventFiles`).
 
-One folder of events per part of a run, see `lpft.reporting.logs`. An open TensorBoard follows a folder's files in the
-order of their names, and a START record makes it forget the points before it: so live files are named by time, and the
-final file, which replaces them, by a higher number.
+Each part of a run has its folder of events, see `lpft.reporting.logs`. TensorBoard reads the files of a folder in the
+order of their names, and a START record makes it discard all previous points. So files written during a run are named
+by time, and the final file, which replaces them, by a higher number.
 
-Events are written as TensorBoard's protocol buffers: `SummaryWriter` would import torch, which takes two seconds.
+Events are written with TensorBoard's protocol buffers, because `SummaryWriter` imports torch, which takes two seconds.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ LAYOUT = {
         "accuracy": ["^federated/val_accuracy$"],
     },
 }
-"""The charts of the CUSTOM SCALARS tab, with the tags of their lines."""
+"""Charts of the CUSTOM SCALARS tab, with the tags of their lines."""
 
 PREFIX = "events.out.tfevents."
 
 Summaries = Iterable[tuple[int, Summary]]
-"""Step and summary."""
+"""Steps with summaries."""
 
 
 class EventFiles:
-    """The final events of a run: one file per part, which replaces those of `EventStream`."""
+    """Writes the final events of a run: one file per part, which replaces those of `EventStream`."""
 
     def write(self, log: Log) -> None:
-        """Write the events of a part, unless its file holds them already."""
+        """Write the events of a part, unless its file already contains them."""
         summaries = [*_settings(log), *_summaries(log.scalars)]
         summaries += [(summaries[-1][0], _image(tag, picture)) for tag, picture in log.pictures.items()]
         replace_events(log.folder, summaries, log.walltime)
 
     def close(self) -> None:
-        """Do nothing: every file is complete."""
+        """Do nothing: each file is complete."""
 
 
 class EventStream:
-    """Events for an open TensorBoard, while a run is at work; settings and pictures come with the final ones.
+    """Writes events during a run, without settings and images.
 
     It can be pickled; each process then writes its own files.
     """
@@ -77,16 +77,16 @@ class EventStream:
         self._written: dict[Path, Scalars] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of an object that has written nothing yet."""
+        """Return the state of a writer that has not written anything."""
         return EventStream().__dict__
 
     def write(self, log: Log) -> None:
-        """Add what is new of a part; where points have changed, let readers forget them and add all anew."""
-        with contextlib.suppress(OSError):  # training itself reports a full disk
+        """Write the new points of a part; if points have changed, let readers discard all and write all again."""
+        with contextlib.suppress(OSError):  # if the disk is full, training reports it
             writer = self._open(log.folder)
             written = self._written.get(log.folder, [])
             if log.scalars[: len(written)] != written:
-                writer.add_event(_forget(time.time()))
+                writer.add_event(_discard(time.time()))
                 written = []
             for step, summary in _summaries(log.scalars[len(written) :]):
                 writer.add_event(_event(step, summary, time.time()))
@@ -101,24 +101,24 @@ class EventStream:
         self._written.clear()
 
     def _open(self, folder: Path) -> EventFileWriter:
-        """Return the writer of a folder's file: of a new one, if a report has removed the last."""
+        """Return the writer of a folder's file, or of a new file if a report has removed the last one."""
         writer = self._writers.get(folder)
         if writer is None or not Path(writer._file_name).exists():
             if writer is not None:
                 writer.close()
             writer = self._writers[folder] = EventFileWriter(str(folder))
-            writer.add_event(_forget(time.time()))
+            writer.add_event(_discard(time.time()))
             self._written.pop(folder, None)
         return writer
 
 
 def replace_events(folder: Path, summaries: Sequence[tuple[int, Summary]], walltime: float) -> None:
-    """Replace the event files of a folder by one, unless that holds the same events already.
+    """Replace the event files of a folder by one, unless it already contains the same events.
 
     Args:
-        folder: where the file goes.
-        summaries: step and summary of every event.
-        walltime: of the results, in seconds since 1970; all events get it.
+        folder: the folder.
+        summaries: steps with summaries.
+        walltime: time of all events, in seconds since 1970.
     """
     content = b"".join(
         str(step).encode() + summary.SerializeToString(deterministic=True) for step, summary in summaries
@@ -128,7 +128,7 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Summary]], wallt
     if [path.name.rpartition(".")[2] for path in old] == [digest]:
         return
     number = 1 + max((_number(path) for path in old), default=0)
-    events = [Event(wall_time=walltime, file_version="brain.Event:2"), _forget(walltime)]
+    events = [Event(wall_time=walltime, file_version="brain.Event:2"), _discard(walltime)]
     events += [_event(step, summary, walltime) for step, summary in summaries]
     with replacing(folder / f"{PREFIX}{number:010d}.{digest}") as temporary, temporary.open("wb") as file:
         writer = RecordWriter(file)
@@ -150,8 +150,8 @@ def _event(step: int, summary: Summary, walltime: float) -> Event:
     return Event(step=step, summary=summary, wall_time=walltime)
 
 
-def _forget(walltime: float) -> Event:
-    """Return what makes a reader forget the points of this folder that it has read."""
+def _discard(walltime: float) -> Event:
+    """Return an event that makes readers discard all previous points of the folder."""
     return Event(session_log=SessionLog(status=SessionLog.START), wall_time=walltime)
 
 
@@ -166,9 +166,9 @@ def _image(tag: str, picture: Picture) -> Summary:
 
 
 def _settings(log: Log) -> Iterator[tuple[int, Summary]]:
-    """Yield what the HPARAMS tab needs, and the layout of the CUSTOM SCALARS tab, for a part with settings.
+    """Yield records of the HPARAMS tab, and the layout of the CUSTOM SCALARS tab, for a part with settings.
 
-    The columns of HPARAMS are not said: TensorBoard would take those of one run for all that lie below its folder.
+    Columns of HPARAMS are not defined, because TensorBoard applies those of one run to all runs in subfolders.
     """
     if not log.settings:
         return
@@ -192,7 +192,7 @@ def _settings(log: Log) -> Iterator[tuple[int, Summary]]:
 
 
 def _plugin(tag: str, **data: Any) -> Summary:
-    """Return a record of the HPARAMS tab; settings are sorted, so that equal records are equal."""
+    """Return a record of the HPARAMS tab, with sorted settings, so that equal settings have equal bytes."""
     content = HParamsPluginData(version=hparams.PLUGIN_DATA_VERSION, **data).SerializeToString(deterministic=True)
     return _tagged(tag, hparams.PLUGIN_NAME, content)
 

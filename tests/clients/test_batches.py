@@ -19,7 +19,7 @@ def test_every_sample_is_seen_and_every_batch_is_full(num_samples: int, batch_si
     assert torch.equal(order[num_samples:], order[:num_samples].repeat(batch_size)[: len(order) - num_samples])
 
 
-def test_batches_depend_on_key_and_name_alone() -> None:
+def test_batches_depend_only_on_key_and_name() -> None:
     data = toy_data()
     together = StackSamples.of(data, [0, 3], batch_size=8).epoch(0, "stage", 5)
     alone = StackSamples.of(data, [3], batch_size=8).epoch(0, "stage", 5)
@@ -27,7 +27,7 @@ def test_batches_depend_on_key_and_name_alone() -> None:
     assert not torch.equal(alone, StackSamples.of(data, [3], batch_size=8).epoch(0, "stage", 6))
 
 
-def test_draws_depend_on_key_and_name_alone() -> None:
+def test_draws_depend_only_on_key_and_name() -> None:
     data = toy_data()
     together = StackSamples.of(data, [0, 3], batch_size=8).draws(2, 0, "augment", 5)
     alone = StackSamples.of(data, [3], batch_size=8).draws(2, 0, "augment", 5)

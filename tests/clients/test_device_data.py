@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_images_that_are_normalized_once_are_those_made_when_needed(
+def test_images_normalized_once_equal_those_normalized_on_demand(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = toy_data()
@@ -24,7 +24,7 @@ def test_images_that_are_normalized_once_are_those_made_when_needed(
     assert torch.equal(made, data.normalize(data.images[index], dtype))
 
 
-def test_augmented_images_are_never_those_that_were_kept() -> None:
+def test_augmented_images_are_never_cached() -> None:
     data = toy_data()
     index, draws = torch.arange(6), torch.full((6, 3), 0.9)
     plain = DeviceSamples(data, CPU).images(index, torch.float32, draws)

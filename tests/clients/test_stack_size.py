@@ -42,7 +42,7 @@ def test_auto_makes_smaller_stacks_of_more_work() -> None:
     assert sizes[0] > 1 == sizes[-1]
 
 
-def test_a_number_is_taken_as_it_is() -> None:
+def test_a_number_is_not_changed() -> None:
     assert clients_per_stack(7, net(), SPEC, 32, 10, "cpu") == 7
 
 
@@ -69,7 +69,7 @@ def trained(start: MLP, images: torch.Tensor, labels: torch.Tensor) -> dict[str,
     st.integers(2, 4),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_stacks_that_can_be_joined_train_as_they_do_alone(
+def test_joined_stacks_train_like_single_ones(
     batch: int, widths: list[int], num_classes: int, least: int, count: int, dtype: torch.dtype
 ) -> None:
     """Bit for bit, with a last stack that is smaller."""

@@ -49,12 +49,12 @@ def awkward(body: str, dtype: torch.dtype = torch.float64) -> BodyHeadNet:
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_what_works_in_stacks_is_known_before_training(body: str) -> None:
+def test_stacking_is_tried_before_training(body: str) -> None:
     assert (stacking_problem(awkward(body), SPEC) is not None) == (body in ONE_BY_ONE)
 
 
 @pytest.mark.parametrize("body", sorted(BODIES.keys() - ONE_BY_ONE - RANDOM))
-def test_stacks_of_what_works_equal_clients_one_by_one(body: str) -> None:
+def test_stacks_equal_clients_one_by_one(body: str) -> None:
     net = awkward(body)
     images = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
@@ -100,7 +100,7 @@ def experiment(
 
 
 @pytest.mark.parametrize(("body", "works"), [("LooksAtValues", False), ("WeightNorm", True)])
-def test_auto_trains_one_by_one_what_does_not_work_in_stacks(
+def test_auto_trains_unstackable_networks_one_by_one(
     body: str, works: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "lpft"):
@@ -112,7 +112,7 @@ def test_auto_trains_one_by_one_what_does_not_work_in_stacks(
 
 
 @pytest.mark.parametrize("body", ["LooksAtValues", "OldSpectralNorm", "Recurrent"])
-def test_stacks_that_cannot_be_are_refused_before_training(body: str, tmp_path: Path) -> None:
+def test_impossible_stacks_are_refused_before_training(body: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"federation\.clients_per_stack=2.*HINT.*clients_per_stack 1"):
         lpft.run(experiment(body, tmp_path, 2))
     assert not list(tmp_path.glob("seed_*"))

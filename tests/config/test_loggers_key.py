@@ -46,7 +46,7 @@ def test_it_is_another_logger_with_other_settings_but_not_with_another_secret(tm
     assert first.without_secrets("GET https://me:one@host/api") == "GET https://***@host/api"
 
 
-def test_files_words_and_experiments_say_the_same(tmp_path: Path) -> None:
+def test_files_arguments_and_experiments_agree(tmp_path: Path) -> None:
     single = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}
     (tmp_path / "csv.yaml").write_text(yaml.safe_dump(single))
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"name": "x", "loggers": "csv.yaml"}))
@@ -108,9 +108,7 @@ def test_a_missing_package_is_named(name: str, package: str, tmp_path: Path) -> 
             logger_writers(read_loggers(["a", "--loggers", name])[1], folder=tmp_path / "run" / "seed_0" / "global")
 
 
-def test_the_example_of_the_documentation_is_all_that_a_new_logger_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_logger_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[2] / "docs" / "loggers.md").read_text(encoding="utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "my_logger.py" in block)
     (tmp_path / "my_logger.py").write_text(code)

@@ -66,14 +66,14 @@ def test_without_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert "HINT: an experiment has these keys; give its file as `-c FILE`" in error_of(["run"], capsys)
 
 
-def test_a_name_that_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("", "../x", ".."):
         error = error_of(["run", "-c", TOY, "--name", name], capsys)
         assert f"`name: {name}`" in error
         assert "--out" in error
 
 
-def test_of_a_value_that_may_be_null_the_other_reasons_remain() -> None:
+def test_reasons_without_null_remain() -> None:
     text = "Does not validate against any of the Union subtypes\nSubtypes: [A, None]\nErrors:\n"
     text += "  - `a=5` is too many.\n  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>\nGiven value: 5"
     assert shortened(text) == "`a=5` is too many."
@@ -113,7 +113,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_is_no_experiment_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_an_experiment_is_named(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content, expected = FILES[case]
     path = tmp_path / "x.yaml"
     path.write_bytes(content)
@@ -135,14 +137,14 @@ def test_the_file_of_a_section_is_named(case: str, tmp_path: Path, capsys: pytes
     assert FILES[case][1] in error if case != "missing" else "`network` names a file that does not exist" in error
 
 
-def test_a_key_of_the_top_that_is_misspelt_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_top_level_key_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "x.yaml"
     config.write_text(Path(TOY).read_text().replace("seeds:", "seed:"))
     assert "'seed'" in (error := error_of(["run", "-c", str(config)], capsys))
     assert "did you mean `seeds`?" in error
 
 
-def test_settings_beside_class_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_next_to_class_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "x.yaml"
     config.write_text(Path(TOY).read_text().replace("lpft.methods.ft.FT}", "lpft.methods.ft.FT, epochs: 3}"))
     assert "init_args: {" in error_of(["run", "-c", str(config)], capsys)

@@ -58,7 +58,7 @@ def test_a_network_is_tried_in_stacks_once(out: Path, monkeypatch: pytest.Monkey
     assert tried[3:] == [torch.float32, torch.float64]
 
 
-def test_only_is_a_list_however_it_is_given(out: Path) -> None:
+def test_only_is_always_a_list(out: Path) -> None:
     for only in ("lpft,ft", "[lpft, ft]", '["ft","lpft"]'):
         (experiment,) = open_study("plan", args(out, "--only", only)).experiments
         assert list(experiment.methods) == ["ft", "lpft"]
@@ -72,7 +72,7 @@ def test_seeds_of_tuning_need_a_global_model_only_if_a_selected_method_is_tuned(
     assert (tuned.global_seeds, other.global_seeds) == ([0, 1, 7], [0, 1])
 
 
-def test_a_moved_run_is_continued_where_it_lies(
+def test_a_moved_run_is_continued_in_its_new_folder(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By its own config.yaml, which still names the old place; another `--out`, and copies of other names, count."""
@@ -98,7 +98,7 @@ def test_a_moved_run_is_continued_where_it_lies(
         shutil.rmtree(moved)
 
 
-def test_names_that_are_too_long_are_found_before_anything_is_trained(out: Path) -> None:
+def test_long_names_are_refused_before_training(out: Path) -> None:
     """Swept values are shortened, each to a name of its own; names that somebody has chosen are refused."""
     lists = [[value] * 90 for value in (1.25, 1.5)]
     sweep = yaml.safe_dump({"methods.ft.lr": [0.1], "data.mean": lists}, default_flow_style=True, width=10**6)
@@ -111,7 +111,7 @@ def test_names_that_are_too_long_are_found_before_anything_is_trained(out: Path)
         open_study("plan", args(out, f"--methods.{'m' * 201}", "lpft.methods.ft.FT"))
 
 
-def test_provenance_says_what_a_run_was_made_with(out: Path) -> None:
+def test_provenance_records_software_and_data(out: Path) -> None:
     open_study("federate", args(out))
     record = yaml.safe_load((out / "config.yaml").read_text())["provenance"]
     assert record["clients"] == [f"c{i}" for i in range(5)]
@@ -120,7 +120,7 @@ def test_provenance_says_what_a_run_was_made_with(out: Path) -> None:
     assert record["point"] is None
 
 
-def test_fingerprints_depend_on_what_results_depend_on(out: Path) -> None:
+def test_fingerprints_depend_on_the_same_settings_as_results(out: Path) -> None:
     def prints(*words: object) -> tuple[str, dict[str, str]]:
         (experiment,) = open_study("plan", args(out, *words)).experiments
         return experiment.global_task().fingerprint, experiment.personal_task().fingerprints
@@ -159,7 +159,7 @@ def test_optimizers_may_be_swept_with_their_settings(key: str, out: Path) -> Non
         assert word(value) == f"Adam(lr={rate:g})"
 
 
-def test_a_network_may_be_named_by_its_class_alone(out: Path) -> None:
+def test_a_network_may_be_only_a_class_path(out: Path) -> None:
     """In a sweep and in a dict, too."""
     named = yaml.safe_load(Path(TOY).read_text()) | {"network": "lpft.models.mlp.MLP", "out": str(out)}
     sweep = "{network: [lpft.models.mlp.MLP, {class_path: lpft.models.mlp.MLP, init_args: {widths: [3]}}]}"
@@ -178,7 +178,7 @@ def test_seeds_differ_and_are_in_range(seeds: list[int], key: str, out: Path) ->
 
 
 @pytest.mark.parametrize("shard", ["3/2", "1", "a/b", "2/2"])
-def test_a_shard_that_is_none_is_refused(shard: str, out: Path) -> None:
+def test_invalid_shards_are_refused(shard: str, out: Path) -> None:
     with pytest.raises(ConfigError, match="1/4"):
         open_study("personalize", args(out, "--shard", shard))
 
@@ -192,7 +192,7 @@ def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
         compare_settings(tmp_path, {"a": {"b": 1, "c": "x" * 50}}, {"a": {"c": None}})
 
 
-def test_torchvisions_order_of_classes_is_told_with_a_model_from_a_file(
+def test_torchvisions_order_of_classes_is_reported_for_a_model_from_a_file(
     out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Numbered folders are in the order of numbers, but in torchvision's ImageFolder in that of texts."""
@@ -227,7 +227,7 @@ def test_torchvisions_order_of_classes_is_told_with_a_model_from_a_file(
     assert experiment.data.source.class_names[2] == "10"
 
 
-def test_a_pair_that_cannot_be_compared_is_told(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pair_that_cannot_be_compared_is_reported(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     """But not a swept method, whose rows have other names, nor one that tuning is still to make."""
     sweep = ("--sweep", "{methods.ft.lr: [0.1, 0.01]}", "--tune.grids", "{lpft: {lr: [0.1]}}", "--tune.trials", "2")
     with caplog.at_level(logging.INFO, "lpft"):

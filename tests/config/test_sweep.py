@@ -7,7 +7,7 @@ from lpft.config.sweep import alternatives, combinations, expand, expand_methods
 FT = {"class_path": "FT", "init_args": {"lr": None, "epochs": None}}
 
 
-def test_put_changes_a_copy_and_finds_init_args() -> None:
+def test_override_changes_a_copy_and_finds_init_args() -> None:
     settings = {"methods": {"ft": FT}, "federation": {"optimizer": {"class_path": "SGD", "init_args": {"lr": 1}}}}
     for key in ("federation.optimizer.lr", "federation.optimizer.init_args.lr"):
         assert override(settings, {key: 2})["federation"]["optimizer"]["init_args"]["lr"] == 2
@@ -22,7 +22,7 @@ def test_put_changes_a_copy_and_finds_init_args() -> None:
         ("methods.ft.lr.x", "section `lr`"),
     ],
 )
-def test_a_key_that_leads_nowhere_is_refused(key: str, message: str) -> None:
+def test_a_missing_key_is_refused(key: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         override({"methods": {"ft": FT}}, {key: 1})
 
@@ -38,7 +38,7 @@ def test_swept_methods_become_rows_and_other_keys_become_runs() -> None:
     assert points({"methods.ft.lr": [1]}) == {}
 
 
-def test_labels_are_as_short_as_they_can_be_and_safe_as_folders() -> None:
+def test_labels_are_short_and_safe_as_folders() -> None:
     assert labels({"a.x.lr": 1e-4, "b.n": "two words/x"}) == ["lr=0.0001", "n=two_words_x"]
 
 
@@ -50,13 +50,13 @@ def test_a_sweep_needs_lists_and_known_methods() -> None:
 
 
 @pytest.mark.parametrize("key", ["out", "name", "seeds", "federation", "methods"])
-def test_what_no_result_depends_on_and_whole_sections_are_not_swept(key: str) -> None:
+def test_sections_and_settings_without_effect_are_not_swept(key: str) -> None:
     config = {"out": "x", "name": "x", "seeds": [0], "federation": {"rounds": 1}, "methods": {"ft": FT}}
     with pytest.raises(ValueError, match=f"`sweep` has .*`{key}`"):
         expand({**config, "provenance": {"variants": {}}, "sweep": {key: [1]}})
 
 
-def test_trials_begin_untuned_are_few_and_always_the_same() -> None:
+def test_trials_start_untuned_are_limited_and_deterministic() -> None:
     grid = {"lr": [1, 2, 3, 4], "mu": [1, 2, 3]}
     chosen = trials(grid, 6, "prox")
     assert chosen == trials(grid, 6, "prox")
@@ -67,7 +67,7 @@ def test_trials_begin_untuned_are_few_and_always_the_same() -> None:
     assert chosen != trials(grid, 6, "ft")
 
 
-def test_trials_leave_out_what_is_no_other_setting() -> None:
+def test_trials_leave_out_equal_settings() -> None:
     grid: dict[str, list[float]] = {"lr": [0.1, 0.01, 0.1], "mu": [1, 2]}
     assert alternatives(grid, {"lr": 0.1, "mu": 1.0}) == [
         {"lr": 0.1, "mu": 2},
@@ -90,7 +90,7 @@ def test_trials_spread_the_values_of_every_setting(method: str) -> None:
         assert max(counts) - min(counts) <= 1
 
 
-def test_names_tell_values_apart() -> None:
+def test_names_distinguish_values() -> None:
     rates = points({"a.lr": [0.1234567, 0.1234568, 0.0, 1e-05, 0.001, 3]})
     assert list(rates) == ["lr=0.1234567", "lr=0.1234568", "lr=0", "lr=1e-05", "lr=0.001", "lr=3"]
     classes = [

@@ -89,7 +89,7 @@ def test_equals_sums_of_squares(shape: tuple[int, int], scales: tuple[float, flo
         assert (found.mean, found.std_error**2, found.df) == pytest.approx((mean, variance, df), rel=1e-6)
 
 
-def test_many_studies_at_once_equal_each_alone() -> None:
+def test_many_studies_at_once_equal_single_ones() -> None:
     studies = np.stack([draw(3, 4, seed) for seed in range(6)]).reshape(2, 3, 3, 4)
     mean, std_error, df = crossed(studies)
     for place in np.ndindex(2, 3):

@@ -51,7 +51,7 @@ def test_a_layer_s_distortion_is_a_ratio_of_means(known: GlobalFeatures) -> None
         assert found[name] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_same_network_has_not_moved_and_no_samples_say_nothing(known: GlobalFeatures) -> None:
+def test_an_equal_network_has_not_moved_and_no_samples_give_nan(known: GlobalFeatures) -> None:
     test = known.data.clients[0].test
     assert set(distortion_by_depth(known, known.net.state_dict(), test).values()) == {0.0}
     assert distortion_by_depth(known, known.net.state_dict(), test[:0]) == {}
@@ -67,7 +67,7 @@ class Twice(BodyHeadNet):
         self.head = nn.Linear(size, num_classes)
 
 
-def test_a_layer_that_runs_twice_is_there_twice(known: GlobalFeatures) -> None:
+def test_a_layer_that_runs_twice_is_listed_twice(known: GlobalFeatures) -> None:
     spec = known.data.spec
     net = Twice(spec.in_channels * spec.image_size**2, spec.num_classes)
     features = GlobalFeatures(net, known.data, torch.device("cpu"))

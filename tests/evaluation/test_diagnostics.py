@@ -112,7 +112,7 @@ def test_clients_with_something_in_common(run: list[ClientResult]) -> None:
         (11.0, {}, [HETEROGENEITY]),
     ],
 )
-def test_a_global_model_that_has_learnt_nothing_yet_says_nothing_about_the_clients(
+def test_a_global_model_that_has_not_learned_yet_is_no_sign_of_heterogeneity(
     before: float, histories: dict[int, list[float]], expected: list[str]
 ) -> None:
     """Near chance itself and not converged: too few rounds explain it. Converged there, or come from elsewhere: not."""
@@ -156,7 +156,7 @@ def overfit(seeds: Sequence[int] = (0, 1), **changes: Any) -> list[ClientResult]
     ]
 
 
-def test_few_samples_learnt_by_heart() -> None:
+def test_few_memorized_samples() -> None:
     (found,) = diagnose(overfit())
     assert (found.name, found.place, found.value) == (LITTLE_DATA, "a, lp", pytest.approx(9.8))
     assert found.numbers == pytest.approx({"per_class": 9.8, "val_before": 80, "val_after": 70})
@@ -222,7 +222,7 @@ def test_head_that_is_done(losses: tuple[float | None, ...]) -> None:
     assert diagnose(probed(losses)) == []
 
 
-def test_a_head_that_is_not_kept_cannot_be_probed_too_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probing_of_a_discarded_head_is_never_too_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the head that `ScaledHeadFT` probes, fine-tuning gets the norm only."""
     assert diagnose(probed((1.0, 0.94, 1.5)), restarted=["lpft"]) == []
     monkeypatch.setitem(fabricate.METHODS, "scaled_head", {"class_path": "lpft.methods.scaled_head.ScaledHeadFT"})
@@ -289,5 +289,5 @@ def test_statistics_that_are_far_from_every_client() -> None:
 
 
 @pytest.mark.parametrize(("method", "least"), [("adabn", 4.9), ("other", 6.0), (None, 6.0)])
-def test_statistics_that_fit_a_client_or_are_not_known(method: str | None, least: float) -> None:
+def test_statistics_that_fit_a_client_or_are_missing(method: str | None, least: float) -> None:
     assert diagnose(adapted(a=least, b=9.0, c=15.0), adapted=method) == []

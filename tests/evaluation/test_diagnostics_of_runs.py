@@ -62,7 +62,7 @@ def test_a_run_without_any(out: Path) -> None:
     assert signs(out, *LEARNT, *DONE) == set()
 
 
-def test_few_rounds_a_short_probing_and_a_body_that_is_not_left_alone(out: Path) -> None:
+def test_few_rounds_short_probing_and_a_drifting_body(out: Path) -> None:
     found = signs(out, "--seeds", "[0]", "--methods.drift", f"{HERE}.Drifting", "--methods.drift.lp_epochs", "null",
                   "--methods.lpft.lp_lr", 0.1)  # fmt: skip
     assert {("global model not converged", "", ""), ("linear probing too short", "", "lpft")} <= found

@@ -97,7 +97,7 @@ def test_a_stack_counts_like_its_models_one_by_one() -> None:
     assert torch.equal(together.accuracy, torch.cat([each.accuracy for each in alone]))
 
 
-def test_groups_leave_the_matrix_as_it_is() -> None:
+def test_groups_do_not_change_the_matrix() -> None:
     data = grouped()
     net, nets = toy_net(), [toy_net(seed=seed).eval() for seed in range(2)]
     with_groups = Evaluator(GlobalFeatures(net, data, torch.device("cpu"))).test(stack_of(nets))
@@ -129,7 +129,7 @@ def test_a_client_without_test_samples_has_no_group() -> None:
     assert worst_group(found, "all") is not None
 
 
-def test_cells_of_a_run_hold_what_their_models_do(out: Path) -> None:
+def test_client_results_agree_with_their_models(out: Path) -> None:
     """The saved models, tested again one by one; a client that has diverged holds what theta_G does."""
     settings = ("--seeds", "[0]", "--data.source", "tests.evaluation.test_groups.Grouped", "--federation.rounds", 1)
     wild = ("--methods.wild", "lpft.methods.ft.FT", "--methods.wild.lr", 1e30)

@@ -98,7 +98,7 @@ def test_hits_are_those_of_each_models_own_samples(count: int) -> None:
         assert torch.equal(found, net(images).argmax(1) == data.labels[index])
 
 
-def test_a_body_that_differs_in_a_buffer_alone_is_not_the_global_models() -> None:
+def test_a_body_that_differs_only_in_a_buffer_is_not_the_global_models() -> None:
     features = toy_features(norm=True)
     evaluator, stack = Evaluator(features), ClientStack(features.net, 2)
     assert evaluator.shares_body(stack)
@@ -150,7 +150,7 @@ def test_scores_of_models_are_those_of_their_predictions() -> None:
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc"])
-def test_another_metric_takes_the_place_of_accuracy(metric: Any) -> None:
+def test_another_metric_replaces_accuracy(metric: Any) -> None:
     features = toy_features()
     evaluator = Evaluator(features, metric=metric)
     stack = stack_of([toy_net(seed=seed).eval() for seed in (1, 2)])

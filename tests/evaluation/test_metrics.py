@@ -77,13 +77,13 @@ def test_single_client_has_no_others() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_known_is_nan_and_silent() -> None:
+def test_missing_values_are_nan_without_warnings() -> None:
     metrics = matrix_metrics(np.full((2, 2), np.nan))
     assert all(math.isnan(value) for value in metrics.values())
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (0, 0)])
-def test_refuses_what_is_no_square_matrix(shape: tuple[int, ...]) -> None:
+def test_other_shapes_than_square_matrices_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="one row and one column per client"):
         matrix_metrics(np.zeros(shape))
 

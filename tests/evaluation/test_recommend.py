@@ -59,13 +59,13 @@ def test_error_is_the_one_of_agresti_and_min() -> None:
     assert standard_error(b, c, n) == pytest.approx(shrunken * (n + 2) / n)
 
 
-def test_test_data_never_choose() -> None:
+def test_test_data_are_never_used_to_choose() -> None:
     """LP-FT is far better on the test set, FT on the validation set."""
     (recommended,) = recommend([cell("ft", 5, accuracy=[0.0, 0.0]), cell("lpft", 4, accuracy=[100.0, 100.0])])
     assert recommended.method == "ft"
 
 
-def test_a_convincing_method_goes_before_a_larger_gain_that_is_not() -> None:
+def test_a_convincing_method_precedes_a_larger_unconvincing_gain() -> None:
     """6 - 3 of 20 is 15 points with an error of 15.4; 2 - 0 is 10 with 8.4."""
     (recommended,) = recommend([cell("ft", 6, 3), cell("lp", 2)])
     assert recommended.method == "lp"
@@ -78,7 +78,7 @@ def test_among_equals_the_first_of_the_experiment(order: tuple[str, ...]) -> Non
     assert recommend([cell("ft", 0), cell("none", 0)], order)[0].best_method == "none"
 
 
-def test_seeds_make_means_but_no_more_samples() -> None:
+def test_seeds_average_but_add_no_samples() -> None:
     """Gains 3 and 1, the mean is 2 of 20; the error is that of 2 gained of 20, not of 4 of 40."""
     (recommended,) = recommend([cell("ft", 3, seed=0), cell("ft", 1, seed=1)])
     assert recommended.gain == pytest.approx(10)

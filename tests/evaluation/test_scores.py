@@ -65,7 +65,7 @@ def test_calibration_worked_by_hand() -> None:
     assert found.item() == pytest.approx(100 * (0.4 * 2 / 3 + 0.4 / 3))
 
 
-def test_one_class_alone_has_no_area() -> None:
+def test_a_single_class_has_no_area() -> None:
     samples = Samples(torch.ones(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 1)
     assert area_under_roc(torch.randn(2, 4, 2), samples).isnan().all()
 

@@ -92,7 +92,7 @@ def test_the_mean_is_that_of_floats() -> None:
     torch.testing.assert_close(mean, expected, rtol=1e-14, atol=1e-16)
 
 
-def test_stacks_that_were_trained_as_one_are_summed_as_they_are_alone() -> None:
+def test_joined_stacks_are_summed_like_single_ones() -> None:
     """Whatever the layout of the matrices in memory; a client that has diverged is left out of its stack."""
     values = torch.randn(7, 30, 3, generator=torch.Generator().manual_seed(0))
     values[2, 0, 0] = float("nan")
@@ -117,7 +117,7 @@ def test_diverged_clients_are_left_out(bad: float) -> None:
     assert aggregator.add(total, update([1.0, -1e6], num_examples=[1000])) == []
 
 
-def test_nobody_left_is_an_error() -> None:
+def test_no_remaining_clients_is_an_error() -> None:
     aggregator, like = WeightedMean(), {"w": torch.zeros(1)}
     total = aggregator.zeros(like, [1])
     assert aggregator.add(total, update([float("nan")], num_examples=[1])) == [0]

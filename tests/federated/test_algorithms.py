@@ -169,7 +169,7 @@ def test_a_round_of_fedrep_with_one_client_trains_head_then_body() -> None:
     assert largest_difference({name: end[name] for name in floats}, floats) < 1e-12
 
 
-def test_heads_of_fedrep_stay_at_the_clients() -> None:
+def test_heads_of_fedrep_stay_with_the_clients() -> None:
     end = fit(toy_data(), plain(FedRep(2), weighting="equal"))
     heads = [kept_by(end, client)["head.weight"] for client in range(5)]
     assert not torch.equal(heads[0], heads[1])
@@ -181,7 +181,7 @@ def test_dittos_global_model_is_that_of_fedavg() -> None:
     assert same_bits(fit(data, plain(Ditto(0.5)), norm=True).state, fit(data, plain(), norm=True).state)
 
 
-def test_ditto_without_a_penalty_trains_every_client_alone() -> None:
+def test_ditto_without_a_penalty_trains_clients_independently() -> None:
     """A client's own model is what FedAvg makes of that client alone; with a large penalty it is the global model's."""
     data = toy_data()
     end = fit(data, plain(Ditto(0.0)), size=2)
@@ -240,7 +240,7 @@ def test_any_number_of_processes_gives_the_same_global_model(name: str, tmp_path
     assert same_bits(*models)
 
 
-def test_what_a_diverged_client_kept_before_is_kept() -> None:
+def test_a_diverged_client_keeps_its_memory() -> None:
     memory = ClientMemory(Scaffold(), toy_net(), 2, torch.device("cpu"))
     memory.put([0], torch.full((1, memory.size), 3.0, dtype=torch.float64))
     memory.put([0, 1], torch.full((2, memory.size), torch.nan, dtype=torch.float64))
@@ -252,7 +252,7 @@ def test_what_a_diverged_client_kept_before_is_kept() -> None:
 # Bad settings
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_combinations_that_do_not_fit_are_refused() -> None:
     net = toy_net()
     with pytest.raises(ValueError, match="plain SGD"):
         Scaffold().check(net, SGD(net.parameters(), lr=0.1, momentum=0.9))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lpft.federated.cohort import sample_cohort, shard
 
 
-def test_cohorts_depend_on_seed_and_round_alone() -> None:
+def test_cohorts_depend_only_on_seed_and_round() -> None:
     draw = [sample_cohort([1] * 20, 0.3, seed=0, round_=r) for r in range(30)]
     assert draw == [sample_cohort([1] * 20, 0.3, seed=0, round_=r) for r in range(30)]
     assert all(len(set(cohort)) == 6 for cohort in draw)

@@ -70,7 +70,7 @@ def test_a_diverged_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None
     assert "client 1 has diverged" in caplog.text
 
 
-def test_who_has_diverged_is_told_by_name_round_and_seed(caplog: pytest.LogCaptureFixture) -> None:
+def test_diverged_clients_are_reported_with_round_and_seed(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(FloatingPointError):
         fit(toy_data(), settings(optimizer=partial(SGD, lr=1e30)))
     assert "seed 0, round 1: client c1 has diverged" in caplog.text
@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted(augment: Augment | None, tmp_path: Path) -
     assert [row.val_accuracy for row in resumed.history] == [row.val_accuracy for row in through.history]
 
 
-def test_a_damaged_checkpoint_is_never_taken_for_another(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path) -> None:
     """A flipped bit is detected, or lies where it does not matter."""
     path = tmp_path / "checkpoint.pt"
     saved = Checkpoint(1, {"w": torch.arange(20.0)}, [History(1, 0.5, float("nan"), 2, 0.1)])
@@ -171,7 +171,7 @@ def test_any_number_of_processes_gives_the_same_global_models(tmp_path: Path) ->
     assert not same_bits(load_model(runs[1].global_model(0))[0], load_model(runs[1].global_model(1))[0])
 
 
-def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(
+def test_existing_models_are_not_trained_again_but_damaged_ones_are(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train_global_models(task(tmp_path, 1))
@@ -185,7 +185,7 @@ def test_what_is_there_is_not_trained_again_and_what_is_damaged_is(
     assert "is damaged" in caplog.text
 
 
-def test_training_does_not_go_on_from_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
+def test_training_does_not_resume_from_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
     path = Run(tmp_path / "a").global_file(0, "checkpoint.pt")
     path.parent.mkdir(parents=True)
     other = {name: torch.zeros_like(t) for name, t in toy_net(True, torch.float32).state_dict().items()}
@@ -195,7 +195,7 @@ def test_training_does_not_go_on_from_a_checkpoint_of_other_settings(tmp_path: P
     assert Run(tmp_path / "a").global_model(0).read_bytes() == Run(tmp_path / "b").global_model(0).read_bytes()
 
 
-def test_a_finished_model_from_elsewhere_takes_the_place_of_training(tmp_path: Path) -> None:
+def test_a_model_from_a_file_replaces_training(tmp_path: Path) -> None:
     with torch.no_grad():
         net = toy_net(norm=True, dtype=torch.float32, seed=5)
     torch.save(net.state_dict(), tmp_path / "theirs.pt")

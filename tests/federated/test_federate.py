@@ -67,9 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize(("processes", "seeds"), [(2, [{0, 2}, {1}]), (4, [{0}, {1}, {2}])])
-def test_each_process_trains_seeds_of_its_own(
-    tmp_path: Path, whole: Run, processes: int, seeds: list[set[int]]
-) -> None:
+def test_each_process_trains_its_own_seeds(tmp_path: Path, whole: Run, processes: int, seeds: list[set[int]]) -> None:
     """With the bits of one process; with more processes than seeds some have nothing to do."""
     logs = Processes(tmp_path / "log")
     pooled = task(tmp_path / "run", processes)
@@ -78,7 +76,7 @@ def test_each_process_trains_seeds_of_its_own(
     assert trained(pooled.run) == trained(whole)
 
 
-def test_what_goes_wrong_in_any_process_is_told(tmp_path: Path, whole: Run) -> None:
+def test_errors_in_any_process_are_reported(tmp_path: Path, whole: Run) -> None:
     """A folder that cannot be made ends the seeds of one process; one that diverges, none."""
     pooled = task(tmp_path / "run", 2)
     folder = pooled.run.global_model(1).parent

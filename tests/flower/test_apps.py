@@ -147,7 +147,7 @@ def cells(run: Run) -> dict[str, Any]:
     return found
 
 
-def test_numbers_alone_leave_a_node_that_personalizes(tmp_path: Path) -> None:
+def test_only_numbers_leave_a_node_that_personalizes(tmp_path: Path) -> None:
     grid = two_nodes(tmp_path, methods="none,lpft")
     grid.run_server()
     for message in grid.asked:
@@ -163,7 +163,7 @@ def test_numbers_alone_leave_a_node_that_personalizes(tmp_path: Path) -> None:
 
 def test_a_run_whose_node_dies_is_continued(tmp_path: Path) -> None:
     """The node dies of the second round's message; what it had done before counts."""
-    with pytest.raises(NodeError, match=r"round 2: node 2 has failed: the power is gone.*start the same"):
+    with pytest.raises(NodeError, match=r"round 2: node 2 failed: the power is gone.*start the same"):
         two_nodes(tmp_path / "a", fails=lambda kind, number: kind == "train" and number == 8).run_server()
     assert not Run(tmp_path / "a").global_model(0).exists()
     grid = two_nodes(tmp_path / "a")
@@ -176,7 +176,7 @@ def test_a_run_whose_node_dies_is_continued(tmp_path: Path) -> None:
     assert Run(tmp_path / "a").flower()["0"]["from_round"] == 2
 
 
-def test_what_does_not_fit_together_is_refused_before_training(tmp_path: Path) -> None:
+def test_nodes_that_do_not_fit_are_refused_before_training(tmp_path: Path) -> None:
     grid = two_nodes(tmp_path / "a")
     grid.nodes[2]["settings"] = "--network.norm=false"
     with pytest.raises(ConfigError, match=r"settings.network.init_args.norm.*same experiment"):
@@ -210,7 +210,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder, folder / "sites.yaml"
 
 
-def test_sites_that_keep_their_images_train_what_they_would_together(sites: tuple[Path, Path], tmp_path: Path) -> None:
+def test_separate_sites_train_the_same_model_as_shared_data(sites: tuple[Path, Path], tmp_path: Path) -> None:
     folder, experiment = sites
     out = tmp_path / "flower"
     nodes = [{"data-root": str(folder / f"at_{n}"), "out": str(tmp_path / n)} for n in ("south", "north")]
@@ -232,7 +232,7 @@ def test_sites_that_keep_their_images_train_what_they_would_together(sites: tupl
     assert table(tmp_path / "predicted.csv")[0]["class"] in ("cat", "dog")
 
 
-def test_a_model_from_elsewhere_is_personalized_on_the_nodes(tmp_path: Path) -> None:
+def test_a_model_from_a_file_is_personalized_on_the_nodes(tmp_path: Path) -> None:
     first = two_nodes(tmp_path / "a", "--federation.rounds=1")
     first.run_server()
     state, _ = load_model(Run(tmp_path / "a").global_model(0))
@@ -271,14 +271,14 @@ def test_nodes_answer_flowers_own_strategies(tmp_path: Path) -> None:
     assert "one model from each node" in next(iter(two.replies.values())).error.reason
 
 
-def test_records_arrive_as_they_were_sent() -> None:
+def test_records_are_restored() -> None:
     """Through Flower's encoding; what a node without clients or without test samples has to say, too."""
 
     def sent(content: RecordDict) -> RecordDict:
         return RecordDict({name: type(record).inflate(record.deflate()) for name, record in content.items()})
 
     for tested in ({}, {"c0": (1, 2), "ø": (0, 3)}):
-        assert records.tested_of(sent(records.put_tested(tested))) == tested
+        assert records.counts_of(sent(records.put_counts(tested))) == tested
     for results in ([], [LocalResult("ø", "lpft", "no_test", None, None, 50.0, 75.0, 3, 4, 0)]):
         assert records.results_of(sent(records.put_results(results))) == results
 

@@ -147,7 +147,7 @@ def config(folder: Path) -> str:
     return str(folder / "run.toml")
 
 
-def test_a_deployment_trains_what_lpft_does(app: Path, tmp_path: Path) -> None:
+def test_a_deployment_trains_the_same_model_as_lpft(app: Path, tmp_path: Path) -> None:
     with deployment(tmp_path) as flower:
         flower.link()
         for number in range(2):
@@ -156,7 +156,7 @@ def test_a_deployment_trains_what_lpft_does(app: Path, tmp_path: Path) -> None:
         check(tmp_path, said + flower.logs())
 
 
-def test_a_simulation_trains_what_lpft_does(app: Path, tmp_path: Path) -> None:
+def test_a_simulation_trains_the_same_model_as_lpft(app: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs flwr[simulation]")
     with deployment(tmp_path) as flower:
         flower.link("--simulation")

@@ -22,7 +22,7 @@ def test_the_shift_by_hand() -> None:
     torch.testing.assert_close(shift, torch.tensor([1.4, 0.6], dtype=torch.float64).log())
 
 
-def test_a_class_that_the_client_lacks_stays_finite_and_one_that_nobody_has_stays() -> None:
+def test_classes_missing_at_the_client_or_everywhere_stay_finite() -> None:
     shift = log_prior_ratio(torch.tensor([3, 0, 0]), torch.tensor([9, 3, 0]), pseudo_count=1.0)
     assert shift[1] == pytest.approx(math.log(1 / 4))
     assert shift[2] == 0

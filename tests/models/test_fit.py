@@ -127,7 +127,7 @@ def test_arrays_with_names_are_taken_by_them(tmp_path: Path) -> None:
 
 def test_parameters_alone_are_not_a_model_with_batch_norm(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", *arrays(("num_batches_tracked", "running_mean", "running_var")))
-    with pytest.raises(ValueError, match=r"holds 8 arrays .* 11 tensors.*statistics of BatchNorm are missing.*HINT"):
+    with pytest.raises(ValueError, match=r"contains 8 arrays .* 11 tensors.*statistics of BatchNorm are missing.*HINT"):
         read_weights(tmp_path / "m.npz", state())
 
 
@@ -136,7 +136,7 @@ def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other shape: body\.0\.weight"):
         read_weights(tmp_path / "m.npz", state())
     np.savez(tmp_path / "m.npz", *arrays()[:3])
-    with pytest.raises(ValueError, match="holds 3 arrays without names"):
+    with pytest.raises(ValueError, match="contains 3 arrays without names"):
         read_weights(tmp_path / "m.npz", state())
 
 

@@ -29,7 +29,7 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("content", [{"epoch": 3, "optimizer": {"lr": 0.1}}, [torch.ones(1)], {}])
 def test_what_is_no_state_dict_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "m.pt")
-    with pytest.raises(ValueError, match=r"holds a (dict|list).* not tensors by their names.*HINT"):
+    with pytest.raises(ValueError, match=r"contains a (dict|list).* not tensors by name.*HINT"):
         read_weights(tmp_path / "m.pt", like=state())
 
 

@@ -248,12 +248,15 @@ UNFIT = {
     "lazy": (lambda: of_layer(nn.LazyLinear(4)), "not known before they run: body.2"),
     "complex": (lambda: of_layer(ComplexScale()), "complex parameters.*body.2.scale"),
     "synchronized": (lambda: of_layer(nn.SyncBatchNorm(4)), "SyncBatchNorm.*body.2"),
-    "own head": (lambda: Own(Calls(lambda x: x), Cosine(4, 3)), "no plain torch.nn.Linear"),
-    "normed head": (lambda: Own(Calls(lambda x: x), nn.utils.weight_norm(nn.Linear(4, 3))), "no plain torch.nn.Linear"),
+    "own head": (lambda: Own(Calls(lambda x: x), Cosine(4, 3)), "not a plain torch.nn.Linear"),
+    "normed head": (
+        lambda: Own(Calls(lambda x: x), nn.utils.weight_norm(nn.Linear(4, 3))),
+        "not a plain torch.nn.Linear",
+    ),
     "tuple": (lambda: Own(Calls(lambda x: (x, x))), "returns a tuple"),
     "dict": (lambda: Own(Calls(lambda x: {"features": x})), "returns a dict"),
     "shape": (lambda: Own(Calls(lambda x: x[..., None])), r"\(2, 4, 1\) for 2 images.*\(2, 4\)"),
-    "in place": (lambda: Own(Calls(lambda x: x, before=lambda x: x.sub_(0.5))), "changes the images"),
+    "in place": (lambda: Own(Calls(lambda x: x, before=lambda x: x.sub_(0.5))), "modifies its inputs, the images"),
     "error": (lambda: Own(Calls(lambda x: x @ torch.ones(5, 5))), "cannot run on images of 1x4x4: RuntimeError"),
 }
 

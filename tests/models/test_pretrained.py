@@ -166,7 +166,7 @@ REFUSED = {
         {"name": "googlenet", "settings": {"init_weights": False}},
         r"returns GoogLeNetOutputs in training.*HINT.*aux_logits: false",
     ),
-    "convolution": ({"name": "squeezenet1_1"}, r"do not come from a torch.nn.Linear.*HINT"),
+    "convolution": ({"name": "squeezenet1_1"}, r"not the output of a torch.nn.Linear.*HINT"),
     "too small": ({"name": "densenet121"}, r"cannot take images of 24x24 pixels \(.*\)\. HINT: change"),
     "other size": ({"name": "vit_b_32"}, r"cannot take images of 24x24 .*224.*settings: \{image_size: 24\}"),
     "setting": ({"name": "resnet18", "settings": {"depth": 3}}, r"cannot be built: .*depth.*HINT"),
@@ -175,7 +175,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(settings: dict[str, object], message: str) -> None:
+def test_combinations_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(TorchvisionNet, settings, DataSpec(3, 24, 3))
 
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(settings: dict[str, object], message: str)
     ("settings", "message"),
     [
         ({"name": "hf-hub:timm/resnet18.a1_in1k"}, r"no classification network.*HINT"),
-        ({"name": "deit_tiny_distilled_patch16_224", "settings": {"img_size": 16}}, r"do not come from a torch.nn"),
+        ({"name": "deit_tiny_distilled_patch16_224", "settings": {"img_size": 16}}, r"not the output of a torch.nn"),
         ({"name": "vit_tiny_patch16_224"}, r"cannot take images of 16x16 .*settings: \{img_size: 16\}"),
         ({"name": "test_vit", "settings": {"pretrained": True}}, r"`settings.pretrained`.*HINT"),
         ({"name": "test_vit", "settings": {"depht": 3}}, r"cannot be built: .*depht.*HINT"),

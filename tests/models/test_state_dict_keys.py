@@ -46,6 +46,6 @@ def test_nothing_is_proposed_for_another_network() -> None:
     assert proposal(theirs, network()) is None
 
 
-def test_a_map_that_nobody_could_read_is_not_proposed() -> None:
+def test_a_long_map_is_not_proposed() -> None:
     names = {f"t{i}": tensor for i, tensor in enumerate(network().values())}
     assert proposal(names, network()) is None

@@ -215,7 +215,7 @@ def test_augmented_training_resumes_as_if_uninterrupted(tmp_path: Path) -> None:
     assert_resumed_equals_uninterrupted(LPFT(lp_epochs=2, lp_lr=LP_LR), [1, 2, 4], tmp_path, augment=FlipCrop(pad=1))
 
 
-def test_the_records_say_what_each_epoch_was_trained_with() -> None:
+def test_the_records_contain_the_settings_of_each_epoch() -> None:
     module = fit(personalizer(toy_features(), [1], LPFT(lp_epochs=2, lp_lr=LP_LR), settings(epochs=4)))
     rows = [(record.epoch, record.phase, record.lr_head, record.lr_body) for record in module.records]
     assert rows == [(1, "LP", LP_LR, 0.0), (2, "LP", LP_LR, 0.0), (3, "FT", 0.05, 0.05), (4, "FT", 0.05, 0.05)]
@@ -241,7 +241,7 @@ def test_fine_tuning_starts_with_fresh_momentum() -> None:
     assert largest_difference(tuned[0], probed[0]) < 1e-20
 
 
-def test_clients_are_clipped_each_by_its_own_norm() -> None:
+def test_clients_are_clipped_by_their_own_norm() -> None:
     features, chosen = toy_features(), settings(clip_norm=0.3)
     stacked = personalize(features, [1, 2], FT(), chosen)
     for k, client in enumerate([1, 2]):

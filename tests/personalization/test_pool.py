@@ -56,7 +56,7 @@ def test_a_task_can_be_pickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_stacks_are_announced_when_their_results_are_there(tmp_path: Path, devices: int) -> None:
+def test_stacks_are_announced_when_their_results_exist(tmp_path: Path, devices: int) -> None:
     class Broken(FT):
         def extend(self, net: BodyHeadNet, generator: torch.Generator) -> BodyHeadNet:
             raise FloatingPointError("by a test")
@@ -106,9 +106,7 @@ def test_saved_models_are_those_that_were_tested(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("a", [0.5, "val"])
-def test_a_method_that_follows_another_takes_its_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: Any
-) -> None:
+def test_a_method_that_follows_another_uses_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a: Any) -> None:
     alone, beside = task_of(tmp_path / "alone"), task_of(tmp_path / "beside")
     alone.methods = {"wise": WiseFT(a=a)}
     beside.methods = {"ft": FT(), "other": FT(lr=0.5), "wise": WiseFT(a=a)}

@@ -23,7 +23,7 @@ def test_hits_before_and_after_are_those_of_the_clients_own_samples() -> None:
         assert torch.equal(evaluated.train[k], train)
 
 
-def test_the_global_model_takes_the_place_of_a_network_that_has_diverged() -> None:
+def test_the_global_model_replaces_a_diverged_network() -> None:
     features = toy_features()
     evaluator, stack = Evaluator(features), stack_of([toy_net(seed=seed).eval() for seed in (1, 2)])
     stack.params()["body.0.weight"].data[1, 0] = torch.nan

@@ -12,7 +12,7 @@ def trial(number: int, local: float, everywhere: float, diverged: int = 0) -> Tr
     return Trial("ft", number, {"lr": number}, local, everywhere, diverged)
 
 
-def test_the_choice_goes_by_the_stated_criterion() -> None:
+def test_the_choice_follows_the_stated_criterion() -> None:
     """Means: (80 + 60) / 2 = 70, (90 + 40) / 2 = 65, (60 + 81) / 2 = 70.5."""
     trials = [trial(0, 80, 60), trial(1, 90, 40), trial(2, 60, 81)]
     assert choose(trials, "local").number == 1
@@ -29,14 +29,14 @@ def test_without_validation_data_nothing_is_chosen() -> None:
         choose([trial(0, nan, nan)], "mean")
 
 
-def test_what_diverges_is_never_chosen_unless_all_do() -> None:
+def test_diverged_trials_are_chosen_only_if_all_diverge() -> None:
     assert choose([trial(0, 50, 50), trial(1, 90, 90, diverged=1)], "mean").number == 0
     assert choose([trial(0, 90, 90, diverged=1), trial(1, 50, 50)], "mean").number == 1
     assert choose([trial(0, 50, 50, diverged=1), trial(1, 90, 90, diverged=1)], "mean").number == 0
     assert trial(0, 50, 50, diverged=2).score("local") == -inf
 
 
-def test_diverged_cells_are_counted() -> None:
+def test_diverged_results_are_counted() -> None:
     cell = SimpleNamespace(status="ok", val_after=80.0, val_global=60.0)
     bad = SimpleNamespace(status="diverged", val_after=70.0, val_global=50.0)
     summed = evaluate("ft", 1, {}, [cell, bad, bad])  # type: ignore[list-item]

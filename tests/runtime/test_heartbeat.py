@@ -23,7 +23,7 @@ def wait_for(run: Run, work: list[Work]) -> None:
         time.sleep(0.01)
 
 
-def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
+def test_other_processes_see_the_current_work(tmp_path: Path) -> None:
     run, stack, model = Run(tmp_path), Work(0, "ft", ["a", "b"]), Work(1, "global", [])
     here = Heartbeat(run)
     here.close()
@@ -37,7 +37,7 @@ def test_others_see_what_is_worked_on(tmp_path: Path) -> None:
     assert list(run.working.iterdir()) == []
 
 
-def test_a_process_that_was_killed_is_not_believed(tmp_path: Path) -> None:
+def test_the_heartbeat_of_a_killed_process_does_not_count(tmp_path: Path) -> None:
     run = Run(tmp_path)
     code = (
         "import os, signal, time; from lpft.storage.run import Run\n"
@@ -51,7 +51,7 @@ def test_a_process_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     assert work_in_progress(run) == []
 
 
-def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
+def test_a_heartbeat_of_another_machine_counts_while_it_is_updated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, work = Run(tmp_path), Work(0, "ft", ["a"])
@@ -73,14 +73,14 @@ def test_a_file_of_another_machine_counts_for_as_long_as_it_is_renewed(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"host": "x"}', '{"host": "x", "pid": 1, "work": [{}]}'])
-def test_a_damaged_file_says_nothing(text: str, tmp_path: Path) -> None:
+def test_a_damaged_heartbeat_is_ignored(text: str, tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.working.mkdir(parents=True)
     (run.working / "x-1.json").write_text(text)
     assert work_in_progress(run) == []
 
 
-def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
+def test_work_continues_if_heartbeats_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "logs").touch()
     here = Heartbeat(Run(tmp_path))
     here.set_work([Work(0, "ft", ["a"])])

@@ -40,7 +40,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_what_is_left_in_the_environment_is_not_heeded(devices: int, out: Path, tmp_path: Path) -> None:
+def test_leftover_environment_variables_are_ignored(devices: int, out: Path, tmp_path: Path) -> None:
     """Before, the ranks waited forever for others, or for another machine."""
     words = ("federate", "-c", TOY, "--out", out, "--trainer.devices", devices, "--seeds", "[0]")
     process = Forked(*words, log=tmp_path / "log", before=lambda: os.environ.update(LEFT))
@@ -63,7 +63,7 @@ def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("left_out", TORCHRUN)
-def test_torchrun_is_recognized_by_all_that_it_sets(left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_recognized_by_all_its_variables(left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in TORCHRUN:
         monkeypatch.setenv(name, "2")
     assert launched_by_torchrun()
@@ -75,7 +75,7 @@ def test_torchrun_is_recognized_by_all_that_it_sets(left_out: str, monkeypatch: 
     assert isinstance(Devices("cpu", 2).fabric()._connector.cluster_environment, OwnProcesses)
 
 
-def test_ranks_of_slurm_are_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_under_slurm_are_those_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
     for name, value in {**slurm, "SLURM_NODELIST": "n1", "SLURM_NODEID": "0", "NODE_RANK": "7"}.items():
         monkeypatch.setenv(name, value)
@@ -85,7 +85,7 @@ def test_ranks_of_slurm_are_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (environment.global_rank(), environment.node_rank(), environment.world_size()) == (1, 0, 2)
 
 
-def test_each_launch_has_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_launch_has_its_own_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "1")
     ports = {OwnProcesses().main_port for _ in range(3)}
     assert 1 not in ports

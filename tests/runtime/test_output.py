@@ -26,7 +26,7 @@ def run(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("lines", [1, 100000])
-def test_a_closed_pipe_ends_the_command_as_it_ends_other_tools(lines: int, unbuffered: str) -> None:
+def test_a_closed_pipe_ends_the_command_like_other_tools(lines: int, unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = run(f"print('line\\n' * {lines})", stdout=writing, env={"PYTHONUNBUFFERED": unbuffered})
@@ -34,7 +34,7 @@ def test_a_closed_pipe_ends_the_command_as_it_ends_other_tools(lines: int, unbuf
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_broken_pipe_of_its_own_is_an_error() -> None:
+def test_another_broken_pipe_is_an_error() -> None:
     done = run("raise BrokenPipeError(32, 'a worker has ended')")
     assert done.returncode == 1
     assert "a worker has ended" in done.stderr
@@ -42,7 +42,7 @@ def test_a_broken_pipe_of_its_own_is_an_error() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_behind_the_output_is_said() -> None:
+def test_a_full_disk_behind_the_output_is_reported() -> None:
     with Path("/dev/full").open("w") as full:
         done = run("print('line')", stdout=full)
     assert done.returncode == 1

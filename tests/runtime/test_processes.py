@@ -57,7 +57,7 @@ def test_the_quota_of_a_container_counts(tmp_path: Path, group: str, settings: d
     assert available_cores(tmp_path) == cores
 
 
-def test_where_nothing_is_known_of_cores_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_information_there_is_one_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert available_cores(tmp_path) == 1
@@ -72,7 +72,7 @@ def test_where_nothing_is_known_of_cores_there_is_one(monkeypatch: pytest.Monkey
         ("win32", ["spawn"], "cpu", "spawn"),
     ],
 )
-def test_processes_are_started_by_what_is_safe(
+def test_the_start_method_is_safe(
     platform: str, methods: list[str], device: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LPFT_START_METHOD", raising=False)
@@ -96,7 +96,7 @@ def test_a_notebook_without_fork_uses_one_process(monkeypatch: pytest.MonkeyPatc
     Devices("cpu", 2).check()
 
 
-def test_apples_gpu_is_refused_by_name() -> None:
+def test_apples_gpu_is_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer.accelerator=mps.*--trainer.accelerator cpu"):
         Devices("mps").check()
 
@@ -116,7 +116,7 @@ def test_the_working_folder_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placed([str(ROOT), "/usr/lib", installed], str(ROOT)) == ["/usr/lib", str(ROOT), installed]
 
 
-def test_import_paths_that_a_users_module_has_added_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_import_paths_added_by_a_users_module_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/library"])
     before = list(sys.path)
@@ -127,7 +127,7 @@ def test_import_paths_that_a_users_module_has_added_stay(monkeypatch: pytest.Mon
 
 
 @pytest.mark.processes
-def test_files_of_the_working_folder_hide_no_library(tmp_path: Path) -> None:
+def test_files_in_the_working_folder_do_not_hide_libraries(tmp_path: Path) -> None:
     """Neither from the command nor from the processes that it starts; but methods there are found."""
     for name in ("queue", "statistics", "random", "torch", "numpy/__init__", "lpft/notes"):
         path = tmp_path / f"{name}.py"
@@ -147,7 +147,7 @@ def test_files_of_the_working_folder_hide_no_library(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("out/seed_0/mine/cells/*.json"))) == 5
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_gets_an_error(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(f"import lpft\nlpft.run({TOY!r}, out='out', trainer={{'devices': 2}})\n")
     done = subprocess.run(
         [sys.executable, "script.py"],

@@ -55,7 +55,7 @@ def test_the_signal_sets_a_flag() -> None:
     assert signals.stop_requested()
 
 
-def test_what_is_done_is_not_undone_by_a_late_signal() -> None:
+def test_a_late_signal_does_not_undo_results() -> None:
     """It comes while the interpreter shuts down, when handlers are gone."""
     code = """
 import os, signal
@@ -82,7 +82,7 @@ def test_another_signal_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["KILL", "USR9"])
-def test_a_signal_that_cannot_be_heard_is_refused(
+def test_a_signal_that_cannot_be_handled_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LPFT_STOP_SIGNAL", name)
@@ -90,7 +90,7 @@ def test_a_signal_that_cannot_be_heard_is_refused(
     assert f"LPFT_STOP_SIGNAL={name}" in capsys.readouterr().err
 
 
-def test_outside_of_the_main_thread_nobody_listens() -> None:
+def test_signals_are_not_handled_outside_of_the_main_thread() -> None:
     thread = threading.Thread(target=signals.listen)
     before = signal.getsignal(signal.SIGUSR1)
     thread.start()
@@ -98,7 +98,7 @@ def test_outside_of_the_main_thread_nobody_listens() -> None:
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_the_command_listens_before_anything_heavy_is_imported() -> None:
+def test_signals_are_handled_before_heavy_imports() -> None:
     """The signal comes with the first import of torch; the command is refused for another reason, and not killed."""
     code = """
 import builtins, os, signal, sys
@@ -116,7 +116,7 @@ main(["run", "-c", "nofile.yaml"])
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_every_stop_gets_on_and_the_end_is_the_same(
+def test_every_stop_makes_progress_and_the_result_is_equal(
     devices: int, finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The signal comes after every round and every stack; each start does one on each device, until all is done.
@@ -170,7 +170,7 @@ def test_a_signal_to_the_main_process_reaches_its_ranks(out: Path) -> None:
     assert not run.global_model(0).exists()
 
 
-def test_what_another_process_has_done_meanwhile_is_left_alone(
+def test_results_of_another_process_are_not_replaced(
     finished: Run, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy("federate", out)
@@ -224,12 +224,12 @@ def test_an_interrupt_ends_personalization_at_once(
         wait_until(lambda: not process.alive(), seconds=5)
     finally:
         process.kill(everyone=True)
-    assert "interrupted; what is finished is kept" in process.said()
+    assert "interrupted; finished results are kept" in process.said()
     assert "Traceback" not in process.said()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_has_swallowed_is_not_forgotten() -> None:
+def test_an_interrupt_swallowed_by_python_still_counts() -> None:
     """An exception that a handler raises in a destructor is printed, and lost."""
 
     class Late:

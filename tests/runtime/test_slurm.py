@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from lpft.runtime import slurm
 from lpft.runtime.devices import Devices
 from lpft.runtime.launcher import TORCHRUN
 from tests.commands import TOY, lpft
+from tests.pages import ROOT
 
 TASKS = {
     "SLURM_JOB_ID": "17",
@@ -71,6 +73,32 @@ def test_tasks_that_do_not_fit_are_refused(
     assert "Traceback" not in error
 
 
+def check_job(command: str) -> None:
+    slurm.check_command(command)
+    slurm.check_devices(1, 1)
+
+
+@pytest.mark.usefixtures("tasks")
+@pytest.mark.parametrize(
+    ("command", "changes", "symptom"),
+    [
+        ("run", {}, "is a single process, but"),
+        ("federate", {"SLURM_STEP_ID": None}, "but srun did"),
+        ("federate", {"SLURM_JOB_NAME": "bash"}, "Lightning does not look"),
+        ("federate", {}, "processes, but Slurm has"),
+    ],
+)
+def test_troubleshooting_quotes_the_messages(
+    command: str, changes: dict[str, str | None], symptom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8").split("## Troubleshooting")[1].splitlines()
+    quotes = [row.split("`")[1].removeprefix("... ") for row in rows if row.startswith("| `") and symptom in row]
+    assert len(quotes) == 1
+    change(monkeypatch, **changes)
+    with pytest.raises(ValueError, match=re.escape(quotes[0])):
+        check_job(command)
+
+
 @pytest.mark.usefixtures("tasks")
 def test_devices_must_equal_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     Devices("cpu", 2, 2).check()
@@ -90,7 +118,7 @@ def test_devices_must_equal_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tasks")
-def test_tasks_that_see_one_gpu_each_are_told_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_with_one_visible_gpu_each_get_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are two on each node, as after --gpus-per-task=1."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
@@ -104,7 +132,7 @@ def test_several_nodes_need_srun() -> None:
         Devices("cpu", 3, num_nodes=2).check()
 
 
-def test_the_plan_is_made_for_devices_that_are_elsewhere(
+def test_the_plan_does_not_need_the_devices(
     out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU takes larger stacks than a CPU: with stacks for the CPU there would be too many tasks."""
@@ -126,7 +154,7 @@ def test_the_plan_is_made_for_devices_that_are_elsewhere(
     assert "finds no GPU" in capsys.readouterr().err
 
 
-def test_torchrun_says_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_sets_the_number_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in TORCHRUN:
         monkeypatch.setenv(name, "3")
     assert Devices("cpu", "auto", num_nodes=2).count == 3
@@ -159,7 +187,7 @@ def test_a_job_and_a_task_of_an_array_are_requeued(monkeypatch: pytest.MonkeyPat
     assert scontrol == [["scontrol", "requeue", "17"], ["scontrol", "requeue", "17_4"]]
 
 
-def test_where_requeueing_is_forbidden_it_says_so(
+def test_forbidden_requeueing_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
@@ -173,7 +201,7 @@ def test_where_requeueing_is_forbidden_it_says_so(
     assert "(Access denied); submit it again" in capsys.readouterr().err
 
 
-def test_refusals_come_at_once() -> None:
+def test_refusals_are_immediate() -> None:
     """Before torch is imported, in every one of what may be hundreds of tasks."""
     code = "import os, sys; from lpft.cli import main\ntry: main(['run'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env={"SLURM_NTASKS": "2"}, capture_output=True, text=True)

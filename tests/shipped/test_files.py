@@ -15,7 +15,7 @@ from tests.test_shipped import ALL, EXPERIMENTS, TEMPLATE
 SHIPPED = {entry.name: entry for entry in files.shipped()}
 
 
-def test_every_configuration_is_listed_by_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_configuration_is_listed_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = {kind: {name for name, entry in SHIPPED.items() if entry.kind == kind} for kind in files.TITLES}
     names = {path: path.relative_to(TEMPLATE.parent).with_suffix("").as_posix() for path in ALL}
     assert kinds["included"] == {names[path] for path in EXPERIMENTS}
@@ -30,7 +30,7 @@ def test_every_configuration_is_listed_by_what_it_is_for(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_written_is_complete_and_the_same(name: str, tmp_path: Path) -> None:
+def test_written_files_are_complete_and_equal(name: str, tmp_path: Path) -> None:
     texts = files.copies(name, tmp_path / "my 'own'")
     files.write(texts, force=False)
     written = tmp_path / "my 'own'" / f"{name}.yaml"
@@ -51,7 +51,7 @@ def test_the_command_runs_what_it_wrote(tmp_path: Path, monkeypatch: pytest.Monk
     assert not Path("slurm/settings.sh").stat().st_mode & 0o100
 
 
-def test_a_changed_file_is_kept_unless_asked(
+def test_a_changed_file_is_kept_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_a_changed_file_is_kept_unless_asked(
         (["digits", "--to", "file"], ["file"]),
     ],
 )
-def test_bad_input_says_what_to_do(
+def test_bad_input_gets_a_hint(
     words: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -91,7 +91,7 @@ def test_bad_input_says_what_to_do(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_it_says_which_data_to_bring(
+def test_required_data_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

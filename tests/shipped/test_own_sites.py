@@ -116,7 +116,7 @@ def test_settings_follow_from_the_images(tmp_path: Path) -> None:
     assert (fitted.num_deep, len(fitted.unreadable)) == (199, 1)
 
 
-def test_names_that_yaml_and_shells_read_otherwise_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_with_special_characters_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = Path('we"ird: #\n')
     for site in ("yes", "1e3"):
@@ -172,7 +172,7 @@ def tables(root: Path) -> None:
         (str, ["does not exist"]),
     ],
 )
-def test_a_folder_of_another_form_is_an_error(
+def test_a_folder_with_an_unknown_layout_is_an_error(
     make: Callable[[Path], object], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "images")

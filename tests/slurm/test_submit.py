@@ -71,7 +71,7 @@ def test_every_stage_waits_for_the_one_before(submit) -> None:
         (99999, "MAX_TASKS=9000", "--array=0-1000%50"),
     ],
 )
-def test_there_are_as_many_tasks_as_there_is_work_for(submit, missing: int, settings: str, array: str) -> None:
+def test_the_number_of_tasks_follows_from_the_work(submit, missing: int, settings: str, array: str) -> None:
     jobs, _ = submit(0, 0, missing, settings)
     assert len(jobs) == 2
     assert array in jobs[0]
@@ -79,7 +79,7 @@ def test_there_are_as_many_tasks_as_there_is_work_for(submit, missing: int, sett
     assert jobs[0][jobs[0].index("personalize") + 1] == str(tasks)
 
 
-def test_what_is_done_is_not_submitted(submit) -> None:
+def test_completed_work_is_not_submitted(submit) -> None:
     Path("run/seed_0/ft/cells").mkdir(parents=True)
     assert [job[-1] for job in submit(0, 0, 0)[0]] == ["run"], "the report alone"
     Path("run/report.html").touch()
@@ -109,7 +109,7 @@ def test_a_run_is_submitted_by_its_folder(submit) -> None:
     assert "-c other.yaml" in " ".join(jobs[2])
 
 
-def test_what_is_in_the_queue_is_not_submitted_again(submit, tmp_path: Path) -> None:
+def test_queued_work_is_not_submitted_again(submit, tmp_path: Path) -> None:
     """Of jobs that belong to this run; another run's name may begin alike."""
     Path("queue").write_text(f"11 lpft {tmp_path}/run2\n12 (null)\n")
     jobs, _ = submit(1, 0, 8)
@@ -122,7 +122,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(submit, tmp_path: Path) -> 
     assert len(submit(1, 0, 8, "WHILE_QUEUED=yes")[0]) == 3
 
 
-def test_a_command_that_is_not_known_is_told(tmp_path: Path) -> None:
+def test_an_unknown_command_is_reported(tmp_path: Path) -> None:
     (tmp_path / "settings.sh").write_text("load_lpft() { echo $NO_SUCH_VARIABLE; }\n")
     done = subprocess.run(
         [ROOT / "slurm" / "submit.sh", "x.yaml"],
@@ -143,7 +143,7 @@ def test_examples_can_be_copied_and_named(submit, name: str) -> None:
     assert ("--gres=gpu:1" in jobs[1]) == (name == "gpu")
 
 
-def test_without_an_experiment_it_explains_itself() -> None:
+def test_without_an_experiment_usage_is_printed() -> None:
     done = subprocess.run([ROOT / "slurm" / "submit.sh"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "slurm/submit.sh CONFIG|RUN" in done.stderr

@@ -12,7 +12,7 @@ from lpft.storage.run import Run
 @pytest.mark.parametrize(
     "name", ["plain", "Zürich", "\udcfcbung", "tab\tand\x07bell", "\U0001f3e5", "yes", "1e3", "null", ""]
 )
-def test_any_name_of_a_folder_comes_back(tmp_path: Path, name: str) -> None:
+def test_any_folder_name_is_restored(tmp_path: Path, name: str) -> None:
     run = Run(tmp_path)
     config = {"seeds": [0], "methods": {}, "data": {"root": f"/data/{name}", "name": name}}
     write_config(run, config, Provenance())

@@ -11,7 +11,7 @@ import pytest
 from lpft.storage.lock import acquire
 
 
-def test_a_locked_file_is_waited_for_and_no_longer(tmp_path: Path) -> None:
+def test_a_locked_file_is_waited_for_until_the_timeout(tmp_path: Path) -> None:
     held = acquire(tmp_path / "lock")
     assert held is not None
     with pytest.raises(filelock.Timeout):
@@ -23,7 +23,7 @@ def test_a_locked_file_is_waited_for_and_no_longer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "no locks available")])
-def test_there_may_be_no_locks(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_locks(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*arguments: object, **settings: object) -> None:
         raise error
 

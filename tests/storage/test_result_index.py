@@ -147,7 +147,7 @@ def test_what_changes_later_is_noticed(
         assert as_read(run) == as_read_one_by_one(run)
 
 
-def test_a_young_cell_is_not_trusted(run: Run) -> None:
+def test_a_recently_written_result_is_read_again(run: Run) -> None:
     """An edit in the same tick of the clock would leave size and time as they are."""
     a_cell(run).touch()
     indexed(run)
@@ -189,27 +189,27 @@ def test_every_byte_of_an_index_is_checked(run: Run) -> None:
         assert as_read(run) == expected
 
 
-def test_an_index_from_elsewhere_is_not_believed(run: Run) -> None:
+def test_an_index_of_another_folder_is_ignored(run: Run) -> None:
     """A folder that was copied with its times holds cells in the wrong place."""
     indexed(run)
     shutil.copytree(run.root / "seed_0", run.root / "seed_1")
     assert all(isinstance(cell, DamagedFileError) for cell in read_client_results(run, 1, "lpft").values())
 
 
-def test_an_index_of_another_version_is_not_believed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_another_version_is_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_index, "VERSION", 0)
     indexed(run)
     monkeypatch.undo()
     assert ResultIndex(run, 0, "lpft").read(dict(result_index._stamps(run.method_file(0, "lpft", "cells")))) == {}
 
 
-def test_few_cells_have_no_index(tmp_path: Path) -> None:
+def test_few_results_have_no_index(tmp_path: Path) -> None:
     run = make_run(tmp_path, seeds=[0], methods=["lpft"], clients=WEIRD)
     read_client_results(run, 0, "lpft")
     assert not index_of(run).exists()
 
 
-def test_where_no_file_can_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_write_permission(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(path)
 

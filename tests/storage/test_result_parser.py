@@ -29,7 +29,7 @@ def no_second_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_second_way")
-def test_cells_as_written_are_read_the_fast_way() -> None:
+def test_written_results_are_read_by_the_fast_path() -> None:
     parse = ResultParser()
     read = [parse(cell.to_json()) for cell in CELLS]
     assert read == CELLS
@@ -50,13 +50,13 @@ EPOCHS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.usefixtures("no_second_way")
 @pytest.mark.parametrize("epochs", EPOCHS.values(), ids=EPOCHS.keys())
-def test_epochs_of_any_kind_are_read_the_fast_way(epochs: list[dict[str, Any]]) -> None:
+def test_epochs_of_any_kind_are_read_by_the_fast_path(epochs: list[dict[str, Any]]) -> None:
     cell = replace(CELLS[0], epochs=epochs)
     assert ResultParser()(cell.to_json()) == cell
 
 
 @pytest.mark.parametrize("entry", [{"nested": {"b": 1, "a": [1, 2]}}, {}], ids=["nested", "empty"])
-def test_epochs_that_are_no_plain_entries(entry: dict[str, Any]) -> None:
+def test_epochs_with_other_entries(entry: dict[str, Any]) -> None:
     cell = replace(CELLS[0], epochs=[{"epoch": 0}, entry, {"epoch": 2}])
     assert ResultParser()(cell.to_json()) == cell
 

@@ -23,7 +23,7 @@ CELL = ClientResult(
 )  # fmt: skip
 
 
-def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
+def test_a_result_is_restored_from_disk(tmp_path: Path) -> None:
     path = Run(tmp_path).cell(0, "ft", CELL.client)
     write_atomically(path, CELL.to_json())
     assert read_client_result(path) == CELL
@@ -31,7 +31,7 @@ def test_a_cell_survives_the_disk(tmp_path: Path) -> None:
     assert Run(tmp_path).methods(0) == ["ft"]
 
 
-def test_a_model_that_is_missing_has_the_names_of_those_that_are_there(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_model_lists_existing_ones(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for path in (run.model(1, "ft", "Klinik Süd/3"), run.global_model(1)):
         write_atomically(path, "")
@@ -56,12 +56,12 @@ def test_a_model_that_is_missing_has_the_names_of_those_that_are_there(tmp_path:
 @pytest.mark.parametrize(
     "damage", [lambda t: t[:-20], lambda t: t.replace("90.0", "91.0"), lambda t: "", lambda t: "[]"]
 )
-def test_an_edited_or_truncated_cell_is_detected(damage) -> None:
+def test_an_edited_or_truncated_result_is_detected(damage) -> None:
     with pytest.raises(DamagedFileError):
         ClientResult.from_json(damage(CELL.to_json()))
 
 
-def test_a_cell_from_before_a_field_was_recorded_can_be_read() -> None:
+def test_a_result_without_new_fields_can_be_read() -> None:
     content = json.loads(CELL.to_json())
     del content["checksum"], content["train_accuracy"]
     assert ClientResult.from_json(json.dumps({**content, "checksum": digest(content)})) == CELL
@@ -70,7 +70,7 @@ def test_a_cell_from_before_a_field_was_recorded_can_be_read() -> None:
         ClientResult.from_json(json.dumps({**content, "checksum": digest(content)}))
 
 
-def test_a_cell_cannot_hold_nan() -> None:
+def test_a_result_cannot_contain_nan() -> None:
     with pytest.raises(ValueError, match="JSON"):
         dataclasses.replace(CELL, val_after=float("nan")).to_json()
 
@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
 
 
 @given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
-def test_file_names_are_safe_and_tell_clients_apart(a: str, b: str) -> None:
+def test_file_names_are_safe_and_unique(a: str, b: str) -> None:
     name = file_name(a)
     assert name.isascii()
     assert not set(name) & set("/\\")

@@ -8,7 +8,7 @@ import pytest
 from tests.commands import lpft
 
 
-def test_theory_prints_the_condition_beside_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_theory_prints_condition_and_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lpft("theory", "--eta", "0.1", "0.5", "--samples", "20", "--out", tmp_path)
     told = " ".join(capsys.readouterr().out.split())
     assert "(E[x x^T] = I)" in told
@@ -34,6 +34,6 @@ def test_theory_of_combined_shift(capsys: pytest.CaptureFixture[str]) -> None:
         (["--samples", "5", "--noise", "0.1"], "HINT: remove --noise"),
     ],
 )
-def test_what_cannot_be_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_settings_are_reported(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     lpft("theory", *words, code=2)
     assert message in capsys.readouterr().err

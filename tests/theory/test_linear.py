@@ -43,7 +43,7 @@ def test_concept_shift_by_hand(eta, global_ft, local_ft, distortion, verdict):
 @pytest.mark.parametrize(
     ("eta", "global_ft"), [(0.01, 0.2475), (0.05, 0.2875), (0.1, 0.45), (0.25, 1.6875), (0.5, 6.25)]
 )
-def test_a_larger_common_head_lowers_the_step_that_ties(eta, global_ft):
+def test_a_larger_common_head_lowers_the_critical_step(eta, global_ft):
     """With s = 4 it is 1 / (2 (1 + s)) = 0.1; L_G(LP-FT) = 0.25 (2 - 2/10)."""
     found = compare(draw(30, 5, 10, 4.0, shift=0.5), eta)
     assert found.global_ft == pytest.approx(global_ft)
@@ -192,6 +192,6 @@ def test_finite_samples_by_reference(noise, shift, num, expected):
         assert np.mean([each.distortion for each in found]) == pytest.approx(distortion, abs=6e-3)
 
 
-def test_what_does_not_fit_is_said():
+def test_invalid_input_is_reported():
     with pytest.raises(ValueError, match=r"do not fit into 8 dimensions. HINT: set the dimension to 9"):
         draw(8, 4, 5, 1.0, 0.5)

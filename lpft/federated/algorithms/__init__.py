@@ -1,4 +1,4 @@
-"""Algorithms of federated training beside plain FedAvg, chosen by ``federation.algorithm``."""
+"""Algorithms of federated training other than FedAvg, for ``federation.algorithm``."""
 
 from lpft.federated.algorithms.base import Algorithm
 from lpft.federated.algorithms.ditto import Ditto

@@ -1,13 +1,12 @@
-"""What an algorithm of federated training may change about local training, and what its clients keep.
+"""The base class of federated algorithms: changes to local training, and tensors that clients keep between rounds.
 
-An algorithm is written for *one* client, as pure functions of that client's tensors; the engine maps them over the
-clients of a stack (`ClientStack.map`), so it never sees the client dimension and must not branch on values of tensors.
-What it does not override costs nothing: the base class is plain FedAvg.
+An algorithm consists of pure functions of *one* client's tensors. They are mapped over the clients of a stack
+(`ClientStack.map`), so they have no client dimension and must not branch on values of tensors. Hooks that are not
+overridden are not called; the base class is FedAvg.
 
-The order of calls: `memory` once, from the initial network; then, in every round in which the client takes part,
-`begin`, for each step `gradient`, and `end`. The mean of the clients' states, weighted by `federation.weighting`, is
-the next global model, whatever the algorithm: entries that clients keep to themselves are averaged, too, for those
-models that other clients are tested with.
+Order of calls: `memory` once, with the initial network; then, in each round in which the client takes part, `begin`,
+`gradient` for each step, and `end`. The next global model is always the mean of the clients' states, weighted by
+`federation.weighting`. This includes entries that clients keep, because the model is tested on other clients.
 """
 
 from __future__ import annotations
@@ -21,47 +20,47 @@ from lpft.models.base import BodyHeadNet
 from lpft.types import State
 
 Part = Literal["all", "head", "body"]
-"""What is trained in an epoch; the rest is frozen, and a frozen body is in evaluation mode."""
+"""The part of a network that is trained in an epoch. The rest is frozen; a frozen body is in evaluation mode."""
 
 
 class Algorithm:
-    """Plain local training. In every signature, tensors are those of one client, by name.
+    """Plain local training. All tensors in the hooks belong to one client, by name.
 
-    ``start`` are the parameters of the global model at the beginning of the round, ``memory`` is what the client keeps
-    between rounds, and ``shared`` the mean of that over all clients, if the algorithm asks for it.
+    ``start`` contains the parameters of the global model at the beginning of the round, ``memory`` the tensors that the
+    client keeps between rounds, and ``shared`` their mean over all clients if `averages_memory` is set.
     """
 
     averages_memory: bool = False
-    """Whether hooks get the mean of all clients' memory as ``shared``; clients that took no part yet count."""
+    """Whether ``shared`` is the mean memory of all clients, including those that have not taken part yet."""
     trains_memory: bool = False
-    """Whether the memory is a whole model that is trained by a pass of its own over the same batches, before the
-    global model is. `gradient` then concerns that pass only."""
+    """Whether the memory is a model that is trained on the same batches before the global model. `gradient` is then
+    called only for this model."""
     personalizes: bool = False
-    """Whether the memory consists of entries of the client's own model, which otherwise is the global model."""
+    """Whether the memory contains the entries in which the client's model differs from the global model."""
 
     def check(self, net: BodyHeadNet, optimizer: Optimizer) -> None:
         """Raise ValueError if the algorithm does not fit the network or the clients' optimizer."""
         return
 
     def memory(self, net: BodyHeadNet) -> State:
-        """Return what a client keeps before its first round; floating-point tensors, not copied."""
+        """Return a client's initial memory: floating-point tensors, not copied."""
         return {}
 
     def epochs(self, local_epochs: int) -> list[Part]:
-        """Return what is trained in every epoch of a round."""
+        """Return the part that is trained in each epoch of a round."""
         return ["all"] * local_epochs
 
     def passes(self, local_epochs: int) -> float:
-        """Return the cost of a round per training sample: a full pass is 1, training the head alone 1/3."""
+        """Return the cost of a round per training sample: 1 for a full pass, 1/3 for training only the head."""
         passes = sum(1 / 3 if part == "head" else 1 for part in self.epochs(local_epochs))
         return passes * (2 if self.trains_memory else 1)
 
     def begin(self, memory: State) -> State:
-        """Return the entries that take the place of the global model's before local training."""
+        """Return entries that replace those of the global model before local training."""
         return {}
 
     def gradient(self, params: State, start: State, memory: State, shared: State, gradients: State) -> State:
-        """Return the gradients that are given to the optimizer."""
+        """Return the gradients for the optimizer."""
         return gradients
 
     def end(self, state: State, start: State, memory: State, shared: State, path: float) -> State:
@@ -69,23 +68,23 @@ class Algorithm:
 
         Args:
             state: parameters and buffers after local training.
-            start: as above.
-            memory: as above.
-            shared: as above.
+            start: parameters of the global model at the beginning of the round.
+            memory: the memory before the round.
+            shared: mean memory of all clients.
             path: learning rate times the number of steps.
         """
         return memory
 
     def overrides(self, hook: str) -> bool:
         """Return whether the algorithm overrides a hook."""
-        mine: Callable[..., Any] = getattr(type(self), hook)
-        return mine is not getattr(Algorithm, hook)
+        own_hook: Callable[..., Any] = getattr(type(self), hook)
+        return own_hook is not getattr(Algorithm, hook)
 
 
 class KeepsEntries(Algorithm):
-    """Base of algorithms whose clients do not take some entries of the global model, but keep their own.
+    """Base class of algorithms whose clients keep their own values of some entries.
 
-    The global model, which other clients are tested with, has the mean of them.
+    The global model, which is tested on other clients, contains their mean.
     """
 
     personalizes = True

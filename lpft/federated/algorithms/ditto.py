@@ -1,4 +1,4 @@
-"""Ditto: beside the global model, a model of every client's own that stays close to it."""
+"""Ditto: a personalized model for each client, kept close to the global model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lpft.types import State
 
 
 class Ditto(Algorithm):
-    """Train the global model by FedAvg, and in the same rounds a model v of every client's own.
+    """Train the global model with FedAvg and, in the same rounds, a personalized model v for each client.
 
-    In every round v takes as many steps on the same batches as the client's copy of the global model, on the client's
-    loss plus ``penalty / 2`` times the squared distance of all parameters from the global model's at the beginning of
-    the round. The row ``lpft.methods.federated.Ditto`` has v; the global model is FedAvg's, bit for bit.
+    In each round, v takes the same number of steps on the same batches as the client's copy of the global model. Its
+    loss includes ``penalty / 2`` times the squared distance of all parameters from the global model at the beginning of
+    the round. The method ``lpft.methods.federated.Ditto`` evaluates v. The global model is bitwise equal to FedAvg's.
 
     Args:
-        penalty: lambda, the weight of the penalty.
+        penalty: weight of the penalty, lambda.
 
     References:
         Li et al., arXiv:2012.04221, Algorithm 1.
@@ -30,7 +30,7 @@ class Ditto(Algorithm):
         self.penalty = penalty
 
     def memory(self, net: BodyHeadNet) -> State:
-        """Return the whole initial network."""
+        """Return the initial network."""
         return {name: t for name, t in net.state_dict().items() if t.is_floating_point()}
 
     def gradient(self, params: State, start: State, memory: State, shared: State, gradients: State) -> State:

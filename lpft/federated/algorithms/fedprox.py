@@ -1,4 +1,4 @@
-"""FedProx: local models stay close to the global one."""
+"""FedProx: local models are kept close to the global model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lpft.types import State
 
 
 class FedProx(Algorithm):
-    """Add ``mu / 2`` times the squared distance of all parameters from the global model's to every client's loss.
+    """Add ``mu / 2`` times the squared distance of all parameters from the global model to each client's loss.
 
-    With ``mu: 0`` it is FedAvg. Clients do the same number of epochs: the paper's stragglers are not simulated.
+    With ``mu: 0`` this is FedAvg. All clients train for the same number of epochs: stragglers are not simulated.
 
     Args:
         mu: weight of the penalty.

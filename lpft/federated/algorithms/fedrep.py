@@ -1,4 +1,4 @@
-"""FedRep: a shared body, and a head of every client's own."""
+"""FedRep: a shared body, and one head per client."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lpft.types import State
 
 
 class FedRep(KeepsEntries):
-    """In every round, train the client's own head on the frozen body, then the body below the frozen head.
+    """In each round, train the client's head with the body frozen, then the body with the head frozen.
 
-    Bodies are averaged. The global model, which other clients are tested with, has the mean of the heads; the row
-    ``lpft.methods.federated.FedRep`` has every client's own.
+    Bodies are averaged. The global model, which is tested on other clients, contains the mean of the heads. The method
+    ``lpft.methods.federated.FedRep`` evaluates each client's own.
 
     Args:
-        head_epochs: epochs in which the head is trained; ``federation.local_epochs`` are those of the body.
+        head_epochs: epochs of the head per round; the body is trained for ``federation.local_epochs``.
 
     References:
         Collins et al., arXiv:2102.07078, Algorithm 1.
@@ -30,7 +30,7 @@ class FedRep(KeepsEntries):
         return {f"head.{name}": t for name, t in net.head.named_parameters()}
 
     def epochs(self, local_epochs: int) -> list[Part]:
-        """Return epochs of the head, then of the body."""
+        """Return the epochs of the head, then those of the body."""
         head: list[Part] = ["head"] * self.head_epochs
         body: list[Part] = ["body"] * local_epochs
         return head + body

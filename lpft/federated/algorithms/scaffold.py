@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates against the drift of local models."""
+"""SCAFFOLD: control variates that reduce client drift."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lpft.types import State
 
 
 class Scaffold(Algorithm):
-    """Correct every gradient of a client by the difference of the federation's and its own control variate.
+    """Add the difference of the server's and the client's control variates to each gradient.
 
-    A client's control variate c_i is its mean gradient over the last round in which it took part, the federation's c
-    is the mean of all c_i; they are zero before a client's first round. After local training from x to y_i, c_i becomes
-    ``c_i - c + (x - y_i) / (steps * lr)`` (option II). The server's rate is that of ``federation.server_optimizer``,
-    and ``federation.weighting: equal`` is the paper's average. Clients that have the same gradients are trained as by
-    FedAvg.
+    The control variate c_i of a client is its mean gradient over the last round in which it took part, and zero before
+    its first round; the server's c is the mean of all c_i. After local training from x to y_i, c_i becomes
+    ``c_i - c + (x - y_i) / (steps * lr)`` (option II). The global learning rate is that of
+    ``federation.server_optimizer``; ``federation.weighting: equal`` corresponds to the paper's average. If all clients
+    have the same gradients, this is FedAvg.
 
     References:
         Karimireddy et al., arXiv:1910.06378, Algorithm 1.
@@ -31,7 +31,7 @@ class Scaffold(Algorithm):
         plain = type(optimizer) is SGD and not any(group[key] for key in ("momentum", "weight_decay", "maximize"))
         if not plain:
             raise ValueError(
-                "SCAFFOLD reads mean gradients off the way that a client went, so that steps have to be plain SGD."
+                "SCAFFOLD computes mean gradients from the change of the parameters, so it needs plain SGD."
                 " HINT: federation.optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.05, momentum: 0.0}}."
             )
 
