@@ -116,13 +116,14 @@ def distortion(points: Sequence[Analysis]) -> Verdict:
     for number, comparison in compare_by(gaps, "distortion_own", points).items():
         point, row = points[number], rows[number]
         method, baseline = first_pair(point)
-        if distortion_and_loss(point, (baseline, method)).empty:
+        families = {"all": (baseline, method), baseline: (baseline,), method: (method,)}
+        samples = {name: distortion_and_loss(point, names) for name, names in families.items()}
+        if samples["all"].empty:
             continue
         row["correlations"] = []
-        for name, families in {"all": (baseline, method), baseline: (baseline,), method: (method,)}.items():
-            moves = distortion_and_loss(point, families)
-            pearson, spearman = correlations(moves)
-            row["correlations"].append({"of": name, "pearson": pearson, "spearman": spearman, "n": len(moves)})
+        for name, sample in samples.items():
+            pearson, spearman = correlations(sample)
+            row["correlations"].append({"of": name, "pearson": pearson, "spearman": spearman, "n": len(sample)})
         signs = [row["correlations"][0][name].sign for name in ("pearson", "spearman")]
         row["positive"] = True if min(signs) > 0 else False if min(signs) < 0 else None
         row |= {"less": is_better(comparison), "moved": comparison, "judged": True}

@@ -224,20 +224,16 @@ def _sorted_out(run: Run, seed: int, method: str, clients: list[str], files: Res
     damaged: list[Damage] = []
     same_clients: dict[int, bool] = {}  # by list of clients, which cells share
 
-    def note_damage(name: str, reason: str) -> None:
+    for name, cell in files.items():
+        if isinstance(cell, ClientResult):
+            if id(cell.clients) not in same_clients:
+                same_clients[id(cell.clients)] = sorted(cell.clients) == sorted(clients)
+            if same_clients[id(cell.clients)] and len(cell.accuracy) == len(cell.clients):
+                cells[cell.client] = cell
+                continue
+        reason = str(cell) if isinstance(cell, DamagedFileError) else "it was computed for other clients"
         path = run.method_file(seed, method, "cells") / name
         damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
-
-    for name, cell in files.items():
-        if isinstance(cell, DamagedFileError):
-            note_damage(name, str(cell))
-            continue
-        if id(cell.clients) not in same_clients:
-            same_clients[id(cell.clients)] = sorted(cell.clients) == sorted(clients)
-        if not same_clients[id(cell.clients)] or len(cell.accuracy) != len(cell.clients):
-            note_damage(name, "it was computed for other clients")
-        else:
-            cells[cell.client] = cell
     not_missing = {*cells, *(damage.client for damage in damaged)}
     usable = [cells[client] for client in clients if client in cells]
     return MethodResult(seed, method, clients, usable, [c for c in clients if c not in not_missing], damaged)
