@@ -13,7 +13,6 @@ from lpft.evaluation.certainty import Estimate
 from lpft.reporting.analysis import Analysis, analyze_results, analyze_sweep
 from lpft.reporting.experiment import Experiment, section, word
 from lpft.reporting.formatting import number
-from lpft.reporting.ladder import ladder
 from lpft.storage.run import Run
 
 REFERENCES = ("local", "pooled", "ft", "lpft")
@@ -61,7 +60,7 @@ def describe(run: Run) -> str:
     summary = analysis.frames.summary.set_index(["method", "metric"])["mean"]
     named = [method for method in (reference, *REFERENCES) if method in experiment.complete_methods]
     levels = {method: summary[method, "local"] for method in named}
-    steps = [rung for rung in ladder(analysis) if rung.name in ("adabn", "ft")]
+    steps = [rung for rung in analysis.ladder if rung.name in ("adabn", "ft")]
     parts = [
         f"## {title(experiment)}",
         f"{len(experiment.client_names)} clients, {len(experiment.seeds)} seeds. Local, percent: "

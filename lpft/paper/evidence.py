@@ -1,4 +1,4 @@
-"""What the verdicts on arXiv:2511.12695 look at, computed from an analysis."""
+"""The evidence for the verdicts on arXiv:2511.12695, computed from analyses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pandas import DataFrame, concat
 
 from lpft.evaluation.certainty import LEVEL, SIGNIFICANT, estimate
 from lpft.evaluation.metrics import metric_named
-from lpft.reporting.analysis import Analysis, family_rows
+from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import label, section
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.intervals import Comparison, Key, compare
-from lpft.reporting.references import reference_rows
+from lpft.reporting.verdicts import Outcome
 
 FEW_LAYERS = 6
 """With fewer layers, a rank correlation with depth says little."""
@@ -29,14 +29,8 @@ Row = dict[str, Any]
 Array = NDArray[np.float64]
 
 
-def trained(point: Analysis) -> list[str]:
-    """Return the complete methods without the global model itself, and without those that do not start from it."""
-    others = {point.experiment.reference, *reference_rows(point.experiment.config)}
-    return [method for method in point.experiment.complete_methods if method not in others]
-
-
 def first_pair(point: Analysis) -> tuple[str, str]:
-    """Return the method and the baseline that a claim about LP-FT and FT is judged by; empty names without a pair."""
+    """Return the method and baseline by which claims about LP-FT and FT are judged; empty names without a pair."""
     return next(iter(point.experiment.pairs), ("", ""))
 
 
@@ -50,20 +44,16 @@ def mean_by_method(point: Analysis, methods: Iterable[str], metric: str) -> dict
 
 
 def gap_of(point: Analysis, method: str, baseline: str, metric: str) -> DataFrame:
-    """Return the paired differences of two rows; of a metric that clients do not have, in one column."""
+    """Return the paired differences of two rows; a metric without values for clients has a single column."""
     gaps = point.certainty.gaps(method, baseline, metric)
-    known = {method, baseline} <= set(point.experiment.complete_methods)
-    return point.differences(method, baseline, metric).to_frame() if gaps.empty and known else gaps
-
-
-def gap_to_global_model(point: Analysis, method: str, metric: str) -> DataFrame:
-    """Return how far a method is above the global model."""
-    return point.certainty.gaps(method, point.certainty.global_model, metric)
+    if gaps.empty and {method, baseline} <= set(point.experiment.complete_methods):
+        return point.differences(method, baseline, metric).to_frame()
+    return gaps
 
 
 def gap_of_families(point: Analysis, method: str, baseline: str, metric: str) -> DataFrame:
     """Return the paired differences of two methods, each the mean over its variants."""
-    pairs = product(family_rows(point, method), family_rows(point, baseline))
+    pairs = product(point.experiment.family_rows(method), point.experiment.family_rows(baseline))
     gaps = [point.certainty.gaps(*pair, metric) for pair in pairs]
     return sum(gaps[1:], gaps[0]) / len(gaps) if gaps else DataFrame()
 
@@ -71,10 +61,10 @@ def gap_of_families(point: Analysis, method: str, baseline: str, metric: str) ->
 def change_since(point: Analysis, method: str, metric: str, epoch: int) -> DataFrame:
     """Return how far the end of fine-tuning is above an epoch; 0 for a client that ends with the global model."""
     curves = complete_rows(point.frames, point.frames.curves, method)
-    then = curves[curves["epoch"] == epoch].pivot(index="client", columns="seed", values=metric)
+    at_epoch = curves[curves["epoch"] == epoch].pivot(index="client", columns="seed", values=metric)
     clients = complete_rows(point.frames, point.frames.clients, method)
-    kept = clients.pivot(index="client", columns="seed", values="status").isin(["diverged", "no_train"])
-    return (client_values(point.frames, method, metric) - then).mask(kept, 0.0).T
+    unchanged = clients.pivot(index="client", columns="seed", values="status").isin(["diverged", "no_train"])
+    return (client_values(point.frames, method, metric) - at_epoch).mask(unchanged, 0.0).T
 
 
 def compare_by(gaps: Mapping[Key, DataFrame], metric: str, points: Sequence[Analysis]) -> dict[Key, Comparison]:
@@ -82,19 +72,36 @@ def compare_by(gaps: Mapping[Key, DataFrame], metric: str, points: Sequence[Anal
     return compare(gaps, metric_named(metric), points[0].certainty.equivalence) if points else {}
 
 
-def is_better(found: Comparison | None) -> bool | None:
+def compare_pairs(
+    pairs: Mapping[int, tuple[Analysis, tuple[str, str]]], metrics: Iterable[str], points: Sequence[Analysis]
+) -> dict[str, dict[int, Comparison]]:
+    """Judge by metric the differences of method and baseline of numbered pairs; see `compare_by`."""
+    return {
+        metric: compare_by({n: gap_of(point, *pair, metric) for n, (point, pair) in pairs.items()}, metric, points)
+        for metric in metrics
+    }
+
+
+def is_better(comparison: Comparison | None) -> bool | None:
     """Return whether a difference is an improvement: False if worse or equivalent, None if undecided."""
-    return {"better": True, "worse": False, "equivalent": False}.get(found.verdict) if found else None
+    return {"better": True, "worse": False, "equivalent": False}.get(comparison.verdict) if comparison else None
 
 
-def is_kept(found: Comparison, equivalence: float) -> bool | None:
+def is_kept(comparison: Comparison, equivalence: float) -> bool | None:
     """Return whether a loss beyond the region of equivalence is ruled out (a one-sided test at 5%).
 
     False if there is a significant loss, None if undecided.
     """
-    if found.estimate.interval(1 - 2 * SIGNIFICANT)[0] > -equivalence or found.verdict == "equivalent":
+    if comparison.estimate.interval(1 - 2 * SIGNIFICANT)[0] > -equivalence or comparison.verdict == "equivalent":
         return True
-    return False if found.verdict == "worse" else None
+    return False if comparison.verdict == "worse" else None
+
+
+def all_or_none(outcomes: Sequence[bool | None]) -> Outcome:
+    """Return the outcome of a claim from several judgements, of which None is undecided."""
+    if not outcomes:
+        return "not judged"
+    return "held" if all(outcomes) else "unclear" if True in outcomes or None in outcomes else "not held"
 
 
 # Epochs and durations
@@ -122,12 +129,12 @@ def by_duration(point: Analysis) -> dict[str, dict[int, str]]:
     for method in experiment.complete_methods:
         variant = experiment.variants.get(method)
         if variant and "lp_epochs" in variant.values:
-            rest = dict(variant.values)
-            duration = rest.pop("lp_epochs")
+            other_values = dict(variant.values)
+            duration = other_values.pop("lp_epochs")
             if duration is None:
                 duration = argument(point, method, "epochs") or budget
             if duration is not None:
-                name = f"{variant.family} ({label(rest)})" if rest else variant.family
+                name = f"{variant.family} ({label(other_values)})" if other_values else variant.family
                 durations.setdefault(name, {})[int(duration)] = method
     return {name: dict(sorted(rows.items())) for name, rows in durations.items()}
 
@@ -139,7 +146,7 @@ def argument(point: Analysis, method: str, name: str) -> Any:
 
 def flood_levels(point: Analysis, family: str) -> dict[float, str]:
     """Return the rows of a method by their flood level."""
-    levels = {method: argument(point, method, "flood") for method in family_rows(point, family)}
+    levels = {method: argument(point, method, "flood") for method in point.experiment.family_rows(family)}
     return {float(level): method for method, level in levels.items() if level is not None}
 
 
@@ -158,7 +165,7 @@ def accuracy_before(point: Analysis) -> DataFrame:
 
 
 def average_of(point: Analysis) -> str:
-    """Return the metric that is called Average; with a single client, which has no worst other, the one without it."""
+    """Return the metric called Average; for a single client, which has no worst other, the one without Worst."""
     return "average3" if point.frames.results["average3"].notna().any() else "average2"
 
 
@@ -178,15 +185,15 @@ def by_layer(point: Analysis, methods: Iterable[str]) -> dict[str, DataFrame]:
     ]
     frame = DataFrame(rows, columns=["layer", "seed", "client", "moved"])
     return {
-        str(layer): own.pivot_table(index="seed", columns="client", values="moved", aggfunc="mean")
-        for layer, own in frame.groupby("layer", sort=False)
+        str(layer): of_layer.pivot_table(index="seed", columns="client", values="moved", aggfunc="mean")
+        for layer, of_layer in frame.groupby("layer", sort=False)
     }
 
 
 def profile_of(layers: Mapping[str, DataFrame]) -> Row:
     """Return the distortion of every layer, and its rank correlation with depth."""
     moved = {layer: estimate(values) for layer, values in layers.items()}
-    means = [found.mean for found in moved.values()]
+    means = [of_layer.mean for of_layer in moved.values()]
     rank = rank_correlation(list(enumerate(means))) if len(means) >= FEW_LAYERS else math.nan
     lowest, highest = (pick(moved, key=lambda layer: moved[layer].mean) for pick in (min, max))
     return {"layers": moved, "lowest": lowest, "highest": highest, "last": list(moved)[-1], "rank": rank}
@@ -197,7 +204,7 @@ def profile_of(layers: Mapping[str, DataFrame]) -> Row:
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A correlation with its 95% interval, whose ends are NaN if there is none; all of it NaN without a correlation."""
+    """A correlation with its 95% interval; NaN where one of them cannot be computed."""
 
     value: float
     low: float
@@ -211,7 +218,9 @@ class Coefficient:
 
 def distortion_and_loss(point: Analysis, families: Iterable[str]) -> DataFrame:
     """Return distortion and loss of Global for every seed, client and evaluated epoch of some methods."""
-    frames = [distortion_points(point.frames, row) for family in families for row in family_rows(point, family)]
+    frames = [
+        distortion_points(point.frames, row) for family in families for row in point.experiment.family_rows(family)
+    ]
     columns = ["seed", "client", "distortion", "loss"]
     return concat([frame[columns] for frame in frames]) if frames else DataFrame(columns=columns)
 
@@ -245,10 +254,11 @@ def _coefficient(pairs: DataFrame, weights: Array) -> Coefficient:
     x, y = pairs.to_numpy().T
     if len(pairs) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Coefficient(math.nan, math.nan, math.nan)
-    drawn = weighted_correlation(x, y, weights)
+    value = weighted_correlation(x, y, np.ones((1, len(x))))[0]
+    resamples = weighted_correlation(x, y, weights)
     tails = (1 - LEVEL) / 2
-    low, high = np.nanquantile(drawn, [tails, 1 - tails]) if np.isfinite(drawn).any() else (math.nan, math.nan)
-    return Coefficient(float(weighted_correlation(x, y, np.ones((1, len(x))))[0]), float(low), float(high))
+    low, high = np.nanquantile(resamples, [tails, 1 - tails]) if np.isfinite(resamples).any() else (math.nan, math.nan)
+    return Coefficient(float(value), float(low), float(high))
 
 
 def weighted_correlation(x: Array, y: Array, weights: Array) -> Array:
@@ -278,8 +288,8 @@ def trend(points: Sequence[tuple[DataFrame, DataFrame]]) -> Coefficient:
     """
     seeds = sorted(set.intersection(*(set(x.index) & set(y.index) for x, y in points)))
     by_seed = [rank_correlation([(x.loc[seed].mean(), y.loc[seed].mean()) for x, y in points]) for seed in seeds]
-    found = estimate(np.array(by_seed, dtype=float).reshape(-1, 1))
-    return Coefficient(found.mean, *np.clip(found.interval(), -1.0, 1.0).tolist())
+    mean = estimate(np.array(by_seed, dtype=float).reshape(-1, 1))
+    return Coefficient(mean.mean, *np.clip(mean.interval(), -1.0, 1.0).tolist())
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

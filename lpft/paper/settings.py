@@ -17,7 +17,7 @@ from lpft.reporting.verdicts import Verdict
 EPOCHS, NUM_SEEDS = 15, 3
 SILENT = ("federation.clients_per_stack", "federation.init", "root", "cache_dir", "dampening")
 OURS = ("eval_every", "save_models", "clients_per_stack")
-"""Settings of personalization that change no result."""
+"""Settings of personalization that do not change results."""
 
 
 def settings(points: Sequence[Analysis]) -> Verdict:
@@ -34,8 +34,8 @@ def settings_not_from_the_paper(config: Mapping[str, Any], num_seeds: int) -> li
         for key, value in flat(config.get(section) or {}):
             silent = f"{section}.{key}" in SILENT or key.rpartition(".")[2] in SILENT or value in (False, "keep")
             class_of_method = section == "methods" and key.endswith(".class_path") and key.count(".") == 1
-            same = section == "personalization" and (key in OURS or (key, value) == ("epochs", EPOCHS))
-            if not (silent or class_of_method or same):
+            harmless = section == "personalization" and (key in OURS or (key, value) == ("epochs", EPOCHS))
+            if not (silent or class_of_method or harmless):
                 remark = f"the paper uses {EPOCHS}" if (section, key) == ("personalization", "epochs") else ""
                 name = f"{section}.{key}".replace(".init_args.", ".")
                 rows.append({"setting": name, "value": str(value), "remark": remark})

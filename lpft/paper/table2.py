@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lpft.paper.evidence import compare_by, first_pair, gap_of, is_better, mean_by_method
+from lpft.paper.evidence import all_or_none, compare_pairs, first_pair, is_better, mean_by_method
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.experiment import class_name, probes_first, section
-from lpft.reporting.verdicts import Outcome, Verdict
+from lpft.reporting.verdicts import Verdict
 
 METHODS = {
     "FT": "FT",
@@ -44,20 +44,21 @@ def table2(points: Sequence[Analysis]) -> Verdict:
         Chen et al., arXiv:2511.12695, Table 2: mean and standard deviation over three runs.
     """
     rows = [_compare(point) for point in points]
-    for metric in GAINS:
-        pairs = {number: (row["method"], row["baseline"]) for number, row in enumerate(rows) if row["method"]}
-        gaps = {number: gap_of(points[number], *pair, metric) for number, pair in pairs.items()}
-        for number, found in compare_by(gaps, metric, points).items():
-            gain = {"metric": METRICS[metric], "here": found, "paper": _gain_there(rows[number], metric)}
+    pairs = {
+        number: (points[number], (row["method"], row["baseline"])) for number, row in enumerate(rows) if row["method"]
+    }
+    for metric, comparisons in compare_pairs(pairs, GAINS, points).items():
+        for number, comparison in comparisons.items():
+            gain = {"metric": METRICS[metric], "here": comparison, "paper": _gain_in_paper(rows[number], metric)}
             rows[number]["gains"].append(gain)
-    outcome: Outcome = "unclear" if any(row["methods"] for row in rows) else "not judged"
-    gains = [is_better(gain["here"]) for row in rows for gain in row["gains"]]
-    if gains:
-        outcome = "held" if all(gains) else "unclear" if True in gains or None in gains else "not held"
+    outcome = all_or_none([is_better(gain["here"]) for row in rows for gain in row["gains"]])
+    if outcome == "not judged" and any(row["methods"] for row in rows):
+        outcome = "unclear"
     return Verdict(outcome, {}, rows, Path(__file__).parent / "templates" / "table2.txt")
 
 
 def _compare(point: Analysis) -> dict[str, Any]:
+    """Return the means of a point beside those of the paper, or the problem that prevents the comparison."""
     name = str(point.experiment.config.get("name") or "")
     dataset, methods = dataset_of(name), paper_methods(point)
     row: dict[str, Any] = {
@@ -88,7 +89,7 @@ def _compare(point: Analysis) -> dict[str, Any]:
     return row
 
 
-def _gain_there(row: Mapping[str, Any], metric: str) -> float:
+def _gain_in_paper(row: Mapping[str, Any], metric: str) -> float:
     """Return LP-FT minus FT in the paper."""
     of_lpft, of_ft = (published()[row["dataset"], title, METRICS[metric]] for title in ("LP-FT", "FT"))
     return of_lpft - of_ft
@@ -105,8 +106,8 @@ def paper_methods(point: Analysis) -> dict[str, str]:
     for method in point.experiment.complete_methods:
         settings = section(config, "methods", method)
         title = METHODS.get(class_name(settings))
-        whole = section(settings, "init_args").get("epochs") in (None, budget)
-        if title and whole and title not in methods.values() and (title != "LP-FT" or probes_first(settings)):
+        full_budget = section(settings, "init_args").get("epochs") in (None, budget)
+        if title and full_budget and title not in methods.values() and (title != "LP-FT" or probes_first(settings)):
             methods[method] = title
     return methods
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame, Series
 
@@ -20,9 +21,11 @@ from lpft.evaluation.diagnostics import Diagnostic, diagnose
 from lpft.evaluation.metric import Matrix
 from lpft.evaluation.metrics import METRICS
 from lpft.evaluation.recommend import Recommendation, recommend
-from lpft.reporting.experiment import Experiment, class_name, families, metric_name, section
+from lpft.reporting.experiment import Experiment, class_name, metric_name, section
 from lpft.reporting.frames import Frames, accuracy_matrix
+from lpft.reporting.held_out import held_out_frame
 from lpft.reporting.intervals import Certainty
+from lpft.reporting.ladder import Rung, ladder
 from lpft.reporting.references import reference_rows
 from lpft.reporting.results import (
     History,
@@ -36,6 +39,9 @@ from lpft.reporting.results import (
 from lpft.reporting.tradeoff import Tradeoff
 from lpft.storage.client_result import ClientResult
 from lpft.storage.run import Run
+
+if TYPE_CHECKING:
+    from lpft.reporting.style import Look
 
 log = logging.getLogger("lpft")
 
@@ -72,19 +78,39 @@ class Analysis:
         return Tradeoff(self.experiment, self.frames, self.certainty)
 
     @cached_property
+    def ladder(self) -> list[Rung]:
+        """What gain and forgetting are made of; empty if the run has too few rungs."""
+        return ladder(self.experiment, self.frames, self.certainty)
+
+    @cached_property
+    def held_out(self) -> DataFrame:
+        """The means over clients that took part in federated training, and over new ones."""
+        return held_out_frame(self.experiment, self.frames)
+
+    @cached_property
     def diagnostics(self) -> list[Diagnostic]:
         """The diagnostics: failure signatures found in the results."""
         classes = {str(m): class_name(settings) for m, settings in section(self.experiment.config, "methods").items()}
         adapted = next((method for method, name in classes.items() if name == "AdaBN"), None)
         restarted = [method for method, name in classes.items() if name == "ScaledHeadFT"]
         pairs, metric = self.experiment.pairs, metric_name(self.experiment.config)
-        return diagnose(self._client_results, _val_accuracies(self), pairs, adapted, restarted, metric)
+        return diagnose(self._client_results, self._val_accuracies, pairs, adapted, restarted, metric)
 
     @cached_property
     def recommendations(self) -> list[Recommendation]:
         """The recommended method of each client, in the order of clients; on a tie the first method."""
-        by_client = {each.client: each for each in recommend(self._client_results, self.experiment.methods)}
+        by_client = {r.client: r for r in recommend(self._client_results, self.experiment.methods)}
         return [by_client[client] for client in self.experiment.client_names if client in by_client]
+
+    @cached_property
+    def convergences(self) -> list[Convergence]:
+        """Whether the global models that were trained in this run have converged."""
+        return [judge_convergence(accuracies) for accuracies in self._val_accuracies.values()]
+
+    @property
+    def _val_accuracies(self) -> dict[int, list[float | None]]:
+        """The validation accuracy of every round, by seed."""
+        return {seed: [row.get("val_accuracy") for row in rows] for seed, rows in self.histories.items() if rows}
 
     @property
     def _client_results(self) -> list[ClientResult]:
@@ -95,9 +121,16 @@ class Analysis:
         ]
 
     @cached_property
+    def looks(self) -> dict[str, Look]:
+        """The style of every method in all figures."""
+        from lpft.reporting.style import looks  # matplotlib takes half a second
+
+        return looks(self.experiment.methods, self.experiment.config)
+
+    @cached_property
     def drawn_matrices(self) -> list[Matrix]:
         """The accuracy matrices of all `method_results` as in figures: with many clients, means over several."""
-        from lpft.reporting.heatmap import binned  # matplotlib takes half a second
+        from lpft.reporting.heatmap import binned
 
         return [binned(accuracy_matrix(result)) for result in self.method_results]
 
@@ -110,11 +143,12 @@ class Analysis:
         for result in self.method_results:
             if (result.seed, result.method) == (seed, method) and result.client_results:
                 return DataFrame(accuracy_matrix(result), index=result.clients, columns=result.clients)
-        there = ", ".join(dict.fromkeys(result.method for result in self.method_results if result.client_results))
-        seeds = ", ".join(map(str, sorted({result.seed for result in self.method_results if result.client_results})))
+        results = [result for result in self.method_results if result.client_results]
+        methods = ", ".join(dict.fromkeys(result.method for result in results))
+        seeds = ", ".join(map(str, sorted({result.seed for result in results})))
         raise KeyError(
             f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`."
-            f" HINT: it has results of {there}, with seeds {seeds}."
+            f" HINT: it has results of {methods}, with seeds {seeds}."
         )
 
     def by_seed(self, method: str, metric: str) -> Series:
@@ -152,7 +186,7 @@ class Sweep:
     def num_planned(self) -> int:
         """Number of points of the sweep."""
         swept = section(self.config, "sweep")
-        return len(list(product(*swept.values()))) if swept else len(self.points)
+        return math.prod(map(len, swept.values())) if swept else len(self.points)
 
 
 def analyze(run: Run) -> Analysis:
@@ -209,13 +243,18 @@ def analyze_sweep(run: Run) -> Sweep:
 def points_in_order(run: Run) -> list[Run]:
     """Return the existing points of a sweep in the order of the swept values; none if the run is not a sweep."""
     combinations = product(*section(read_config(run), "sweep").values())
-    order = {json.dumps(values): place for place, values in enumerate(combinations)}
+    positions = {json.dumps(values): position for position, values in enumerate(combinations)}
 
-    def place(point: Run) -> int:
+    def position(point: Run) -> int:
         values = section(read_config(point), "provenance", "point").values()
-        return order.get(json.dumps(list(values)), len(order))
+        return positions.get(json.dumps(list(values)), len(positions))
 
-    return sorted(run.points(), key=place)
+    return sorted(run.points(), key=position)
+
+
+def swept_keys(points: Sequence[Analysis]) -> list[str]:
+    """Return the swept keys that make up the points of a sweep."""
+    return list(dict.fromkeys(key for point in points for key in point.experiment.values))
 
 
 def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
@@ -229,32 +268,17 @@ def sweep_frame(points: Sequence[Analysis]) -> DataFrame:
         results = point.frames.results
         for method, summary in point.frames.summary.groupby("method", sort=False):
             variant = point.experiment.variants.get(str(method))
-            own = {f"methods.{variant.family}.{key}": v for key, v in variant.values.items()} if variant else {}
-            swept_of_methods += list(own)
-            row = {key: _plain(value) for key, value in {**point.experiment.values, **own}.items()}
+            swept = {f"methods.{variant.family}.{key}": v for key, v in variant.values.items()} if variant else {}
+            swept_of_methods += list(swept)
+            row = {key: _plain(value) for key, value in {**point.experiment.values, **swept}.items()}
             row |= {"method": method, "n": int((results["method"] == method)[results["complete"]].sum())}
             for entry in summary.itertuples():
                 row |= {str(entry.metric): entry.mean, f"{entry.metric}_std": entry.std}
             rows.append(row)
-    keys = list(dict.fromkeys([*(key for point in points for key in point.experiment.values), *swept_of_methods]))
+    keys = list(dict.fromkeys([*swept_keys(points), *swept_of_methods]))
     columns = set().union(*rows)
     metrics = [metric.name for metric in METRICS if metric.name in columns]
-    return DataFrame(rows, columns=[*keys, "method", "n", *(name + end for name in metrics for end in ("", "_std"))])
-
-
-def family_rows(analysis: Analysis, family: str) -> list[str]:
-    """Return the complete rows of a method: the method and its variants."""
-    experiment = analysis.experiment
-    return families(experiment.complete_methods, experiment.variants).get(family, [])
-
-
-def convergences(analysis: Analysis) -> list[Convergence]:
-    """Judge for every global model that was trained in this run whether it has converged."""
-    return [judge_convergence(curve) for curve in _val_accuracies(analysis).values()]
-
-
-def _val_accuracies(analysis: Analysis) -> dict[int, list[float | None]]:
-    return {seed: [row.get("val_accuracy") for row in rows] for seed, rows in analysis.histories.items() if rows}
+    return DataFrame(rows, columns=[*keys, "method", "n", *(name + part for name in metrics for part in ("", "_std"))])
 
 
 def _plain(value: object) -> object:

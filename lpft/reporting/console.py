@@ -14,10 +14,11 @@ from rich.table import Table
 from lpft.evaluation.metric import Metric
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.reporting import sentences
-from lpft.reporting.analysis import Analysis
+from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.experiment import grouped, measure_word, short_keys, word
-from lpft.reporting.held_out import print_held_out
-from lpft.reporting.intervals import mean_text
+from lpft.reporting.formatting import listed, mean_text
+from lpft.reporting.held_out import HEADER as HELD_OUT_HEADER
+from lpft.reporting.held_out import NEW, held_out_rows
 from lpft.reporting.references import IN_PROCESS, reference_rows
 from lpft.storage.client_result import STATUSES
 
@@ -50,7 +51,8 @@ def print_comparison(
     names = [*(metric.name for metric in dispensable), *(f"verdict {name}" for name in reversed(WITH_VERDICT))]
     left_out = (names[:number] for number in range(len(names) + 1))
     console.print(_first_that_fits(console, (comparison_table(analysis, names) for names in left_out)))
-    print_held_out(analysis, console)
+    if len(analysis.held_out):
+        console.print(held_out_table(analysis))
     _warn(console, [*incomplete(analysis), *sentences.diagnostic_lines(analysis.diagnostics), *exceptions(analysis)])
     if line := sentences.recommendation_line(analysis.recommendations):
         console.print(f"Recommended by validation data: {line}.", highlight=False)
@@ -75,13 +77,12 @@ def print_sweep(
     """
     console = _wide(console)
     methods = list(dict.fromkeys(method for point in points for method in point.experiment.complete_methods))
-    first = [name for point in points[:1] for pair in point.experiment.pairs for name in reversed(pair)]
-    first += [point.experiment.reference for point in points[:1] if point.experiment.reference]
-    order = sorted(methods, key=lambda method: first.index(method) if method in first else len(first))
-    shown = (
-        [method for method in methods if method in order[:number]] for number in range(max(1, len(methods)), 0, -1)
-    )
-    console.print(_first_that_fits(console, (sweep_table(points, names, len(methods)) for names in shown)))
+    important = [name for point in points[:1] for pair in point.experiment.pairs for name in reversed(pair)]
+    important += [point.experiment.reference for point in points[:1] if point.experiment.reference]
+    ranked = sorted(methods, key=lambda method: important.index(method) if method in important else len(important))
+    numbers = range(max(1, len(methods)), 0, -1)
+    selections = ([method for method in methods if method in ranked[:number]] for number in numbers)
+    console.print(_first_that_fits(console, (sweep_table(points, shown, len(methods)) for shown in selections)))
     _warn(console, [f"without results: {', '.join(missing)}"] if missing else [])
     _print_end(console, verdicts, page)
 
@@ -97,19 +98,19 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
     """
     metrics = [metric for metric in shown_metrics() if metric.name not in leave_out]
     with_verdict = [name for name in WITH_VERDICT if f"verdict {name}" not in leave_out]
-    table = new_table()
+    table = _new_table()
     table.add_column("method", overflow="fold", max_width=24)
     for title in comparison_header(analysis, metrics, with_verdict):
         table.add_column(escape(title), justify="right", no_wrap=True)
     rows, variants = comparison_rows(analysis, metrics, with_verdict), analysis.experiment.variants
     groups = grouped(list(rows), variants)
-    for place, (family, members) in enumerate(groups):
+    for number, (family, members) in enumerate(groups, 1):
         if family:
             table.add_row(f"[bold]{escape(family)}[/]")
         for method in members:
             name = f"  {variants[method].label}" if family else method
-            last = method == members[-1] and place < len(groups) - 1
-            table.add_row(escape(name), *rows[method], end_section=last)
+            ends_group = method == members[-1] and number < len(groups)
+            table.add_row(escape(name), *rows[method], end_section=ends_group)
     config = analysis.experiment.config
     notes = (percent_note(config), sentences.interval_note(analysis.certainty), in_process_note(config))
     table.caption = " ".join(filter(None, notes))
@@ -167,27 +168,26 @@ def comparison_rows(
         for metric in metrics or shown_metrics():
             entries.append(mean_text(metric, means[metric.name], certainty.estimates[method, metric.name]))
             if metric.name in with_verdict:
-                found = certainty.comparisons.get((method, certainty.main_reference, metric.name))
-                entries.append(found.verdict if found else "-")
-        num_seeds = results.loc[results["method"] == method, "complete"].sum()
-        rows[method] = [*entries, str(num_seeds)]
+                comparison = certainty.comparisons.get((method, certainty.main_reference, metric.name))
+                entries.append(comparison.verdict if comparison else "-")
+        rows[method] = [*entries, str(results.loc[results["method"] == method, "complete"].sum())]
     return rows
 
 
 def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods: int) -> Table:
     """Return one row per point: its values, and Local above Global of some of its methods, with 95% intervals."""
-    table = new_table()
+    table = _new_table()
     table.show_lines = True
-    names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
+    names = short_keys(swept_keys(points))
     for name in names.values():
         table.add_column(escape(name), justify="right", no_wrap=True)
     for method in methods:
         table.add_column(escape(method), justify="right", overflow="fold", max_width=24)
     table.add_column("n", justify="right", no_wrap=True)
     for point in points:
-        entries = ["\n".join(_mean_entry(point, method, name) for name in IN_SWEEP) for method in methods]
-        num_seeds = point.frames.results[point.frames.results["complete"]]["seed"].nunique()
-        table.add_row(*(escape(word(point.experiment.values.get(key))) for key in names), *entries, str(num_seeds))
+        values = [escape(word(point.experiment.values.get(key))) for key in names]
+        by_metric = [mean_entries(point, methods, metric_named(name)) for name in IN_SWEEP]
+        table.add_row(*values, *map("\n".join, zip(*by_metric, strict=True)), num_seeds(point))
     measure = measure_word(points[0].experiment.config) if points else "accuracy"
     table.caption = (
         f"Local above Global: {measure} in percent, mean ± half of its 95% interval over clients and n seeds."
@@ -197,20 +197,37 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
     return table
 
 
-def _mean_entry(point: Analysis, method: str, name: str) -> str:
-    found = point.certainty.estimates.get((method, name))
-    return "-" if found is None else mean_text(metric_named(name), found.mean, found)
+def mean_entries(point: Analysis, methods: Iterable[str], metric: Metric) -> list[str]:
+    """Return a metric of every method at a point of a sweep, with its 95% interval."""
+    estimates = [point.certainty.estimates.get((method, metric.name)) for method in methods]
+    return [mean_text(metric, estimate.mean, estimate) if estimate else "-" for estimate in estimates]
+
+
+def num_seeds(point: Analysis) -> str:
+    """Return the number of seeds for which a method is complete, for a table."""
+    return str(point.frames.results.loc[point.frames.results["complete"], "seed"].nunique())
+
+
+def held_out_table(analysis: Analysis) -> Table:
+    """Return the means over clients that took part in federated training, and over new ones."""
+    table = _new_table()
+    for number, title in enumerate(HELD_OUT_HEADER):
+        table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
+    for method, entries in held_out_rows(analysis.held_out):
+        table.add_row(*map(escape, (method, *entries)), end_section=entries[0] == NEW)
+    table.caption = f'"{NEW}": clients that were held out from federated training.'
+    return table
 
 
 def incomplete(analysis: Analysis) -> list[str]:
-    """List the methods and seeds that have no row in the table, with the reason: once for those that share it."""
+    """List the methods and seeds that have no row in the table, one line per reason."""
     results = analysis.frames.results
-    alike: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    methods_of: dict[tuple[tuple[int, ...], str], list[str]] = {}
     for (method, problem), rows in results[~results["complete"]].groupby(["method", "problem"], sort=False):
-        alike.setdefault((tuple(rows["seed"]), str(problem)), []).append(str(method))
+        methods_of.setdefault((tuple(rows["seed"]), str(problem)), []).append(str(method))
     return [
         f"left out: {', '.join(methods)}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {problem}"
-        for (seeds, problem), methods in alike.items()
+        for (seeds, problem), methods in methods_of.items()
     ]
 
 
@@ -223,13 +240,14 @@ def exceptions(analysis: Analysis) -> list[str]:
         if status != "ok" and len(rows):
             pairs = len(rows[["seed", "method"]].drop_duplicates())
             meaning = sentences.render("statuses", status)
-            names = sentences.listed(rows["client"].unique())
+            names = listed(rows["client"].unique())
             lines.append(f"{status}: {names} ({meaning}; for {pairs} pairs of method and seed)")
-    few = clients[(clients["num_train_classes"] > 0) & (clients["num_train_classes"] < clients["num_classes"])]
-    if len(few):
-        names, classes = few["client"].unique(), few["num_classes"].iloc[0]
+    num_trained = clients["num_train_classes"]
+    few_classes = clients[(num_trained > 0) & (num_trained < clients["num_classes"])]
+    if len(few_classes):
+        names, classes = few_classes["client"].unique(), few_classes["num_classes"].iloc[0]
         share = f"{len(names)} of {len(analysis.experiment.client_names)} clients"
-        lines.append(f"few classes: {sentences.listed(names)} ({share} do not train on all {classes} classes)")
+        lines.append(f"few classes: {listed(names)} ({share} do not train on all {classes} classes)")
     return lines
 
 
@@ -239,7 +257,7 @@ def _warn(console: Console, lines: Sequence[str]) -> None:
 
 
 def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | None) -> None:
-    """Print an experiment's verdicts, of long ones the beginning, and where the page is."""
+    """Print the verdicts, at most `MANY_LINES` lines of each, and the path of the report."""
     for verdict in verdicts:
         for number, line in enumerate(verdict.lines[:MANY_LINES]):
             start = "  " if number else f"[bold]Verdict {escape(verdict.name)}:[/] "
@@ -250,8 +268,8 @@ def _print_end(console: Console, verdicts: Sequence[NamedVerdict], page: Path | 
         console.print(f"Report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
-def new_table() -> Table:
-    """Return an empty table in the common style."""
+def _new_table() -> Table:
+    """Return an empty table in the style of all printed comparisons."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim")
 
 

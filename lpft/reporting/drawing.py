@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from lpft.storage.run import Run
 
 FONTS = "-apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 SWEEP_FIGURES = ("sweep", "difference", "heat-")
-"""How the names of the figures of sweeps begin."""
+"""Prefixes of the names of the figures of sweeps."""
 WIDTH = 5.6
-"""Inches of a figure with one plot: a phone shows all of it, and can be read."""
+"""Width in inches of a figure with one plot: it fits on a phone and stays readable there."""
 
 RunFigure = Callable[[Analysis], Figure | None]
 FIGURES: dict[str, RunFigure] = {}
@@ -48,6 +49,11 @@ class Drawing:
     title: str
     caption: str
     draw: Callable[[], Figure | None]
+
+    @cached_property
+    def svg(self) -> str | None:
+        """The figure as SVG; None if there is nothing to show."""
+        return to_svg(self.name, self.draw)
 
 
 def figure(draw: RunFigure) -> RunFigure:
@@ -79,25 +85,20 @@ def described(
     return Drawing(name, render("figures", kind, "title", **values), render("figures", kind, "caption", **values), draw)
 
 
-def svgs(available: Mapping[str, Drawing]) -> dict[str, str]:
-    """Draw figures as SVG, by name; figures without content are left out."""
-    drawn = {name: to_svg(name, drawing.draw) for name, drawing in available.items()}
-    return {name: svg for name, svg in drawn.items() if svg is not None}
-
-
-def write_figures(run: Run, drawn: Mapping[str, str]) -> list[Path]:
-    """Write SVGs to RUN/figures, and remove all other figures of earlier reports."""
+def write_figures(run: Run, drawings: Mapping[str, Drawing]) -> list[Path]:
+    """Write the figures that have something to show to RUN/figures, and remove all others of earlier reports."""
     folder = run.root / "figures"
-    for name, svg in drawn.items():
-        write_atomically(folder / f"{name}.svg", svg)
+    svgs = {folder / f"{name}.svg": drawing.svg for name, drawing in drawings.items() if drawing.svg is not None}
+    for path, svg in svgs.items():
+        write_atomically(path, svg)
     for path in folder.glob("*.svg"):
-        if (path.stem in FIGURES or path.stem.startswith(SWEEP_FIGURES)) and path.stem not in drawn:
+        if (path.stem in FIGURES or path.stem.startswith(SWEEP_FIGURES)) and path not in svgs:
             path.unlink(missing_ok=True)
-    return [folder / f"{name}.svg" for name in drawn]
+    return list(svgs)
 
 
 def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
-    """Draw a figure and return it as SVG with text as text: the same bytes for the same data. None if it is None."""
+    """Return a figure as SVG in which text stays text: the same bytes for the same data; None if there is no figure."""
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": name}
     text = io.StringIO()
     with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
@@ -149,7 +150,7 @@ def panels(
 
 
 def widen(axes: Axes, span: float = 3.0) -> None:
-    """Set limits around the points that do not magnify differences of a fraction of a percentage point."""
+    """Set limits that leave a margin and span at least so many percentage points, so as not to magnify noise."""
     for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         middle, half = sum(limits) / 2, max(1.06 * (limits[1] - limits[0]), span) / 2
         set_limits(middle - half, middle + half)

@@ -61,6 +61,11 @@ class Experiment:
     complete_methods: Sequence[str]
     client_names: Sequence[str]
 
+    @property
+    def drawn_methods(self) -> list[str]:
+        """The complete methods in the order of `methods`, as figures show them."""
+        return [method for method in self.methods if method in self.complete_methods]
+
     @cached_property
     def reference(self) -> str | None:
         """The method that is the global model itself; None if there is none."""
@@ -71,6 +76,14 @@ class Experiment:
         """The rows that a sweep over a method's settings made, by name."""
         return variants_of(self.config)
 
+    def families(self, methods: Iterable[str]) -> dict[str, list[str]]:
+        """Group methods by family; see the function `families`."""
+        return families(methods, self.variants)
+
+    def family_rows(self, family: str) -> list[str]:
+        """Return the complete rows of a method: the method and its variants."""
+        return self.families(self.complete_methods).get(family, [])
+
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs (method, baseline) to compare; see `compared_pairs`."""
@@ -80,6 +93,11 @@ class Experiment:
     def values(self) -> Values:
         """The swept values of this run, by dotted key; empty if it is not part of a sweep."""
         return section(self.config, "provenance", "point")
+
+    @cached_property
+    def held_out(self) -> set[str]:
+        """The clients that took no part in federated training; empty if none were held out."""
+        return set(section(self.config, "provenance").get("held_out") or [])
 
     @property
     def label(self) -> str:
@@ -177,12 +195,12 @@ def _default_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(method, Mapping):
             settings.setdefault(family_of(row, variants), method)
     pairs: dict[str, str] = {}
-    for method, own in settings.items():
-        ignored = {*PROBING, *swept_keys.get(method, ())}
-        for baseline, other in settings.items():
-            same_class = class_name(own).replace("LPFT", "FT") == class_name(other)
-            same = same_class and _same(own, other, {*ignored, *swept_keys.get(baseline, ())})
-            if same and probes_first(own) and not probes_first(other):
+    for method, of_method in settings.items():
+        for baseline, of_baseline in settings.items():
+            same_class = class_name(of_method).replace("LPFT", "FT") == class_name(of_baseline)
+            ignored = {*PROBING, *swept_keys.get(method, ()), *swept_keys.get(baseline, ())}
+            alike = same_class and _same_settings(of_method, of_baseline, ignored)
+            if alike and probes_first(of_method) and not probes_first(of_baseline):
                 pairs.setdefault(baseline, method)
                 break
     return [(method, baseline) for baseline, method in pairs.items()]
@@ -199,10 +217,10 @@ def probes_first(settings: Mapping[str, Any]) -> bool:
     return lp_epochs is not None and (lp_epochs > 0 or arguments.get("lp_solver") == "logreg")
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any], ignored: set[str]) -> bool:
+def _same_settings(method: Mapping[str, Any], baseline: Mapping[str, Any], ignored: set[str]) -> bool:
     """Return whether two methods have the same settings except for some; None is the default."""
-    mine, theirs = section(one, "init_args"), section(other, "init_args")
-    return all(mine.get(key) == theirs.get(key) for key in {*mine, *theirs} - ignored)
+    of_method, of_baseline = section(method, "init_args"), section(baseline, "init_args")
+    return all(of_method.get(key) == of_baseline.get(key) for key in {*of_method, *of_baseline} - ignored)
 
 
 # Sweeps
@@ -219,7 +237,7 @@ def variants_of(config: Mapping[str, Any]) -> dict[str, Variant]:
 
 
 def family_of(method: str, variants: Mapping[str, Variant]) -> str:
-    """Return the method that a row belongs to."""
+    """Return the method that a row of the comparison belongs to."""
     return variants[method].family if method in variants else method
 
 
@@ -229,7 +247,7 @@ def families(methods: Iterable[str], variants: Mapping[str, Variant]) -> dict[st
 
 
 def grouped(methods: Sequence[str], variants: Mapping[str, Variant]) -> list[tuple[str, list[str]]]:
-    """Group the rows of a table: variants of one method under its name, runs of all others under none.
+    """Group the rows of a table: variants of one method under its name, successive other rows under an empty one.
 
     >>> variants = {"ft+lr=1": Variant("ft", {"lr": 1}), "ft+lr=2": Variant("ft", {"lr": 2})}
     >>> grouped(["none", "lp", "ft+lr=1", "ft+lr=2", "lpft"], variants)
@@ -280,7 +298,7 @@ def metric_name(config: Mapping[str, Any]) -> MetricName:
 
 
 def measure_word(config: Mapping[str, Any]) -> str:
-    """Return what the percentages of an experiment are of: its ``evaluation.metric`` in words, with a small letter.
+    """Return what the percentages of an experiment measure: its ``evaluation.metric`` in words, in lower case.
 
     >>> measure_word({}), measure_word({"evaluation": {"metric": "auroc"}})
     ('accuracy', 'AUROC')

@@ -1,6 +1,6 @@
 """The figures of a run. To add one, write a function of the analysis, decorate it with `@figure`, and describe it.
 
-Titles and captions are in sentences.yaml, by the names of the functions. Tables, status and the console never
+Titles and captions are in sentences.yaml under the names of the functions. Tables, status and the console never
 import this module.
 """
 
@@ -20,23 +20,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from lpft.evaluation.certainty import Estimate
+from lpft.evaluation.metric import Matrix
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels, svgs
-from lpft.reporting.experiment import families, is_chosen_afterwards, measure_word
+from lpft.reporting.drawing import FIGURES, Drawing, described, figure, legend_below, one_plot, panels
+from lpft.reporting.experiment import is_chosen_afterwards, measure_word
 from lpft.reporting.frames import client_values, complete_rows, distortion_points
 from lpft.reporting.heatmap import NAMED_CLIENTS, bin_size, color_scale, draw_matrix
-from lpft.reporting.ladder_figure import draw_ladder
-from lpft.reporting.style import GLOBAL_LEVEL, GRID, INK, MUTED, PAPER, RC, Look, looks, short
+from lpft.reporting.ladder import Rung
+from lpft.reporting.style import GLOBAL_LEVEL, GRID, INK, MUTED, PAPER, RC, Look, short
 from lpft.reporting.tradeoff_figure import draw_tradeoff
 
 FAR = 3
-"""How many times as far as all others a method has to move features for the axis to be compressed."""
+"""The axis is compressed if a method moves features this many times as far as all others."""
 MANY_LAYERS = 12
 """With more layers, their names are set smaller."""
 LONG_NAMES = 60
-"""If the layers' names have more characters together, they are tilted."""
+"""The names of layers are tilted if they have more characters in total."""
 MANY_PATHS = 120
-"""With more clients and methods, the epochs of a client are not joined by a line."""
+"""With more pairs of client and method, the epochs of a client are not joined by a line."""
+RUNG_HEIGHT = 0.3
+"""Inches per rung of the ladder."""
 
 ZERO: Mapping[str, Any] = {"color": MUTED, "linewidth": 1.2}
 LOCAL_LINE: Any = (0, (4, 2))
@@ -74,26 +78,8 @@ def make_figure(analysis: Analysis, name: str) -> Figure:
     return drawn
 
 
-def draw_all(analysis: Analysis) -> dict[str, str]:
-    """Return all figures that have something to show as SVG by name: the same bytes for the same results."""
-    return svgs(drawings(analysis))
-
-
-def _complete(analysis: Analysis) -> list[str]:
-    experiment = analysis.experiment
-    return [method for method in experiment.methods if method in experiment.complete_methods]
-
-
 def _trained(analysis: Analysis) -> list[str]:
-    return [method for method in _complete(analysis) if method != analysis.experiment.reference]
-
-
-def _looks(analysis: Analysis) -> dict[str, Look]:
-    return looks(analysis.experiment.methods, analysis.experiment.config)
-
-
-def _families(analysis: Analysis, methods: Iterable[str]) -> dict[str, list[str]]:
-    return families(methods, analysis.experiment.variants)
+    return [method for method in analysis.experiment.drawn_methods if method != analysis.experiment.reference]
 
 
 def _mean(table: pd.DataFrame) -> pd.Series:
@@ -106,31 +92,61 @@ def _mean(table: pd.DataFrame) -> pd.Series:
 
 @figure
 def tradeoff(analysis: Analysis) -> Figure | None:
-    """Draw local against global accuracy, and the way of the models from the global to the personalized one."""
+    """Draw local against global accuracy, with the models between the global and the personalized one."""
     return draw_tradeoff(analysis)
 
 
 @figure
 def ladder(analysis: Analysis) -> Figure | None:
-    """Draw what gain and forgetting are made of; see `lpft.reporting.ladder`."""
-    return draw_ladder(analysis)
+    """Draw the rungs from top to bottom: a bar from the rung before to this one, and its interval.
+
+    `lpft.reporting.ladder` computes them.
+    """
+    rungs = analysis.ladder
+    if not rungs:
+        return None
+    drawn, axes = panels(2, 2, (2.6, 0.5 + RUNG_HEIGHT * len(rungs)), sharey=True)
+    _waterfall(axes[0], rungs, [rung.home for rung in rungs], analysis.looks)
+    _waterfall(axes[1], rungs, [rung.elsewhere for rung in rungs], analysis.looks)
+    axes[0].set_title("at home (Local)")
+    axes[1].set_title("elsewhere (others)")
+    axes[0].set_yticks(np.arange(len(rungs)), [short(rung.method) for rung in rungs])
+    axes[0].set_ylim(len(rungs) - 0.4, -0.6)
+    drawn.supxlabel("difference to the global model (points)")
+    return drawn
+
+
+def _waterfall(axes: Axes, rungs: Sequence[Rung], levels: Sequence[Estimate], look: Mapping[str, Look]) -> None:
+    before = 0.0
+    for row, (rung, level) in enumerate(zip(rungs, levels, strict=True)):
+        color = look[rung.method].color
+        if rung.is_step:
+            if not math.isnan(level.mean):
+                axes.barh(row, level.mean - before, left=before, height=0.5, color=color, alpha=0.3, linewidth=0)
+                before = level.mean
+        else:
+            axes.axhline(row - 0.5, color=GRID, linewidth=1)
+        axes.hlines(row, level.low, level.high, color=color, linewidth=1.4)
+        axes.plot(level.mean, row, linestyle="none", **look[rung.method].points("", 6.5))
+    axes.axvline(0, **ZERO)
+    axes.grid(False, axis="y")
 
 
 @figure
 def curves(analysis: Analysis) -> Figure | None:
     """Draw local (dashed) and global (solid) accuracy over the epochs, one panel per method and its variants."""
-    look = _looks(analysis)
-    rows = {m: complete_rows(analysis.frames, analysis.frames.mean_curves, m) for m in _complete(analysis)}
-    rows = {method: own for method, own in rows.items() if len(_evaluated(own, "local")) > 1}
-    if not rows:
+    look, frames, config = analysis.looks, analysis.frames, analysis.experiment.config
+    epochs = {m: complete_rows(frames, frames.mean_curves, m) for m in analysis.experiment.drawn_methods}
+    epochs = {method: rows for method, rows in epochs.items() if len(_evaluated(rows, "local")) > 1}
+    if not epochs:
         return None
-    groups = _families(analysis, rows)
+    groups = analysis.experiment.families(epochs)
     columns = 2 if len(groups) in (2, 4) else min(3, len(groups))
     drawn, axes = panels(len(groups), columns, (2.9, 2.2), sharex=True, sharey=True)
     for ax, (family, members) in zip(axes, groups.items(), strict=True):
         for method in members:
-            chosen = is_chosen_afterwards(method, analysis.experiment.config)
-            _curve(ax, rows[method], look[method], alone=len(members) == 1, chosen=chosen)
+            chosen = is_chosen_afterwards(method, config)
+            _curve(ax, epochs[method], look[method], alone=len(members) == 1, chosen=chosen)
         ax.set_title(short(members[0] if len(members) == 1 else family, 24))
         ax.tick_params(labelbottom=True)
         if len(members) > 1:
@@ -141,13 +157,13 @@ def curves(analysis: Analysis) -> Figure | None:
             ax.legend(handles=lines, fontsize=7, handlelength=1.1, labelspacing=0.25, loc="best", **box)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     drawn.supxlabel("epoch of fine-tuning", color=INK)
-    drawn.supylabel(f"{measure_word(analysis.experiment.config)} (%)", color=INK)
+    drawn.supylabel(f"{measure_word(config)} (%)", color=INK)
     lines = [
         Line2D([], [], color=INK, linestyle=LOCAL_LINE, linewidth=1.6, label="Local (own test set)"),
         Line2D([], [], color=INK, linestyle=GLOBAL_LINE, linewidth=1.6, label="Global (all test sets)"),
         Line2D([], [], color=MUTED, linestyle=GLOBAL_LEVEL["linestyle"], linewidth=1.6, label="global model"),
     ]
-    if any(is_chosen_afterwards(method, analysis.experiment.config) for method in rows):
+    if any(is_chosen_afterwards(method, config) for method in epochs):
         lines.append(
             Line2D([], [], color=INK, marker="D", linestyle="none", markersize=5.5, label="model that is kept")
         )
@@ -162,7 +178,7 @@ def _evaluated(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool, chosen: bool = False) -> None:
-    """Draw one method; its spread over seeds, and where its phases change, only if it is alone in the panel.
+    """Draw the curves of one method; with spread over seeds and phase changes only if it is alone in the panel.
 
     Args:
         axes: the panel.
@@ -186,22 +202,22 @@ def _curve(axes: Axes, rows: pd.DataFrame, look: Look, alone: bool, chosen: bool
         axes.plot(mean.index, mean, color=look.color, linestyle=style, linewidth=1.8 if alone else 1.4)
     for epoch, names in _phase_changes(rows) if alone else ():
         axes.axvline(epoch, color=MUTED, linewidth=0.9)
-        place = ("data", "axes fraction")
-        axes.annotate(names, (epoch, 1), (3, -2), place, "offset points", va="top", fontsize=8, color=MUTED)
+        at = ("data", "axes fraction")
+        axes.annotate(names, (epoch, 1), (3, -2), at, "offset points", va="top", fontsize=8, color=MUTED)
 
 
 def _phase_changes(rows: pd.DataFrame) -> list[tuple[int, str]]:
     """Return the epochs after which another phase begins, with the names of both."""
-    first = rows[(rows["seed"] == rows["seed"].min()) & (rows["epoch"] > 0)]
-    steps = pairwise(zip(first["epoch"], first["phase"], strict=True))
+    first_seed = rows[(rows["seed"] == rows["seed"].min()) & (rows["epoch"] > 0)]
+    steps = pairwise(zip(first_seed["epoch"], first_seed["phase"], strict=True))
     return [(epoch, f"{phase} → {following}") for (epoch, phase), (_, following) in steps if phase != following]
 
 
 @figure
 def clients(analysis: Analysis) -> Figure | None:
     """Draw the change of every client's local accuracy, in percentage points."""
-    look, names = _looks(analysis), analysis.experiment.client_names
-    groups = _families(analysis, _trained(analysis))
+    look, names = analysis.looks, analysis.experiment.client_names
+    groups = analysis.experiment.families(_trained(analysis))
     if not groups:
         return None
     values = partial(client_values, analysis.frames)
@@ -250,7 +266,7 @@ def _change_by_rank(axes: Axes, change: Changes, names: Sequence[str], look: Map
 @figure
 def distortion(analysis: Analysis) -> Figure | None:
     """Draw feature distortion against the loss of global accuracy, for every client."""
-    look, methods = _looks(analysis), _trained(analysis)
+    look, methods = analysis.looks, _trained(analysis)
     ends = {method: _mean_points(analysis, method, ends=True) for method in methods}
     if not any(len(points) for points in ends.values()):
         return None
@@ -259,10 +275,10 @@ def distortion(analysis: Analysis) -> Figure | None:
     style: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markeredgewidth": 0, "alpha": 0.4}
     for method in methods:
         points = _mean_points(analysis, method, ends=False)
-        for path in (own for _, own in points.groupby("client")) if joined else [points]:
+        for path in (of_client for _, of_client in points.groupby("client")) if joined else [points]:
             width = 0.7 if joined else 0
             axes.plot(path["distortion"], path["loss"], color=look[method].color, linewidth=width, **style)
-    for family, members in _families(analysis, methods).items():
+    for family, members in analysis.experiment.families(methods).items():
         for method in members:
             marker = look[method].points(family if method == members[-1] else "", 6.5)
             points = ends[method]
@@ -277,10 +293,10 @@ def distortion(analysis: Analysis) -> Figure | None:
 
 def _compress(axes: Axes, farthest: Iterable[float]) -> None:
     """If one method moved features much farther than all others, make the axis logarithmic beyond the others."""
-    *_, others, one = sorted([0.0, 0.0, *farthest])
-    if one > FAR * others > 0:
+    *_, others, largest = sorted([0.0, 0.0, *farthest])
+    if largest > FAR * others > 0:
         axes.set_xscale("symlog", linthresh=others, linscale=1.5)
-        beyond = [tick for tick in (10.0**k * n for k in range(-3, 6) for n in (1, 2, 5)) if others < tick <= one]
+        beyond = [tick for tick in (10.0**k * n for k in range(-3, 6) for n in (1, 2, 5)) if others < tick <= largest]
         near = [tick for tick in MaxNLocator(5).tick_values(0, others) if 0 <= tick <= others]
         axes.set_xticks([*near, *beyond], [f"{tick:g}" for tick in (*near, *beyond)])
         axes.axvline(others, **GLOBAL_LEVEL)
@@ -293,16 +309,15 @@ def _mean_points(analysis: Analysis, method: str, ends: bool) -> pd.DataFrame:
     """
     points = distortion_points(analysis.frames, method, ends=ends)
     names = analysis.experiment.client_names
-    if (every := bin_size(len(names))) > 1:
-        points = points[points["client"].isin(names[::every])]
+    points = points[points["client"].isin(names[:: bin_size(len(names))])]
     return points.groupby(["client", "epoch"], as_index=False)[["distortion", "loss"]].mean()
 
 
 @figure
 def depth(analysis: Analysis) -> Figure | None:
     """Draw the distortion of every layer; a method without variants with its spread over seeds."""
-    look, tables = _looks(analysis), {}
-    for method in _complete(analysis):
+    look, tables = analysis.looks, {}
+    for method in analysis.experiment.drawn_methods:
         rows = complete_rows(analysis.frames, analysis.frames.depth, method)
         table = rows.pivot(index="layer", columns="seed", values="distortion_relative").astype(float)
         if len(table) and table.notna().all(axis=None):
@@ -312,17 +327,19 @@ def depth(analysis: Analysis) -> Figure | None:
     names = list(next(iter(tables.values())).index)
     tables = {method: table for method, table in tables.items() if list(table.index) == names}
     drawn, axes = one_plot(3.7)
-    places = np.arange(1, len(names) + 1)
-    for family, members in _families(analysis, tables).items():
+    positions = np.arange(1, len(names) + 1)
+    for family, members in analysis.experiment.families(tables).items():
         for method in members:
             mean, std = tables[method].mean(axis=1), tables[method].std(axis=1, ddof=0)
             if len(members) == 1:
-                axes.fill_between(places, mean - std, mean + std, color=look[method].color, alpha=0.15, linewidth=0)
-            axes.plot(places, mean, linewidth=1.4, **look[method].points(family if method == members[-1] else "", 5))
+                axes.fill_between(positions, mean - std, mean + std, color=look[method].color, alpha=0.15, linewidth=0)
+            label = family if method == members[-1] else ""
+            axes.plot(positions, mean, linewidth=1.4, **look[method].points(label, 5))
     tilted = sum(map(len, names)) > LONG_NAMES
     ticks: dict[str, Any] = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
     size = 9 if len(names) <= MANY_LAYERS else 6.5
-    axes.set_xticks(places, [name if len(name) <= 26 else "…" + name[-25:] for name in names], fontsize=size, **ticks)
+    labels = [name if len(name) <= 26 else "…" + name[-25:] for name in names]
+    axes.set_xticks(positions, labels, fontsize=size, **ticks)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer, from the input (left) to the features that the head sees (right)")
     axes.set_ylabel("relative distortion of its output")
@@ -333,14 +350,17 @@ def depth(analysis: Analysis) -> Figure | None:
 @figure
 def matrices(analysis: Analysis) -> Figure | None:
     """Draw the mean accuracy matrix of every method; for a swept method, of its best variant."""
-    methods, names = _complete(analysis), analysis.experiment.client_names
+    methods, names = analysis.experiment.drawn_methods, analysis.experiment.client_names
     if not methods:
         return None
     results = analysis.frames.results[analysis.frames.results["complete"]]
     average = results.groupby("method")["average2"].mean().fillna(-math.inf)
-    shown = [max(members, key=lambda m: average[m]) for members in _families(analysis, methods).values()]
-    pairs = list(zip(analysis.method_results, analysis.drawn_matrices, strict=True))
-    means = {m: np.mean([drawn for one, drawn in pairs if one.method == m and one.complete], axis=0) for m in shown}
+    shown = [max(members, key=lambda m: average[m]) for members in analysis.experiment.families(methods).values()]
+    by_method: dict[str, list[Matrix]] = {}
+    for result, matrix in zip(analysis.method_results, analysis.drawn_matrices, strict=True):
+        if result.complete:
+            by_method.setdefault(result.method, []).append(matrix)
+    means = {method: np.mean(by_method[method], axis=0) for method in shown}
     columns = 2 if len(means) in (2, 4) else 3
     side = max(1.9, min(3.0, 0.28 * len(names)))
     drawn, axes = panels(len(means), columns, (side + 0.15, side + 0.3), (1.0, 1.7))

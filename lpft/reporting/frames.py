@@ -21,7 +21,6 @@ from lpft.evaluation.metric import Evaluation, Matrix, Vector, mean
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics, compute_metrics
 from lpft.reporting.experiment import group_by
 from lpft.reporting.results import History, MethodResult
-from lpft.storage.client_result import ClientResult
 from lpft.storage.columnar import EntryTable
 from lpft.storage.result_parser import stacked
 
@@ -46,9 +45,8 @@ def accuracy_matrix(result: MethodResult) -> Matrix:
     """
     position = {client: index for index, client in enumerate(result.clients)}
     matrix = np.full((len(position), len(position)), np.nan)
-    for cells in group_by(
-        result.client_results, lambda cell: id(cell.clients)
-    ).values():  # cells share their lists of clients
+    shared_lists = group_by(result.client_results, lambda cell: id(cell.clients))  # cells share their lists of clients
+    for cells in shared_lists.values():
         rows = stacked([cell.accuracy for cell in cells])
         if cells[0].clients != result.clients:
             rows = rows[:, np.argsort([position[name] for name in cells[0].clients])]
@@ -72,10 +70,12 @@ class Measured:
     """The metrics of one method and seed.
 
     Args:
+        result: of the method and seed.
         metrics: of the method, by name; NaN if it is not complete.
         of_clients: of every client, ``(C,)`` each, by name.
     """
 
+    result: MethodResult
     metrics: Mapping[str, float]
     of_clients: Mapping[str, Vector]
 
@@ -84,9 +84,9 @@ def measure(result: MethodResult) -> Measured:
     """Compute all metrics of one method and seed."""
     metrics = dict.fromkeys([metric.name for metric in METRICS], math.nan)
     if not result.clients:
-        return Measured(metrics, {})
+        return Measured(result, metrics, {})
     evaluation = evaluation_of(result)
-    return Measured(compute_metrics(evaluation) if result.complete else metrics, evaluation.client_metrics)
+    return Measured(result, compute_metrics(evaluation) if result.complete else metrics, evaluation.client_metrics)
 
 
 def evaluation_of(result: MethodResult) -> _Evaluation:
@@ -114,8 +114,7 @@ class Frames:
 
     def metrics_of(self, result: MethodResult) -> Mapping[str, float]:
         """Return the metrics of one of the results."""
-        pairs = zip(self.method_results, self.measured, strict=True)
-        return next(measured.metrics for one, measured in pairs if one is result)
+        return next(measured.metrics for measured in self.measured if measured.result is result)
 
     @cached_property
     def results(self) -> DataFrame:
@@ -126,7 +125,8 @@ class Frames:
         """
         names = [metric.name for metric in METRICS]
         rows = []
-        for result, measured in zip(self.method_results, self.measured, strict=True):
+        for measured in self.measured:
+            result = measured.result
             row: Row = {"seed": result.seed, "method": result.method, **measured.metrics}
             rows.append(row | {"complete": result.complete, "problem": result.problem})
         frame = DataFrame(rows, columns=["seed", "method", *names, "complete", "problem"])
@@ -137,9 +137,8 @@ class Frames:
         """Mean and standard deviation (ddof 0) over the complete seeds, one row per method and metric, ``n`` seeds."""
         names = metric_columns(self.results)
         rows = []
-        measured = zip(self.method_results, self.measured, strict=True)
-        for method, pairs in group_by(measured, lambda pair: pair[0].method).items():
-            complete = [found.metrics for result, found in pairs if result.complete]
+        for method, of_method in group_by(self.measured, lambda measured: measured.result.method).items():
+            complete = [measured.metrics for measured in of_method if measured.result.complete]
             for name in names if complete else ():
                 values = [metrics[name] for metrics in complete if not math.isnan(metrics[name])]
                 center = mean(values)
@@ -155,7 +154,7 @@ class Frames:
         """
         names = [metric.name for metric in CLIENT_METRICS]
         columns = ["seed", "method", "client", "status", *COUNTS, *names, *FIELDS]
-        parts = [_client_columns(*pair) for pair in zip(self.method_results, self.measured, strict=True)]
+        parts = [_client_columns(measured) for measured in self.measured]
         values = {column: list(chain.from_iterable(part.get(column, ()) for part in parts)) for column in columns}
         frame = DataFrame(values).astype(dict.fromkeys(INTEGERS, "Int64"))
         return _without_empty(frame, [metric.name for metric in CLIENT_METRICS if metric.optional])
@@ -168,7 +167,8 @@ class Frames:
         """
         rows = [
             (r.seed, r.method, cell.client, where, group, figures[where], figures[f"num_{where}"])
-            for r, cell in self._client_results()
+            for r in self.method_results
+            for cell in r.client_results
             for where in get_args(Where)
             for group, figures in (cell.groups or {}).items()
         ]
@@ -189,9 +189,9 @@ class Frames:
         """
         rows = []
         for result in self.method_results:
-            stay = {cell.client for cell in result.client_results if cell.status in ("diverged", "no_train")}
-            same = {"seed": result.seed, "method": result.method}
-            rows += [same | row for row in _mean_epochs(curves_of([result]), stay)]
+            staying = {cell.client for cell in result.client_results if cell.status in ("diverged", "no_train")}
+            key = {"seed": result.seed, "method": result.method}
+            rows += [key | row for row in _mean_epochs(curves_of([result]), staying)]
         return DataFrame(rows, columns=["seed", "method", *CURVE_COLUMNS])
 
     @cached_property
@@ -203,10 +203,10 @@ class Frames:
         rows = []
         for result in self.method_results:
             recorded = [cell.depth for cell in result.client_results if cell.status == "ok"]
-            moved = [depth for depth in recorded if depth] if all(recorded) else []
-            shared = [layer for layer in moved[0] if all(layer in depth for depth in moved)] if moved else []
-            for place, layer in enumerate(shared, 1):
-                rows.append((result.seed, result.method, place, layer, mean(depth[layer] for depth in moved)))
+            moved = [by_layer for by_layer in recorded if by_layer] if all(recorded) else []
+            shared = [layer for layer in moved[0] if all(layer in by_layer for by_layer in moved)] if moved else []
+            for depth, layer in enumerate(shared, 1):
+                rows.append((result.seed, result.method, depth, layer, mean(by_layer[layer] for by_layer in moved)))
         return DataFrame(rows, columns=["seed", "method", "depth", "layer", "distortion_relative"])
 
     @cached_property
@@ -216,20 +216,17 @@ class Frames:
         rows = [{"seed": seed, **row} for seed, history in self.histories.items() for row in history]
         return DataFrame(rows, columns=["seed", *columns]).astype(dict.fromkeys(columns, float))
 
-    def _client_results(self) -> Iterator[tuple[MethodResult, ClientResult]]:
-        return ((result, cell) for result in self.method_results for cell in result.client_results)
-
 
 def curves_of(results: Sequence[MethodResult]) -> DataFrame:
     """Return the rows of the frame of curves for some results; see `Frames.curves`."""
     tables = [EntryTable.of([cell.epochs for cell in result.client_results]) for result in results]
     cells = [(result, cell) for result in results for cell in result.client_results]
     lengths = np.array([length for table in tables for length in table.lengths], dtype=int)
-    places = np.repeat(np.arange(len(cells)), lengths)
+    cell_of_row = np.repeat(np.arange(len(cells)), lengths)
     columns: dict[str, Any] = {
-        "seed": np.array([result.seed for result, _ in cells], dtype=int)[places],
-        "method": np.array([result.method for result, _ in cells], dtype=object)[places],
-        "client": np.array([cell.client for _, cell in cells], dtype=object)[places],
+        "seed": np.array([result.seed for result, _ in cells], dtype=int)[cell_of_row],
+        "method": np.array([result.method for result, _ in cells], dtype=object)[cell_of_row],
+        "client": np.array([cell.client for _, cell in cells], dtype=object)[cell_of_row],
     }
     filled = [table for table in tables if table.columns]
     for name in CURVE_COLUMNS:
@@ -237,8 +234,9 @@ def curves_of(results: Sequence[MethodResult]) -> DataFrame:
     return DataFrame(columns)
 
 
-def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[Any]]:
+def _client_columns(measured: Measured) -> dict[str, list[Any]]:
     """Return the columns of the frame of clients for one method and seed."""
+    result = measured.result
     by_client = {cell.client: cell for cell in result.client_results}
     cells = [by_client.get(client) for client in result.clients]
     missing = set(result.missing)
@@ -255,24 +253,24 @@ def _client_columns(result: MethodResult, measured: Measured) -> dict[str, list[
     }
 
 
-def _mean_epochs(curves: DataFrame, stay: set[str]) -> Iterator[Row]:
+def _mean_epochs(curves: DataFrame, staying: set[str]) -> Iterator[Row]:
     """Yield the row of every epoch of one method and seed.
 
     Args:
         curves: its rows of the frame of curves.
-        stay: the clients that end with the global model, epoch 0.
+        staying: the clients that end with the global model, epoch 0.
     """
     columns = {name: curves[name].to_numpy() for name in CURVE_COLUMNS}
-    epochs, staying = columns["epoch"], curves["client"].isin(stay).to_numpy()
+    epochs, is_staying = columns["epoch"], curves["client"].isin(staying).to_numpy()
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        shown = np.where(staying, epochs == 0, here)
-        evaluated = not np.isnan(columns["global_all"][here]).all()
-        phases = Counter(phase if isinstance(phase, str) else "" for phase in columns["phase"][here])
+        of_epoch = epochs == epoch
+        shown = np.where(is_staying, epochs == 0, of_epoch)
+        evaluated = not np.isnan(columns["global_all"][of_epoch]).all()
+        phases = Counter(phase if isinstance(phase, str) else "" for phase in columns["phase"][of_epoch])
         yield {
             "epoch": int(epoch),
             "phase": phases.most_common(1)[0][0],
-            **{name: mean(columns[name][here]) for name in RATES},
+            **{name: mean(columns[name][of_epoch]) for name in RATES},
             **{name: mean(columns[name][shown]) if evaluated else math.nan for name in ACCURACIES},
         }
 
@@ -302,12 +300,12 @@ def distortion_points(frames: Frames, method: str, ends: bool = False) -> DataFr
     before = rows.astype({"local_before": float}).groupby("seed")["local_before"].mean()
     points = rows.assign(epoch=-1, distortion=rows["distortion_own"])
     if not ends:
-        epochs = curves_of([one for one in frames.method_results if one.method == method and one.complete])
+        epochs = curves_of([result for result in frames.method_results if result.method == method and result.complete])
         epochs = epochs[epochs["epoch"] > 0].dropna(subset=["global_all", "distortion"])
         points = points if epochs.empty else epochs
     loss = points["seed"].map(before) - points["global_all"].astype(float)
-    found = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
-    return found.astype({"distortion": float, "loss": float}).dropna()
+    points = points[["seed", "client", "epoch", "distortion"]].assign(loss=loss)
+    return points.astype({"distortion": float, "loss": float}).dropna()
 
 
 def metric_columns(frame: DataFrame) -> list[str]:

@@ -54,21 +54,21 @@ def binned(matrix: Matrix) -> Matrix:
     Returns:
         ``(B, B)`` with ``B = ceil(C / bin_size(C))``; NaN where a field has no defined value.
     """
-    every = bin_size(len(matrix))
-    if every <= 1:
+    width = bin_size(len(matrix))
+    if width <= 1:
         return matrix
     undefined = np.isnan(matrix)
     if undefined.any():
-        sums, counts = _field_sums(np.where(undefined, 0.0, matrix), every), _field_sums(1.0 - undefined, every)
+        sums, counts = _field_sums(np.where(undefined, 0.0, matrix), width), _field_sums(1.0 - undefined, width)
     else:
-        sizes = np.minimum(every, len(matrix) - np.arange(0, len(matrix), every))
-        sums, counts = _field_sums(matrix, every), np.outer(sizes, sizes)
+        sizes = np.minimum(width, len(matrix) - np.arange(0, len(matrix), width))
+        sums, counts = _field_sums(matrix, width), np.outer(sizes, sizes)
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _field_sums(values: Matrix, every: int) -> Matrix:
-    """Sum up square fields with so many rows and columns."""
-    starts = np.arange(0, len(values), every)
+def _field_sums(values: Matrix, width: int) -> Matrix:
+    """Sum up square fields of `width` rows and columns."""
+    starts = np.arange(0, len(values), width)
     return np.asarray(np.add.reduceat(np.add.reduceat(values, starts, axis=0), starts, axis=1))
 
 
@@ -95,8 +95,8 @@ def heatmap_png(matrix: Matrix, names: Sequence[str], scale: Normalize) -> tuple
     colors = palette(scale(np.ma.masked_invalid(matrix)), bytes=True)[..., :3]
     image.paste(Image.fromarray(colors.repeat(size, axis=0).repeat(size, axis=1)), (margin, margin))
     draw = ImageDraw.Draw(image)
-    for place, label in enumerate(labels):
-        start = margin + size * place
+    for index, label in enumerate(labels):
+        start = margin + size * index
         draw.text((margin - 6, start + size // 2), label, fill=INK, font=font, anchor="rm")
         image.paste(_upright(label, font, size, margin - 6), (start, 0))
         draw.rectangle((start, start, start + size - 1, start + size - 1), outline="white", width=1 + size // 20)
@@ -129,8 +129,8 @@ def draw_matrix(axes: Axes, matrix: Matrix, names: Sequence[str], scale: Normali
     axes.set_yticks(ticks, labels, fontsize=size)
     if len(names) <= NUMBERED_CLIENTS:
         write_numbers(image, ".0f", fontsize=7)
-    for place in ticks:
-        axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
+    for tick in ticks:
+        axes.add_patch(Rectangle((tick - 0.5, tick - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
 
 
 def draw_fields(axes: Axes, values: Matrix, scale: Normalize, **style: Any) -> AxesImage:

@@ -2,79 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pandas import DataFrame, Series
 
 from lpft.evaluation.metric import mean
 from lpft.evaluation.metrics import metric_named
-from lpft.reporting.analysis import Analysis
-from lpft.reporting.experiment import section
-from lpft.reporting.verdicts import Spread
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from lpft.reporting.experiment import Experiment
+from lpft.reporting.formatting import spread_text
+from lpft.reporting.frames import Frames
 
 TOOK_PART, NEW = "took part", "new"
 METRICS_SHOWN = {"local": "local", "global_all": "global_all", "global_others": "global_others", "worst_row": "worst"}
 """The metrics of the table, by name, and the columns of the frame of clients that they are means of."""
+HEADER = ("method", "clients", *(metric_named(name).title for name in METRICS_SHOWN), "number", "n")
 
 
-def held_out_names(analysis: Analysis) -> set[str]:
-    """Return the names of the clients that took no part in federated training; empty for runs without any."""
-    return set(section(analysis.experiment.config, "provenance").get("held_out") or [])
-
-
-def took_part(analysis: Analysis, clients: Series) -> Series:
+def took_part(experiment: Experiment, clients: Series) -> Series:
     """Return for a series of client names whether each client took part in federated training."""
-    return ~clients.isin(held_out_names(analysis))
+    return ~clients.isin(experiment.held_out)
 
 
-def held_out_frame(analysis: Analysis) -> DataFrame:
+def held_out_frame(experiment: Experiment, frames: Frames) -> DataFrame:
     """Return the columns of held_out.csv: one row per seed, method and kind of client, of complete results only.
 
     Each metric is the mean over the clients of this kind; the test sets are those of all clients, as everywhere.
     Empty if no client was held out.
     """
     columns = ["seed", "method", "clients", *METRICS_SHOWN, "num_clients"]
-    if not held_out_names(analysis):
+    if not experiment.held_out:
         return DataFrame(columns=columns)
-    results, clients = analysis.frames.results, analysis.frames.clients
-    kinds = took_part(analysis, clients["client"]).map({True: TOOK_PART, False: NEW})
+    results, clients = frames.results, frames.clients
+    kinds = took_part(experiment, clients["client"]).map({True: TOOK_PART, False: NEW})
     rows = []
     for seed, method in results.loc[results["complete"], ["seed", "method"]].itertuples(index=False):
-        own = (clients["seed"] == seed) & (clients["method"] == method)
+        of_method = (clients["seed"] == seed) & (clients["method"] == method)
         for kind in (TOOK_PART, NEW):
-            chosen = clients[own & (kinds == kind)]
-            means = [mean(chosen[column].tolist()) for column in METRICS_SHOWN.values()]
-            rows.append((seed, method, kind, *means, len(chosen)))
+            of_kind = clients[of_method & (kinds == kind)]
+            means = [mean(of_kind[column].tolist()) for column in METRICS_SHOWN.values()]
+            rows.append((seed, method, kind, *means, len(of_kind)))
     return DataFrame(rows, columns=columns)
 
 
-def held_out_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows for people: method, clients, mean and standard deviation over the seeds of each metric."""
-    frame = held_out_frame(analysis)
-    header = ["method", "clients", *(metric_named(name).title for name in METRICS_SHOWN), "number", "n"]
+def held_out_rows(frame: DataFrame) -> list[tuple[str, list[str]]]:
+    """Return method and the entries of `HEADER` for people: mean and standard deviation over the seeds."""
     rows = []
-    for (method, kind), own in frame.groupby(["method", "clients"], sort=False):
-        spreads = [f"{Spread.of(own[name].dropna()):.1f}" for name in METRICS_SHOWN]
-        rows.append([str(method), str(kind), *spreads, str(own["num_clients"].iloc[0]), str(len(own))])
-    return header, rows
-
-
-def print_held_out(analysis: Analysis, console: Console) -> None:
-    """Print the table, if there are clients that were held out."""
-    from rich.markup import escape
-
-    from lpft.reporting.console import new_table
-
-    header, rows = held_out_table(analysis)
-    if not rows:
-        return
-    table = new_table()
-    for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row), end_section=row[1] == NEW)
-    table.caption = f'"{NEW}": clients that were held out from federated training.'
-    console.print(table)
+    for (method, kind), by_seed in frame.groupby(["method", "clients"], sort=False):
+        spreads = [spread_text(by_seed[name].dropna(), ".1f") for name in METRICS_SHOWN]
+        rows.append((str(method), [str(kind), *spreads, str(by_seed["num_clients"].iloc[0]), str(len(by_seed))]))
+    return rows

@@ -1,14 +1,13 @@
-"""How sure the means and differences of a run are: intervals over clients and seeds, and verdicts.
+"""How certain the means and differences of a run are: intervals over clients and seeds, and verdicts.
 
-The statistics are `lpft.evaluation.certainty`; this module makes their input from the client results, and frames and
-text of their output.
+The statistics are `lpft.evaluation.certainty`; this module makes their input from the client results, and frames of
+their output. `lpft.reporting.formatting` writes them as text.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -19,8 +18,7 @@ from pandas import DataFrame
 from lpft.evaluation.certainty import EQUIVALENCE, Estimate, Word, estimate, holm, verdict
 from lpft.evaluation.metric import Evaluation, Matrix, Metric, Vector
 from lpft.evaluation.metrics import CLIENT_METRICS, METRICS, compute_client_metrics
-from lpft.reporting.experiment import Experiment, families, section
-from lpft.reporting.formatting import number
+from lpft.reporting.experiment import Experiment, section
 from lpft.reporting.frames import Frames, Measured
 from lpft.reporting.references import rows_apart
 from lpft.reporting.results import MethodResult
@@ -45,13 +43,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference of two methods, and what it means.
+    """A paired difference of two methods and its verdict.
 
     Args:
         estimate: of method minus reference, over clients and seeds.
         p_holm: its p-value, adjusted for the number of methods (references: of references) that are compared with the
             reference by this metric.
-        verdict: a word.
+        verdict: what the difference means, in a word; empty if the two cannot be compared.
     """
 
     estimate: Estimate
@@ -61,8 +59,8 @@ class Comparison:
     @property
     def row(self) -> tuple[float | str, ...]:
         """Its columns in differences.csv and matched.csv, from ``mean`` to ``num_clients``."""
-        one = self.estimate
-        return (one.mean, one.low, one.high, one.p, self.p_holm, self.verdict, one.num_seeds, one.num_clients)
+        e = self.estimate
+        return (e.mean, e.low, e.high, e.p, self.p_holm, self.verdict, e.num_seeds, e.num_clients)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Certainty:
     """Intervals of the means of all complete methods, and of their paired differences to the references.
 
     Args:
-        experiment: what the run consists of.
+        experiment: methods, seeds and clients of the run.
         frames: its results.
     """
 
@@ -104,8 +102,8 @@ class Certainty:
     @cached_property
     def metrics(self) -> list[Metric]:
         """The metrics with values for every client, in the order of the registry."""
-        known = {*(metric.name for metric in CLIENT_METRICS), "average3"}
-        return [metric for metric in METRICS if metric.spread and client_name(metric.name) in known]
+        of_clients = {*(metric.name for metric in CLIENT_METRICS), "average3"}
+        return [metric for metric in METRICS if metric.spread and client_name(metric.name) in of_clients]
 
     @cached_property
     def estimates(self) -> dict[tuple[str, str], Estimate]:
@@ -130,11 +128,11 @@ class Certainty:
             for metric in self.metrics:
                 methods = [method for method in self.experiment.complete_methods if method != reference]
                 gaps = {method: self._gaps(method, reference, metric.name)[1] for method in methods}
-                found: dict[str, Comparison] = {}
+                compared: dict[str, Comparison] = {}
                 for family in (self.methods, self.apart):
-                    own = {method: gap for method, gap in gaps.items() if method in family}
-                    found |= compare(own, metric, self.equivalence)
-                comparisons |= {(method, reference, metric.name): found[method] for method in gaps if method in found}
+                    of_family = {method: gap for method, gap in gaps.items() if method in family}
+                    compared |= compare(of_family, metric, self.equivalence)
+                comparisons |= {(m, reference, metric.name): compared[m] for m in gaps if m in compared}
         return comparisons
 
     @cached_property
@@ -165,11 +163,10 @@ class Certainty:
     @cached_property
     def main_family(self) -> tuple[list[str], str] | None:
         """The rows of a swept method and their baseline, if the first pair of the experiment is about them."""
-        complete = self.experiment.complete_methods
-        rows = families(complete, self.experiment.variants)
         for family, baseline in self.experiment.pairs:
-            if baseline in complete and len(rows.get(family, [])) > 1:
-                return rows[family], baseline
+            rows = self.experiment.family_rows(family)
+            if baseline in self.experiment.complete_methods and len(rows) > 1:
+                return rows, baseline
         return None
 
     def gaps(self, method: str, reference: str, metric: str) -> DataFrame:
@@ -183,12 +180,12 @@ class Certainty:
     def _gaps(self, method: str, reference: str, metric: str) -> tuple[list[int], Matrix]:
         """Return the seeds that both methods have, and their differences, ``(S, C)``; see `gaps`."""
         name = client_name(metric)
-        mine, theirs = (
+        of_method, of_reference = (
             {seed: measured.of_clients[name] for seed, measured in by_seed.items() if name in measured.of_clients}
             for by_seed in (self._measured.get(method, {}), self._measured.get(reference, {}))
         )
-        seeds = [seed for seed in mine if seed in theirs]
-        differences = by_client([mine[seed] - theirs[seed] for seed in seeds])
+        seeds = [seed for seed in of_method if seed in of_reference]
+        differences = by_client([of_method[seed] - of_reference[seed] for seed in seeds])
         return seeds, differences.reshape(len(seeds), len(self.experiment.client_names))
 
     @cached_property
@@ -197,32 +194,34 @@ class Certainty:
         rows = []
         for method in self.experiment.complete_methods:
             for metric in self.metrics:
-                one = self.estimates[method, metric.name]
-                if one.num_seeds:
-                    ends = (one.mean, one.low, one.high, one.std_error, one.df, one.num_seeds, one.num_clients)
-                    rows.append((method, client_name(metric.name), *ends))
+                e = self.estimates[method, metric.name]
+                if e.num_seeds:
+                    values = (e.mean, e.low, e.high, e.std_error, e.df, e.num_seeds, e.num_clients)
+                    rows.append((method, client_name(metric.name), *values))
         return DataFrame(rows, columns=list(INTERVAL_COLUMNS))
 
     @cached_property
     def differences(self) -> DataFrame:
         """The columns of differences.csv: one row per reference, metric and method."""
-        rows = []
-        for (method, reference, metric), found in self.comparisons.items():
-            rows.append((method, reference, client_name(metric), *found.row))
+        rows = [
+            (method, reference, client_name(metric), *comparison.row)
+            for (method, reference, metric), comparison in self.comparisons.items()
+        ]
         return DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
     @cached_property
     def _measured(self) -> dict[str, dict[int, Measured]]:
         """The metrics of complete results by method and seed; those of the global model too if it has no row."""
-        found: dict[str, dict[int, Measured]] = {}
-        for result, measured in zip(self.frames.method_results, self.frames.measured, strict=True):
+        by_method: dict[str, dict[int, Measured]] = {}
+        for measured in self.frames.measured:
+            result = measured.result
             if result.complete:
-                with_mean = Measured(measured.metrics, with_average(measured.of_clients))
-                found.setdefault(result.method, {})[result.seed] = with_mean
-                if self.global_model == GLOBAL_MODEL and result.seed not in found.get(GLOBAL_MODEL, {}):
-                    before = Measured({}, with_average(of_global_model(result)))
-                    found.setdefault(GLOBAL_MODEL, {})[result.seed] = before
-        return found
+                with_mean = replace(measured, of_clients=with_average(measured.of_clients))
+                by_method.setdefault(result.method, {})[result.seed] = with_mean
+                if self.global_model == GLOBAL_MODEL and result.seed not in by_method.get(GLOBAL_MODEL, {}):
+                    before = Measured(result, {}, with_average(of_global_model(result)))
+                    by_method.setdefault(GLOBAL_MODEL, {})[result.seed] = before
+        return by_method
 
 
 def compare(gaps: Mapping[Key, ArrayLike], metric: Metric, equivalence: float) -> dict[Key, Comparison]:
@@ -235,12 +234,12 @@ def compare(gaps: Mapping[Key, ArrayLike], metric: Metric, equivalence: float) -
         equivalence: half width of the region of practical equivalence, percentage points; metrics in other units have
             none.
     """
-    estimates = {key: found for key, gap in gaps.items() if (found := estimate(gap)).num_seeds}
-    adjusted = holm([found.p for found in estimates.values()])
+    estimates = {key: e for key, gap in gaps.items() if (e := estimate(gap)).num_seeds}
+    adjusted = holm([e.p for e in estimates.values()])
     region = equivalence if metric.unit == "%" else 0.0
     return {
-        key: Comparison(found, p, verdict(found, p, metric.better, region))
-        for (key, found), p in zip(estimates.items(), adjusted, strict=True)
+        key: Comparison(e, p, verdict(e, p, metric.better, region))
+        for (key, e), p in zip(estimates.items(), adjusted, strict=True)
     }
 
 
@@ -250,10 +249,7 @@ def client_name(metric: str) -> str:
 
 
 def by_client(rows: Sequence[Vector]) -> Matrix:
-    """Return values by seed and client, ``(S, C)``, of one row ``(C,)`` per seed.
-
-    In memory, the seeds of a client come one after the other: another order would sum up to other last digits.
-    """
+    """Stack one row ``(C,)`` per seed to ``(S, C)``, column by column: another order in memory changes last digits."""
     return np.asfortranarray(rows)
 
 
@@ -263,49 +259,7 @@ def with_average(of_clients: Mapping[str, Vector]) -> dict[str, Vector]:
 
 
 def of_global_model(result: MethodResult) -> dict[str, Vector]:
-    """Return the clients' metrics of the global model: one row of accuracies, which every method's result records."""
-    by_client = {cell.client: cell.local_before for cell in result.client_results}
-    row = np.array([by_client[client] for client in result.clients], dtype=np.float64)
+    """Return the clients' metrics of the global model, ``(C,)`` each, as every complete result records them."""
+    row = np.array([cell.local_before for cell in result.client_results], dtype=np.float64)
     metrics = compute_client_metrics(Evaluation(np.tile(row, (len(row), 1))))
     return {name: metrics[name] for name in OF_GLOBAL_MODEL}
-
-
-# Text
-
-
-def mean_text(metric: Metric, center: float, found: Estimate) -> str:
-    """Write a mean with half of its 95% interval, if it has one.
-
-    >>> from lpft.evaluation.metrics import METRICS
-    >>> mean_text(METRICS[0], 91.17, Estimate(mean=91.17, std_error=0.5, df=12, num_seeds=3, num_clients=10))
-    '91.2 ± 1.1'
-    """
-    if math.isnan(center):
-        return "-"
-    if not metric.spread or math.isnan(found.margin):
-        return metric.format(center)
-    return f"{metric.format(center)} ± {metric.format(found.margin)}"
-
-
-def estimate_text(found: Estimate, form: str = ".1f") -> str:
-    """Write an estimate with half of its 95% interval; a sign in the format concerns the mean only.
-
-    >>> estimate_text(Estimate(mean=2.1, std_error=0.6, df=12, num_seeds=3, num_clients=10), "+.1f")
-    '+2.1 ± 1.3'
-    """
-    if math.isnan(found.mean):
-        return "-"
-    mean = number(found.mean, form)
-    return mean if math.isnan(found.margin) else f"{mean} ± {format(found.margin, form.removeprefix('+'))}"
-
-
-def comparison_text(found: Comparison, form: str = "+.1f") -> str:
-    """Write a difference with its 95% interval and its verdict.
-
-    >>> one = Estimate(mean=2.1, std_error=0.6, df=12, num_seeds=3, num_clients=10)
-    >>> comparison_text(Comparison(one, p_holm=0.004, verdict="better"))
-    '+2.1 (+0.8 to +3.4, better)'
-    """
-    one = found.estimate
-    ends = "no interval" if math.isnan(one.margin) else f"{number(one.low, form)} to {number(one.high, form)}"
-    return f"{number(one.mean, form)} ({ends}, {found.verdict}{'; one seed' if one.clients_only else ''})"

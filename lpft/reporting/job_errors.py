@@ -50,16 +50,16 @@ def job_errors(run: Run, reported: Iterable[str] = ()) -> list[JobError]:
     """
     jobs: dict[str, dict[int, list[Path]]] = {stage: {} for stage in STAGES}
     for path in sorted(run.logs.glob("lpft-*-*.log")):
-        found = re.fullmatch(r"lpft-(\w+)-(\d+)(_\d+)?", path.stem)
-        if found and found[1] in jobs:
-            jobs[found[1]].setdefault(int(found[2]), []).append(path)
-    reported, before, errors = list(reported), 0, []
+        match = re.fullmatch(r"lpft-(\w+)-(\d+)(_\d+)?", path.stem)
+        if match and match[1] in jobs:
+            jobs[match[1]].setdefault(int(match[2]), []).append(path)
+    reported, newest, errors = list(reported), 0, []
     for stage in STAGES:
         last = max(jobs[stage], default=0)
-        for path in jobs[stage][last] if last > before else ():
+        for path in jobs[stage][last] if last > newest else ():
             line = _error_line(path, reported)
             errors += [JobError(path.stem, line, str(path))] if line else []
-        before = max(before, last)
+        newest = max(newest, last)
     return errors
 
 

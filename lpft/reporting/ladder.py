@@ -6,7 +6,7 @@ model, client by client and seed by seed. See docs/methods.md for the question t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from pandas import DataFrame
 
 from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import mean
-from lpft.reporting.analysis import Analysis
-from lpft.reporting.experiment import class_name, section
-from lpft.reporting.frames import complete_rows
+from lpft.reporting.experiment import Experiment, class_name, section
+from lpft.reporting.formatting import number
+from lpft.reporting.frames import Frames, complete_rows
+from lpft.reporting.intervals import Certainty
 
 FEWEST = 3
 """Minimum number of rungs of a ladder, without the global model."""
@@ -28,6 +29,7 @@ COLUMNS = (
     *("rung", "method", "local_gain", "local_gain_low", "local_gain_high"),
     *("others_change", "others_change_low", "others_change_high", "distortion_own", "num_seeds", "num_clients"),
 )
+HEADER = ("method", "rung", "Local (95% interval)", "others (95% interval)", "distortion")
 
 
 def _probes_only(settings: Mapping[str, Any], budget: int | None) -> bool:
@@ -50,7 +52,7 @@ RUNGS: Mapping[str, tuple[str, Rule]] = {
     "feature_anchor": ("FeatureAnchorFT", ALWAYS),
     INTERVENTION: ("Rotated", ALWAYS),
 }
-"""The rungs in order: class, and which settings make it one. The first method of a run that fits is the rung."""
+"""The rungs in order: their class, and a rule of its settings. The first method of a run that fits is the rung."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Rung:
 
     Args:
         name: of the rung.
-        method: the row that it is.
+        method: name of the method.
         home: Local minus the global model's, percentage points.
         elsewhere: accuracy on the other clients' test sets minus the global model's, percentage points.
         distortion: mean l2 distance of the features from the global model's.
@@ -90,25 +92,29 @@ def find_rungs(config: Mapping[str, Any]) -> dict[str, str]:
     """
     budget = section(config, "personalization").get("epochs")
     methods = section(config, "methods")
-    found: dict[str, str] = {}
-    for rung, (wanted, fits) in RUNGS.items():
+    rungs: dict[str, str] = {}
+    for rung, (rung_class, fits) in RUNGS.items():
         for method, settings in methods.items():
-            if class_name(settings) == wanted and fits(section(settings, "init_args"), budget):
-                found.setdefault(rung, str(method))
-    return found
+            if class_name(settings) == rung_class and fits(section(settings, "init_args"), budget):
+                rungs.setdefault(rung, str(method))
+    return rungs
 
 
-def ladder(analysis: Analysis) -> list[Rung]:
+def ladder(experiment: Experiment, frames: Frames, certainty: Certainty) -> list[Rung]:
     """Return the rungs of a run in order; none if the global model is not among the rows, or rungs are too few."""
-    experiment = analysis.experiment
     reference, complete = experiment.reference, experiment.complete_methods
-    rungs = {rung: method for rung, method in find_rungs(experiment.config).items() if method in complete}
-    if reference not in complete or len(rungs) < FEWEST:
+    methods = {rung: method for rung, method in find_rungs(experiment.config).items() if method in complete}
+    if reference not in complete or len(methods) < FEWEST:
         return []
-    return [_rung(analysis, rung, method, str(reference)) for rung, method in rungs.items()]
+    rungs = []
+    for rung, method in methods.items():
+        home, elsewhere = (certainty.gaps(method, str(reference), metric) for metric in ("local", "global_others"))
+        distortion = mean(complete_rows(frames, frames.clients, method)["distortion_own"].dropna().tolist())
+        rungs.append(Rung(rung, method, estimate(home), estimate(elsewhere), distortion, *home.shape))
+    return rungs
 
 
-def ladder_frame(rungs: list[Rung]) -> DataFrame:
+def ladder_frame(rungs: Sequence[Rung]) -> DataFrame:
     """Return the columns of ladder.csv: one row per rung."""
     rows = []
     for rung in rungs:
@@ -117,7 +123,11 @@ def ladder_frame(rungs: list[Rung]) -> DataFrame:
     return DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rung(analysis: Analysis, name: str, method: str, reference: str) -> Rung:
-    home, elsewhere = (analysis.certainty.gaps(method, reference, metric) for metric in ("local", "global_others"))
-    distortion = complete_rows(analysis.frames, analysis.frames.clients, method)["distortion_own"].dropna()
-    return Rung(name, method, estimate(home), estimate(elsewhere), mean(distortion.tolist()), *home.shape)
+def ladder_rows(rungs: Sequence[Rung]) -> list[tuple[str, list[str]]]:
+    """Return method and the entries of `HEADER` for people, one row per rung."""
+
+    def interval(level: Estimate) -> str:
+        mean, low, high = (number(value, "+.1f") for value in (level.mean, level.low, level.high))
+        return f"{mean} ({low} to {high})"
+
+    return [(r.method, [r.name, interval(r.home), interval(r.elsewhere), f"{r.distortion:.2f}"]) for r in rungs]

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,40 +19,40 @@ import yaml
 from pandas import DataFrame, isna, read_csv
 
 from lpft.evaluation.certainty import Estimate, estimate
-from lpft.evaluation.metric import Metric, mean
+from lpft.evaluation.metric import mean
 from lpft.evaluation.metrics import metric_named, shown_metrics
 from lpft.evaluation.recommend import Recommendation
-from lpft.reporting import sentences
-from lpft.reporting.analysis import Analysis, Sweep, convergences
+from lpft.reporting import held_out, ladder, sentences, tradeoff
+from lpft.reporting.analysis import Analysis, Sweep
 from lpft.reporting.console import (
     comparison_header,
     comparison_rows,
     exceptions,
     in_process_note,
     incomplete,
+    mean_entries,
+    num_seeds,
     percent_note,
 )
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.equal_local import HEADER as EQUAL_LOCAL_HEADER
-from lpft.reporting.equal_local import equal_local_rows
-from lpft.reporting.experiment import Experiment, families, flat, group_by, grouped, label, section, short_keys, word
-from lpft.reporting.figures import drawings
-from lpft.reporting.formatting import number
-from lpft.reporting.frames import complete_rows
-from lpft.reporting.held_out import held_out_table
-from lpft.reporting.intervals import estimate_text, mean_text
-from lpft.reporting.ladder import ladder
+from lpft.reporting.experiment import Experiment, flat, group_by, grouped, label, section, short_keys, word
+from lpft.reporting.formatting import estimate_text, number
+from lpft.reporting.frames import COUNTS, complete_rows
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
-from lpft.reporting.style import GRID, INK, MUTED, PAPER, looks
-from lpft.reporting.sweep_figures import point_drawings
+from lpft.reporting.style import GRID, INK, MUTED, PAPER
+from lpft.reporting.sweep_figures import DRAWN
 from lpft.reporting.verdicts import NamedVerdict
 from lpft.storage.atomic import write_atomically
 
 COMPARED = ("local", "global_all", "worst_row", "average3")
 """The metrics in which methods are compared seed by seed."""
-OF_POINTS = ("local", "global_all", "worst_row", "average3", "distortion_own")
-"""The metrics that have a table in the report of a sweep."""
 OF_TUNING = ("local", "global_all", "average3")
+TUNING_HEADER = ("method", "chosen settings", "Local", "Global", "average3", "n")
+TRIALS_HEADER = ("method", "trial", "settings", "val local", "val global", "score", "")
+RECOMMENDATIONS_HEADER = (
+    *("client", "val samples", "global model", "best method", "its accuracy", "gain", "recommendation"),
+    *("test: global", "test: recommended"),
+)
 TEST_SETS = {"local": "On the client's own test set", "all": "On the test sets of all clients together"}
 SETTINGS = ("data", "augment", "network", "federation", "personalization", "methods")
 """The sections of the configuration that decide the results."""
@@ -62,24 +63,24 @@ Groups = list[tuple[str, list[tuple[str, str, list[str]]]]]
 """Name of a swept method, or empty; method, its name in the group, entries."""
 
 
-def write_page(analysis: Analysis, svgs: Mapping[str, str], verdicts: Sequence[NamedVerdict] = ()) -> Path:
+def write_page(analysis: Analysis, drawings: Iterable[Drawing], verdicts: Sequence[NamedVerdict] = ()) -> Path:
     """Write report.html and report.md of a run.
 
     Args:
         analysis: of the run.
-        svgs: its figures by name.
+        drawings: its figures; those that have nothing to show are left out.
         verdicts: its verdicts.
 
     Returns:
         The path of report.html.
     """
-    shared = _shared(analysis.experiment.config, analysis.run.root.name, verdicts, svgs, drawings(analysis))
+    shared = _shared(analysis.experiment.config, analysis.run.root.name, verdicts, drawings)
     return _write(analysis.run.root, "page", {**shared, **_run_page(analysis)})
 
 
-def write_sweep_page(sweep: Sweep, svgs: Mapping[str, str], verdicts: Sequence[NamedVerdict] = ()) -> Path:
+def write_sweep_page(sweep: Sweep, drawings: Iterable[Drawing], verdicts: Sequence[NamedVerdict] = ()) -> Path:
     """Write report.html and report.md of a sweep; see `write_page`."""
-    shared = _shared(sweep.config, sweep.run.root.name, verdicts, svgs, point_drawings(sweep.points))
+    shared = _shared(sweep.config, sweep.run.root.name, verdicts, drawings)
     return _write(sweep.run.root, "sweep", {**shared, **_sweep_page(sweep)})
 
 
@@ -93,18 +94,15 @@ def _write(folder: Path, template: str, page: Mapping[str, Any]) -> Path:
 
 
 def _shared(
-    config: Mapping[str, Any],
-    name: str,
-    verdicts: Sequence[NamedVerdict],
-    svgs: Mapping[str, str],
-    available: Mapping[str, Drawing],
+    config: Mapping[str, Any], name: str, verdicts: Sequence[NamedVerdict], drawings: Iterable[Drawing]
 ) -> dict[str, Any]:
-    settings = flat({name: section(config, name) for name in SETTINGS})
+    """Return what all templates show."""
+    settings = flat({key: section(config, key) for key in SETTINGS})
     return {
         "title": str(config.get("name") or name),
         "verdicts": verdicts,
-        "figures": [(available[name], inline_svg(svg, available[name].title)) for name, svg in svgs.items()],
-        "settings": [(key.replace(".init_args.", "."), str(value)) for key, value in settings],
+        "figures": [(drawing, inline_svg(drawing.svg, drawing.title)) for drawing in drawings if drawing.svg],
+        "settings": [(key.replace(".init_args.", "."), [str(value)]) for key, value in settings],
         "config": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else "",
         "record": section(config, "provenance"),
     }
@@ -113,18 +111,18 @@ def _shared(
 def inline_svg(svg: str, title: str) -> str:
     """Convert an SVG file for embedding in a page: no prolog, no fixed size, and the page's colours for light and dark.
 
-    A figure of one plot is as wide as the page lets it be; one of several panels is scrolled if it would be too small.
+    A figure of one plot takes the width of the page; one of several panels scrolls where it would become too small.
     """
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    opening, rest = body[: body.index(">") + 1], body[body.index(">") + 1 :]
+    opening, content = body[: body.index(">") + 1], body[body.index(">") + 1 :]
     width = re.search(r'viewBox="0 0 ([\d.]+)', opening)
     natural = float(width[1]) * 4 / 3 if width else 720
     size = f"max-width: {1.15 * natural:.0f}px" if natural < 560 else f"max-width: {natural:.0f}px; min-width: 544px"
     opening = re.sub(r'\s(?:width|height)="[^"]*"', "", opening)
     opening = opening.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}" style="{size}"', 1)
     for color, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "card")):
-        rest = rest.replace(color, f"var(--{name})")
-    return opening + rest
+        content = content.replace(color, f"var(--{name})")
+    return opening + content
 
 
 # A run
@@ -132,16 +130,17 @@ def inline_svg(svg: str, title: str) -> str:
 
 def _run_page(analysis: Analysis) -> dict[str, Any]:
     """Return what the templates ``page.html`` and ``page.md`` show."""
-    experiment, frames = analysis.experiment, analysis.frames
-    look = looks(experiment.methods, experiment.config)
+    experiment, frames, look = analysis.experiment, analysis.frames, analysis.looks
+    results = (sentences.result(analysis.certainty), sentences.result_at_equal_local(analysis.tradeoff))
     differences = {name: _differences(analysis, name) for name in analysis.certainty.references}
+    titles = [metric_named(name).title for name in COMPARED]
     diagnostics = sentences.by_name(analysis.diagnostics)
     apart = {*reference_rows(experiment.config), *rows_apart(experiment.config)} - {experiment.reference}
     return {
         "lead": sentences.lead(experiment.config, len(experiment.client_names), experiment.seeds),
-        "result": " ".join(filter(None, _result(analysis))),
-        "equal_local": equal_local_rows(analysis.tradeoff),
-        "equal_local_header": EQUAL_LOCAL_HEADER,
+        "result": " ".join(filter(None, results)),
+        "equal_local": tradeoff.equal_local_rows(analysis.tradeoff),
+        "equal_local_header": tradeoff.HEADER,
         "equivalence": f"{analysis.certainty.equivalence:g}",
         "percent_note": percent_note(experiment.config),
         "in_process_note": in_process_note(experiment.config),
@@ -150,42 +149,29 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "gains": gains_line(gains(analysis)),
         "recommendation": sentences.recommendation_line(analysis.recommendations),
         "recommendation_rule": sentences.render("recommendation", "rule"),
+        "recommendations_header": RECOMMENDATIONS_HEADER,
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
         "table_header": ["method", *comparison_header(analysis)],
         "groups": _grouped(experiment, comparison_rows(analysis)),
         "colors": {method: look[method].color for method in experiment.methods},
         "method_colors": {look[method].family: look[method].family_color for method in experiment.methods},
         "methods": _descriptions(experiment),
-        "ladder": _ladder_rows(analysis),
-        "ladder_header": ["method", "rung", "Local (95% interval)", "others (95% interval)", "distortion"],
+        "ladder": ladder.ladder_rows(analysis.ladder),
+        "ladder_header": ladder.HEADER,
         "metrics": shown_metrics(),
         "tuning": _tuning(analysis),
         "remarks": [*incomplete(analysis), *exceptions(analysis)],
         "num_seeds": len(experiment.seeds),
-        "diagnostics": [(name, sentences.located(own), sentences.remedy(name)) for name, own in diagnostics.items()],
-        "compared": [metric_named(name) for name in COMPARED],
+        "diagnostics": [(name, sentences.located(of), sentences.remedy(name)) for name, of in diagnostics.items()],
+        "differences_header": ["method", *titles, "clients better / same / worse", "n"],
         "differences": [(name, _grouped(experiment, rows)) for name, rows in differences.items() if rows],
-        "held_out": held_out_table(analysis),
+        "held_out": held_out.held_out_rows(analysis.held_out),
+        "held_out_header": held_out.HEADER,
         "by_group": _by_group(analysis),
         "group_sizes": _group_sizes(frames.groups),
         "clients_header": ["client", "train", "val", "test", "global model", *experiment.methods],
         "clients": _client_rows(analysis),
     }
-
-
-def _result(analysis: Analysis) -> tuple[str, str]:
-    """Return the verdict on the methods' end points, and at equal Local."""
-    return sentences.result(analysis.certainty), sentences.result_at_equal_local(analysis.tradeoff)
-
-
-def _ladder_rows(analysis: Analysis) -> Rows:
-    """Return gain at home and change elsewhere with their intervals, and the distortion, of every rung."""
-
-    def text(level: Estimate) -> str:
-        mean, low, high = (number(value, "+.1f") for value in (level.mean, level.low, level.high))
-        return f"{mean} ({low} to {high})"
-
-    return [(r.method, [r.name, text(r.home), text(r.elsewhere), f"{r.distortion:.2f}"]) for r in ladder(analysis)]
 
 
 def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:
@@ -197,9 +183,10 @@ def _grouped(experiment: Experiment, rows: Mapping[str, list[str]]) -> Groups:
 
 
 def _descriptions(experiment: Experiment) -> list[tuple[str, str]]:
+    """Return every method, or all its variants together, with a description."""
     variants, config = experiment.variants, experiment.config
     descriptions = []
-    for name, members in families(experiment.methods, variants).items():
+    for name, members in experiment.families(experiment.methods).items():
         swept = [method for method in members if method in variants]  # beside those of an earlier plain row
         values = [variants[method].values for method in swept]
         text = sentences.describe_family(values, swept, config) if swept else sentences.describe_method(name, config)
@@ -211,11 +198,11 @@ def _differences(analysis: Analysis, baseline: str) -> dict[str, list[str]]:
     """Return every method's differences to a baseline with intervals and verdicts, and how many clients gained."""
     comparisons, rows = analysis.certainty.comparisons, {}
     for method in analysis.experiment.complete_methods:
-        found = [comparisons.get((method, baseline, metric)) for metric in COMPARED]
-        if found[0] is not None:
-            entries = [f"{estimate_text(one.estimate, '+.1f')} {one.verdict}" if one else "-" for one in found]
+        by_metric = [comparisons.get((method, baseline, metric)) for metric in COMPARED]
+        if by_metric[0] is not None:
+            entries = [f"{estimate_text(c.estimate, '+.1f')} {c.verdict}" if c else "-" for c in by_metric]
             counts = " / ".join(map(str, clients_compared(analysis, method, baseline)))
-            rows[method] = [*entries, counts, str(found[0].estimate.num_seeds)]
+            rows[method] = [*entries, counts, str(by_metric[0].estimate.num_seeds)]
     return rows
 
 
@@ -230,16 +217,16 @@ def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
     groups, methods = analysis.frames.groups, analysis.experiment.complete_methods
     tables = []
     for test_set, title in TEST_SETS.items() if len(groups) else ():
-        own = groups[groups["test_set"] == test_set]
-        names = list(own["group"].unique())
+        on_test_set = groups[groups["test_set"] == test_set]
+        names = list(on_test_set["group"].unique())
         rows = {}
         for method in methods:
-            complete = complete_rows(analysis.frames, own, method)
+            complete = complete_rows(analysis.frames, on_test_set, method)
             estimates = [analysis.certainty.estimates[method, f"worst_group_{test_set}"]]
             for name in names:
                 of_group = complete[complete["group"] == name]
                 estimates.append(estimate(of_group.pivot(index="seed", columns="client", values="accuracy")))
-            rows[method] = [estimate_text(one) for one in estimates]
+            rows[method] = [estimate_text(e) for e in estimates]
         tables.append((title, ["method", "worst group", *names], _grouped(analysis.experiment, rows)))
     return tables
 
@@ -247,10 +234,12 @@ def _by_group(analysis: Analysis) -> list[tuple[str, list[str], Groups]]:
 def _group_sizes(groups: DataFrame) -> list[tuple[str, int, str]]:
     """Return for every group the number of test samples of all clients, and how many a client has."""
     rows = groups[groups["test_set"] == "local"].drop_duplicates(["client", "group"])
-    return [(str(n), int(own.sum()), _span(own)) for n, own in rows.groupby("group", sort=False)["num_samples"]]
+    sizes = rows.groupby("group", sort=False)["num_samples"]
+    return [(str(group), int(of_clients.sum()), _span(of_clients)) for group, of_clients in sizes]
 
 
 def _recommendation_row(entry: Recommendation) -> tuple[str, list[str]]:
+    """Return a client, its accuracy before and after with the best method, gain, recommendation and test results."""
     gain = "-" if entry.gain is None else f"{number(entry.gain, '+.1f')} ± {entry.standard_error:.1f}"
     values = (entry.val_before, entry.val_after, entry.test_before, entry.test_recommended)
     val_before, val_after, test_before, test_recommended = (_mean([value]) for value in values)
@@ -264,14 +253,17 @@ def _tuning(analysis: Analysis) -> dict[str, Any] | None:
     trials = read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else DataFrame()
     if trials.empty:
         return None
-    number, criterion = f"{_span(trials['method'].value_counts())} trials", str(trials["criterion"].iloc[0])
+    num_trials = f"{_span(trials['method'].value_counts())} trials"
+    criterion = str(trials["criterion"].iloc[0])
     criterion = sentences.texts("tuning", "criteria").get(criterion, criterion)
     tuned = section(analysis.experiment.config, "provenance", "tuned")
     return {
         "rule": sentences.render(
-            "tuning", "rule", trials=number, seeds=analysis.run.tuning.seeds(), criterion=criterion
+            "tuning", "rule", trials=num_trials, seeds=analysis.run.tuning.seeds(), criterion=criterion
         ),
+        "header": TUNING_HEADER,
         "compared": [row for name, chosen in tuned.items() for row in _tuned_rows(analysis, str(name), chosen or {})],
+        "trials_header": TRIALS_HEADER,
         "trials": [_trial_row(trial) for trial in trials.to_dict("records")],
     }
 
@@ -293,7 +285,7 @@ def _tuned_rows(analysis: Analysis, name: str, chosen: Mapping[str, Any]) -> Row
 
 def _entries(estimates: Sequence[Estimate], form: str) -> list[str]:
     """Return estimates as text, then the number of seeds."""
-    return [*(estimate_text(one, form) for one in estimates), str(estimates[0].num_seeds)]
+    return [*(estimate_text(e, form) for e in estimates), str(estimates[0].num_seeds)]
 
 
 def _trial_row(trial: Mapping[Any, str]) -> tuple[str, list[str]]:
@@ -316,22 +308,18 @@ def _rounded(text: str) -> str:
 
 def _client_rows(analysis: Analysis) -> Rows:
     """Return sample counts, the global model's accuracy, and each method's with every status that is not ok."""
-    columns = ["client", "seed", "method", "status", "num_train", "num_val", "num_test", "local_before", "local"]
-    by_client: dict[str, list[dict[str, Any]]] = {}
-    for record in analysis.frames.clients[columns].to_dict("records"):
-        by_client.setdefault(record["client"], []).append({str(key): value for key, value in record.items()})
+    columns = ["client", "seed", "method", "status", *COUNTS, "local_before", "local"]
+    clients: list[dict[Any, Any]] = analysis.frames.clients[columns].to_dict("records")
     rows = []
-    for client, records in by_client.items():
-        entries = [
-            _span(r[name] for r in records if not isna(r[name])) for name in ("num_train", "num_val", "num_test")
-        ]
+    for client, records in group_by(clients, itemgetter("client")).items():
+        entries = [_span(record[name] for record in records if not isna(record[name])) for name in COUNTS]
         first_of_seed = {record["seed"]: record["local_before"] for record in reversed(records)}
-        entries.append(_mean(reversed(first_of_seed.values())))
-        by_method = group_by(records, lambda record: str(record["method"]))
+        entries.append(_mean(first_of_seed.values()))
+        by_method = group_by(records, itemgetter("method"))
         for method in analysis.experiment.methods:
-            own = by_method.get(method, [])
-            statuses = sorted({record["status"] for record in own} - {"ok", "missing", "damaged"})
-            accuracy = _mean(record["local"] for record in own)
+            of_method = by_method.get(method, [])
+            statuses = sorted({record["status"] for record in of_method} - {"ok", "missing", "damaged"})
+            accuracy = _mean(record["local"] for record in of_method)
             entries.append(" ".join([accuracy, *(f"({status})" for status in statuses)]))
         rows.append((client, entries))
     return rows
@@ -361,6 +349,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
             first_with.setdefault(method, point.experiment)
     seeds = sorted({seed for point in points for seed in point.experiment.seeds})
     names = short_keys(list(keys))
+    metrics = [metric_named(name) for name in DRAWN]
     first = points[0].experiment
     return {
         "keys": [(names[key], [word(value) for value in values]) for key, values in keys.items()],
@@ -372,24 +361,15 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "only_point": sentences.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
         "table_header": ["point", *first_with, "n"],
         "tables": [
-            (metric_named(name), _point_rows(sweep, list(first_with), metric_named(name))) for name in OF_POINTS
+            (metric, [(p.experiment.label, [*mean_entries(p, first_with, metric), num_seeds(p)]) for p in points])
+            for metric in metrics
+        ],
+        "links": [
+            (p.experiment.label, quote(str((p.run.root / "report.html").relative_to(sweep.run.root)))) for p in points
         ],
         "missing": sweep.missing,
         "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
-        "not_converged": [p.experiment.label for p in points if not all(c.converged for c in convergences(p))],
-        "methods": [(method, sentences.describe_method(method, own.config)) for method, own in first_with.items()],
-        "metrics": [metric_named(name) for name in OF_POINTS],
+        "not_converged": [p.experiment.label for p in points if not all(c.converged for c in p.convergences)],
+        "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
+        "metrics": metrics,
     }
-
-
-def _point_rows(sweep: Sweep, methods: Sequence[str], metric: Metric) -> list[tuple[str, str, list[str]]]:
-    """Return label, link to the point's report, and entries of one metric."""
-    rows = []
-    for point in sweep.points:
-        estimates = [point.certainty.estimates.get((method, metric.name)) for method in methods]
-        entries = [mean_text(metric, one.mean, one) if one else "-" for one in estimates]
-        results = point.frames.results
-        link = quote(str((point.run.root / "report.html").relative_to(sweep.run.root)))
-        seeds = results.loc[results["complete"], "seed"].nunique()
-        rows.append((point.experiment.label, link, [*entries, str(seeds)]))
-    return rows

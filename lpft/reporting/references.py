@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lpft.evaluation.metric import mean
-from lpft.reporting.experiment import is_reference, section
+from lpft.reporting.experiment import Experiment, is_reference, section
 
 if TYPE_CHECKING:
     from lpft.reporting.analysis import Analysis
@@ -28,8 +28,7 @@ def reference_rows(config: Mapping[str, Any]) -> dict[str, str]:
     >>> reference_rows({"methods": {"home": {"class_path": "lpft.methods.references.Local"}, "ft": {}}})
     {'home': 'local'}
     """
-    paths = {str(name): section(config, "methods", name).get("class_path") for name in section(config, "methods")}
-    return {name: KINDS[path] for name, path in paths.items() if path in KINDS}
+    return {name: KINDS[path] for name, path in _class_paths(config).items() if path in KINDS}
 
 
 def rows_apart(config: Mapping[str, Any]) -> set[str]:
@@ -40,11 +39,22 @@ def rows_apart(config: Mapping[str, Any]) -> set[str]:
     >>> sorted(rows_apart({"methods": {"none": {}, "ft": {}, "x": {"class_path": "lpft.methods.rotated.Rotated"}}}))
     ['none', 'x']
     """
-    rows = {name for name, kind in reference_rows(config).items() if kind != IN_PROCESS}
-    for name in map(str, section(config, "methods")):
-        if is_reference(name, config) or section(config, "methods", name).get("class_path") == ROTATED:
-            rows.add(name)
-    return rows
+    return {
+        name
+        for name, path in _class_paths(config).items()
+        if path == ROTATED or is_reference(name, config) or KINDS.get(path, IN_PROCESS) != IN_PROCESS
+    }
+
+
+def _class_paths(config: Mapping[str, Any]) -> dict[str, str]:
+    methods = section(config, "methods")
+    return {str(name): str(section(methods, name).get("class_path")) for name in methods}
+
+
+def personalized_methods(experiment: Experiment) -> list[str]:
+    """Return the complete methods that personalize the global model."""
+    others = {experiment.reference, *reference_rows(experiment.config)}
+    return [method for method in experiment.complete_methods if method not in others]
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Gains:
         over_pooled: the global model minus the model of the pooled data.
         personalizing: the personalized models of `method` minus the global model.
         method: the method with the best validation accuracy at home; of equal ones the first.
-        num_seeds: the most seeds that one of the differences has.
+        num_seeds: the largest number of seeds of a difference.
     """
 
     over_local: float | None
@@ -71,15 +81,15 @@ def gains(analysis: Analysis) -> Gains | None:
 
     The global model's Local is known from every result, whether or not there is a row for it.
     """
-    rows, clients = reference_rows(analysis.experiment.config), analysis.frames.clients
-    complete = analysis.experiment.complete_methods
-    by_kind = {kind: method for method, kind in reversed(rows.items()) if method in complete}
+    experiment, clients = analysis.experiment, analysis.frames.clients
+    rows = reference_rows(experiment.config)
+    by_kind = {kind: method for method, kind in reversed(rows.items()) if method in experiment.complete_methods}
     if not by_kind:
         return None
     before = clients.astype({"local_before": float}).groupby(["seed", "method"])["local_before"].mean()
     federated = before.groupby("seed").first()
     differences = {kind: (federated - analysis.by_seed(method, "local")).dropna() for kind, method in by_kind.items()}
-    personalized = [method for method in complete if method not in (*rows, analysis.experiment.reference)]
+    personalized = personalized_methods(experiment)
     on_val = {method: mean(clients.loc[clients["method"] == method, "val_after"].tolist()) for method in personalized}
     best = max(personalized, key=lambda method: (on_val[method] == on_val[method], on_val[method]), default=None)
     if best is not None:
@@ -89,23 +99,23 @@ def gains(analysis: Analysis) -> Gains | None:
     return Gains(means.get("local"), means.get("pooled"), means.get("personalizing"), best, num_seeds)
 
 
-def gains_line(found: Gains | None) -> str:
+def gains_line(result: Gains | None) -> str:
     """Write the gains in one sentence; empty if there are none."""
-    if found is None:
+    if result is None:
         return ""
     parts = [
-        f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {other}"
-        for value, other in (
-            (found.over_local, "training at home alone"),
-            (found.over_pooled, "one model trained on pooled data"),
+        f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {reference}"
+        for value, reference in (
+            (result.over_local, "training at home alone"),
+            (result.over_pooled, "one model trained on pooled data"),
         )
         if value is not None
     ]
     parts[1:] = [part.replace(" points of Local", "") for part in parts[1:]]
     line = f"Federated training {', and '.join(parts)}"
-    if found.personalizing is not None:
-        line += f"; personalizing ({found.method}) {_verb(found.personalizing).removesuffix(' points')} on top"
-    return f"{line} ({'one seed' if found.num_seeds == 1 else f'mean over {found.num_seeds} seeds'})."
+    if result.personalizing is not None:
+        line += f"; personalizing ({result.method}) {_verb(result.personalizing).removesuffix(' points')} on top"
+    return f"{line} ({'one seed' if result.num_seeds == 1 else f'mean over {result.num_seeds} seeds'})."
 
 
 def _verb(points: float) -> str:

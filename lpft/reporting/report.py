@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpft.reporting.analysis import Analysis, Sweep, analyze_results, analyze_sweep
-from lpft.reporting.results import read_config
-from lpft.reporting.tables import write_all_tables, write_sweep_table
-from lpft.reporting.verdicts import NamedVerdict, VerdictFunction, apply_verdicts, load_verdicts, write_verdicts
+from lpft.reporting.tables import write_all_tables, write_sweep_table, write_verdicts
+from lpft.reporting.verdicts import NamedVerdict, apply_verdicts, load_verdicts
 from lpft.storage.run import Run
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ def write_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -
         FileNotFoundError: if the folder is not a run, or has no results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    functions = load_verdicts(read_config(run))
-    report = _report(write_tables(run), functions, writers)
+    report = _report(analyze_results(run), writers)
     if show:
         from lpft.reporting.console import print_comparison
 
@@ -82,21 +80,23 @@ def write_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -
     return report
 
 
-def _report(analysis: Analysis, functions: Mapping[str, VerdictFunction], writers: Sequence[Writer]) -> Report:
+def _report(analysis: Analysis, writers: Sequence[Writer]) -> Report:
     from lpft.reporting.drawing import write_figures  # matplotlib takes half a second
-    from lpft.reporting.figures import draw_all
+    from lpft.reporting.figures import drawings
     from lpft.reporting.logs import final_logs
     from lpft.reporting.page import write_page
     from lpft.reporting.tensorboard import EventFiles
 
-    svgs = draw_all(analysis)
-    figures = write_figures(analysis.run, svgs)
+    functions = load_verdicts(analysis.experiment.config)
+    write_all_tables(analysis)
+    figures = drawings(analysis)
+    paths = write_figures(analysis.run, figures)
     for log in final_logs(analysis):
         for writer in (EventFiles(), *writers):
             writer.write(log)
     verdicts = apply_verdicts(functions, [analysis])
     write_verdicts(analysis.run, verdicts)
-    return Report(analysis, write_page(analysis, svgs, verdicts), figures, verdicts)
+    return Report(analysis, write_page(analysis, figures.values(), verdicts), paths, verdicts)
 
 
 def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -> Sweep:
@@ -111,21 +111,20 @@ def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = Fa
         FileNotFoundError: if no point has results yet.
         ValueError: if the experiment names a verdict that cannot be imported.
     """
-    from lpft.reporting.drawing import svgs, write_figures  # matplotlib takes half a second
+    from lpft.reporting.drawing import write_figures  # matplotlib takes half a second
     from lpft.reporting.page import write_sweep_page
     from lpft.reporting.sweep_figures import point_drawings
 
-    functions = load_verdicts(read_config(run))
     sweep = analyze_sweep(run)
+    functions = load_verdicts(sweep.config)
     for point in sweep.points:
-        write_all_tables(point)
-        _report(point, load_verdicts(point.experiment.config), writers)
+        _report(point, writers)
     write_sweep_table(run, sweep.points)
     verdicts = apply_verdicts(functions, sweep.points)
     write_verdicts(run, verdicts)
-    drawn = svgs(point_drawings(sweep.points))
-    write_figures(run, drawn)
-    page = write_sweep_page(sweep, drawn, verdicts)
+    figures = point_drawings(sweep.points)
+    write_figures(run, figures)
+    page = write_sweep_page(sweep, figures.values(), verdicts)
     if show:
         from lpft.reporting.console import print_sweep
 

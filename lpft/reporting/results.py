@@ -1,4 +1,4 @@
-"""Reading a run's folder: for every seed and method the client results that exist, are missing or damaged.
+"""Reads a run's folder: for every seed and method the client results that exist, are missing or damaged.
 
 `lpft.reporting.analysis` and `lpft.reporting.status` start from `read_results`. This module imports the standard
 library and yaml only, so that `lpft status` answers at once.
@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
+from lpft.reporting.formatting import listed
 from lpft.storage import config_file
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
@@ -45,12 +46,12 @@ class Damage:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """All that is known of one method for one seed.
+    """The results of one method with one seed.
 
     Args:
         seed: seed of the run.
         method: the method's name in the configuration.
-        clients: names of all clients that should be there; the order of rows and columns everywhere.
+        clients: names of all expected clients; the order of rows and columns everywhere.
         client_results: usable client results, in the order of `clients`.
         missing: clients without a cell.
         damaged: cells that cannot be used.
@@ -81,9 +82,9 @@ class MethodResult:
         """What keeps the result from being complete, in words; empty if nothing does."""
         parts = []
         if self.missing or not self.client_results:
-            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_some(self.missing)}")
+            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_in_brackets(self.missing)}")
         if self.damaged:
-            parts.append(f"{len(self.damaged)} damaged{_some([damage.client for damage in self.damaged])}")
+            parts.append(f"{len(self.damaged)} damaged{_in_brackets([damage.client for damage in self.damaged])}")
         if self.mixed:
             parts.append("cells of different settings")
         if self.outdated:
@@ -108,20 +109,20 @@ def read_results(run: Run, brief: bool = False) -> list[MethodResult]:
         One result per seed and method, sorted by seed, then in the order of `method_order`.
     """
     config = read_config(run)
-    planned_seeds, planned_methods = _planned(config)
-    on_disk = {seed: run.methods(seed) for seed in sorted({*run.seeds(), *planned_seeds})}
-    order = method_order(config, {method for methods in on_disk.values() for method in methods})
-    found = {
-        (seed, method): read_client_results(run, seed, method, brief) if method in methods else {}
-        for seed, methods in on_disk.items()
-        for method in order
+    on_disk = {seed: run.methods(seed) for seed in seeds_of(run, config)}
+    methods = method_order(config, {method for methods in on_disk.values() for method in methods})
+    cells_of = {
+        (seed, method): read_client_results(run, seed, method, brief) if method in on_disk[seed] else {}
+        for seed in on_disk
+        for method in methods
     }
-    clients = _clients(config, [cell for cells in found.values() for cell in cells.values()])
+    clients = _clients(config, [cell for cells in cells_of.values() for cell in cells.values()])
     outdated = _outdated(run, config)
+    expected_seeds, expected_methods = _planned_seeds(config) or on_disk, _planned_methods(config) or methods
     return [
         replace(_sorted_out(run, seed, method, clients, cells), outdated=(seed, method) in outdated)
-        for (seed, method), cells in found.items()
-        if cells or (seed in (planned_seeds or on_disk) and method in (planned_methods or order))
+        for (seed, method), cells in cells_of.items()
+        if cells or (seed in expected_seeds and method in expected_methods)
     ]
 
 
@@ -143,7 +144,7 @@ def read_config(run: Run) -> dict[str, Any]:
 def read_history(path: Path) -> History:
     """Read a global model's history.csv, one dictionary per round; empty if there is none.
 
-    A value that is blank, NaN, or no number since the file was cut off, is None.
+    A value is None if it is blank, NaN, or cut off.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -167,12 +168,17 @@ def method_order(config: Mapping[str, Any], methods: Iterable[str]) -> list[str]
     >>> method_order({"methods": {"none": {}, "ft": {}}}, {"ft", "zebra", "ape"})
     ['none', 'ft', 'ape', 'zebra']
     """
-    _, planned = _planned(config)
+    planned = _planned_methods(config)
     return [*planned, *sorted(set(methods) - set(planned))]
 
 
+def seeds_of(run: Run, config: Mapping[str, Any]) -> list[int]:
+    """Return the seeds that are planned or on disk, sorted."""
+    return sorted({*run.seeds(), *_planned_seeds(config)})
+
+
 def experiment_of(config: Mapping[str, Any], results: Sequence[MethodResult]) -> Experiment:
-    """Return what a run consists of, as its results tell."""
+    """Return the seeds, methods and clients of a run, as its results have them."""
     return Experiment(
         config=config,
         seeds=sorted({result.seed for result in results}),
@@ -182,9 +188,12 @@ def experiment_of(config: Mapping[str, Any], results: Sequence[MethodResult]) ->
     )
 
 
-def _planned(config: Mapping[str, Any]) -> tuple[list[int], list[str]]:
-    seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
-    return seeds, [str(name) for name in section(config, "methods")]
+def _planned_seeds(config: Mapping[str, Any]) -> list[int]:
+    return [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
+
+
+def _planned_methods(config: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in section(config, "methods")]
 
 
 def _clients(config: Mapping[str, Any], cells: Iterable[ClientResult | DamagedFileError]) -> list[str]:
@@ -198,39 +207,36 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
     provenance = section(config, "provenance")
     outdated = set()
     for seed, part, settings in run.settings():
-        own = settings.get("method")
-        rest = {key: value for key, value in settings.items() if key != "method"}
-        shared = provenance.get("settings" if "personalization" in rest else "reference_settings")
-        expected = (shared, section(config, "methods").get(part, own))
-        if part != "global" and shared is not None and (fingerprint(rest), own) != expected:
+        method = settings.get("method")
+        shared = {key: value for key, value in settings.items() if key != "method"}
+        expected = provenance.get("settings" if "personalization" in shared else "reference_settings")
+        expected_method = section(config, "methods").get(part, method)
+        same = (fingerprint(shared), method) == (expected, expected_method)
+        if part != "global" and expected is not None and not same:
             outdated.add((seed, part))
     return outdated
 
 
-def _sorted_out(run: Run, seed: int, method: str, clients: list[str], found: ResultsByFile) -> MethodResult:
+def _sorted_out(run: Run, seed: int, method: str, clients: list[str], files: ResultsByFile) -> MethodResult:
+    """Separate the usable results of a method and seed from damaged and missing ones."""
     names = {file_name(client): client for client in clients}
     cells: dict[str, ClientResult] = {}
     damaged: list[Damage] = []
-    expected = sorted(clients)
-    fits: dict[int, bool] = {}  # cells share their lists of clients
+    same_clients: dict[int, bool] = {}  # by list of clients, which cells share
 
-    def note_damage(name: str, reason: str) -> None:
+    for name, cell in files.items():
+        if isinstance(cell, ClientResult):
+            if id(cell.clients) not in same_clients:
+                same_clients[id(cell.clients)] = sorted(cell.clients) == sorted(clients)
+            if same_clients[id(cell.clients)] and len(cell.accuracy) == len(cell.clients):
+                cells[cell.client] = cell
+                continue
+        reason = str(cell) if isinstance(cell, DamagedFileError) else "it was computed for other clients"
         path = run.method_file(seed, method, "cells") / name
         damaged.append(Damage(path, names.get(path.stem, unquote(path.stem)), reason))
-
-    for name, cell in found.items():
-        if isinstance(cell, DamagedFileError):
-            note_damage(name, str(cell))
-            continue
-        if id(cell.clients) not in fits:
-            fits[id(cell.clients)] = sorted(cell.clients) == expected
-        if not fits[id(cell.clients)] or len(cell.accuracy) != len(cell.clients):
-            note_damage(name, "it was computed for other clients")
-        else:
-            cells[cell.client] = cell
-    absent = set(clients) - cells.keys() - {damage.client for damage in damaged}
+    not_missing = {*cells, *(damage.client for damage in damaged)}
     usable = [cells[client] for client in clients if client in cells]
-    return MethodResult(seed, method, clients, usable, [c for c in clients if c in absent], damaged)
+    return MethodResult(seed, method, clients, usable, [c for c in clients if c not in not_missing], damaged)
 
 
 def _number(text: str | None) -> float | None:
@@ -241,6 +247,5 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _some(names: list[str], limit: int = 3) -> str:
-    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-    return f" ({shown})" if names else ""
+def _in_brackets(names: list[str]) -> str:
+    return f" ({listed(names, 3)})" if names else ""

@@ -18,12 +18,10 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, measure_word, section
-from lpft.reporting.formatting import number, points
-from lpft.reporting.intervals import Certainty, comparison_text, estimate_text
+from lpft.reporting.formatting import comparison_text, estimate_text, listed, number, points
+from lpft.reporting.intervals import Certainty
 from lpft.reporting.tradeoff import Tradeoff
 
-SHOWN_NAMES = 5
-"""Maximum number of clients named in one line."""
 DESCRIBED = ("epochs", "lp_epochs")
 """Settings that every description of a method contains."""
 
@@ -101,11 +99,11 @@ def remedy(name: str) -> str:
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics: once for all methods, and once for all clients, with the same one."""
+    """Describe diagnostics in one line each: one for all methods, and one for all clients, with the same diagnostic."""
     lines = []
-    for name, same in by_name(diagnostics).items():
-        lines += [f"{name}: {line}" for line in located(d for d in same if d.client is None)]
-        of_clients = [d for d in same if d.client is not None]
+    for name, of_name in by_name(diagnostics).items():
+        lines += [f"{name}: {line}" for line in located(d for d in of_name if d.client is None)]
+        of_clients = [d for d in of_name if d.client is not None]
         clients = list(dict.fromkeys(str(d.client) for d in of_clients))
         if clients:
             several = f"{len(clients)} clients ({listed(clients)})" if len(clients) > 1 else "1 client"
@@ -119,18 +117,12 @@ def by_name(diagnostics: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
 
 
 def located(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """Describe diagnostics with seed, method and client: once for all methods with the same one."""
+    """Describe diagnostics with seed, method and client in one line each: one for all methods that are alike."""
     lines = []
-    for (*_, text), same in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
-        place = same[0].place + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+    for (*_, text), alike in group_by(diagnostics, lambda d: (d.client, d.seed, message(d))).items():
+        place = alike[0].place + (f" and {len(alike) - 1} more" if len(alike) > 1 else "")
         lines.append(": ".join(part for part in (place, text) if part))
     return lines
-
-
-def listed(names: Iterable[str]) -> str:
-    """Join the first names with commas."""
-    names = list(names)
-    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def recommendation_line(recommendations: Sequence[Recommendation]) -> str:
@@ -178,40 +170,40 @@ def interval_note(certainty: Certainty) -> str:
 
 
 def result(certainty: Certainty) -> str:
-    """State in one sentence how the pair of methods that an experiment is about compares, and how sure that is.
+    """State in one sentence how the pair of methods that an experiment is about compares, and how certain that is.
 
     Of a swept method, the verdicts are counted. Empty if there is no such pair, or one of them has no accuracy.
     """
-    if certainty.main_pair is None and certainty.main_family is not None:
-        return _result_of_family(*certainty.main_family, certainty)
-    pair = certainty.main_pair
-    found = {name: certainty.comparisons.get((*pair, name)) for name in ("local", "global_all")} if pair else {}
-    if pair is None or None in found.values():
+    if certainty.main_pair is None:
+        return _result_of_family(*certainty.main_family, certainty) if certainty.main_family else ""
+    method, baseline = certainty.main_pair
+    by_metric = {name: certainty.comparisons.get((method, baseline, name)) for name in ("local", "global_all")}
+    if None in by_metric.values():
         return ""
     return render(
         "result",
-        method=pair[0],
-        baseline="the global model" if pair[1] == certainty.global_model else pair[1],
+        method=method,
+        baseline="the global model" if baseline == certainty.global_model else baseline,
         measure=measure_word(certainty.experiment.config),
-        num_methods=sum((method, pair[1], "local") in certainty.comparisons for method in certainty.methods),
-        **found,
+        num_methods=sum((name, baseline, "local") in certainty.comparisons for name in certainty.methods),
+        **by_metric,
     )
 
 
 def result_at_equal_local(tradeoff: Tradeoff) -> str:
     """State how much Global the same pair keeps at equal Local; empty if they have no curves, or no Local in common."""
     pair = tradeoff.certainty.main_pair
-    found = tradeoff.comparisons.get(pair) if pair else None
-    if pair is None or found is None or not found.matched.overlaps:
+    comparison = tradeoff.comparisons.get(pair) if pair else None
+    if pair is None or comparison is None or not comparison.matched.overlaps:
         return ""
-    return render("result_at_equal_local", method=pair[0], baseline=pair[1], found=found)
+    return render("result_at_equal_local", method=pair[0], baseline=pair[1], comparison=comparison)
 
 
 def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) -> str:
     words = {}
     for name in ("local", "global_all"):
-        found = [certainty.comparisons.get((row, baseline, name)) for row in rows]
-        words[name] = Counter(one.verdict for one in found if one is not None)
+        comparisons = [certainty.comparisons.get((row, baseline, name)) for row in rows]
+        words[name] = Counter(comparison.verdict for comparison in comparisons if comparison is not None)
     number = words["local"].total()
     family = certainty.experiment.variants[rows[0]].family
     return render("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
@@ -275,12 +267,13 @@ def _describe(settings: Mapping[str, Any], config: Mapping[str, Any], swept_lp_e
 
 
 def _difference(method: str, config: Mapping[str, Any]) -> str:
-    """State what differs from the settings of the method of the same class whose name this one extends, if any."""
+    """State the differences from the method of the same class whose name this one extends; empty if there are none."""
     methods = section(config, "methods")
-    same = [name for name in methods if name != method and class_name(methods[name]) == class_name(methods.get(method))]
-    base = max((name for name in same if method.startswith(f"{name}_")), key=len, default=None)
+    kind = class_name(methods.get(method))
+    bases = [name for name in methods if method.startswith(f"{name}_") and class_name(methods[name]) == kind]
+    base = max(bases, key=len, default=None)
     if base is None or not isinstance(methods.get(method), Mapping):
         return ""
-    own, other = (dict(flat(section(methods, name, "init_args"))) for name in (method, base))
-    keys = [key for key in own | other if own.get(key) != other.get(key) and key not in DESCRIBED]
-    return f"Unlike {base}: {', '.join(f'{key} = {own.get(key)}' for key in keys)}." if keys else ""
+    of_method, of_base = (dict(flat(section(methods, name, "init_args"))) for name in (method, base))
+    keys = [k for k in of_method | of_base if of_method.get(k) != of_base.get(k) and k not in DESCRIBED]
+    return f"Unlike {base}: {', '.join(f'{key} = {of_method.get(key)}' for key in keys)}." if keys else ""

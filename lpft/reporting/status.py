@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +12,15 @@ from typing import Any
 
 from lpft.reporting.experiment import is_reference, section
 from lpft.reporting.job_errors import JobError, job_errors
-from lpft.reporting.results import MethodResult, check_is_run, read_config, read_history, read_results
+from lpft.reporting.results import (
+    History,
+    MethodResult,
+    check_is_run,
+    read_config,
+    read_history,
+    read_results,
+    seeds_of,
+)
 from lpft.runtime.heartbeat import work_in_progress
 from lpft.storage.run import Run
 
@@ -125,12 +132,12 @@ class Eta:
     @property
     def seconds_of_rounds(self) -> float | None:
         """Seconds that the remaining rounds take; None if no round is finished."""
-        return _rest(self.rounds)
+        return _seconds_of(self.rounds)
 
     @property
     def seconds_of_cells(self) -> float | None:
         """Seconds that the remaining client results take one process; None if unknown."""
-        return _rest(self.cells)
+        return _seconds_of(self.cells)
 
     @property
     def seconds_left(self) -> float | None:
@@ -144,7 +151,7 @@ class Eta:
         return {name: getattr(self, name) for name in names}
 
 
-def _rest(paces: Sequence[Pace]) -> float | None:
+def _seconds_of(paces: Sequence[Pace]) -> float | None:
     """Return the seconds for all remaining steps; a kind without finished steps counts as the slowest other kind."""
     finished: dict[str, list[float]] = {}
     for pace in paces:
@@ -169,12 +176,12 @@ class RunStatus:
         name: name of the experiment.
         report: the report page, if it exists.
         models: the global model of every seed.
-        others: the same of methods that train a model of their own in this way, such as on pooled data, by method.
+        others: by method, the models of methods that train their own in this way, such as on pooled data.
         methods: every seed and method, in order.
         trials: the trials of tuning, every seed and trial.
-        tuned: whether tuning has chosen, as tuning.csv tells; true if nothing is tuned.
-        points: of a sweep, which has no models and methods of its own.
-        planned: how many points a sweep has.
+        tuned: whether tuning has chosen, that is, tuning.csv exists; true if nothing is tuned.
+        points: the points of a sweep, which has no models and methods of its own.
+        planned: planned number of points of a sweep.
         errors: errors that are not fixed yet.
         eta: the remaining time.
     """
@@ -194,14 +201,14 @@ class RunStatus:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do but perhaps the report."""
+        """Whether nothing is left to do, except perhaps the report."""
         if self.planned:
             return len(self.points) >= self.planned and all(point.complete for point in self.points)
         parts = [*self.methods, *(() if self.tuned else self.trials)]
         return bool(self.methods) and self.tuned and all(p.complete for p in parts) and all(m.done for m in self.models)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as what `json.dumps` takes."""
+        """Return everything as plain data for JSON."""
         parts = {
             name: [{**asdict(part), "complete": part.complete} for part in getattr(self, name)]
             for name in ("methods", "trials")
@@ -240,12 +247,12 @@ def read_status(run: Run) -> RunStatus:
     status = _read_status(run)
     if status.complete:
         return status
-    known = [error.error for error in status.errors]
-    return replace(status, errors=[*status.errors, *job_errors(run, known)])
+    reported = [error.error for error in status.errors]
+    return replace(status, errors=[*status.errors, *job_errors(run, reported)])
 
 
 def _read_status(run: Run) -> RunStatus:
-    """Look at all but the logs of jobs."""
+    """Read everything but the logs of jobs."""
     check_is_run(run)
     config, page = read_config(run), run.root / "report.html"
     status = RunStatus(run.root, str(config.get("name") or run.root.name), page if page.is_file() else None)
@@ -259,44 +266,39 @@ def _read_status(run: Run) -> RunStatus:
             errors=[error for point in points for error in point.errors],
             eta=sum((point.eta for point in points), Eta()),
         )
-    here, tuning = _Now(run), _Now(run.tuning)
-    results, trials = read_results(run, brief=True), read_results(run.tuning, brief=True)
-    planned_seeds = [seed for seed in config.get("seeds") or [] if isinstance(seed, int)]
     federation = section(config, "federation")
     rounds = None if federation.get("init") else federation.get("rounds")
     planned = rounds if isinstance(rounds, int) else None
-    models = [here.model(seed, planned) for seed in sorted({*run.seeds(), *planned_seeds})]
-    methods, of_trials = [here.method(result) for result in results], [tuning.method(result) for result in trials]
-    trained = {reference.root.name: _Now(reference) for reference in run.references()}
-    others = {name: [now.model(model.seed, None) for model in models] for name, now in trained.items()}
-    cells = [
-        Pace(
-            result.method,
-            left=len(result.clients) - len(result.client_results),
-            seconds=[cell.seconds for cell in result.client_results],
-            typical=not is_reference(result.method, config),
-        )
-        for result in [*results, *trials]
-    ]
-    stacks = sum(work.part != "global" for work in [*here.work, *tuning.work])
+    activity, tuning = _Activity(run), _Activity(run.tuning)
+    references = {reference.root.name: _Activity(reference) for reference in run.references()}
+    histories = {seed: activity.history(seed) for seed in seeds_of(run, config)}
+    models = [activity.model(seed, history, planned) for seed, history in histories.items()]
+    others = {name: [r.model(seed, r.history(seed), None) for seed in histories] for name, r in references.items()}
+    results, of_trials = read_results(run, brief=True), read_results(run.tuning, brief=True)
+    methods = [activity.method(result) for result in results]
+    trials = [tuning.method(result) for result in of_trials]
     return replace(
         status,
         models=models,
         others=others,
         methods=methods,
-        trials=of_trials,
+        trials=trials,
         tuned=(run.root / "tuning.csv").is_file() or not section(config, "tune", "grids"),
         errors=[
-            *here.errors(models, methods),
-            *tuning.errors([], of_trials),
-            *itertools.chain.from_iterable(trained[name].errors(of_name, []) for name, of_name in others.items()),
+            *activity.errors(models, methods),
+            *tuning.errors([], trials),
+            *(error for name, of_name in others.items() for error in references[name].errors(of_name, [])),
         ],
-        eta=Eta(tuple(_pace_of_rounds(run, model) for model in models), tuple(cells), stacks),
+        eta=Eta(
+            rounds=tuple(_pace_of_rounds(model, histories[model.seed]) for model in models),
+            cells=tuple(_pace_of_cells(result, config) for result in [*results, *of_trials]),
+            at_work=sum(work.part != "global" for work in [*activity.work, *tuning.work]),
+        ),
     )
 
 
-class _Now:
-    """What is worked on just now, and what has failed last."""
+class _Activity:
+    """The work in progress in a run's folder, and its last failures."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -309,14 +311,16 @@ class _Now:
 
     def failed(self, seed: int, part: str) -> dict[str, str]:
         """Return the failed clients with the reason; for a global model, one without a name."""
-        mine = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
-        return {client: failure.error for failure in mine for client in failure.clients or [""]}
+        failures = [failure for failure in self.failures if (failure.seed, failure.part) == (seed, part)]
+        return {client: failure.error for failure in failures for client in failure.clients or [""]}
 
-    def model(self, seed: int, planned: int | None) -> GlobalStatus:
+    def history(self, seed: int) -> History:
+        return read_history(self.run.global_file(seed, "history.csv"))
+
+    def model(self, seed: int, history: History, planned: int | None) -> GlobalStatus:
         done, running = self.run.global_model(seed).is_file(), bool(self.running(seed, "global"))
         failed = "" if done or running else self.failed(seed, "global").get("", "")
-        rounds = len(read_history(self.run.global_file(seed, "history.csv")))
-        return GlobalStatus(seed, done, rounds, planned, running and not done, failed)
+        return GlobalStatus(seed, done, len(history), planned, running and not done, failed)
 
     def method(self, result: MethodResult) -> MethodStatus:
         running, failed = self.running(result.seed, result.method), self.failed(result.seed, result.method)
@@ -339,11 +343,15 @@ class _Now:
         """Return the failures that still count."""
         failed = {(model.seed, "global") for model in models if model.failed}
         failed |= {(part.seed, part.method) for part in methods if part.failed}
-        still = [failure for failure in self.failures if (failure.seed, failure.part) in failed]
-        return [JobError(str(failure), failure.error, str(failure.path)) for failure in still]
+        return [JobError(str(f), f.error, str(f.path)) for f in self.failures if (f.seed, f.part) in failed]
 
 
-def _pace_of_rounds(run: Run, model: GlobalStatus) -> Pace:
-    history = read_history(run.global_file(model.seed, "history.csv"))
+def _pace_of_cells(result: MethodResult, config: Mapping[str, Any]) -> Pace:
+    left = len(result.clients) - len(result.client_results)
+    seconds = [cell.seconds for cell in result.client_results]
+    return Pace(result.method, left, seconds, typical=not is_reference(result.method, config))
+
+
+def _pace_of_rounds(model: GlobalStatus, history: History) -> Pace:
     left = 0 if model.done or model.planned is None else max(0, model.planned - model.rounds)
     return Pace("round", left, [seconds for row in history if (seconds := row.get("seconds")) is not None])

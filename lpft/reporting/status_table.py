@@ -13,7 +13,7 @@ from lpft.reporting.status import Eta, MethodStatus, RunStatus
 from lpft.runtime.progress import duration
 
 MANY_ERRORS = 5
-"""So many different errors are printed."""
+"""Maximum number of different errors that are printed."""
 
 
 def print_table(status: RunStatus) -> None:
@@ -34,8 +34,8 @@ def render_status(status: RunStatus) -> Group:
     seeds = [model.seed for model in status.models]
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
-    own_models = {f"model of {escape(method)}": models for method, models in status.others.items()}
-    for name, models in {"global model": status.models, **own_models}.items():
+    of_methods = {f"model of {escape(method)}": models for method, models in status.others.items()}
+    for name, models in {"global model": status.models, **of_methods}.items():
         table.add_row(name, *(_colored(str(model), model.done) for model in models))
     table.add_section()
     for method in dict.fromkeys(part.method for part in status.methods):
@@ -77,7 +77,7 @@ def _table(status: RunStatus) -> Table:
 
 
 def _cells(parts: list[MethodStatus], alone: bool = False) -> str:
-    """Count the cells of some methods; for a single method, with details."""
+    """Count the cells of some methods; details are added for a method that is `alone`."""
     counts = {
         "running": sum(len(part.running) for part in parts),
         "failed": sum(len(part.failed) for part in parts),
@@ -98,12 +98,12 @@ def _colored(text: str, good: bool) -> str:
 
 def _with_lines(status: RunStatus, lines: list[str], *tables: Table) -> Group:
     """Append errors, the remaining time, and the path of the report."""
-    same = group_by(status.errors, lambda error: error.error)
-    for text, errors in list(same.items())[:MANY_ERRORS]:
+    by_text = group_by(status.errors, lambda error: error.error)
+    for text, errors in list(by_text.items())[:MANY_ERRORS]:
         others = f" (and {len(errors) - 1} more)" if errors[1:] else ""
         lines += [f"error    {errors[0].where}{others}: {text}", f"         {errors[0].path}"]
-    if len(same) > MANY_ERRORS:
-        lines.append(f"         and {len(same) - MANY_ERRORS} other errors: see --json")
+    if len(by_text) > MANY_ERRORS:
+        lines.append(f"         and {len(by_text) - MANY_ERRORS} other errors: see --json")
     if (status.models or status.points) and not status.complete:
         lines.append(f"left     {_left(status.eta)}")
     lines.append(f"report   {status.report or 'not written yet'}")

@@ -22,12 +22,12 @@ COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f6b32"),
     *("#7a67c7", "#44aa99", "#aa4466", "#8a941e", "#b07ae1", "#4e79a7", "#c0564e"),
 )
-"""Told apart with the common kinds of colour blindness up to seven (Okabe and Ito); markers help beyond."""
+"""The first seven can be told apart with the common kinds of colour blindness (Okabe and Ito); markers help beyond."""
 
 MARKERS = "osD^vP<>Xphd8H"
 REFERENCE_COLOR = "#7d8896"
 TUNED = 0.9
-"""How dark the colour of a tuned method is, see `shade`."""
+"""Depth of the colour of a tuned method, see `shade`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Look:
 
     @property
     def plain(self) -> Look:
-        """How its family is drawn as one."""
+        """The style of its family as a whole."""
         return Look(self.family_color, self.marker, self.family, self.family, self.family_color)
 
     def points(self, label: str, size: float) -> dict[str, Any]:
@@ -77,18 +77,18 @@ def looks(methods: Sequence[str], config: Mapping[str, Any]) -> dict[str, Look]:
     bases = {name: name.removesuffix("_tuned") for name in section(config, "provenance", "tuned")}
     tuned = {name: base for name, base in bases.items() if name in methods and base in methods}
     others = [method for method in methods if not is_reference(method, config) and method not in tuned]
-    found = {m: Look(REFERENCE_COLOR, "*", m, m, REFERENCE_COLOR, reference=True) for m in methods}
+    by_method = {m: Look(REFERENCE_COLOR, "*", m, m, REFERENCE_COLOR, reference=True) for m in methods}
     for number, (family, members) in enumerate(families(others, variants).items()):
         color = COLORS[number % len(COLORS)]
         marker = MARKERS[(number + number // len(COLORS)) % len(MARKERS)]  # another one in the second round of colours
-        for place, method in enumerate(members):
-            depth = place / (len(members) - 1) if len(members) > 1 else 0.5
+        for index, method in enumerate(members):
+            depth = index / (len(members) - 1) if len(members) > 1 else 0.5
             name = variants[method].label if method in variants else method
-            found[method] = Look(shade(color, depth), marker, family, name, color)
+            by_method[method] = Look(shade(color, depth), marker, family, name, color)
     for method, base in tuned.items():
-        dark = shade(found[base].color, TUNED)
-        found[method] = Look(dark, found[base].marker, method, method, dark)
-    return found
+        dark = shade(by_method[base].color, TUNED)
+        by_method[method] = Look(dark, by_method[base].marker, method, method, dark)
+    return by_method
 
 
 def shade(color: str, depth: float) -> str:
@@ -97,9 +97,9 @@ def shade(color: str, depth: float) -> str:
     >>> shade("#0072b2", 0.5), shade("#0072b2", 0.0)
     ('#0072b2', '#99c7e0')
     """
-    share, other = (0.6 * (1 - 2 * depth), 255) if depth < 0.5 else (0.55 * (2 * depth - 1), 0)
-    parts = (int(color[place : place + 2], 16) for place in (1, 3, 5))
-    return "#" + "".join(f"{round(part + share * (other - part)):02x}" for part in parts)
+    share, target = (0.6 * (1 - 2 * depth), 255) if depth < 0.5 else (0.55 * (2 * depth - 1), 0)
+    channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + share * (target - channel)):02x}" for channel in channels)
 
 
 def text_color(red: float, green: float, blue: float) -> str:

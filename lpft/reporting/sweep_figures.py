@@ -18,22 +18,22 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from lpft.evaluation.metrics import metric_named
-from lpft.reporting.analysis import Analysis
+from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.drawing import Drawing, described, panels
-from lpft.reporting.experiment import Values, families, section, short_keys, word
+from lpft.reporting.experiment import Values, section, short_keys, word
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.heatmap import draw_fields, write_numbers
 from lpft.reporting.style import INK, Look, looks, short
 
 DRAWN = ("local", "global_all", "worst_row", "average3", "distortion_own")
-"""The metrics that are drawn against a swept value."""
+"""The metrics that are drawn against a swept value, and have a table of all points in the report."""
 IN_GRID = ("local", "global_all", "average3")
 """What is drawn where several keys were swept, and every metric has a row of panels."""
 IN_HEAT = ("local", "global_all", "average3", "distortion_own")
 DECADES = 30.0
-"""Positive values are drawn on a logarithmic axis if the largest is so many times the smallest."""
+"""Values are drawn on a logarithmic axis if the largest is at least this many times the smallest positive one."""
 MANY = 6
-"""So many panels stand beside each other."""
+"""Maximum number of panels in a row."""
 
 
 Swept = pd.DataFrame
@@ -48,8 +48,8 @@ class Scale:
     Args:
         levels: its values as JSON, from left to right.
         values: the same as values.
-        x: their places: numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest. Other
-            values are evenly spaced.
+        x: their positions: numbers are at their value; on a logarithmic axis, 0 is one step left of the smallest.
+            Other values are evenly spaced.
         log: whether the axis is logarithmic.
     """
 
@@ -63,7 +63,7 @@ class Scale:
         """Return the scale that fits a column of JSON."""
         values = {level: json.loads(level) for level in column.unique()}
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values.values()):
-            return cls(list(values), list(values.values()), [float(place) for place in range(len(values))], log=False)
+            return cls(list(values), list(values.values()), list(map(float, range(len(values)))), log=False)
         levels = sorted(values, key=lambda level: values[level])
         numbers = [values[level] for level in levels]
         positive = [value for value in numbers if value > 0]
@@ -83,12 +83,12 @@ class Scale:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
         transform = axes.xaxis.get_transform()
-        places = transform.transform(np.array(self.x))
-        margin = 0.06 * (places[-1] - places[0]) or 0.5
-        axes.set_xlim(*transform.inverted().transform(np.array([places[0] - margin, places[-1] + margin])))
+        positions = transform.transform(np.array(self.x))
+        margin = 0.06 * (positions[-1] - positions[0]) or 0.5
+        axes.set_xlim(*transform.inverted().transform(np.array([positions[0] - margin, positions[-1] + margin])))
         texts = self.texts(14)
-        shown = _apart(places.tolist(), texts)
-        axes.set_xticks([self.x[number] for number in shown], [texts[number] for number in shown])
+        shown = _apart(positions.tolist(), texts)
+        axes.set_xticks([self.x[index] for index in shown], [texts[index] for index in shown])
         axes.tick_params(axis="x", labelsize=8)
 
 
@@ -97,12 +97,11 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
 
     Methods that were swept over the same key share a figure; the others are horizontal lines in it.
     """
-    experiment = analysis.experiment
-    look = looks(experiment.methods, experiment.config)
+    experiment, look = analysis.experiment, analysis.looks
     controls = [_swept(analysis, method, {}) for method in experiment.methods if method not in experiment.variants]
     by_keys: dict[tuple[str, ...], list[Swept]] = {}
     drawings: dict[str, Drawing] = {}
-    for family, members in families(experiment.variants, experiment.variants).items():
+    for family, members in experiment.families(experiment.variants).items():
         rows = pd.concat([_swept(analysis, method, experiment.variants[method].values) for method in members])
         rows["line"] = family
         keys = _varied(rows)
@@ -124,7 +123,7 @@ def variant_drawings(analysis: Analysis) -> dict[str, Drawing]:
 
 def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     """Return the figures of a sweep over runs: lines, and for two keys the compared pair's difference as heat maps."""
-    names = short_keys(list(dict.fromkeys(key for point in points for key in point.experiment.values)))
+    names = short_keys(swept_keys(points))
     named = [{names[key]: value for key, value in point.experiment.values.items()} for point in points]
     in_points = list(zip(points, named, strict=True))
     rows = pd.concat([_swept(point, m, values) for point, values in in_points for m in point.experiment.methods])
@@ -152,8 +151,8 @@ def _swept(analysis: Analysis, method: str, values: Values) -> Swept:
 
 def _difference(point: Analysis, values: Values, method: str, baseline: str) -> Swept:
     """Return one row per seed that has both methods."""
-    mine, theirs = (_swept(point, name, {}).set_index("seed")[list(DRAWN)] for name in (method, baseline))
-    gaps = (mine - theirs).loc[mine.index.intersection(theirs.index)]
+    of_method, of_baseline = (_swept(point, name, {}).set_index("seed")[list(DRAWN)] for name in (method, baseline))
+    gaps = (of_method - of_baseline).loc[of_method.index.intersection(of_baseline.index)]
     return gaps.assign(**{KEY(key): json.dumps(value) for key, value in values.items()})
 
 
@@ -179,12 +178,12 @@ def _title(metric: str, signed: bool = False) -> str:
 
 def _lines(rows: Swept, keys: Sequence[str], look: Mapping[str, Look], controls: Swept) -> Figure | None:
     """Draw one line per method against the key with the most values; other keys make columns of panels."""
-    across, rest, columns = _columns(rows, keys)
+    across, other_keys, columns = _columns(rows, keys)
     columns = columns[:MANY]
-    metrics = [metric for metric in (IN_GRID if rest else DRAWN) if rows[metric].notna().any()]
+    metrics = [metric for metric in (IN_GRID if other_keys else DRAWN) if rows[metric].notna().any()]
     if not metrics:
         return None
-    if rest:
+    if other_keys:
         size = (max(1.75, 7.4 / len(columns)), 1.9)
         figure, axes = panels(len(metrics) * len(columns), len(columns), size, sharey="row", sharex=True)
     else:
@@ -197,18 +196,18 @@ def _lines(rows: Swept, keys: Sequence[str], look: Mapping[str, Look], controls:
             ax.axhline(
                 levels[method], color=look[method].color, linestyle=dashes, linewidth=1.3, label=short(method, 24)
             )
-        here = rows[(rows[list(map(KEY, rest))] == list(column)).all(axis=1)]
-        for method, of_method in here.groupby("line", sort=False):
+        in_panel = rows[(rows[list(map(KEY, other_keys))] == list(column)).all(axis=1)]
+        for method, of_method in in_panel.groupby("line", sort=False):
             _line(ax, short(method, 24), of_method.groupby(KEY(across))[metric], scale, look[method])
         scale.set_axis(ax)
-        if not rest:
+        if not other_keys:
             ax.set_title(_title(metric))
         elif number < len(columns):
-            values = (f"{key}={word(json.loads(level))}" for key, level in zip(rest, column, strict=True))
+            values = (f"{key}={word(json.loads(level))}" for key, level in zip(other_keys, column, strict=True))
             ax.set_title(", ".join(values), fontsize=9)
-        if rest and number % len(columns) == 0:
+        if other_keys and number % len(columns) == 0:
             ax.set_ylabel(_title(metric))
-        ax.tick_params(labelbottom=not rest or number >= len(axes) - len(columns))
+        ax.tick_params(labelbottom=not other_keys or number >= len(axes) - len(columns))
     figure.supxlabel(across, color=INK)
     handles, names = axes[0].get_legend_handles_labels()
     style: dict[str, Any] = {"ncols": min(6, len(names)), "handlelength": 1.8, "columnspacing": 1.3}
@@ -219,14 +218,14 @@ def _lines(rows: Swept, keys: Sequence[str], look: Mapping[str, Look], controls:
 def _columns(rows: Swept, keys: Sequence[str]) -> tuple[str, list[str], list[tuple[str, ...]]]:
     """Return the key with the most values, the other keys, and all combinations of their values."""
     across = max(keys, key=lambda key: rows[KEY(key)].nunique())
-    rest = [key for key in keys if key != across]
-    return across, rest, list(product(*(rows[KEY(key)].dropna().unique() for key in rest)))
+    other_keys = [key for key in keys if key != across]
+    return across, other_keys, list(product(*(rows[KEY(key)].dropna().unique() for key in other_keys)))
 
 
 def _left_out(rows: Swept, keys: Sequence[str]) -> dict[str, Any]:
     """Return what a caption needs to name what is not drawn."""
-    _, rest, columns = _columns(rows, keys)
-    return {"rest": rest, "combinations": len(columns), "most": MANY}
+    _, other_keys, columns = _columns(rows, keys)
+    return {"rest": other_keys, "combinations": len(columns), "most": MANY}
 
 
 def _line(axes: Axes, name: str, by_level: Any, scale: Scale, look: Look) -> None:
@@ -239,17 +238,17 @@ def _line(axes: Axes, name: str, by_level: Any, scale: Scale, look: Look) -> Non
         axes.errorbar(marks["x"], marks["mean"], marks["std"] if several else None, linewidth=1.5, label=name, **style)
 
 
-def _apart(places: Sequence[float], texts: Sequence[str]) -> list[int]:
-    """Leave out ticks whose labels would touch those before; the first and the last stay."""
-    last = len(places) - 1
-    gap = ((places[last] - places[0]) or 1.0) * max(0.08, 0.035 * max(map(len, texts)))
-    kept = [0]
-    for number in range(1, len(places)):
-        if places[number] - places[kept[-1]] >= gap:
-            kept.append(number)
-    if kept[-1] != last:
-        kept = [number for number in kept if not number or places[last] - places[number] >= gap] + [last]
-    return kept
+def _apart(positions: Sequence[float], texts: Sequence[str]) -> list[int]:
+    """Return the ticks whose labels do not touch those before, by index; the first and the last are always shown."""
+    last = len(positions) - 1
+    gap = ((positions[last] - positions[0]) or 1.0) * max(0.08, 0.035 * max(map(len, texts)))
+    shown = [0]
+    for index in range(1, len(positions)):
+        if positions[index] - positions[shown[-1]] >= gap:
+            shown.append(index)
+    if shown[-1] != last:
+        shown = [index for index in shown if index == 0 or positions[last] - positions[index] >= gap] + [last]
+    return shown
 
 
 # Heat maps

@@ -26,9 +26,10 @@ from lpft.evaluation.recommend import Recommendation
 from lpft.reporting import sentences
 from lpft.reporting.analysis import Analysis, sweep_frame
 from lpft.reporting.frames import COUNTS, CURVE_COLUMNS, accuracy_matrix, metric_columns
-from lpft.reporting.held_out import held_out_frame, held_out_names, took_part
-from lpft.reporting.ladder import ladder, ladder_frame
+from lpft.reporting.held_out import took_part
+from lpft.reporting.ladder import ladder_frame
 from lpft.reporting.results import MethodResult
+from lpft.reporting.verdicts import NamedVerdict
 from lpft.storage.atomic import write_atomically
 from lpft.storage.result_parser import common_levels, share_levels
 from lpft.storage.run import Run
@@ -44,22 +45,13 @@ def write_all_tables(analysis: Analysis) -> None:
     write_csv(root / "summary.csv", analysis.frames.summary)
     write_csv(root / "intervals.csv", analysis.certainty.intervals)
     write_csv(root / "differences.csv", analysis.certainty.differences)
-    for name, frame in {"tradeoff.csv": analysis.tradeoff.summary, "matched.csv": analysis.tradeoff.matched}.items():
-        write_or_remove(root / name, frame)
-    write_or_remove(root / "held_out.csv", held_out_frame(analysis))
     write_csv(root / "recommendations.csv", recommendations_frame(analysis))
     write_csv(root / "diagnostics.csv", diagnostics_frame(analysis))
-    write_ladder(analysis)
+    write_or_remove(root / "tradeoff.csv", analysis.tradeoff.summary)
+    write_or_remove(root / "matched.csv", analysis.tradeoff.matched)
+    write_or_remove(root / "held_out.csv", analysis.held_out)
+    write_or_remove(root / "ladder.csv", ladder_frame(analysis.ladder))
     write_sweep_table(analysis.run, [analysis])
-
-
-def write_ladder(analysis: Analysis) -> None:
-    """Write ladder.csv of a run that has a ladder; remove it from one that has none."""
-    rungs = ladder(analysis)
-    if rungs:
-        write_csv(analysis.run.root / "ladder.csv", ladder_frame(rungs))
-    else:
-        (analysis.run.root / "ladder.csv").unlink(missing_ok=True)
 
 
 def write_method_tables(analysis: Analysis) -> None:
@@ -67,8 +59,9 @@ def write_method_tables(analysis: Analysis) -> None:
     frames = analysis.frames
     names = [metric.name for metric in CLIENT_METRICS if metric.name in frames.clients.columns]
     clients = frames.clients[["seed", "method", "client", "status", *COUNTS, *names]]
-    if held_out_names(analysis):
-        clients.insert(3, "took_part", took_part(analysis, clients["client"]).map({True: "true", False: "false"}))
+    if analysis.experiment.held_out:
+        participants = took_part(analysis.experiment, clients["client"])
+        clients.insert(3, "took_part", participants.map({True: "true", False: "false"}))
     clients_of, groups_of = by_result(clients), by_result(frames.groups)
     curves_of = by_result(frames.mean_curves[["seed", "method", *CURVE_COLUMNS]])
     lines_of, depth_of = by_result(analysis.tradeoff.lines), by_result(frames.depth)
@@ -89,9 +82,9 @@ def write_method_tables(analysis: Analysis) -> None:
 
 def by_result(frame: DataFrame) -> Callable[[MethodResult], DataFrame]:
     """Return a function that looks up the rows of a method and seed in a frame, without the columns of the two."""
-    places = frame.groupby(["seed", "method"]).indices
+    row_numbers = frame.groupby(["seed", "method"]).indices
     values = frame.drop(columns=["seed", "method"])
-    return lambda result: values.iloc[places.get((result.seed, result.method), [])]
+    return lambda result: values.iloc[row_numbers.get((result.seed, result.method), [])]
 
 
 def recommendations_frame(analysis: Analysis) -> DataFrame:
@@ -117,6 +110,12 @@ def write_sweep_table(run: Run, points: Sequence[Analysis]) -> None:
         (run.root / "sweep.csv").unlink(missing_ok=True)
 
 
+def write_verdicts(run: Run, verdicts: Sequence[NamedVerdict]) -> None:
+    """Write verdicts.csv, one row per line; remove the file if there are no verdicts."""
+    rows = [(verdict.name, line) for verdict in verdicts for line in verdict.lines]
+    write_or_remove(run.root / "verdicts.csv", DataFrame(rows, columns=["verdict", "line"]))
+
+
 def write_csv(path: Path, frame: DataFrame) -> None:
     """Write a frame as CSV, without its index."""
     write_atomically(path, str(frame.to_csv(index=False, lineterminator="\n")))
@@ -132,10 +131,8 @@ def write_or_remove(path: Path, frame: DataFrame) -> None:
 
 def accuracy_csv(result: MethodResult) -> bytes:
     """Return the accuracy matrix of a method and seed as CSV."""
-    rows, orders = (
-        [cell.accuracy for cell in result.client_results],
-        {id(cell.clients): cell.clients for cell in result.client_results},
-    )
+    rows = [cell.accuracy for cell in result.client_results]
+    orders = {id(cell.clients): cell.clients for cell in result.client_results}
     if list(orders.values()) == [result.clients] and len(rows) == len(result.clients) and share_levels(rows):
         return levels_csv(*common_levels(rows), result.clients)
     return matrix_csv(accuracy_matrix(result), result.clients)

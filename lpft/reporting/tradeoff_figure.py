@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis
 from lpft.reporting.drawing import legend_below, one_plot, widen
-from lpft.reporting.experiment import families, measure_word
+from lpft.reporting.experiment import measure_word
 from lpft.reporting.frames import client_values, complete_rows
 from lpft.reporting.references import reference_rows
-from lpft.reporting.style import GLOBAL_LEVEL, Look, looks
+from lpft.reporting.style import GLOBAL_LEVEL, Look
 
 FEW_VARIANTS = 3
 """With more variants of one method, the trade-off shows neither seeds nor error bars."""
@@ -21,24 +21,23 @@ FEW_VARIANTS = 3
 
 def draw_tradeoff(analysis: Analysis) -> Figure | None:
     """Draw local against global accuracy."""
-    experiment = analysis.experiment
-    methods = [method for method in experiment.methods if method in experiment.complete_methods]
-    look = looks(experiment.methods, experiment.config)
+    experiment, look = analysis.experiment, analysis.looks
+    methods = experiment.drawn_methods
     if not methods:
         return None
     drawn, axes = one_plot(4.4)
-    places = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
+    points = {m: complete_rows(analysis.frames, analysis.frames.results, m)[["global_all", "local"]] for m in methods}
     references = [method for method in methods if method in reference_rows(experiment.config)]
     compared = [method for method in methods if method not in references]
-    for members in families(compared, experiment.variants).values():
-        path = pd.DataFrame([places[method].mean(skipna=False) for method in members])
+    for members in experiment.families(compared).values():
+        path = pd.DataFrame([points[method].mean(skipna=False) for method in members])
         axes.plot(path["global_all"], path["local"], color=look[members[0]].family_color, linewidth=1.2, alpha=0.6)
         for method in members:
-            named = method in (members[0], members[-1])
-            few = len(members) <= FEW_VARIANTS
-            if few:
+            label = method if method in (members[0], members[-1]) else ""
+            if len(members) <= FEW_VARIANTS:
                 _draw_curve(analysis, axes, method, look[method])
-            _draw_point(analysis, axes, method, named, places[method], look[method], few)
+                _draw_seeds(analysis, axes, method, points[method], look[method])
+            _draw_mean(axes, points[method], look[method], label)
     level = pd.concat(
         [client_values(analysis.frames, m, "local_before").mean(axis=1, skipna=False) for m in methods]
     ).mean()
@@ -48,7 +47,7 @@ def draw_tradeoff(analysis: Analysis) -> Figure | None:
     axes.set_xlim(max(axes.get_xlim()[0], -2), min(axes.get_xlim()[1], 102))  # bars may end beyond 0 and 100%
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
     for method in references:
-        _draw_reference(analysis, axes, method, places[method], look[method])
+        _draw_reference(analysis, axes, method, points[method], look[method])
     measure = measure_word(experiment.config)
     axes.set_xlabel(f"Global: {measure} on all clients' test sets (%) · forgets less →")
     axes.set_ylabel(f"Local: {measure} on the own test set (%) · better at home →")
@@ -57,40 +56,41 @@ def draw_tradeoff(analysis: Analysis) -> Figure | None:
     return drawn
 
 
-def _draw_reference(analysis: Analysis, axes: Axes, method: str, places: pd.DataFrame, look: Look) -> None:
-    """Draw a reference; one that is far away at the edge, with its values, so that it squeezes nothing."""
+def _draw_reference(analysis: Analysis, axes: Axes, method: str, points: pd.DataFrame, look: Look) -> None:
+    """Draw a reference; one outside the limits stands at the edge, with its values in the legend."""
     limits = axes.get_xlim(), axes.get_ylim()
-    center = places.mean().to_list()
+    center = points.mean().to_list()
     edge = [min(max(value, low), high) for value, (low, high) in zip(center, limits, strict=True)]
     if edge == center:
-        _draw_point(analysis, axes, method, True, places, look, True)
+        _draw_seeds(analysis, axes, method, points, look)
+        _draw_mean(axes, points, look, method)
     else:
-        name = f"{method}, at {center[0]:.0f}, {center[1]:.0f}"
-        axes.plot(*edge, linestyle="none", zorder=4, clip_on=False, **look.points(name, 9))
+        label = f"{method}, at {center[0]:.0f}, {center[1]:.0f}"
+        axes.plot(*edge, linestyle="none", zorder=4, clip_on=False, **look.points(label, 9))
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
 
 
 def _draw_curve(analysis: Analysis, axes: Axes, method: str, look: Look) -> None:
-    """Draw the way of the models between the global and the personalized one."""
+    """Draw the models between the global and the personalized one."""
     means = analysis.tradeoff.mean_curves
-    way = means[means["method"] == method]
-    axes.plot(way["global_all"], way["local"], color=look.color, linewidth=1.1, alpha=0.7, zorder=2)
+    curve = means[means["method"] == method]
+    axes.plot(curve["global_all"], curve["local"], color=look.color, linewidth=1.1, alpha=0.7, zorder=2)
 
 
-def _draw_point(
-    analysis: Analysis, axes: Axes, method: str, named: bool, places: pd.DataFrame, look: Look, in_full: bool
-) -> None:
-    """Draw a method; in full with its seeds, and as bars the 95% intervals of its differences from the global model."""
-    x, y = places.to_numpy(dtype=float).T
-    if in_full:
-        if len(places) > 1:
-            axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
-        certainty = analysis.certainty
-        gaps = [certainty.comparisons.get((method, certainty.references[0], m)) for m in ("local", "global_all")]
-        margins = [gap.estimate.margin for gap in gaps if gap]
-        if len(margins) == 2 and not any(map(math.isnan, margins)):
-            axes.errorbar(
-                x.mean(), y.mean(), margins[0], margins[1], color=look.color, linewidth=1.0, alpha=0.35, zorder=3
-            )
-    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(method if named else "", 9))
+def _draw_seeds(analysis: Analysis, axes: Axes, method: str, points: pd.DataFrame, look: Look) -> None:
+    """Draw the seeds of a method, and as bars the 95% intervals of its differences from the global model."""
+    x, y = points.to_numpy(dtype=float).T
+    if len(points) > 1:
+        axes.plot(x, y, look.marker, color=look.color, alpha=0.45, markersize=4.5, markeredgewidth=0)
+    certainty = analysis.certainty
+    gaps = [certainty.comparisons.get((method, certainty.global_model, m)) for m in ("local", "global_all")]
+    margins = [gap.estimate.margin for gap in gaps if gap]
+    if len(margins) == 2 and not any(map(math.isnan, margins)):
+        axes.errorbar(x.mean(), y.mean(), margins[0], margins[1], color=look.color, linewidth=1.0, alpha=0.35, zorder=3)
+
+
+def _draw_mean(axes: Axes, points: pd.DataFrame, look: Look, label: str) -> None:
+    """Draw the mean of a method over its seeds; without a label, it is not in the legend."""
+    x, y = points.to_numpy(dtype=float).T
+    axes.plot(x.mean(), y.mean(), linestyle="none", zorder=4, **look.points(label, 9))

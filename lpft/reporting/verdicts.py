@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from lpft.reporting.formatting import number
-from lpft.storage.run import Run
 
 if TYPE_CHECKING:
     from lpft.reporting.analysis import Analysis
@@ -52,48 +48,13 @@ class NamedVerdict:
         name: name of the function.
         outcome: see `Outcome`; empty if the function returned lines of text.
         lines: the result with its rule, then details.
-        numbers: the numbers that decided the outcome.
         rows: details as data.
     """
 
     name: str
     outcome: Outcome
     lines: list[str]
-    numbers: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation (ddof 0) of a few values, one per seed; formatted as ``81.0 ± 1.0``.
-
-    >>> f"{Spread.of([80.0, 82.0]):.1f}", f"{Spread.of([80.0]):+.1f}", f"{Spread.of([]):.1f}"
-    ('81.0 ± 1.0', '+80.0', '-')
-    """
-
-    mean: float
-    std: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Any) -> Spread:
-        """Return the spread of a sequence or series; NaN without values."""
-        numbers = [float(value) for value in values]
-        if not numbers:
-            return cls(math.nan, math.nan, 0)
-        mean = math.fsum(numbers) / len(numbers)
-        return cls(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers)), len(numbers))
-
-    def __format__(self, form: str) -> str:
-        """Format mean and standard deviation; a sign in the format applies only to the mean."""
-        if not self.n:
-            return "-"
-        mean = number(self.mean, form)
-        return f"{mean} ± {format(self.std, form.removeprefix('+'))}" if self.n > 1 else mean
-
-    def __str__(self) -> str:
-        """Format mean and standard deviation with two decimals."""
-        return f"{self:.2f}"
 
 
 def load_verdict(path: str) -> VerdictFunction:
@@ -130,9 +91,7 @@ def apply_verdicts(functions: Mapping[str, VerdictFunction], points: Sequence[An
         try:
             verdict = function(points)
             if isinstance(verdict, Verdict):
-                verdicts.append(
-                    NamedVerdict(name, verdict.outcome, verdict_lines(verdict), verdict.numbers, verdict.rows)
-                )
+                verdicts.append(NamedVerdict(name, verdict.outcome, verdict_lines(verdict), verdict.rows))
             else:
                 verdicts.append(NamedVerdict(name, "", list(verdict)))
         except Exception as error:
@@ -151,17 +110,3 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     template = environment(verdict.template.parent).get_template(verdict.template.name)
     text = template.render(outcome=verdict.outcome, numbers=verdict.numbers, rows=verdict.rows)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-
-
-def write_verdicts(run: Run, verdicts: Sequence[NamedVerdict]) -> None:
-    """Write verdicts.csv, one row per line; remove the file if there are no verdicts."""
-    path = run.root / "verdicts.csv"
-    if verdicts:
-        from pandas import DataFrame
-
-        from lpft.reporting.tables import write_csv
-
-        rows = [(verdict.name, line) for verdict in verdicts for line in verdict.lines]
-        write_csv(path, DataFrame(rows, columns=["verdict", "line"]))
-    else:
-        path.unlink(missing_ok=True)

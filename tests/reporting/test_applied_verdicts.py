@@ -8,7 +8,8 @@ import pytest
 from fabricate import make_point
 
 from lpft.reporting.analysis import Analysis
-from lpft.reporting.verdicts import NamedVerdict, Verdict, apply_verdicts, load_verdict, load_verdicts, write_verdicts
+from lpft.reporting.tables import write_verdicts
+from lpft.reporting.verdicts import NamedVerdict, Verdict, apply_verdicts, load_verdict, load_verdicts
 from lpft.storage.run import Run
 
 
@@ -26,11 +27,15 @@ def broken(points: Sequence[Analysis]) -> Verdict:
 
 def test_verdicts_may_return_lines_or_data_and_one_that_fails_does_not_stop_the_others() -> None:
     point = make_point({"ft": [(50.0, 50.0)]})
-    judged = apply_verdicts({f"m.{f.__name__}": f for f in (broken, of_lines, of_data)}, [point])
-    assert [(j.name, j.outcome) for j in judged] == [("broken", "failed"), ("of_lines", ""), ("of_data", "held")]
-    assert "KeyError" in judged[0].lines[0]
-    assert judged[1].lines == ["first", "1 points"]
-    assert judged[2].lines == ["held.", "points 1", "n 1"]
+    verdicts = apply_verdicts({f"m.{f.__name__}": f for f in (broken, of_lines, of_data)}, [point])
+    assert [(verdict.name, verdict.outcome) for verdict in verdicts] == [
+        ("broken", "failed"),
+        ("of_lines", ""),
+        ("of_data", "held"),
+    ]
+    assert "KeyError" in verdicts[0].lines[0]
+    assert verdicts[1].lines == ["first", "1 points"]
+    assert verdicts[2].lines == ["held.", "points 1", "n 1"]
 
 
 def test_verdicts_are_written_and_removed(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from fabricate import make_cell, make_run, two_groups
 from lpft.evaluation.certainty import estimate
 from lpft.evaluation.metrics import compute_metrics
 from lpft.reporting.analysis import Analysis, sweep_frame
+from lpft.reporting.formatting import estimate_text
 from lpft.reporting.frames import Frames, evaluation_of
-from lpft.reporting.intervals import estimate_text
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.results import MethodResult, experiment_of
 from lpft.storage.client_result import ClientResult

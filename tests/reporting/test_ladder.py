@@ -9,8 +9,8 @@ from pandas import read_csv
 
 from lpft.evaluation.certainty import estimate
 from lpft.reporting.analysis import analyze
-from lpft.reporting.ladder import find_rungs, ladder
-from lpft.reporting.ladder_figure import draw_ladder
+from lpft.reporting.figures import ladder
+from lpft.reporting.ladder import find_rungs
 from lpft.reporting.page import write_page
 from lpft.reporting.tables import write_all_tables
 from lpft.storage.run import Run
@@ -46,7 +46,7 @@ def test_probing_for_the_whole_budget_is_lp_and_for_none_of_it_no_rung() -> None
 def test_the_rungs_of_a_run(tmp_path: Path) -> None:
     """Differences are client by client and seed by seed; another row with the global model's class is the reference."""
     analysis = analyze(make_run(tmp_path))
-    rungs = ladder(analysis)
+    rungs = analysis.ladder
     assert [(rung.name, rung.num_seeds, rung.num_clients) for rung in rungs] == [
         (n, 3, 10) for n in ("lp", "ft", "lpft")
     ]
@@ -62,16 +62,16 @@ def test_figure_table_and_page(tmp_path: Path) -> None:
     analysis = analyze(make_run(tmp_path))
     write_all_tables(analysis)
     table = read_csv(tmp_path / "ladder.csv").set_index("rung")
-    rungs = {rung.name: rung for rung in ladder(analysis)}
+    rungs = {rung.name: rung for rung in analysis.ladder}
     assert table.loc["lpft", "local_gain_low"] == rungs["lpft"].home.low
-    figure = draw_ladder(analysis)
+    figure = ladder(analysis)
     assert figure is not None
     bars = figure.axes[0].patches
     for bar, before, after in zip(
         bars, [0, rungs["lp"].home.mean], [rungs["lp"].home.mean, rungs["ft"].home.mean], strict=False
     ):
         assert sorted([bar.get_x(), bar.get_x() + bar.get_width()]) == pytest.approx(sorted([before, after]))
-    write_page(analysis, {})
+    write_page(analysis, ())
     assert 'id="ladder-table"' in (tmp_path / "report.html").read_text()
     assert "The ladder in numbers" in (tmp_path / "report.md").read_text()
 
@@ -81,8 +81,8 @@ def test_too_few_rungs_are_no_ladder(tmp_path: Path) -> None:
         analysis = analyze(make_run(tmp_path / str(number), methods=methods))
         (analysis.run.root / "ladder.csv").write_text("of an earlier report")
         write_all_tables(analysis)
-        assert ladder(analysis) == []
-        assert draw_ladder(analysis) is None
+        assert analysis.ladder == []
+        assert ladder(analysis) is None
         assert not (analysis.run.root / "ladder.csv").exists()
 
 
@@ -98,6 +98,6 @@ def test_the_range_of_accuracies_is_that_of_methods_to_choose_from(tmp_path: Pat
 
 def accuracies(run: Run) -> str:
     """Return what the page says of the range of accuracies."""
-    write_page(analyze(run), {})
+    write_page(analyze(run), ())
     lines = (run.root / "report.md").read_text().splitlines()
     return next(line for line in lines if line.startswith("On their own test sets"))

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from lpft.reporting.analysis import Analysis, analyze
-from lpft.reporting.equal_local import equal_local_rows
 from lpft.reporting.report import write_report, write_tables
 from lpft.reporting.sentences import result_at_equal_local
+from lpft.reporting.tradeoff import equal_local_rows
 from lpft.storage.client_result import ClientResult
 from tests.reporting.fabricate import global_accuracy, make_run
 

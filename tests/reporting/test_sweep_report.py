@@ -22,8 +22,7 @@ from test_report import read
 from lpft.cli import main
 from lpft.evaluation.certainty import estimate
 from lpft.reporting.console import print_sweep
-from lpft.reporting.figures import svgs
-from lpft.reporting.intervals import estimate_text
+from lpft.reporting.formatting import estimate_text
 from lpft.reporting.report import write_report, write_sweep_report
 from lpft.reporting.status import read_status
 from lpft.reporting.status_table import render_status, render_sweep
@@ -124,10 +123,10 @@ def test_any_value_can_be_swept(key: str, values: dict[str, list[Any]], names: s
     rows = {f"{m}+{key}={v}": (m, {f"methods.{m}.{key}": v}) for m, own in values.items() for v in own}
     variants = {name: {"method": method, "values": own} for name, (method, own) in rows.items()}
     results = {"lp": [(60.0, 50.0)]} | {name: [(80.0, 40.0)] for name in rows}
-    drawn = svgs(variant_drawings(make_point(results, variants=variants)))
+    drawn = variant_drawings(make_point(results, variants=variants))
     assert drawn.keys() == names
-    for svg in drawn.values():
-        ElementTree.fromstring(svg)
+    for drawing in drawn.values():
+        ElementTree.fromstring(str(drawing.svg))
 
 
 @pytest.mark.filterwarnings("error")
@@ -136,9 +135,9 @@ def test_two_keys_of_a_method_make_heat_maps() -> None:
     names = {f"lpft+lp_lr={a}+lr={b}": {"methods.lpft.lp_lr": a, "methods.lpft.lr": b} for a, b in values}
     rows = {name: [(60.0 + number, 40.0)] for number, name in enumerate(names)}
     point = make_point(rows, variants={n: {"method": "lpft", "values": v} for n, v in names.items()})
-    drawn = svgs(variant_drawings(point))
+    drawn = variant_drawings(point)
     assert drawn.keys() == {"heat-lpft"}
-    figure = ElementTree.fromstring(drawn["heat-lpft"])
+    figure = ElementTree.fromstring(str(drawn["heat-lpft"].svg))
     texts = {element.text for element in figure.iter() if element.tag.endswith("text")}
     assert {"distortion", "lp_lr", "lr", "0.001", "0.01", "0.1", "65.0", "52.5"} <= texts
 
@@ -201,10 +200,10 @@ def test_any_sweep_over_points_is_drawn(sweep: dict[str, list[Any]], figures: se
     rows = {"none": [(50.0, 50.0)], "ft": [(80.0, 40.0)], "lpft": [(80.0, 45.0)]}
     combinations = itertools.product(*sweep.values())
     points = [make_point(rows, values=dict(zip(sweep, values, strict=True))) for values in combinations]
-    drawn = svgs(point_drawings(points))
+    drawn = point_drawings(points)
     assert drawn.keys() == figures
-    for svg in drawn.values():
-        ElementTree.fromstring(svg)
+    for drawing in drawn.values():
+        ElementTree.fromstring(str(drawing.svg))
 
 
 def test_a_narrow_terminal_shows_ft_and_lpft_of_a_sweep() -> None:

@@ -5,7 +5,6 @@ import yaml
 from fabricate import make_point, make_run
 
 from lpft.reporting.analysis import Analysis, Sweep, analyze, points_in_order, sweep_frame
-from lpft.reporting.figures import svgs
 from lpft.reporting.sweep_figures import point_drawings
 from lpft.storage.atomic import write_atomically
 from lpft.storage.run import Run
@@ -43,7 +42,7 @@ def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
         "partition=Dirichlet(alpha=0.1, min_samples=9)",
         "partition=Dirichlet(alpha=1, min_samples=9)",
     ]
-    assert "Dirichlet(alpha=0.1" in svgs(point_drawings(points))["sweep"]
+    assert "Dirichlet(alpha=0.1" in str(point_drawings(points)["sweep"].svg)
 
 
 def test_combinations_that_are_not_drawn_are_counted() -> None:
