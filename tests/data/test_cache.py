@@ -152,7 +152,7 @@ def flip_last_byte(path):
         ("meta.json", lambda path: path.unlink()),
     ],
 )
-def test_damaged_entry_is_found_said_and_built_again(tmp_path, caplog, name, damage):
+def test_a_damaged_entry_is_reported_and_built_again(tmp_path, caplog, name, damage):
     good = build(tmp_path)
     entry = tmp_path / entries(tmp_path)[0]
     damage(entry / name)

@@ -72,7 +72,7 @@ def test_images_under_several_classes_are_counted(tmp_path):
     assert sites(root).arrays.ambiguous == 2
 
 
-def test_xrays_of_twelve_bits_are_said_and_scaled(tmp_path, caplog):
+def test_xrays_of_twelve_bits_are_reported_and_scaled(tmp_path, caplog):
     rng = np.random.default_rng(0)
     for site in ("north", "south"):
         for name in ("a", "b"):

@@ -57,7 +57,7 @@ def test_what_cannot_be_is_refused(digits, held_out, message):
         digits(held_out)
 
 
-def test_somebody_with_training_samples_has_to_be_left(tmp_path):
+def test_some_clients_with_training_samples_must_remain(tmp_path):
     with pytest.raises(ValueError, match="leaves nobody"):
         made(ToySource, counts=(0, 10), held_out=["c1"], cache_dir=str(tmp_path)).prepare_data()
 
@@ -107,7 +107,7 @@ def test_no_image_of_training_is_in_a_new_clients_test_part(tmp_path):
     assert not trained & tested
 
 
-def test_prepare_says_who_is_held_out(digits, capsys):
+def test_prepare_lists_held_out_clients(digits, capsys):
     from rich.console import Console
 
     describe(digits(["plain-0", "inverted-1"]), Console(width=200))

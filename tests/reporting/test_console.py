@@ -35,7 +35,7 @@ def test_table_has_one_row_per_method_and_fits(tmp_path: Path) -> None:
     assert "*" not in text
 
 
-def test_one_seed_has_intervals_over_clients_and_says_so(tmp_path: Path) -> None:
+def test_one_seed_has_intervals_over_clients(tmp_path: Path) -> None:
     text = printed(make_run(tmp_path, seeds=(3,)))
     assert "±" in text
     assert "over clients only" in text

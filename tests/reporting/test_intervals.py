@@ -191,13 +191,13 @@ def shifted(shift: float, noise: float) -> Callable[[ClientResult], ClientResult
         (1.0, 9.0, "undecided", "cannot be told apart from ft"),
     ],
 )
-def test_the_sentence_says_what_was_shown(tmp_path: Path, shift: float, noise: float, word: str, phrase: str) -> None:
+def test_the_sentence_states_the_result(tmp_path: Path, shift: float, noise: float, word: str, phrase: str) -> None:
     analysis = write_tables(make_run(tmp_path, seeds=(0, 1, 2, 3), edit=shifted(shift, noise)))
     assert verdicts_of(analysis) == (word, word)
     assert phrase in result(analysis.certainty)
 
 
-def test_one_seed_says_so(tmp_path: Path) -> None:
+def test_one_seed_is_stated(tmp_path: Path) -> None:
     certainty = write_tables(make_run(tmp_path, seeds=(0,))).certainty
     assert "over clients only" in result(certainty)
     assert "over clients only" in interval_note(certainty)

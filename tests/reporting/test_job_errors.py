@@ -97,7 +97,7 @@ def test_a_log_that_begins_with_the_error(tmp_path: Path) -> None:
     assert [mishap.error for mishap in job_errors(run)] == ["error: no space left"]
 
 
-def test_what_was_overcome_is_not_told(tmp_path: Path) -> None:
+def test_resolved_errors_are_not_shown(tmp_path: Path) -> None:
     run = Run(tmp_path)
     write(run, federate__1=KILLED + "federate seed 0: round 4/6\n" * 10)
     assert job_errors(run) == []

@@ -49,7 +49,7 @@ def test_a_picture_has_a_limited_size() -> None:
 
 
 @pytest.mark.parametrize(("most", "said"), [(150, False), (4, True)])
-def test_the_report_says_what_it_does_not_draw(
+def test_the_report_states_omitted_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, said: bool
 ) -> None:
     monkeypatch.setattr(heatmap, "MANY_CLIENTS", most)

@@ -114,7 +114,7 @@ def test_page_compares_at_equal_local(analysis: Analysis) -> None:
         assert rows["lpft"][1] in text
 
 
-def test_without_curves_nothing_is_said_at_equal_local(tmp_path: Path) -> None:
+def test_without_curves_equal_local_is_omitted(tmp_path: Path) -> None:
     analysis = analyze(make_run(tmp_path, seeds=(0,)))
     assert equal_local_rows(analysis.tradeoff) == []
     assert result_at_equal_local(analysis.tradeoff) == ""

@@ -186,7 +186,7 @@ def test_names_cannot_do_anything(tmp_path: Path) -> None:
         assert "script" not in tags
 
 
-def test_what_spoils_the_comparison_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_diagnostics_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def edit(cell: ClientResult) -> ClientResult | None:
         if cell.method == "lp":
             return None if cell.client == CLIENTS[0] else cell

@@ -76,7 +76,7 @@ def test_result_in_one_sentence() -> None:
     assert "global model" not in headline(summary, None)
 
 
-def test_lead_with_a_configuration_that_says_little() -> None:
+def test_lead_with_a_short_configuration() -> None:
     assert lead({}, 1, [4]).startswith("One client has one model. Then every client")
     given = lead({**CONFIG, "federation": {"init": "a.safetensors", "rounds": 60}}, 3, [0])
     assert "3 clients share one model (SmallCNN), loaded from a file." in given

@@ -50,7 +50,7 @@ def test_a_legend_has_room_below_its_plot(entries: int, name: str) -> None:
     assert axes.bbox.height > 0.6 * 2.5 * figure.dpi
 
 
-def test_more_methods_than_colours_are_told_apart_by_their_markers() -> None:
+def test_more_methods_than_colours_have_different_markers() -> None:
     methods = [f"m{number}" for number in range(40)]
     found = looks(methods, {})
     assert len({(look.color, look.marker) for look in found.values()}) == 40

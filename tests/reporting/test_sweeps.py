@@ -35,7 +35,7 @@ def test_swept_settings_of_methods_are_columns_too() -> None:
     assert rows[1]["methods.ft.kind"] == '{"class_path": "X"}'
 
 
-def test_classes_of_one_name_are_told_apart_by_their_settings() -> None:
+def test_classes_with_equal_names_are_distinguished_by_settings() -> None:
     classes = [{"class_path": "a.Dirichlet", "init_args": {"alpha": x, "min_samples": 9}} for x in (0.1, 1.0)]
     points = [make_point({"ft": [(1.0, 1.0)]}, values={"data.partition": value}) for value in classes]
     assert [point.experiment.label for point in points] == [

@@ -255,7 +255,7 @@ def test_method_that_never_ran_is_named(tmp_path: Path) -> None:
     assert problems == {"ft": 10, "ft_short": 10, "lp": 10, "lpft": 10}
 
 
-def test_damage_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_results_are_reported_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run(tmp_path, seeds=(0,), methods=("none", "ft", "lp"), clients=WEIRD)
     cut, edited = run.cell(0, "ft", WEIRD[2]), run.cell(0, "ft", WEIRD[0])
     cut.write_text(cut.read_text()[:-40])

@@ -157,7 +157,7 @@ def test_quantity_skew_keeps_the_class_shares():
         (MainClasses(5, 2, 0.3), 5, "too much for 5 clients.*`share_of_others` to 0.2 at most"),
     ],
 )
-def test_what_cannot_be_dealt_is_said(partitioner, num_clients, message):
+def test_impossible_partitions_are_reported(partitioner, num_clients, message):
     with pytest.raises(ValueError, match=message):
         partitioner.deal(np.arange(100) % 10, num_clients, rng())
 

@@ -133,7 +133,7 @@ def test_a_size_that_cannot_be_names_those_that_can(asked):
             clients(size)
 
 
-def test_too_few_of_a_group_says_which_and_how_many():
+def test_too_few_samples_of_a_group_are_reported():
     """Six of each class and client, the least with rho 0.9: of y=1, a=0 they are 1 and 5 together."""
     groups = np.repeat(np.arange(4), [100, 100, 4, 100])
     names = ["dark women", "dark men", "blond women", "blond men"]

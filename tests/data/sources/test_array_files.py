@@ -58,7 +58,7 @@ def test_a_source_without_test_arrays_has_no_test_part(tmp_path):
         ({"x_train": np.array([{}, {}]), "y_train": [0, 1]}, "cannot be read.*never unpickled"),
     ],
 )
-def test_what_does_not_fit_is_said(tmp_path, arrays, message):
+def test_invalid_input_is_reported(tmp_path, arrays, message):
     save(tmp_path, **arrays)
     with pytest.raises(ValueError, match=message):
         open_domain(ArrayDomain(path="digits.npz"), tmp_path)
@@ -70,7 +70,7 @@ def test_a_folder_is_no_array_file(tmp_path):
         domain_files(ArrayDomain(path="cats"), tmp_path)
 
 
-def test_a_file_that_is_cut_off_is_said(tmp_path):
+def test_a_truncated_file_is_reported(tmp_path):
     save(tmp_path, x_train=IMAGES, y_train=[0, 1])
     content = (tmp_path / "digits.npz").read_bytes()
     (tmp_path / "digits.npz").write_bytes(content[:-30])

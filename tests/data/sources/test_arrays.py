@@ -52,7 +52,7 @@ def test_images_and_labels_stay_together(tmp_path):
     assert torch.equal(data.images[:, 0, 0, 0].long() // 10, data.labels)
 
 
-def test_labels_from_one_are_told_and_shifted_by_a_setting(tmp_path, caplog):
+def test_labels_from_one_are_reported_and_shifted_by_a_setting(tmp_path, caplog):
     """A client that merely lacks class 0 while others have it is no reason."""
     labels = {"a": [1, 2, 3] * 10, "b": [2, 3, 3] * 10, "c": [0, 1, 2] * 10}
     for number, (name, y) in enumerate(labels.items()):
@@ -248,7 +248,7 @@ def test_an_error_about_the_content_names_the_domain(tmp_path):
         make(tmp_path, {"a": ArrayDomain("a.npz")})
 
 
-def test_more_classes_than_said(tmp_path):
+def test_more_classes_than_configured(tmp_path):
     save_arrays(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="labels go from 0 to 3, expected 0 to 1"):
         make(tmp_path, {"a": ArrayDomain("a.npz")}, num_classes=2)

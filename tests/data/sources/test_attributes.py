@@ -228,7 +228,7 @@ def test_ham10000_is_read_as_it_is_distributed(tmp_path, caplog):
             assert (rows[row]["localization"], rows[row]["dx"] == "mel") == (client.name, label)
 
 
-def test_a_word_that_means_nothing_known_is_told_with_what_leaves_it_out(tmp_path, caplog):
+def test_an_unknown_word_is_reported_with_the_setting_that_ignores_it(tmp_path, caplog):
     """The hints, followed, lead to data without these rows."""
     rows = ham(tmp_path / "ham")
     with caplog.at_level(logging.WARNING, "lpft"):

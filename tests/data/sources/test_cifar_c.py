@@ -170,7 +170,7 @@ def test_settings_are_checked(settings, message):
         CifarC(**settings)
 
 
-def test_nothing_there_says_what_is_found_and_wanted(tmp_path):
+def test_missing_data_are_reported_with_the_expected_layout(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
         FileNotFoundError,

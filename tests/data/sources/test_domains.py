@@ -46,7 +46,7 @@ def test_lists_become_clients(tmp_path, place, first):
                 assert (int(path[:-4].split()[-1]) >= 10) == (split == "test")
 
 
-def test_classes_are_chosen_and_numbered_anew(tmp_path):
+def test_selected_classes_are_renumbered(tmp_path):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog", "owl"], 4, 2)
     made.lists("sketch", ["cat", "dog", "owl"], 4, 2)
@@ -215,7 +215,7 @@ def test_a_missing_first_image_does_not_move_the_base(tmp_path):
     assert sum(sizes(make(Domains, tmp_path / "set", on_bad_image="skip"))["photo"]) == 11
 
 
-def test_labels_from_one_are_told_and_may_be_set(tmp_path, caplog):
+def test_labels_from_one_are_reported_and_can_be_set(tmp_path, caplog):
     made = Set(tmp_path / "set")
     made.lists("photo", ["cat", "dog"], 4, 2, [1, 2])
     with caplog.at_level(logging.WARNING, "lpft"):

@@ -86,7 +86,7 @@ def test_a_missing_file_is_not_replaced_by_another(tmp_path):
     assert found(tmp_path, ["a/1.png", "a/2.png"], look_below=True) == ["a/1.png", "a/2.png"]
 
 
-def test_below_if_nothing_is_where_the_list_says(tmp_path):
+def test_files_are_found_in_subfolders_of_the_listed_ones(tmp_path):
     touch(tmp_path, "part_1/ISIC_1.jpg", "part_2/more/ISIC_2.JPG", "__MACOSX/part_1/ISIC_1.jpg", "part_1/._ISIC_1.jpg")
     names = ["ISIC_1", "ISIC_2", "ISIC_3"]
     assert found(tmp_path, names, look_below=True) == ["part_1/ISIC_1.jpg", "part_2/more/ISIC_2.JPG", "ISIC_3"]

@@ -131,7 +131,7 @@ def test_an_array_of_objects_cannot_be_made_of_bytes(tmp_path):
         b"cnumpy\nndarray\n)R.",
     ],
 )
-def test_damaged_files_are_said(tmp_path, content):
+def test_damaged_files_are_reported(tmp_path, content):
     with pytest.raises(ValueError, match=r"it.pkl cannot be read as a pickle of arrays \(.*HINT"):
         load_arrays(save(tmp_path, content))
 

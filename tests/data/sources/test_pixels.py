@@ -58,7 +58,7 @@ def test_deep_images_are_scaled_from_what_their_files_can_hold_or_from_the_range
     assert np.array_equal(clipped == 255, VALUES >= 2000 - 1000 / 256)
 
 
-def test_a_file_that_says_its_own_range_is_scaled_by_it(tmp_path):
+def test_a_file_with_its_own_range_is_scaled_by_it(tmp_path):
     path, notes = tmp_path / "x.pgm", Notes()
     path.write_bytes(b"P5 4 3 4095\n" + VALUES.astype(">u2").tobytes())
     assert np.array_equal(read(path, notes=notes), VALUES >> 4)

@@ -329,7 +329,7 @@ def _touch(path):
         (("a/x/1.png", "A/y/2.png"), r"would share a file on file systems that ignore case"),
     ],
 )  # fmt: skip
-def test_other_layouts_are_told_apart(tmp_path, paths, said):
+def test_other_layouts_are_distinguished(tmp_path, paths, said):
     root = tmp_path / "sites"
     root.mkdir()
     tree(root, *paths)
@@ -342,7 +342,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         make(tmp_path / "sites")
 
 
-def test_a_name_that_is_no_unicode_is_told(tmp_path):
+def test_a_name_that_is_not_unicode_is_reported(tmp_path):
     folder = os.fsencode(tmp_path / "sites") + b"/a\xff"
     os.makedirs(folder)  # noqa: PTH103
     paint(tmp_path / "sites" / "b" / "x" / "1.png", 1)
