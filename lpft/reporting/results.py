@@ -69,31 +69,31 @@ class MethodResult:
 
     @property
     def mixed(self) -> bool:
-        """Whether the cells were computed with different settings."""
+        """Whether the results were computed with different settings."""
         return len({cell.fingerprint for cell in self.client_results}) > 1
 
     @property
     def complete(self) -> bool:
-        """Whether every client's cell is there and all belong to the same settings; only then a mean is comparable."""
+        """Whether all clients have results of the same settings; only then means are comparable."""
         return bool(self.client_results) and not (self.missing or self.damaged or self.mixed or self.outdated)
 
     @property
     def problem(self) -> str:
-        """What keeps the result from being complete, in words; empty if nothing does."""
+        """Description of why the result is not complete; empty if it is."""
         parts = []
         if self.missing or not self.client_results:
-            parts.append(f"{len(self.missing)} of {len(self.clients)} cells missing{_in_brackets(self.missing)}")
+            parts.append(f"{len(self.missing)} of {len(self.clients)} clients missing{_in_brackets(self.missing)}")
         if self.damaged:
             parts.append(f"{len(self.damaged)} damaged{_in_brackets([damage.client for damage in self.damaged])}")
         if self.mixed:
-            parts.append("cells of different settings")
+            parts.append("results of different settings")
         if self.outdated:
-            parts.append("made with other settings than config.yaml has")
+            parts.append("computed with other settings than those in config.yaml")
         return ", ".join(parts)
 
     def count(self, status: str) -> int:
-        """Return how many cells have this status (one of `lpft.storage.client_result.STATUSES`)."""
-        return sum(cell.status == status for cell in self.client_results)
+        """Return the number of results with a status, one of `lpft.storage.client_result.STATUSES`."""
+        return sum(result.status == status for result in self.client_results)
 
 
 def read_results(run: Run, brief: bool = False) -> list[MethodResult]:

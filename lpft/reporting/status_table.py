@@ -77,7 +77,7 @@ def _table(status: RunStatus) -> Table:
 
 
 def _cells(parts: list[MethodStatus], alone: bool = False) -> str:
-    """Count the cells of some methods; details are added for a method that is `alone`."""
+    """Describe the client results of some methods by their numbers, in detail if there is only one (`alone`)."""
     counts = {
         "running": sum(len(part.running) for part in parts),
         "failed": sum(len(part.failed) for part in parts),
@@ -112,13 +112,12 @@ def _with_lines(status: RunStatus, lines: list[str], *tables: Table) -> Group:
 
 def _left(eta: Eta) -> str:
     """Describe the remaining time."""
-    rounds, cells, words = eta.seconds_of_rounds, eta.seconds_of_cells, []
+    rounds, personalization, words = eta.seconds_of_rounds, eta.seconds_of_cells, []
     if rounds != 0:
         words.append("rounds " + ("unknown before the first is finished" if rounds is None else duration(rounds)))
-    if cells is None:
-        words.append("cells unknown before the first of a trained method is finished")
-    elif cells and eta.at_work > 1:
-        words.append(f"cells {duration(cells / eta.at_work)} with {eta.at_work} stacks at a time, as now")
-    elif cells:
-        words.append(f"cells {duration(cells)} with one process")
-    return ", then ".join(words) or "nothing but tuning's choice or damaged files"
+    if personalization is None:
+        words.append("personalization unknown before a client of a trained method is finished")
+    elif personalization:
+        processes = f"{eta.at_work} stacks at a time, as now" if eta.at_work > 1 else "one process"
+        words.append(f"personalization {duration(personalization / max(1, eta.at_work))} with {processes}")
+    return ", then ".join(words) or "only the choice of tuned settings, or damaged files"

@@ -54,7 +54,7 @@ def test_matters_are_named_once(tmp_path: Path) -> None:
 
     text = printed(make_run(tmp_path, seeds=(0, 1), edit=edit, rounds=5))
     assert text.count("left out") == 1
-    assert f"left out: ft, seeds 0, 1: 1 of 10 cells missing ({CLIENTS[0]})" in text
+    assert f"left out: ft, seeds 0, 1: 1 of 10 clients missing ({CLIENTS[0]})" in text
     assert "global model not converged: seed 1: 5 rounds are too few" in text
     assert f"no_train: {CLIENTS[9]}" in text
 

@@ -200,7 +200,7 @@ def test_diagnostics_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert [result.method for result in report.analysis.method_results if not result.complete] == ["ft_short", "lp"]
     for name in ("report.html", "report.md"):
         text = (run.root / name).read_text(encoding="utf-8").replace("\\", "")
-        assert f"left out: lp, seed 0: 1 of 5 cells missing ({CLIENTS[0]})" in text
+        assert f"left out: lp, seed 0: 1 of 5 clients missing ({CLIENTS[0]})" in text
         assert f"left out: ft_short, seed 0: 1 damaged ({CLIENTS[2]})" in text
         assert "lobal model not converged" in text
         assert "seed 0: mean validation accuracy changed by " in text

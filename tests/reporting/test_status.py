@@ -142,7 +142,7 @@ def test_a_global_model_that_is_trained(tmp_path: Path) -> None:
     with working(run, Work(0, "global", [])):
         assert str(read_status(run).models[0]) == "1/60 rounds, running"
         assert read_status(run).eta.seconds_of_rounds == 59 * 0.5
-        assert "rounds 0:30, then cells unknown" in rendered(run)
+        assert "rounds 0:30, then personalization unknown" in rendered(run)
     assert str(read_status(run).models[0]) == "1/60 rounds"
 
 

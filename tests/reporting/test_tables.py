@@ -239,7 +239,7 @@ def test_incomplete_method_has_no_row_but_its_own_tables(tmp_path: Path) -> None
     run = make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), edit=edit)
     (gone,) = [result for result in write_tables(run).method_results if not result.complete]
     assert (gone.seed, gone.method, gone.missing) == (1, "ft", [CLIENTS[1]])
-    assert gone.problem == f"1 of 10 cells missing ({CLIENTS[1]})"
+    assert gone.problem == f"1 of 10 clients missing ({CLIENTS[1]})"
     rows = [(row["seed"], row["method"]) for row in read(tmp_path / "results.csv")]
     assert rows == [("0", "none"), ("0", "ft"), ("1", "none")]
     _, matrix = read_matrix(run.method_file(1, "ft", "accuracy.csv"))
@@ -276,7 +276,7 @@ def test_cells_of_different_settings_are_not_averaged(tmp_path: Path) -> None:
 
     analysis = write_tables(make_run(tmp_path, seeds=(0,), edit=edit))
     results = {result.method: result for result in analysis.method_results}
-    assert results["ft"].problem == "cells of different settings"
+    assert results["ft"].problem == "results of different settings"
     assert not results["ft"].complete
     assert results["lp"].complete
 
