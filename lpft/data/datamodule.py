@@ -134,8 +134,8 @@ class FederatedDataModule(LightningDataModule):
             )
         if train_per_client is not None and getattr(source, "share_of_smallest", None) is not None:
             raise ValueError(
-                f"`train_per_client={train_per_client}` and the source's `share_of_smallest` both say how many images a"
-                " client trains on. HINT: set one of them to null."
+                f"`train_per_client={train_per_client}` and the source's `share_of_smallest` both determine how many"
+                " images a client trains on. HINT: set one of them to null."
             )
         self._split_settings = SplitSettings(float(test_share), float(val_share), train_per_client, test_per_client)
         self._num_classes, self._seed, self._on_bad_image = num_classes, seed, on_bad_image

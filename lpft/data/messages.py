@@ -64,7 +64,7 @@ def readable(path: Path, text: bool = False) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}). HINT: save it as CSV UTF-8.") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}). HINT: save it as CSV UTF-8.") from error
     except READ_ERRORS as error:
         if str(path) in str(error):
             raise ValueError(str(error)) from error

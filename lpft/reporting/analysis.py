@@ -116,9 +116,8 @@ class Analysis:
     def _client_results(self) -> list[ClientResult]:
         """The results of personalized models: references are neither diagnosed nor recommended."""
         references = reference_rows(self.experiment.config)
-        return [
-            cell for result in self.method_results if result.method not in references for cell in result.client_results
-        ]
+        personalized = [result for result in self.method_results if result.method not in references]
+        return [client_result for result in personalized for client_result in result.client_results]
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -214,7 +213,7 @@ def analyze_results(run: Run) -> Analysis:
     analysis = analyze(run)
     if not any(result.client_results for result in analysis.method_results):
         raise FileNotFoundError(
-            f"`{run.root}` holds no results of personalized clients."
+            f"`{run.root}` contains no results of personalized clients."
             " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."
         )
     return analysis
@@ -234,7 +233,7 @@ def analyze_sweep(run: Run) -> Sweep:
             missing.append(point.root.name)
     if not points:
         raise FileNotFoundError(
-            f"`{run.root}` is a sweep of which no point has results."
+            f"`{run.root}` is a sweep without any results."
             " HINT: `lpft run -c FILE` or `lpft personalize -c FILE` computes them."
         )
     return Sweep(run, read_config(run), points, missing)

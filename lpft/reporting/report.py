@@ -1,4 +1,4 @@
-"""Everything that is derived from the results of a run, in one call."""
+"""Writing the report of a run or a sweep: everything that is derived from its results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What `write_report` wrote.
+    """A written report.
 
     Args:
-        analysis: of the run.
-        page: report.html.
-        figures: the SVG files.
-        verdicts: the experiment's verdicts.
+        analysis: analysis of the run.
+        page: path of report.html.
+        figures: paths of the SVG files.
+        verdicts: verdicts of the experiment.
     """
 
     analysis: Analysis
@@ -48,7 +48,7 @@ def write_any_report(folder: Run | str | Path, writers: Sequence[Writer] = (), s
 
 
 def write_tables(run: Run) -> Analysis:
-    """Rewrite the tables of a run from its results: a fraction of a second, nothing heavy is imported.
+    """Rewrite the tables of a run from its results, without slow imports.
 
     Raises:
         FileNotFoundError: if the folder is not a run, or has no results yet.
@@ -61,12 +61,12 @@ def write_tables(run: Run) -> Analysis:
 def write_report(run: Run, writers: Sequence[Writer] = (), show: bool = False) -> Report:
     """Rewrite tables, figures, TensorBoard events, verdicts and pages of a run from its results.
 
-    The same results give the same bytes, however often it is called.
+    Equal results give equal bytes.
 
     Args:
         run: the run.
-        writers: write the logs, besides TensorBoard.
-        show: print the comparison, too.
+        writers: writers of logs in addition to TensorBoard.
+        show: whether to print the comparison.
 
     Raises:
         FileNotFoundError: if the folder is not a run, or has no results yet.
@@ -103,9 +103,9 @@ def write_sweep_report(run: Run, writers: Sequence[Writer] = (), show: bool = Fa
     """Rewrite the reports of all points of a sweep, and the table, verdicts and page that compare them.
 
     Args:
-        run: the run that has the points.
-        writers: write the logs, besides TensorBoard.
-        show: print one line per point, too.
+        run: the run that contains the points.
+        writers: writers of logs in addition to TensorBoard.
+        show: whether to print one line per point.
 
     Raises:
         FileNotFoundError: if no point has results yet.

@@ -357,7 +357,7 @@ def test_writing_twice_changes_no_byte(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("make", "hint"), [(False, "not the folder of a run"), (True, "holds no results")])
+@pytest.mark.parametrize(("make", "hint"), [(False, "not the folder of a run"), (True, "contains no results")])
 def test_refuses_what_is_no_run(tmp_path: Path, make: bool, hint: str) -> None:
     if make:
         make_run(tmp_path, seeds=(0,), edit=lambda cell: None)

@@ -213,7 +213,7 @@ class ArrayFiles:
         if conversion:
             raise ValueError(conversion)
         if self.path is None or not self.path.endswith(".npz"):
-            raise ValueError(f"`path: {self.path}` is no `.npz` file, so there are no arrays in it to name.")
+            raise ValueError(f"`path: {self.path}` is not an `.npz` file, so it has no names of arrays.")
         with readable(self.root / self.path), np.load(self.root / self.path, allow_pickle=False) as file:
             return list(file.files)
 

@@ -144,7 +144,7 @@ class Attribute:
             missing = json.dumps(texts, ensure_ascii=False)
             leave_out = f"`missing: {missing}` leaves such images out; or " if numbers.notna().any() else ""
             raise ValueError(
-                f"{path}, column {self.column!r}: {' and '.join(map(repr, texts))} is no number, which `at_least`"
+                f"{path}, column {self.column!r}: {' and '.join(map(repr, texts))} is not a number, which `at_least`"
                 f" needs. HINT: {leave_out}name the `values` that mean yes instead."
             )
         return numbers

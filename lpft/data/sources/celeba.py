@@ -80,7 +80,7 @@ def _values(path: Path, column: str, images: pd.Series) -> pd.Series:
     values = images.map(table.set_index("image_id")[column].to_dict())
     missing = images[values.isna()].tolist()
     if missing:
-        problem = f"{path} says nothing of {len(missing)} images that have attributes: {shortened(missing)}"
+        problem = f"{path} lacks {len(missing)} images that have attributes: {shortened(missing)}"
         raise wrong_file(problem, HOME)
     return values
 
@@ -100,5 +100,5 @@ def _read_list(path: Path, columns: list[str], has_header: bool) -> pd.DataFrame
         )  # fmt: skip
     table = read_columns(path, columns, HOME, ["image_id", *names.split()], lines)
     if len(table) != int(count):
-        raise wrong_file(f"{path} has {len(table)} images, expected {count} as its first line says", HOME)
+        raise wrong_file(f"{path} has {len(table)} images, expected {count} according to its first line", HOME)
     return table

@@ -151,8 +151,8 @@ class Domains(FileSource):
                 check_first_label(lowest, first)
             if first and self.first_label is None:
                 log.warning(
-                    "The labels in the lists of %s start at 1, which becomes class 0. HINT: `first_label: 1` says that"
-                    " this is right; `first_label: 0` keeps the labels, where class 0 has no images.", self.set_root,
+                    "The labels in the lists of %s start at 1, which becomes class 0. HINT: `first_label: 1` confirms"
+                    " this; `first_label: 0` keeps the labels, where class 0 has no images.", self.set_root,
                 )  # fmt: skip
             labels = listed["label"] - first
         return listed.assign(label=labels.astype(np.int64))

@@ -246,8 +246,8 @@ class FeatureArrays(FeatureSource):
                 raise ValueError(f"`{name}` is one file, but there are {len(self._files)}. HINT: use `.npz` files.")
             if not (path.parent / name).exists():
                 raise FileNotFoundError(
-                    f"There is no file `{name}` beside {path.name}. HINT: name it relative to {path.parent}, which has:"
-                    f" {content_of(path.parent)}."
+                    f"There is no file `{name}` next to {path.name}. HINT: give its path relative to"
+                    f" {path.parent}, which has: {content_of(path.parent)}."
                 )
             column = read_feature_file(path.parent / name)
             values = next(iter(column.arrays.values()))[:, 0] if column.arrays else column.columns.iloc[:, 0]
@@ -315,7 +315,7 @@ class FeatureArrays(FeatureSource):
         if len(names) > max(20, len(labels) // 2):
             raise ValueError(
                 f"`label: {self.label}` has {len(names)} different values in {len(labels)} rows, such as"
-                f" {shortened(names, 3)}, which are no classes. HINT: name the column with the class by `label`."
+                f" {shortened(names, 3)}, which are not classes. HINT: set `label` to the column with the class."
             )
         check_case({name: repr(name) for name in names})
         return names

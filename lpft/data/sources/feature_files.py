@@ -93,7 +93,7 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
         raise FileNotFoundError(f"There is no file {path}. HINT: relative paths start from `root`.")
     if not ending:
         raise ValueError(
-            f"{path} is no file of features by its ending. HINT: save them as {', '.join(ENDINGS)}; pickles and"
+            f"{path} has an ending of no supported feature file. HINT: save them as {', '.join(ENDINGS)}; pickles and"
             " files of torch.save are never read, for reading one can run any program."
         )
     with readable(path, text=ending in (".csv", ".csv.gz", ".tsv")):
@@ -132,7 +132,7 @@ def _of_arrays(path: Path, stored: dict[str, np.ndarray]) -> FeatureFile:
         listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"{path}: the arrays have different numbers of rows ({listed}).")
     if not lengths:
-        raise ValueError(f"{path} holds no array of one or two dimensions.")
+        raise ValueError(f"{path} contains no array with one or two dimensions.")
     return FeatureFile(path, pd.DataFrame(columns), arrays, names)
 
 
@@ -154,7 +154,7 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
     header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     names = [name.strip() for name in header]
     if len(lines) < 2:
-        raise ValueError(f"{path} has no rows. HINT: leave the file out, or fill it.")
+        raise ValueError(f"{path} has no rows. HINT: remove the file, or add rows.")
     if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
         raise ValueError(f"{path} starts with {shortened(names, 3)}. HINT: its first line must name the columns.")
     if len(first[0]) != len(names):
@@ -204,7 +204,7 @@ def select(file: FeatureFile, requested: Sequence[str] | str | None, others: Col
     """
     if requested is None and len(file.arrays) > 1:
         raise ValueError(
-            f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: say which one by `features`, such as"
+            f"{file.path} has the arrays {', '.join(file.arrays)}. HINT: select one with `features`, such as"
             f" `features: {next(iter(file.arrays))}`."
         )
     if requested is None and file.arrays:
@@ -220,7 +220,7 @@ def select(file: FeatureFile, requested: Sequence[str] | str | None, others: Col
     elif file.names and any(name not in file.columns for name in names):
         return Features(select_named(file, names), tuple(names))
     if not names:
-        raise ValueError(f"{file.path} has no features beside {', '.join(map(str, others))}.")
+        raise ValueError(f"{file.path} has no features other than {', '.join(map(str, others))}.")
     return Features(numbers_of([(name, file.column(name)) for name in names], file.path), tuple(map(str, names)))
 
 
@@ -257,9 +257,9 @@ def numbers_of(columns: Sequence[tuple[str, pd.Series]], path: Path) -> np.ndarr
         if not numeric and not column.isna().all():
             example = column.dropna().iloc[0]
             raise ValueError(
-                f"{path}: column {name!r} holds {example!r}, which is no number. HINT: name it as `label`, `domain`,"
-                " `split`, `unit`, `group`, in `attributes` or in `ignore`, or turn it into numbers; decimal commas"
-                " must be points."
+                f"{path}: column {name!r} contains {example!r}, which is not a number. HINT: name it as `label`,"
+                " `domain`, `split`, `unit`, `group`, in `attributes` or in `ignore`, or turn it into numbers; decimal"
+                " commas must be points."
             )
         values[:, number] = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return values

@@ -141,7 +141,7 @@ def foreign(path: Path) -> str:
     script = SCRIPT.format(**kind._asdict())
     folder = path.parent.parent if path.parent.name in ("train", "test") else path.parent
     return (
-        f"{path} is {kind.description}; it is not read as it is. HINT: put the lines below into a file convert.py, run"
+        f"{path} is {kind.description}, which is not supported. HINT: put the lines below into a file convert.py, run"
         f" `python convert.py` in {folder.resolve()}, then `lpft prepare --data clients.yaml` there.\n{script}"
     )
 

@@ -26,7 +26,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         lines = read_text(path).splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no file {path} with the names of the `classes`, one a line. HINT: make it, or give a list."
+            f"There is no file {path} with the names of the `classes`, one per line. HINT: create it, or give a list."
         ) from error
     return checked_classes([line.strip() for line in lines if line.strip()], str(path))
 

@@ -112,11 +112,11 @@ class PixelSettings:
             colour = ImageColor.getrgb(background)
         except ValueError as error:
             raise ValueError(
-                f"`background={background}` is no colour. HINT: `white`, `black`, or a colour such as `'#808080'`."
+                f"`background={background}` is not a colour. HINT: `white`, `black`, or a colour such as `'#808080'`."
             ) from error
         if bits is not None and value_range is not None:
             raise ValueError(
-                f"`bits={bits}` and `value_range={list(value_range)}` both say how values are scaled."
+                f"`bits={bits}` and `value_range={list(value_range)}` both determine how values are scaled."
                 " HINT: set one of them to null."
             )
         if bits is not None:

@@ -145,7 +145,7 @@ def read_sites(root: Path, names: list[str] | None = None) -> list[Site]:
         raise ValueError(conversion)
     folders = {composed(name): name for name in inside.folders}
     if (root / LABELS).is_file() or set(map(str.lower, folders)) <= set(SPLITS):
-        raise wrong(root, inside, "`root` holds one folder for each site; put what it holds now in such a one")
+        raise wrong(root, inside, "`root` must contain one folder per site; move its contents into such a folder")
     chosen = list(folders) if names is None else [composed(name) for name in names]
     missing = [name for name in chosen if name not in folders]
     if missing or not chosen:
@@ -220,7 +220,7 @@ def _read_site(root: Path, name: str, folder: str) -> Site:
         hint = f"beside {', '.join(splits)} there can be no other folder than train, val and test; rename or remove it"
         raise wrong(root / folder, inside, hint)
     if named and named == inside.folders and not splits:
-        raise wrong(root / folder, inside, "they hold images, which belong in folders named after their classes")
+        raise wrong(root / folder, inside, "they contain images; move these into folders named after their classes")
     if not splits:
         _read_classes(root, folder, "train", site)
     for name in splits:

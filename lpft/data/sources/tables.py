@@ -23,7 +23,7 @@ SPLIT_WORDS: dict[str, Split] = {
 
 def wrong_file(problem: str, home: str | None = None) -> ValueError:
     """Return the error for a file with unexpected content; `home` is the page to get it from."""
-    return ValueError(f"{problem}." + (f" HINT: the file as it should be comes from {home}." if home else ""))
+    return ValueError(f"{problem}." + (f" HINT: download the original file from {home}." if home else ""))
 
 
 def require(root: Path, alternatives: Mapping[str, Sequence[str]], home: str | None) -> None:
@@ -54,8 +54,8 @@ def read_text(path: Path) -> str:
         return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no table of comma-separated values or text in UTF-8 ({error}). HINT: save it as text in UTF-8"
-            f" (in Excel: CSV UTF-8); `iconv -f cp1252 -t utf-8 {path.name} > new` does so with text of Windows."
+            f"{path} is neither a table of comma-separated values nor UTF-8 text ({error}). HINT: save it as UTF-8"
+            f" text (in Excel: CSV UTF-8); `iconv -f cp1252 -t utf-8 {path.name} > new` does so with text of Windows."
         ) from error
 
 
@@ -78,7 +78,7 @@ def read_lines(path: Path, home: str | None = None, blanks: bool = False) -> Ite
             if any(values):
                 yield number, values
     except csv.Error as error:
-        raise wrong_file(f"{path} is no table of comma-separated values ({error})", home) from error
+        raise wrong_file(f"{path} is not a table of comma-separated values ({error})", home) from error
 
 
 def read_columns(

@@ -141,7 +141,7 @@ def test_the_key_follows_files_and_settings(tmp_path):
         ({"target": {"column": "height", "at_least": 40}}, r"no column 'height'; found file, age, sex, split, person"),
         (
             {"target": {"column": "sex", "at_least": 40}},
-            r"column 'sex': 'f' and 'm' is no number.* HINT: name the `values`",
+            r"column 'sex': 'f' and 'm' is not a number.* HINT: name the `values`",
         ),
         ({"target": {"column": "age", "values": ["old"]}}, r"same answer to 'age old'.*values 25, 35, 45, 60\. HINT"),
         ({"split": "person"}, r"column 'person' has the values p0, p1, .* and 232 more, expected train, val and test"),
@@ -174,7 +174,7 @@ def test_bad_tables_and_missing_images(tmp_path):
         (b"", "no column 'file', 'age', 'sex'; found nothing"),
         (b"file,age,sex\n", "has no rows"),
         (b"file,age,sex\na.png,3\n", r"line 2 \(a.png\) has 2 values, expected 3"),
-        (b"file,age,sex\n\xff\xfe,3,m\n", "no table of comma-separated values"),
+        (b"file,age,sex\n\xff\xfe,3,m\n", "neither a table of comma-separated values"),
     ):
         table.write_bytes(content)
         with pytest.raises(ValueError, match=said):
@@ -243,7 +243,7 @@ def test_an_unknown_word_is_reported_with_the_setting_that_ignores_it(tmp_path, 
     assert all(rows[row]["sex"] != "unknown" for row in used(data))
     rows[5]["age"], rows[6]["age"] = "unknown", "n/a"
     write_table(tmp_path / "ham", rows, "HAM10000_metadata.csv")
-    with pytest.raises(ValueError, match="is no number") as stop:
+    with pytest.raises(ValueError, match="is not a number") as stop:
         make(tmp_path / "ham", attribute={"column": "age", "at_least": 50}, rho=(0.5,), **HAM)
     missing = json.loads(re.search(r"`missing: (.*?)`", str(stop.value))[1])
     data = make(tmp_path / "ham", attribute={"column": "age", "at_least": 50, "missing": missing}, rho=(0.5,), **HAM)

@@ -152,11 +152,11 @@ def test_all_that_is_missing_is_named_with_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("file", "before", "after", "said"),
     [
-        ("list_attr_celeba.txt", "220\n", "219\n", "has 220 images, expected 219 as"),
+        ("list_attr_celeba.txt", "220\n", "219\n", "has 220 images, expected 219 according"),
         ("list_attr_celeba.txt", "220\n", "", r"starts with '5_o_Clock_Shadow .*', expected the number of images"),
         ("list_attr_celeba.txt", "000003.jpg -1", "000003.jpg", r"line 5 \(000003.jpg\) has 4 values, expected 5"),
         ("list_attr_celeba.txt", "000003.jpg -1  1", "000003.jpg -1  7", "has the values 7, expected -1 and 1"),
-        ("list_eval_partition.txt", "000003.jpg 0\n", "", "says nothing of 1 images that have attributes: 000003.jpg"),
+        ("list_eval_partition.txt", "000003.jpg 0\n", "", "lacks 1 images that have attributes: 000003.jpg"),
         (
             "list_eval_partition.txt",
             "000003.jpg 0\n",

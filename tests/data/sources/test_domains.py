@@ -78,7 +78,7 @@ def test_a_share_of_the_smallest_domain(tmp_path):
         assert torch.bincount(data.labels[client.val]).tolist() == [2, 2]
     with pytest.raises(ValueError, match=r"`share_of_smallest=0.01` of 20 training images is none"):
         make(Domains, tmp_path / "set", share_of_smallest=0.01)
-    with pytest.raises(ValueError, match=r"both say how many"):
+    with pytest.raises(ValueError, match=r"both determine how many"):
         made_of(Domains, share_of_smallest=0.1, train_per_client=3)
 
 

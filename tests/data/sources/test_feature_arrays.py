@@ -221,7 +221,7 @@ def changed(**columns: Any) -> pd.DataFrame:
         (changed(dose=[np.inf] * 40), "'dose' is infinite"),
         (changed(dose=[1e300, 0] * 20), r"'dose' is beyond 1e-30 to 1e\+30"),
         (changed(dose=np.arange(40) + 1.7e12), "'dose' goes from 1700000000000 to"),
-        (changed(dose=["1,5"] * 40), "column 'dose' holds '1,5', which is no number"),
+        (changed(dose=["1,5"] * 40), "column 'dose' contains '1,5', which is not a number"),
         (changed(label=np.linspace(0, 1, 40)), "40 different values in 40 rows, such as 0, 0.02"),
         (changed(label="yes"), "'yes' in all 40 rows"),
         (changed(label=range(40)), "40 different values in 40 rows"),

@@ -95,7 +95,7 @@ def converted(message, root):
 @pytest.mark.parametrize("write", [pfllib, leaf, torch_dicts, torch_datasets, matlab])
 def test_the_lines_convert_to_what_is_read(tmp_path, monkeypatch, write):
     path = write(tmp_path)
-    with pytest.raises(ValueError, match="it is not read as it is") as stop:
+    with pytest.raises(ValueError, match="which is not supported") as stop:
         made(Arrays, {"a": ArrayDomain(str(path.relative_to(tmp_path)))}, root=str(tmp_path)).source.table()
     clients = converted(str(stop.value), tmp_path)
     assert len(clients) == 3

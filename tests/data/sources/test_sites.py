@@ -156,7 +156,7 @@ def test_torchvisions_order_of_numbered_classes(tmp_path):
         ("file,label\na.png,x\na.png,y\n", r"line 3: the file 'a.png' stands in line 2 already"),
         ("file,label,split\na.png,x,dev\n", r"line 2: the split 'dev' is not one of train, val, test"),
         ("file,label,split\na.png,x,\n", r"line 2: there is no split"),
-        ('file,label\n"a.png,x\n', r"no table of comma-separated values"),
+        ('file,label\n"a.png,x\n', r"not a table of comma-separated values"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path, text, said):
@@ -169,7 +169,7 @@ def test_lists_that_cannot_be_read(tmp_path, text, said):
 def test_a_list_in_another_encoding_is_named(tmp_path):
     paint(tmp_path / "sites" / "a" / "a.png", 1)
     (tmp_path / "sites" / "a" / "labels.csv").write_bytes("file,label\na.png,\xfc\n".encode("latin1"))
-    with pytest.raises(ValueError, match=r"labels.csv is no table .* in UTF-8"):
+    with pytest.raises(ValueError, match=r"labels.csv is neither a table .* UTF-8"):
         make(tmp_path / "sites")
 
 
@@ -313,13 +313,13 @@ def _touch(path):
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        ((".hidden",), r"found nothing\. Expected ROOT/SITE/CLASS/IMAGE.* HINT: `root` holds one folder for each"),
-        (("1.png", "2.png"), r"found 2 images \(1.png, 2.png\).*HINT: `root` holds one folder for each site"),
-        (("train/x/1.png", "test/y/1.png"), r"found 2 folders \(test, train\).*HINT: `root` holds one folder"),
-        (("labels.csv", "images/1.png"), r"other files \(labels.csv\).*HINT: `root` holds one folder"),
+        ((".hidden",), r"found nothing\. Expected ROOT/SITE/CLASS/IMAGE.* HINT: `root` must contain one folder per"),
+        (("1.png", "2.png"), r"found 2 images \(1.png, 2.png\).*HINT: `root` must contain one folder per site"),
+        (("train/x/1.png", "test/y/1.png"), r"found 2 folders \(test, train\).*HINT: `root` must contain one folder"),
+        (("labels.csv", "images/1.png"), r"other files \(labels.csv\).*HINT: `root` must contain one folder"),
         (("x/1.png", "y/1.png"), r"/x: found 1 images.*HINT: put images in folders.*`root` is too deep"),
-        (("a/train/1.png", "a/test/2.png"), r"/a: found 2 folders.*HINT: they hold images, which belong in folders"),
-        (("a/train/x/1.png", "a/train/2.png"), r"/a: found 1 folders \(train\).*they hold images, which belong"),
+        (("a/train/1.png", "a/test/2.png"), r"/a: found 2 folders.*HINT: they contain images; move these into folders"),
+        (("a/train/x/1.png", "a/train/2.png"), r"/a: found 1 folders \(train\).*they contain images; move"),
         (("a/train/x/1.png", "a/valid/x/2.png"), r"/a: found 2 folders \(train, valid\).*beside train there can be no"),
         (("s/a/x/1.png", "s/b/x/2.png"), r"/s/a: found 1 folders \(x\).*HINT: .*set `root` to the folder above it"),
         (("a/x/more/1.png", "a/x/2.png", "a/y/3.png"), r"/a/x: found 1 folders \(more\), 1 images"),
