@@ -106,7 +106,7 @@ def gains_line(result: Gains | None) -> str:
     parts = [
         f"{_verb(value)} of Local {'over' if value >= 0 else 'against'} {reference}"
         for value, reference in (
-            (result.over_local, "training at home alone"),
+            (result.over_local, "training on only local data"),
             (result.over_pooled, "one model trained on pooled data"),
         )
         if value is not None

@@ -188,7 +188,7 @@ def shifted(shift: float, noise: float) -> Callable[[ClientResult], ClientResult
         (3.0, 0.5, "better", "keeps more of"),
         (-3.0, 0.5, "worse", "keeps less of"),
         (0.1, 0.5, "equivalent", "keeps as much of"),
-        (1.0, 9.0, "undecided", "cannot be told apart from ft"),
+        (1.0, 9.0, "undecided", "undecided whether"),
     ],
 )
 def test_the_sentence_states_the_result(tmp_path: Path, shift: float, noise: float, word: str, phrase: str) -> None:

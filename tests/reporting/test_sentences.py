@@ -85,8 +85,8 @@ def test_lead_with_a_short_configuration() -> None:
 @pytest.mark.parametrize(
     ("rounds", "change", "text"),
     [
-        (1, None, "1 round is too few to tell (10 or more)"),
-        (9, None, "9 rounds are too few to tell (10 or more)"),
+        (1, None, "1 round is too few for a decision (10 or more)"),
+        (9, None, "9 rounds are too few for a decision (10 or more)"),
         (10, None, "the last of its 10 rounds have no validation accuracy"),
         (20, -1.25, "mean validation accuracy changed by -1.25 points in the last tenth of 20 rounds (0.5 or more)"),
     ],
