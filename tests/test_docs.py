@@ -214,6 +214,11 @@ def test_links_are_valid(path: Path) -> None:
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+@pytest.mark.parametrize("path", [*DOCS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_no_merge_conflict_is_left(path: Path) -> None:
+    assert not re.findall(r"^(?:<{7} |={7}$|>{7} ).*", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_the_readmes_class_paths_exist() -> None:
     import importlib
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from lpft.runtime import slurm
 from lpft.runtime.devices import Devices
 from lpft.runtime.launcher import TORCHRUN
 from tests.commands import TOY, lpft
+from tests.pages import ROOT
 
 TASKS = {
     "SLURM_JOB_ID": "17",
@@ -69,6 +71,32 @@ def test_tasks_that_do_not_fit_are_refused(
     for word in words:
         assert word in error
     assert "Traceback" not in error
+
+
+def check_job(command: str) -> None:
+    slurm.check_command(command)
+    slurm.check_devices(1, 1)
+
+
+@pytest.mark.usefixtures("tasks")
+@pytest.mark.parametrize(
+    ("command", "changes", "symptom"),
+    [
+        ("run", {}, "is a single process, but"),
+        ("federate", {"SLURM_STEP_ID": None}, "but srun did"),
+        ("federate", {"SLURM_JOB_NAME": "bash"}, "Lightning does not look"),
+        ("federate", {}, "processes, but Slurm has"),
+    ],
+)
+def test_troubleshooting_quotes_the_messages(
+    command: str, changes: dict[str, str | None], symptom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8").split("## Troubleshooting")[1].splitlines()
+    quotes = [row.split("`")[1].removeprefix("... ") for row in rows if row.startswith("| `") and symptom in row]
+    assert len(quotes) == 1
+    change(monkeypatch, **changes)
+    with pytest.raises(ValueError, match=re.escape(quotes[0])):
+        check_job(command)
 
 
 @pytest.mark.usefixtures("tasks")
