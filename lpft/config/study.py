@@ -19,7 +19,7 @@ from lpft.config.loggers import logger_writers
 from lpft.config.parser import Config, ExperimentCLI
 from lpft.config.saved_settings import check_global_models, check_saved_settings, record_settings
 from lpft.config.schema import Experiment, Selection, run_folder
-from lpft.config.sweep import dotted, expand, override, points
+from lpft.config.sweep import dotted, expand, merged, override, points
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
@@ -213,7 +213,7 @@ def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] 
     layers = [plain(layer) if isinstance(layer, Mapping) else layer for layer in (*configs, overrides)]
     settings = [layer for layer in layers if isinstance(layer, Mapping)]
     if len(settings) == len(layers):  # no file
-        return reduce(_merged, settings, Config())
+        return reduce(merged, settings, Config())
     return [argument for layer in layers for argument in _command_line(layer)]
 
 
@@ -252,15 +252,6 @@ def plain(value: Any, key: str = "") -> Any:
         f"`{key}` is {kind}, which cannot be written to a YAML file. HINT: use numbers, text, lists and dicts; write a"
         " class of an importable file as {'class_path': 'my_file.Class', 'init_args': {...}}."
     )
-
-
-def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """Merge sections recursively; a class replaces the earlier value as a whole."""
-    merged = dict(config)
-    for key, value in overrides.items():
-        is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if is_section else value
-    return merged
 
 
 def _text(value: Any) -> str:
