@@ -272,11 +272,12 @@ class ExperimentCLI(LightningCLI):
         merge_options(next(action for action in parser._actions if action.dest == "tune.grids"), depth=2)
         add_loggers(parser)
         add("--provenance", type=Provenance, default=Provenance(), help="written to a run's config.yaml; not a setting")
-        add("--overwrite", action="store_true", help="replace results that were made with other settings")
+        flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
+        add("--overwrite", **flag, help="replace results that were made with other settings")
         if trains:
             add("--only", type=list[str] | str | None, default=None, help="methods to run, such as lpft,ft")
         if self.command in ("run", "personalize"):
-            add("--fallback", action="store_true", help="choose a model for each client by validation data")
+            add("--fallback", **flag, help="choose a model for each client by validation data")
         if self.command in ("tune", "personalize"):
             add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting at stack I (from 0)")
 

@@ -29,8 +29,6 @@ from lpft.storage.provenance import Provenance, software
 from lpft.storage.run import Run
 from lpft.types import Configuration
 
-FLAGS = ("overwrite", "fallback")
-
 
 @dataclass(frozen=True)
 class Study:
@@ -221,9 +219,7 @@ def _command_line(layer: str | Path | Config) -> list[str]:
     """Return a configuration (a file or settings) as command-line arguments."""
     if not isinstance(layer, Mapping):
         return [f"--config={layer}"]
-    flags = [f"--{key}" for key in FLAGS if layer.get(key)]
-    settings = {key: value for key, value in layer.items() if key not in FLAGS}
-    return [*flags, *(f"--{key}={_text(value)}" for key, value in dotted(settings, into_classes=False))]
+    return [f"--{key}={_text(value)}" for key, value in dotted(layer, into_classes=False)]
 
 
 def plain(value: Any, key: str = "") -> Any:
