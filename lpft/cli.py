@@ -41,7 +41,7 @@ lpft - personalize a federated model for every client without forgetting the res
   lpft COMMAND -c FILE --print_config
   lpft --version
 
-Exit codes: 0 done; 1 a run failed, what is finished is kept; 2 bad usage or configuration; 75 stopped by signal USR1
+Exit codes: 0 done; 1 a run failed, finished results are kept; 2 bad usage or configuration; 75 stopped by signal USR1
 after the current round or stack; 130, 143, 129 interrupted at once by Ctrl-C, TERM or HUP. The same command continues.
 """
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         with replacing_unencodable():
             _main(arguments)
-    except OSError as error:  # of the output itself
+    except OSError as error:  # writing the output failed
         if discard_output():
             sys.exit(CLOSED)
         _fail(f"the output cannot be written: {error}", 1)
@@ -81,11 +81,11 @@ def _main(arguments: list[str]) -> NoReturn:
             sys.exit(COMMANDS[command](args))
     except KeyboardInterrupt as interrupt:
         code = interrupt.code if isinstance(interrupt, Interrupted) else 130
-        _fail("interrupted; what is finished is kept. Run the same command again to continue.", code)
+        _fail("interrupted; finished results are kept. Run the same command again to continue.", code)
     except BrokenPipeError:
         raise
     except OSError as error:  # full disk, read-only folder
-        _fail(f"{error}. What is finished is kept; run the same command again to continue.", 1)
+        _fail(f"{error}. Finished results are kept; run the same command again to continue.", 1)
     finally:
         ignore()
 
@@ -97,7 +97,7 @@ def init(args: list[str]) -> int:
     from lpft.shipped import files
 
     if options.images and options.name != "own_sites":
-        parser.error("only `own_sites` is fitted to a folder. HINT: --to FOLDER says where to write")
+        parser.error("only `own_sites` is fitted to a folder. HINT: to write to another folder, use --to FOLDER")
     try:
         if not options.name:
             print(files.listing())
@@ -151,7 +151,7 @@ def stage(command: str, args: list[str]) -> int:
     if code == STOPPED:
         print("lpft: stopped by a signal.", file=sys.stderr)
     if code:
-        print("lpft: what is finished is kept. Run the same command again to continue.", file=sys.stderr)
+        print("lpft: finished results are kept. Run the same command again to continue.", file=sys.stderr)
     return code
 
 

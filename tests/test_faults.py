@@ -82,7 +82,7 @@ def test_a_killed_process_ends_all_and_loses_nothing(
     else:
         os.kill(process.children()[-1], signal.SIGKILL)
         assert process.code() == 1
-        assert "what is finished is kept. Run the same command again" in process.said()
+        assert "finished results are kept. Run the same command again" in process.said()
         assert "Traceback" not in process.said()
     wait_until(lambda: not process.alive(), seconds=5)
     before = contents(run)
@@ -120,7 +120,7 @@ def test_an_interrupted_command_ends_all_and_loses_nothing(
         wait_until(lambda: not process.alive(), seconds=5)
     finally:
         process.kill(everyone=True)
-    assert "interrupted; what is finished is kept. Run the same command again" in process.said()
+    assert "interrupted; finished results are kept. Run the same command again" in process.said()
     assert "Traceback" not in process.said()
     before = contents(run)
     assert len(before) < len(contents(finished)), "it was interrupted too late"

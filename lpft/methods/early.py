@@ -1,4 +1,4 @@
-"""Fine-tuning that stops where validation accuracy was best."""
+"""Fine-tuning that keeps the epoch with the best validation accuracy."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from lpft.methods.ft import FT
 
 
 class EarlyStoppedFT(FT):
-    """Early-stopped fine-tuning: the epoch with the best validation accuracy, the global model as epoch 0 included.
+    """Early-stopped fine-tuning: keeps the epoch with the best validation accuracy; epoch 0 is the global model.
 
-    The control ``ft_early``: where it does as well as a method that restrains fine-tuning otherwise, that restraint
-    was only a way to train less. All epochs are run, each is scored on the client's validation data, and all of that
-    counts as cost. Of equally good epochs the earliest is taken. A client without validation data has nothing to
-    choose on: for it this is FT.
+    The control ``ft_early``: if it performs as well as a method that restrains fine-tuning, this method may only train
+    less. All epochs are run and scored on the client's validation data, which counts as cost. Among equally good
+    epochs, the earliest is chosen. For clients without validation data this is FT.
 
     Args:
-        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+        ft: settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     References:
         Not in Chen et al., arXiv:2511.12695; the control and its settings are ours.

@@ -1,4 +1,4 @@
-"""Fine-tuning in one phase in which the head moves faster than the body."""
+"""Fine-tuning with a higher learning rate for the head."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lpft.methods.ft import FT
 class FastHeadFT(FT):
     """Fine-tuning whose head has a higher learning rate than the body.
 
-    A control for LP-FT: does it take two phases, or is it enough that the head moves first because it moves faster?
-    With ``factor: 1`` it is FT, bit for bit.
+    A control for LP-FT: are two phases necessary, or is it sufficient that the head moves faster? With ``factor: 1``
+    this is FT, bit for bit.
 
     Args:
         factor: the head's learning rate divided by the body's, which is ``lr``.
-        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+        ft: settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     References:
         Not in Chen et al., arXiv:2511.12695; the control is ours. The factor is that of the default rates of LP-FT's

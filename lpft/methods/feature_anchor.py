@@ -1,4 +1,4 @@
-"""Fine-tuning that is drawn back to the global model's features."""
+"""Fine-tuning with a penalty on feature distortion."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lpft.types import State
 class FeatureAnchorFT(FT):
     r"""Fine-tuning with a penalty on feature distortion: ``loss + mu/2 * mean ||f(theta; x) - f(theta_G; x)||^2``.
 
-    A control: if distortion is what forgets, penalizing it directly should do as well as LP-FT. The mean runs over the
-    batch; features are those of the model in training, against the global model's in evaluation mode. With BatchNorm in
-    training mode the distance is therefore not 0 at the start. With ``mu: 0`` it is FT, bit for bit.
+    A control: if distortion causes forgetting, penalizing it directly should perform as well as LP-FT. The mean is over
+    the batch. The trained model is in training mode, the global model in evaluation mode, so with BatchNorm the initial
+    distance is not 0. With ``mu: 0`` this is FT, bit for bit.
 
     Args:
         mu: weight of the penalty.
-        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+        ft: settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     References:
         Chen et al., arXiv:2511.12695, for the distortion, which is the mean of the distance itself; the penalty, its

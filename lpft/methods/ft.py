@@ -1,4 +1,4 @@
-"""Full fine-tuning, and the control that does nothing."""
+"""Full fine-tuning, and the global model as a control."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from lpft.methods.base import Method, Phase, check_epochs
 
 
 class NoFineTuning(Method):
-    """The global model itself: row 0 of every comparison."""
+    """The global model without personalization, for comparison."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return no phase."""
+        """Return no phases."""
         return []
 
 
 class FT(Method):
-    """Fine-tuning: update every parameter.
+    """Fine-tuning of all parameters.
 
     Args:
-        epochs: number of epochs, at most the budget; null uses all of it. The control ``ft_short`` is FT for LP-FT's
-            number of full epochs.
-        lr: learning rate; null is the rate of ``personalization.optimizer``.
-        bn: ``train`` normalizes by the batch's statistics and keeps averaging them; ``eval`` keeps the global model's.
-        common: settings of every method: ``flood``.
+        epochs: number of epochs, at most the budget; null for the whole budget. The control ``ft_short`` is FT with
+            the number of full epochs of LP-FT.
+        lr: learning rate; null for the rate of ``personalization.optimizer``.
+        bn: ``train`` normalizes by batch statistics and updates running statistics; ``eval`` uses the global model's.
+        common: settings of all methods: ``flood``.
 
     References:
         Chen et al., arXiv:2511.12695, the baseline FT. Number of epochs (15) from the paper, the rest ours.

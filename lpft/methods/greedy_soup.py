@@ -1,4 +1,4 @@
-"""The greedy choice of a soup's members by accuracy on validation data."""
+"""Greedy choice of a soup's members by validation accuracy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lpft.types import State
 
 @dataclass(frozen=True)
 class GreedySoup:
-    """Some members of one client, best first, of which each is averaged unless the average gets worse.
+    """Adds the members of one client to the average, best first, each unless the average gets worse.
 
     A client without validation data, whose accuracies are NaN, gets the average of all.
 
     Args:
-        memory: the members, by `lpft.models.mixtures.keep_model`, and what `judge` has added.
-        like: parameters of the members' shapes.
-        num_members: how many there are.
+        memory: the members stored by `lpft.models.mixtures.keep_model`, and the tensors added by `judge`.
+        like: parameters with the members' shapes.
+        num_members: number of members.
 
     References:
         Wortsman et al., arXiv:2203.05482, recipe 1.
@@ -32,24 +32,24 @@ class GreedySoup:
     num_members: int
 
     def candidate(self, number: int) -> State:
-        """Return each member; then the average so far with the next best one."""
+        """Return each member, then the current average with the next best member added."""
         if number < self.num_members:
             return kept_models(self.memory, self.like)[number]
-        so_far, following = self._so_far, self._ranked(number - self.num_members)
-        return {name: (total + following[name]) / (so_far["count"] + 1) for name, total in so_far["sum"].items()}
+        soup, following = self._soup, self._ranked(number - self.num_members)
+        return {name: (total + following[name]) / (soup["count"] + 1) for name, total in soup["sum"].items()}
 
     def judge(self, number: int, accuracy: Tensor) -> State:
-        """Remember a member's accuracy; then add the next best one to the soup unless that makes it worse."""
+        """Store a member's accuracy, or add the next best member to the soup unless the accuracy decreases."""
         if number < self.num_members:
             return {**self.memory, f"accuracy {number}": accuracy}
-        so_far, following = self._so_far, self._ranked(number - self.num_members)
-        added = (accuracy >= so_far["accuracy"]) | accuracy.isnan()
-        total = {name: torch.where(added, t + following[name], t) for name, t in so_far["sum"].items()}
+        soup, following = self._soup, self._ranked(number - self.num_members)
+        added = (accuracy >= soup["accuracy"]) | accuracy.isnan()
+        total = {name: torch.where(added, t + following[name], t) for name, t in soup["sum"].items()}
         return {
             **self.memory,
             **{f"sum/{name}": t for name, t in total.items()},
-            "count": so_far["count"] + added,
-            "accuracy": torch.where(added, accuracy, so_far["accuracy"]),
+            "count": soup["count"] + added,
+            "accuracy": torch.where(added, accuracy, soup["accuracy"]),
         }
 
     def average(self) -> State:
@@ -57,12 +57,12 @@ class GreedySoup:
         return {name: self.memory[f"sum/{name}"] / self.memory["count"] for name in self.like}
 
     @property
-    def _so_far(self) -> dict[str, Any]:
-        """Sum and number of the members in the soup, and its accuracy: -1 as long as it is empty."""
-        memory, some = self.memory, next(iter(self.like.values()))
+    def _soup(self) -> dict[str, Any]:
+        """Sum and number of the members in the soup, and its accuracy; -1 if it is empty."""
+        memory, example = self.memory, next(iter(self.like.values()))
         return {
             "sum": {name: memory.get(f"sum/{name}", torch.zeros_like(p)) for name, p in self.like.items()},
-            "count": memory.get("count", some.new_zeros(())),
+            "count": memory.get("count", example.new_zeros(())),
             "accuracy": memory.get("accuracy", memory["accuracy 0"].new_full((), -1.0)),
         }
 

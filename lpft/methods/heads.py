@@ -1,6 +1,6 @@
-"""Heads that are not trained: drawn at random, zero, or solved for by least squares.
+"""Initial heads: random, zero, or fitted by least squares.
 
-A head is a dict with ``weight`` ``(num_classes, k)`` and, if the network's has one, ``bias`` ``(num_classes,)``.
+A head is a dict with ``weight`` ``(num_classes, k)`` and, if the network's head has one, ``bias`` ``(num_classes,)``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lpft.methods.base import HeadData
 from lpft.types import State
 
 HeadInit = Literal["global", "random", "zero", "lstsq"]
-"""Which head to start from; ``global`` is the global model's."""
+"""Kind of initial head; ``global`` is that of the global model."""
 
 
 def initial_head(init: HeadInit, head: State, data: HeadData, generator: Generator) -> State:
@@ -34,7 +34,7 @@ def initial_head(init: HeadInit, head: State, data: HeadData, generator: Generat
 
 
 def random_head(like: State, generator: Generator) -> State:
-    """Draw weight and bias uniformly from ``[-1/sqrt(k), 1/sqrt(k)]``, as `torch.nn.Linear` does."""
+    """Draw weight and bias uniformly from ``[-1/sqrt(k), 1/sqrt(k)]``, like `torch.nn.Linear`."""
     bound = like["weight"].shape[1] ** -0.5
     drawn = {name: torch.rand(t.shape, generator=generator, dtype=torch.float64) for name, t in like.items()}
     return as_head(like, {name: (2 * t - 1) * bound for name, t in drawn.items()})
@@ -46,9 +46,9 @@ def zero_head(like: State) -> State:
 
 
 def least_squares_head(like: State, data: HeadData) -> State:
-    """Fit one-hot targets by least squares: the solution of smallest norm.
+    """Fit one-hot targets by least squares: the minimum-norm solution.
 
-    Features and targets are centred for the bias, which is not part of the norm; without a bias nothing is centred.
+    With a bias, features and targets are centered, and the bias is not part of the norm.
     """
     features = data.features.double().cpu()
     targets = torch.nn.functional.one_hot(data.labels.cpu(), len(like["weight"])).double()
@@ -60,5 +60,5 @@ def least_squares_head(like: State, data: HeadData) -> State:
 
 
 def as_head(like: State, head: dict[str, Tensor]) -> State:
-    """Return those tensors that a head has, in its type and on its device."""
+    """Return the tensors of a head like another head, with its types and device."""
     return {name: head[name].to(t.device, t.dtype) for name, t in like.items()}

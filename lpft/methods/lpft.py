@@ -16,33 +16,33 @@ from lpft.types import State
 
 
 class LPFT(FT):
-    """LP-FT: train the head on the frozen features of the global model, then everything as `FT` does.
+    """LP-FT: train the head on the frozen features of the global model, then all parameters like `FT`.
 
-    Phase 1 starts at the global model including its head, and leaves the body as it is, norm statistics and dropout
-    included. Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` it is FT, bit for bit;
-    with null it is linear probing alone, the ablation ``lp``.
+    Phase 1 starts from the global model including its head. The body is frozen and in evaluation mode, so its norm
+    statistics do not change. Phase 2 has fresh optimizer state and its own learning rate. With ``lp_epochs: 0`` this is
+    FT, bit for bit; with null it is linear probing, the ablation ``lp``.
 
-    With ``lp_solver: logreg`` the head is solved by logistic regression on the global model's features
-    (`lpft.methods.logistic_head.logistic_head`). Then phase 1 has no epochs, for it trains nothing; phase 2 has
-    ``epochs - lp_epochs``, as with SGD, so that the two compare. ``lp_epochs: 0`` leaves the whole budget to phase 2,
-    the recipe of Kumar et al.; with null the solved head is all.
+    With ``lp_solver: logreg`` the head is fitted by logistic regression on the global model's features
+    (`lpft.methods.logistic_head.logistic_head`). Phase 1 then has no epochs; phase 2 has ``epochs - lp_epochs``, as
+    with SGD, so that both are comparable. ``lp_epochs: 0`` gives phase 2 the whole budget, as in Kumar et al.; with
+    null only the head is fitted.
 
     Args:
-        lp_epochs: epochs of phase 1, or those that a solved head saves; the rest is phase 2. null: all epochs.
+        lp_epochs: epochs of phase 1, or those saved by fitting the head; phase 2 has the others. null: all epochs.
         lp_lr: learning rate of phase 1.
-        head_init: head to start from. ``global``: the global model's; ``random``: a new one, each client its own;
-            ``zero``; ``lstsq``: least squares of the labels as zeros and ones, in closed form.
+        head_init: initial head. ``global``: that of the global model; ``random``: a new one for each client; ``zero``;
+            ``lstsq``: least squares of one-hot labels, in closed form.
         lp_solver: ``sgd``: the optimizer of ``personalization``; ``logreg``: see above.
-        ft: the settings of `FT`: ``epochs`` of both phases together, ``lr`` and ``bn`` of phase 2 (phase 1 always keeps
-            BatchNorm's statistics, the main runs of Kumar et al. in both), ``flood`` of both.
+        ft: settings of `FT`: ``epochs`` of both phases together, ``lr`` and ``bn`` of phase 2 (phase 1 always keeps
+            BatchNorm's statistics, as Kumar et al. do in both phases), ``flood`` of both.
 
     Raises:
-        ValueError: if both `head_init` and `lp_solver` ask for a head.
+        ValueError: if both `head_init` and `lp_solver` determine the head.
 
     References:
         Kumar et al., arXiv:2202.10054 (LP-FT); Chen et al., arXiv:2511.12695 (for federated personalization). The split
-        of the epochs and both learning rates are not in the text of the latter that we have: they are ours. Theirs is
-        to start at the global model's head, Kumar et al. start at a new one.
+        of the epochs and both learning rates are ours. Chen et al. start from the global model's head, Kumar et al.
+        from a new one.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LPFT(FT):
         super().__init__(**ft)
         if lp_solver == "logreg" and head_init != "global":
             raise ValueError(
-                f"`lp_solver=logreg` does not start from any head, but `head_init={head_init}`."
+                f"`lp_solver=logreg` has no initial head, but `head_init={head_init}` is set."
                 " HINT: leave out `head_init`, or set `lp_solver: sgd`."
             )
         self.lp_epochs = lp_epochs
@@ -74,7 +74,7 @@ class LPFT(FT):
         return [phase for phase in (probing, replace(tuning, epochs=tuning.epochs - lp_epochs)) if phase.epochs]
 
     def start_head(self, head: State, data: HeadData, generator: Generator) -> State:
-        """Return the head that `head_init` or `lp_solver` asks for."""
+        """Return the head according to `head_init` or `lp_solver`."""
         if self.lp_solver == "logreg":
             return logistic_head(head, data)
         return initial_head(self.head_init, head, data, generator)

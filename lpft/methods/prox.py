@@ -1,4 +1,4 @@
-"""Fine-tuning that is drawn back to the global model."""
+"""Fine-tuning with a penalty on the distance from the global model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lpft.types import State
 class ProximalFT(FT):
     r"""Proximal fine-tuning: minimize ``loss + mu/2 * ||theta - theta_G||^2``.
 
-    The gradient is that of the loss plus ``mu * (theta - theta_G)``. The norm runs over the trainable parameters, not
-    over norm statistics. With ``mu: 0`` it is FT, bit for bit.
+    The gradient is that of the loss plus ``mu * (theta - theta_G)``. The norm is over the trainable parameters, without
+    norm statistics. With ``mu: 0`` this is FT, bit for bit.
 
     Args:
         mu: weight of the penalty.
-        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+        ft: settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     References:
-        Chen et al., arXiv:2511.12695, name the baseline; Li et al., arXiv:1812.06127 (FedProx), equation 2, have the
-        form. Default of mu, learning rate and the choice of the squared norm are ours.
+        Chen et al., arXiv:2511.12695, for the baseline; Li et al., arXiv:1812.06127 (FedProx), equation 2, for the
+        form. The defaults of mu and learning rate, and the choice of the squared norm, are ours.
     """
 
     def __init__(self, mu: NonNegativeFloat = 0.1, **ft: Any) -> None:

@@ -1,8 +1,7 @@
-"""References: what a client could do without a federation, and what one could do if all data were in one place.
+"""References: training without federated learning, on the client's data only or on the pooled data of all clients.
 
-They are rows like any other, but not personalizations: their networks do not start from the global model. Both make as
-many passes over the data as federated training, with its optimizer and batch size, and have nothing to do with the
-settings of ``personalization``.
+They are methods like any other, but their networks do not start from the global model. They make as many passes over
+the data as federated training, with its optimizer and batch size, and ignore the settings of ``personalization``.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from lpft.methods.base import Method, Phase
 
 
 class Reference(Method):
-    """Base of the references.
+    """Base class of references.
 
     Args:
-        epochs: passes over a client's data. null: those of federated training, ``rounds * local_epochs`` times the
-            share of the clients in a round. It has to be set where the global model comes from a file.
-        common: what every method takes: ``flood``.
+        epochs: passes over a client's data; null for those of federated training, ``rounds * local_epochs`` times the
+            share of the clients in a round. Required if the global model is read from a file.
+        common: settings of all methods: ``flood``.
     """
 
     def __init__(self, epochs: PositiveInt | None = None, **common: Any) -> None:
@@ -29,17 +28,16 @@ class Reference(Method):
 
 
 class Local(Reference):
-    """Training at home from scratch: what a client gets that takes no part in the federation.
+    """Local training from scratch, without federated learning.
 
-    Every client starts from the initial network of federated training with the same seed, and trains all of it on its
-    own data. By default it keeps the epoch that is best on its own validation data, as anyone would do at home; without
-    that it would overfit where federated training does not. One optimizer lasts for all epochs, while federated
-    training has a new one in every round.
+    Each client starts from the initial network of federated training with the same seed, and trains all parameters on
+    its own data. By default it keeps the epoch with the best validation accuracy, because local training overfits more
+    than federated training. A single optimizer is used for all epochs; federated training has a new one per round.
 
     Args:
         epochs: see `Reference`.
-        keep_best: keep the epoch with the best validation accuracy, of equal ones the earliest; otherwise the last one.
-        common: what every method takes: ``flood``.
+        keep_best: keep the epoch with the best validation accuracy, the earliest among equals, instead of the last one.
+        common: settings of all methods: ``flood``.
     """
 
     start = "initial"
@@ -49,15 +47,15 @@ class Local(Reference):
         self.keep_best = keep_best
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return one phase in which everything is trained."""
+        """Return one phase of full training."""
         return [Phase(self.epochs or budget)]
 
 
 class Pooled(Reference):
-    """One model, trained on the data of all clients that take part in federated training, as if in one place.
+    """One model trained on the pooled data of all clients that take part in federated training.
 
-    It is federated training of a single client that has everything, with the same number of passes over the data, and
-    every client uses the result as it is.
+    This is federated training of a single client with all data, with the same number of passes over the data. All
+    clients use the same model.
     """
 
     start = "pooled"
@@ -66,5 +64,5 @@ class Pooled(Reference):
         super().__init__(epochs)
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return no phase: the model is trained before."""
+        """Return no phases: the model is already trained."""
         return []

@@ -1,4 +1,4 @@
-"""Fine-tuning from a head that is as large as linear probing makes it, but points where it did."""
+"""Fine-tuning from the global head, scaled to the norm that linear probing gives it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ HEAD = ("head.weight", "head.bias")
 
 
 class ScaledHeadFT(LPFT):
-    """Multiply the global head by the factor by which linear probing grows it, then fine-tune everything.
+    """Multiply the global head by the factor by which linear probing increases its norm, then fine-tune everything.
 
-    A control for LP-FT: a larger head is surer of its predictions, so that smaller gradients reach the body. Is LP-FT
-    no more than that smaller step? Phase 1 is LP-FT's; it yields the ratio of the Frobenius norms of the head's weights
-    after and before, and nothing else. Phase 2 is LP-FT's, too, but starts from the global model with weights and bias
-    of the head times that factor. With ``lp_epochs: 0`` it is FT, bit for bit.
+    A control for LP-FT: a larger head makes more confident predictions, so that the body gets smaller gradients. Does
+    LP-FT only take smaller steps? Phase 1 is that of LP-FT, but only yields the ratio of the Frobenius norms of the
+    head's weights after and before it. Phase 2 is that of LP-FT, but starts from the global model with weights and bias
+    of the head multiplied by this factor. With ``lp_epochs: 0`` this is FT, bit for bit.
 
     Args:
         lp_epochs: epochs of phase 1.
-        lpft: the settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``bn``, ``flood``; ``head_init: global`` and
-            ``lp_solver: sgd`` are the only ones that fit.
+        lpft: settings of `LPFT`: ``lp_lr``, ``lr``, ``epochs``, ``bn``, ``flood``; ``head_init`` has to be ``global``,
+            and ``lp_solver`` ``sgd``.
 
     Raises:
-        ValueError: if the head is not the global model's at first, or no epoch is left for phase 2.
+        ValueError: if the initial head is not that of the global model, or phase 2 has no epochs.
 
     References:
         Not in Chen et al., arXiv:2511.12695; the control is ours.
@@ -41,7 +41,7 @@ class ScaledHeadFT(LPFT):
             raise ValueError("`head_init` and `lp_solver` do not fit a scaled global head. HINT: leave them out.")
 
     def phases(self, budget: int) -> list[Phase]:
-        """Return LP-FT's phases, the second one from the global model."""
+        """Return the phases of LP-FT; the second one starts from the global model."""
         phases = [replace(phase, restart=phase.trains == "all") for phase in super().phases(budget)]
         if phases[-1].trains == "head":
             raise ValueError(
@@ -56,7 +56,7 @@ class ScaledHeadFT(LPFT):
         return params, memory
 
     def end(self, phase: int, params: State, global_params: State, memory: State) -> State:
-        """Measure how much probing grew the head; 1 for a head of zeros, which has no direction to grow in."""
+        """Compute the factor by which probing increased the norm of the head; 1 for a head of zeros."""
         if "factor" in memory or self.lp_epochs == 0:
             return memory
         before, after = (tensors["head.weight"].norm() for tensors in (global_params, params))

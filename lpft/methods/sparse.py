@@ -1,4 +1,4 @@
-"""Fine-tuning of the few weights that matter most to the client."""
+"""Fine-tuning of the most salient weights."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ ALWAYS_TRAINED = "head.bias"
 
 
 class SparseFT(FT):
-    """Sparse fine-tuning: a mask, chosen once before training, says which entries may change.
+    """Sparse fine-tuning: only the entries in a mask, chosen once before training, are trained.
 
     Saliency is ``|g * theta|`` (SNIP), with g the gradient of the client's loss at the global model, averaged over up
-    to ten batches in evaluation mode: the global model's norm statistics, no dropout. The most salient entries of all
-    layers together are trained; the head's bias always is, and does not count. BatchNorm's scales and shifts belong to
-    the mask, its statistics do not. Entries outside the mask have no gradient, so that they do not count in gradient
-    clipping, and are reset to the global model's value after every step, so that neither momentum nor weight decay
-    moves them. With ``sparsity: 0`` it is FT, bit for bit.
+    to ten batches in evaluation mode. The most salient entries of all layers together are trained. The head's bias is
+    always trained, and does not count. The mask covers BatchNorm's weights and biases, but not its statistics.
+    Gradients of entries outside of the mask are zero, so they do not count in gradient clipping. These entries are
+    reset to the global model's values after each step, so momentum and weight decay do not change them either. With
+    ``sparsity: 0`` this is FT, bit for bit.
 
     Args:
         sparsity: share of the entries that keep the global model's value, in ``[0, 1)``.
-        ft: the settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
+        ft: settings of `FT`: ``epochs``, ``lr``, ``bn``, ``flood``.
 
     Raises:
-        ValueError: if the sparsity is outside of its range.
+        ValueError: if the sparsity is out of range.
 
     References:
-        Chen et al., arXiv:2511.12695, for the fixed mask, without the rule that chooses it; Lee et al.,
-        arXiv:1810.02340 (SNIP), equation 5, for that rule. Ours: sparsity, number of batches, and that weights are
+        Chen et al., arXiv:2511.12695, for the fixed mask, without a rule for it; Lee et al., arXiv:1810.02340 (SNIP),
+        equation 5, for the rule. Ours: sparsity, number of batches, and that weights are
         neither zeroed nor reinitialized.
     """
 
@@ -51,7 +51,7 @@ class SparseFT(FT):
         self.sparsity = sparsity
 
     def prepare(self, loss: Loss, params: State, images: Tensor, labels: Tensor) -> State:
-        """Return the mask: True for entries that are trained."""
+        """Return the mask, True for trained entries."""
         gradients = [grad(loss)(params, *batch) for batch in zip(images, labels, strict=True)]
         saliency = {
             name: (torch.stack([g[name] for g in gradients]).mean(0) * params[name]).abs()
@@ -61,9 +61,9 @@ class SparseFT(FT):
         return top_entries(saliency, 1 - self.sparsity)
 
     def gradient(self, params: State, global_params: State, memory: State, gradients: State) -> State:
-        """Return the gradients of the entries in the mask, and zero for the others."""
+        """Set the gradients of entries outside of the mask to zero."""
         return {name: g.where(memory[name], 0.0) if name in memory else g for name, g in gradients.items()}
 
     def project(self, params: State, global_params: State, memory: State) -> State:
-        """Put the entries outside the mask back to the global model's."""
+        """Reset entries outside of the mask to the global model's values."""
         return {name: torch.where(mask, params[name], global_params[name]) for name, mask in memory.items()}

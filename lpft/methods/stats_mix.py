@@ -1,4 +1,4 @@
-"""A part of the way from the global model's BatchNorm statistics to the client's."""
+"""Interpolation between the BatchNorm statistics of the global model and the client."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lpft.types import State
 class StatsMix(AdaBN):
     """The global model with BatchNorm statistics between its own (``a: 0``) and those of AdaBN (``a: 1``).
 
-    A control for networks with BatchNorm: is forgetting that statistics cause an all-or-nothing matter? Means and
-    variances are ``(1 - a) * global + a * client``; the ends are the global model and `AdaBN`, bit for bit. No
-    parameter is trained; it costs one forward pass.
+    A control for networks with BatchNorm: how does forgetting depend on the weight of the client's statistics? Means
+    and variances are ``(1 - a) * global + a * client``; the ends are the global model and `AdaBN`, bit for bit. No
+    parameter is trained; the cost is one forward pass.
 
     Args:
         a: weight of the client's statistics.
 
     References:
-        Schneider et al., arXiv:2006.16971, mix statistics of training and of test data. The weight is ours.
+        Schneider et al., arXiv:2006.16971, mix statistics of training and test data. The weight is ours.
     """
 
     uses_buffers = True

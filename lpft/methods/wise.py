@@ -1,4 +1,4 @@
-"""Models on the line from the global to the fine-tuned one."""
+"""WiSE-FT: interpolation between the global and the fine-tuned model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lpft.models.interpolation import interpolate
 from lpft.types import State
 
 STEPS = 10
-"""With ``a: val``, how many models are scored: a = 1.0, 0.9, ..., 0.1."""
+"""Number of models that are scored with ``a: val``: a = 1.0, 0.9, ..., 0.1."""
 WITHOUT_VAL = 0.5
-"""The weight for clients without validation data."""
+"""Weight for clients without validation data."""
 
 
 class WiSE(Method):
-    """A method followed by a step back to the global model, ``(1 - a) * global + a * personalized``.
+    """Interpolates between the global and a personalized model, ``(1 - a) * global + a * personalized``.
 
-    BatchNorm statistics are mixed like parameters; integer counters are the personalized model's. With ``a: 1`` it is
-    the method itself, with ``a: 0`` the global model, bit for bit.
+    BatchNorm statistics are interpolated like parameters; integer counters are those of the personalized model. With
+    ``a: 1`` this is the method itself, with ``a: 0`` the global model, bit for bit.
 
     Args:
-        a: weight of the personalized model. ``val``: of 0.1, 0.2, ..., 1 the one with the best accuracy on the
-            client's own validation data, of equal ones the smallest; 0.5 without such data.
-        method: the settings of the method.
+        a: weight of the personalized model. ``val``: the weight among 0.1, 0.2, ..., 1 with the best accuracy on the
+            client's validation data, the smallest among equals; 0.5 without such data.
+        method: settings of the method.
 
     References:
         Wortsman et al., arXiv:2109.01903 (WiSE-FT), who recommend 0.5. The choice by validation data is ours.
@@ -43,11 +43,11 @@ class WiSE(Method):
         self.num_candidates = STEPS if a == "val" else 0
 
     def candidate(self, number: int, params: State, global_params: State, memory: State) -> State:
-        """Return the personalized model, then those on the way back."""
+        """Return the personalized model, then interpolated ones with decreasing weights."""
         return interpolate(global_params, memory, 1 - number / STEPS) if number else params
 
     def judge(self, number: int, params: State, global_params: State, memory: State, accuracy: Tensor) -> State:
-        """Remember the personalized model, and the best weight so far."""
+        """Store the personalized model, and the best weight so far."""
         if number == 0:
             return {**params, "best": accuracy, "a": torch.where(accuracy.isnan(), WITHOUT_VAL, 1.0)}
         better = accuracy >= memory["best"]
@@ -55,7 +55,7 @@ class WiSE(Method):
         return {**memory, "best": torch.where(better, accuracy, memory["best"]), "a": a}
 
     def finish(self, params: State, global_params: State, memory: State) -> State:
-        """Return the model with the weight that was fixed or chosen."""
+        """Return the model with the fixed or chosen weight."""
         if self.a == "val":
             return interpolate(global_params, memory, memory["a"])
         return interpolate(global_params, params, self.a)

@@ -13,7 +13,7 @@ srun: error: lpft-n1: task 0: Terminated
 REQUEUED = """\
 lpft: stopped by a signal.
 lpft: job 2_0 continues later
-lpft: what is finished is kept. Run the same command again to continue.
+lpft: finished results are kept. Run the same command again to continue.
 slurmstepd: error: *** STEP 2.0 ON lpft-n1 CANCELLED AT 2025-01-01T00:00:00 DUE TO JOB REQUEUE ***
 """
 REFUSED = """\
@@ -34,7 +34,7 @@ srun: error: lpft-n1: task 0: Exited with exit code 1
 """
 FAILED = """\
 lpft: failed: seed 0, ft, clients c0: RuntimeError: broken (details: failed_seed_0_ft_0.txt)
-lpft: what is finished is kept. Run the same command again to continue.
+lpft: finished results are kept. Run the same command again to continue.
 """
 
 

@@ -224,7 +224,7 @@ def test_an_interrupt_ends_personalization_at_once(
         wait_until(lambda: not process.alive(), seconds=5)
     finally:
         process.kill(everyone=True)
-    assert "interrupted; what is finished is kept" in process.said()
+    assert "interrupted; finished results are kept" in process.said()
     assert "Traceback" not in process.said()
 
 
