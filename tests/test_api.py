@@ -78,6 +78,14 @@ def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag", ["overwrite", "fallback"])
+def test_flags_are_true_or_false(results: Results, flag: str) -> None:
+    experiment = yaml.safe_load(Path(TOY).read_text())
+    for config in (TOY, experiment):
+        with pytest.raises(ConfigError, match=flag):
+            lpft.run(config, out=results.run.root, seeds=[0], federation={"rounds": 1}, **{flag: "maybe"})
+
+
 def test_tuning_nothing_is_refused(out: Path) -> None:
     with pytest.raises(ConfigError, match="no section `tune`"):
         lpft.tune(TOY, out=out)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
@@ -23,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from lpft.config.files import ConfigError, check_file, shortened
+from lpft.config.sweep import merged
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment
 from lpft.evaluation.settings import EvaluationSettings
@@ -103,6 +104,29 @@ class ExperimentParser(LightningArgumentParser):
             return f"\nHINT: `trainer` takes only {accepted}{alternative}."
         close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
         return f"\nHINT: did you mean `{close[0]}`?" if close else ""
+
+
+def merge_options(action: Action, depth: int) -> None:
+    """Let an option for one value of nested mappings, such as ``--tune.grids.ft.lr [0.1]``, keep all other values.
+
+    Without this, jsonargparse replaces inner mappings, and splits keys with dots such as ``federation.rounds``.
+
+    Args:
+        action: the mapping's action.
+        depth: number of keys that lead to a value; the last one may contain dots.
+    """
+
+    class Merging(type(action)):  # type: ignore[misc]  # jsonargparse does not export the class of its actions
+        def __call__(self, parser: ExperimentParser, config: Namespace, value: Any, option: str) -> None:
+            earlier = config.get(self.dest) or {}
+            keys = option.removeprefix(f"--{self.dest}").split(".", depth)[1:]
+            for key in reversed(keys):
+                value = f"{{{json.dumps(key)}: {value}}}"
+            super().__call__(parser, config, value, f"--{self.dest}")
+            if keys:
+                config[self.dest] = merged(earlier, config[self.dest])
+
+    action.__class__ = Merging
 
 
 def _hint_on_modules(module: str) -> str:
@@ -238,17 +262,22 @@ class ExperimentCLI(LightningCLI):
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
         parser.add_class_arguments(EvaluationSettings, "evaluation")
         add("--methods", type=dict[str, Method], required=trains, sub_configs=True, help="rows of the table")
-        add("--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values")
+        sweep = add(
+            "--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values"
+        )
+        merge_options(sweep, depth=1)
         add("--verdicts", type=list[str], default=[], help="functions that judge the results: lpft.paper.verdicts.X")
         add("--compare", type=list[list[str]], default=[], help="pairs of methods to compare: [[lpft, ft]]")
         parser.add_class_arguments(Tuning, "tune", sub_configs=True)
+        merge_options(next(action for action in parser._actions if action.dest == "tune.grids"), depth=2)
         add_loggers(parser)
         add("--provenance", type=Provenance, default=Provenance(), help="written to a run's config.yaml; not a setting")
-        add("--overwrite", action="store_true", help="replace results that were made with other settings")
+        flag: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
+        add("--overwrite", **flag, help="replace results that were made with other settings")
         if trains:
             add("--only", type=list[str] | str | None, default=None, help="methods to run, such as lpft,ft")
         if self.command in ("run", "personalize"):
-            add("--fallback", action="store_true", help="choose a model for each client by validation data")
+            add("--fallback", **flag, help="choose a model for each client by validation data")
         if self.command in ("tune", "personalize"):
             add("--shard", type=str, default="0/1", help="I/N: every N-th stack, starting at stack I (from 0)")
 

@@ -19,7 +19,7 @@ from lpft.config.loggers import logger_writers
 from lpft.config.parser import Config, ExperimentCLI
 from lpft.config.saved_settings import check_global_models, check_saved_settings, record_settings
 from lpft.config.schema import Experiment, Selection, run_folder
-from lpft.config.sweep import dotted, expand, override, points
+from lpft.config.sweep import dotted, expand, merged, override, points
 from lpft.config.tuning import tuned_experiment, tuning_experiment
 from lpft.data.datamodule import FederatedDataModule
 from lpft.federated.federate import GlobalTask, is_done
@@ -28,8 +28,6 @@ from lpft.storage.config_file import write_config
 from lpft.storage.provenance import Provenance, software
 from lpft.storage.run import Run
 from lpft.types import Configuration
-
-FLAGS = ("overwrite", "fallback")
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] 
     layers = [plain(layer) if isinstance(layer, Mapping) else layer for layer in (*configs, overrides)]
     settings = [layer for layer in layers if isinstance(layer, Mapping)]
     if len(settings) == len(layers):  # no file
-        return reduce(_merged, settings, Config())
+        return reduce(merged, settings, Config())
     return [argument for layer in layers for argument in _command_line(layer)]
 
 
@@ -221,9 +219,7 @@ def _command_line(layer: str | Path | Config) -> list[str]:
     """Return a configuration (a file or settings) as command-line arguments."""
     if not isinstance(layer, Mapping):
         return [f"--config={layer}"]
-    flags = [f"--{key}" for key in FLAGS if layer.get(key)]
-    settings = {key: value for key, value in layer.items() if key not in FLAGS}
-    return [*flags, *(f"--{key}={_text(value)}" for key, value in dotted(settings, into_classes=False))]
+    return [f"--{key}={_text(value)}" for key, value in dotted(layer, into_classes=False)]
 
 
 def plain(value: Any, key: str = "") -> Any:
@@ -252,15 +248,6 @@ def plain(value: Any, key: str = "") -> Any:
         f"`{key}` is {kind}, which cannot be written to a YAML file. HINT: use numbers, text, lists and dicts; write a"
         " class of an importable file as {'class_path': 'my_file.Class', 'init_args': {...}}."
     )
-
-
-def _merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """Merge sections recursively; a class replaces the earlier value as a whole."""
-    merged = dict(config)
-    for key, value in overrides.items():
-        is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if is_section else value
-    return merged
 
 
 def _text(value: Any) -> str:

@@ -112,6 +112,19 @@ def dotted(settings: Mapping[str, Any], into_classes: bool = True, prefix: str =
             yield f"{prefix}{key}", value
 
 
+def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
+    """Merge settings recursively; a class replaces the earlier value as a whole.
+
+    >>> merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    result = dict(config)
+    for key, value in overrides.items():
+        is_section = isinstance(value, Mapping) and "class_path" not in value and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if is_section else value
+    return result
+
+
 def expand_methods(methods: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> tuple[Settings, Settings]:
     """Replace every swept method with its variants, one for each combination of its swept values.
 

@@ -166,3 +166,28 @@ def test_a_name_that_is_not_text(name: str, tmp_path: Path, capsys: pytest.Captu
     error = error_of(["run", "-c", str(config)], capsys)
     assert f"{config}: the key `{name}` in line" in error
     assert "HINT: put it in quotes" in error
+
+
+def test_nested_options_change_one_value_of_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "tuned.yaml").write_text(
+        "tune: {grids: {ft: {lr: [0.1], epochs: [1]}}}\nsweep: {federation.rounds: [1]}"
+    )
+    words = [
+        "-c",
+        TOY,
+        "-c",
+        str(tmp_path / "tuned.yaml"),
+        "--tune.grids.ft.lr",
+        "[1e-4, null]",
+        "--tune.grids.lpft.a.b",
+    ]
+    words += ["[2]", "--tune.grids.lpft.lp_epochs=[3]", "--sweep.federation.local_epochs", "[2, 3]"]
+    settings = ExperimentCLI("run", [*words, "--sweep.network=[x.Y]"]).resolved()
+    assert settings["tune"]["grids"] == {
+        "ft": {"lr": [1e-4, None], "epochs": [1]},
+        "lpft": {"a.b": [2], "lp_epochs": [3]},
+    }
+    assert settings["sweep"] == {"federation.rounds": [1], "federation.local_epochs": [2, 3], "network": ["x.Y"]}
+    replaced = ExperimentCLI("run", [*words, "--sweep", "{methods.ft.lr: [1]}", "--tune.grids", "{}"]).resolved()
+    assert replaced["sweep"] == {"methods.ft.lr": [1]}
+    assert replaced["tune"]["grids"] == {}

@@ -141,8 +141,8 @@ def test_keywords_become_arguments() -> None:
     words = arguments("x.yaml", {"network": {"class_path": "N", "init_args": {"a": 1}}, "overwrite": True, "out": "y"})
     assert words == [
         "--config=x.yaml",
-        "--overwrite",
         '--network={"class_path": "N", "init_args": {"a": 1}}',
+        "--overwrite=true",
         "--out=y",
     ]
 
