@@ -38,9 +38,18 @@ class Results:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """All statistics of the run: frames, matrices, diagnostics, recommendations."""
+        """All statistics of the run: frames, matrices, diagnostics, recommendations.
+
+        Raises:
+            ValueError: if the run is a sweep; its `points` have results.
+        """
         from lpft.reporting.analysis import analyze
 
+        if points := self.points:
+            raise ValueError(
+                f"`{self.run.root}` is a sweep of {len(points)} runs, such as {points[0]!r}."
+                " HINT: use `.points`, the list of their results."
+            )
         return analyze(self.run)
 
     @property

@@ -110,8 +110,8 @@ def test_the_page_states_the_gains(finished: Run) -> None:
 def test_the_line_contains_the_existing_references() -> None:
     assert gains_line(None) == ""
     assert gains_line(Gains(12.34, -1.2, 2.1, "lpft", 3)) == (
-        "Federated training gained 12.3 points of Local over training on only local data, and lost 1.2 against one model"
-        " trained on pooled data; personalizing (lpft) gained 2.1 on top (mean over 3 seeds)."
+        "Federated training gained 12.3 points of Local over training on only local data, and lost 1.2 against one"
+        " model trained on pooled data; personalizing (lpft) gained 2.1 on top (mean over 3 seeds)."
     )
     assert gains_line(Gains(None, 1.0, None, None, 1)) == (
         "Federated training gained 1.0 points of Local over one model trained on pooled data (one seed)."

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lpft import load
 from lpft.federated.checkpoint import Checkpoint
 from lpft.federated.fedavg import FedAvg
 from lpft.personalization.jobs import Job, PersonalTask
@@ -56,6 +57,10 @@ def test_other_sweeps_make_separate_runs(out: Path, tmp_path: Path) -> None:
     assert outcome(points[1]) == outcome(alone)
     lpft("report", out)
     lpft("status", points[0].root)
+    results = load(out)
+    assert results.points[1].matrix("ft").shape == (5, 5)
+    with pytest.raises(ValueError, match=r"sweep of 2 runs.*`\.points`"):
+        results.matrix("ft")
 
 
 def test_points_share_equal_global_models(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

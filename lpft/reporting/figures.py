@@ -72,8 +72,8 @@ def make_figure(analysis: Analysis, name: str) -> Figure:
         drawn = available[name].draw()
     if drawn is None:
         raise ValueError(
-            f"The figure `{name}` has nothing to show: no method is complete, or what it needs was not recorded."
-            " HINT: curves need `personalization.eval_every`."
+            f"The figure `{name}` has nothing to show in this run. HINT: it needs complete methods;"
+            " `curves` also needs `personalization.eval_every`, and `ladder` the methods of configs/ladder.yaml."
         )
     return drawn
 
