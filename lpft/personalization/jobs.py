@@ -1,9 +1,10 @@
-"""What there is to do: one job per seed, method and stack of clients."""
+"""The jobs of personalization: one per seed, method and stack of clients."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -132,11 +133,11 @@ class PersonalTask:
         return [client for client in job.clients if self.misses(job, client)]
 
     def failure(self, job: Job) -> Path:
-        """Return the file for the traceback of a job that failed."""
+        """Return the path of the file for the traceback of a failed job."""
         return self.run.failure(job.seed, job.method, job.clients[0])
 
     def count(self) -> tuple[int, int]:
-        """Return how many jobs are missing, and how many there are."""
+        """Return the numbers of missing jobs and of all jobs."""
         jobs = self.jobs()
         return sum(bool(self.missing(job)) for job in jobs), len(jobs)
 
@@ -156,6 +157,12 @@ class PersonalTask:
         except FileNotFoundError:
             return False
         except DamagedFileError as error:
-            log.warning("%s is damaged (%s) and is made again", path, error)
+            _warn_of_damage(path, str(error))
             return False
         return True
+
+
+@cache
+def _warn_of_damage(path: Path, reason: str) -> None:
+    """Log a damaged file once, however often the missing results are counted."""
+    log.warning("%s is damaged (%s) and is computed again", path, reason)
