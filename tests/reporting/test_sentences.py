@@ -58,7 +58,7 @@ def test_other_methods_show_class_and_settings() -> None:
     config = {"methods": {"prox": {"class_path": "lpft.methods.prox.ProximalFT", "init_args": {"mu": 0.1, "lr": None}}}}
     assert (
         describe_method("prox", config)
-        == "Full fine-tuning with a proximal term that pulls back to the global model (mu = 0.1)."
+        == "Full fine-tuning with a penalty on the distance from the global model (mu = 0.1)."
     )
     mine = {"methods": {"mine": {"class_path": "my.methods.Mine", "init_args": {"k": 3}}}}
     assert describe_method("mine", mine) == "Mine (k = 3)."
@@ -77,7 +77,7 @@ def test_result_in_one_sentence() -> None:
 
 
 def test_lead_with_a_short_configuration() -> None:
-    assert lead({}, 1, [4]).startswith("One client has one model. Then every client")
+    assert lead({}, 1, [4]).startswith("One client has one model. Each client then")
     given = lead({**CONFIG, "federation": {"init": "a.safetensors", "rounds": 60}}, 3, [0])
     assert "3 clients share one model (SmallCNN), loaded from a file." in given
 

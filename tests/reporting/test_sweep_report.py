@@ -242,7 +242,7 @@ def test_report_command_writes_the_sweep_and_refuses_a_wrong_verdict(
 
 def test_a_sweep_without_results_is_refused(tmp_path: Path) -> None:
     run = make_sweep(tmp_path, {"data.shift": [0.5]}, [], skip=0)
-    with pytest.raises(FileNotFoundError, match="no point has results"):
+    with pytest.raises(FileNotFoundError, match="without any results"):
         write_sweep_report(run)
 
 
@@ -266,7 +266,7 @@ def test_tuned_and_untuned_stand_side_by_side(tmp_path: Path, bare: None) -> Non
     expected = analysis.certainty.gaps("ft_tuned", "ft", "local")
     assert expected.mean(axis=1).tolist() == pytest.approx(gaps)
     for text in both_pages(run):
-        assert "Every tuned method had 2 trials with seed 0, the untuned settings among them." in text
+        assert "Each tuned method had 2 trials with seed 0, including the untuned settings." in text
         assert "mean of the accuracies on the clients' own validation sets and on those of all clients" in text
         assert estimate_text(estimate(expected), "+.1f") in text
         assert re.search(r"lr=0.01[ |]*84.00[ |]*71.00[ |]*77.50[ |]*chosen", text)
