@@ -445,7 +445,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(
     words = ["report", out] if stage == "report" else [stage, "-c", TOY, "--out", out, "--trainer.devices", devices]
     struck = Forked(*words, log=tmp_path / "log", before=full_disk)
     assert struck.code() == 1, struck.said()
-    assert "hat is finished is kept" in struck.said()
+    assert "inished results are kept" in struck.said()
     assert "Traceback" not in struck.said()
     assert contents(run) == before
     assert not list(out.rglob("*.tmp"))

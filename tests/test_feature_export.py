@@ -119,7 +119,7 @@ def test_rows_that_cannot_be_used_are_named(exported: Path, tmp_path: Path, caps
     ("frame", "named"),
     [
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "lacks 2 of the 4 features, c, d"),
-        (pd.DataFrame({name: ["x"] for name in NAMES}), "column 'a' holds 'x'"),
+        (pd.DataFrame({name: ["x"] for name in NAMES}), "column 'a' contains 'x'"),
     ],
 )
 def test_other_tables_are_refused(

@@ -402,7 +402,7 @@ def test_settings_are_never_mixed_across_seeds_and_methods(out: Path, capsys: py
     assert "`method.init_args.lr`" in capsys.readouterr().err
     toy("run", out, "--seeds", "[1]", "--only", "ft", "--personalization.epochs", 3, "--overwrite")
     assert [row["seed"] for row in table(run.root / "results.csv")] == ["1"]
-    assert "left out: ft, seed 0: made with other settings" in capsys.readouterr().out
+    assert "left out: ft, seed 0: computed with other settings" in capsys.readouterr().out
 
 
 def test_damaged_configurations_are_reported_or_written_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
