@@ -124,7 +124,7 @@ def test_without_references_there_is_no_line(out: Path) -> None:
 
 
 def test_references_do_not_depend_on_personalization(out: Path, config: Path) -> None:
-    """The same folder, other settings of personalization: nothing is refused, nothing is made again."""
+    """The same folder, other settings of personalization: nothing is refused, nothing is trained again."""
     words = ("-c", config, "--only", "local,pooled")
     run = toy("run", out, *words)
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed_0/*/cells/*")}

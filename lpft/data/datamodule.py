@@ -61,7 +61,8 @@ class FederatedDataModule(LightningDataModule):
         train_per_client: maximum number of a client's training samples, including its validation samples unless the
             source defines its val set; a stratified draw.
         test_per_client: maximum number of a client's test samples.
-        num_classes: number of classes; by default that of the source, or the highest label plus one.
+        num_classes: number of classes; by default that of the source, which may follow from its class names or from
+            the highest label.
         held_out: clients that take no part in federated training and tuning, but are personalized and tested like the
             others: their number, to be drawn, or their names; null is none. Nothing else in the data depends on it.
         keep: clients for this machine, as on a node of a federation: their names, or `I/N` for every N-th one,

@@ -81,7 +81,7 @@ class Source(ABC):
         return self.table()
 
     def count_classes(self) -> int:
-        """Return `num_classes`, else the number of class names, else the highest label of the table plus one."""
+        """Return `num_classes`, by default the number of class names, or without names the highest label plus one."""
         return self.num_classes or len(self.class_names) or 1 + int(self.cached_table["label"].max())
 
     def images(self, positions: np.ndarray) -> Images:
