@@ -33,7 +33,7 @@ def available_cores(root: Path = Path("/")) -> int:
 def start_method(device: str) -> StartMethod:
     """Return the start method of processes: ``LPFT_START_METHOD``, or the fastest one that is safe on this system.
 
-    A fork takes milliseconds instead of seconds, but is safe only on Linux and without CUDA.
+    A fork takes milliseconds instead of seconds, but is safe only on Linux, without CUDA, and without autograd's threads.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -47,8 +47,20 @@ def start_method(device: str) -> StartMethod:
         raise ValueError(
             f"`LPFT_START_METHOD={requested}` is not available on this system. HINT: {' or '.join(methods)}."
         )
-    safe = "fork" if sys.platform == "linux" and "fork" in methods and device == "cpu" else "spawn"
-    return cast(StartMethod, requested or safe)
+    can_fork = sys.platform == "linux" and "fork" in methods and device == "cpu" and not _has_autograd_threads()
+    return cast(StartMethod, requested or ("fork" if can_fork else "spawn"))
+
+
+def _has_autograd_threads() -> bool:
+    """Return whether PyTorch has started its threads for backward passes, after which forked processes cannot train.
+
+    On the CPU it has none, except after packages for other devices were imported, as by `torch.export`.
+    """
+    names = set()
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            names.add(path.read_text(encoding="utf-8", errors="replace"))
+    return any(name.startswith("pt_autograd") for name in names)
 
 
 @contextlib.contextmanager

@@ -76,6 +76,7 @@ def test_the_start_method_is_safe(
     platform: str, methods: list[str], device: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LPFT_START_METHOD", raising=False)
+    monkeypatch.setattr("lpft.runtime.processes._has_autograd_threads", lambda: False)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
     assert start_method(device) == expected
@@ -84,6 +85,23 @@ def test_the_start_method_is_safe(
     monkeypatch.setenv("LPFT_START_METHOD", "fork" if platform == "win32" else "forkserver")
     with pytest.raises(ValueError, match="LPFT_START_METHOD="):
         Devices("cpu").check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems never fork")
+def test_a_process_in_which_autograd_has_threads_is_not_forked() -> None:
+    """Exporting a program is enough: it imports what other devices need."""
+    script = """
+import torch
+from lpft.runtime.processes import start_method
+inputs = torch.ones(2, 2)
+torch.export.export(torch.nn.Linear(2, 2), (inputs,))
+before = start_method("cpu")
+torch.ones(2, device="meta", requires_grad=True).sum().backward()
+print(before, start_method("cpu"))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "LPFT_START_METHOD"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["fork", "spawn"], done.stderr
 
 
 def test_a_notebook_without_fork_uses_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
