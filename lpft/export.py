@@ -17,7 +17,7 @@ from lpft.models.base import BodyHeadNet
 from lpft.models.weights import save_model
 from lpft.storage.atomic import replacing, write_atomically
 from lpft.storage.config_file import read_config
-from lpft.storage.run import Run, read_client_result
+from lpft.storage.run import Run, listed, read_client_result
 from lpft.types import DataSpec
 
 log = logging.getLogger("lpft")
@@ -96,11 +96,14 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
         The files.
 
     Raises:
-        FileNotFoundError: if the model does not exist.
+        FileNotFoundError: if the model or the client does not exist.
         ValueError: if a version that did not record what prediction needs wrote the run's config.yaml.
     """
     path = run.saved_model(seed, method, client)
     config = read_config(run)
+    clients = (config.get("provenance") or {}).get("clients") or [client]
+    if method == "global" and client not in clients:  # the path of a personalized model contains the client
+        raise FileNotFoundError(f"`{run.root}` has no client `{client}`. HINT: its clients are {listed(clients, 20)}.")
     net = load_network(run, path)
     description = describe(config, method, client, seed, _figures(run, method, client, seed))
     to.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ class Results:
         """Write a client's model to a folder, for `lpft predict` and other programs; see `lpft.export.export`."""
         from lpft.export import export
 
-        return export(self.run, method, client, Path(to), seed)
+        return export(self.run, str(method), str(client), Path(to), seed)
 
     def figure(self, name: str) -> Figure:
         """Return a figure of the report, such as ``tradeoff``, as a matplotlib figure.

@@ -122,6 +122,27 @@ def test_a_model_is_the_network_of_its_file(results: Results) -> None:
             results.model(*missing)
 
 
+def test_names_and_seeds_of_any_type_are_looked_up(results: Results) -> None:
+    assert results.matrix("lpft", seed="0").equals(results.matrix("lpft", seed=0))
+    with pytest.raises(KeyError, match="results of none, ft, lpft, with seeds 0"):
+        results.matrix(3)
+    with pytest.raises(FileNotFoundError, match="methods with models are ft, lpft"):
+        results.model(3, 4)
+    with pytest.raises(FileNotFoundError, match="clients with models are c0, c1"):
+        results.export("lpft", 4, "to")
+
+
+@pytest.mark.parametrize("value", [3, None, b"runs"])
+def test_what_is_no_path_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="is not a folder.*HINT"):
+        lpft.load(value)
+    with pytest.raises(TypeError, match="is not a folder.*HINT"):
+        lpft.report(value)
+    for config in (value, [TOY, value]):
+        with pytest.raises(ConfigError, match="is not a configuration.*HINT"):
+            lpft.run(config)
+
+
 def test_a_figure_is_matplotlibs_and_an_unknown_one_is_refused(results: Results) -> None:
     assert results.figure("tradeoff").axes
     with pytest.raises(ValueError, match="tradeoff"):

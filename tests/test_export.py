@@ -168,6 +168,12 @@ def test_a_missing_device_is_refused(exported: Path, device: str) -> None:
         ExportedModel.load(exported, device)
 
 
+def test_the_global_model_is_exported_for_an_existing_client(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no client `nobody`.*c0, c1"):
+        api.load(finished.root).export("global", "nobody", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_global_model_and_every_method_can_be_exported(finished: Run, tmp_path: Path) -> None:
     for method in ("global", "ft", "none"):
         files = api.load(finished.root).export(method, CLIENT, tmp_path / method)

@@ -207,7 +207,13 @@ def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] 
     >>> arguments({"name": "x", "federation": {"rounds": 5, "batch_size": 8}}, {"federation": {"rounds": 10}})
     {'name': 'x', 'federation': {'rounds': 10, 'batch_size': 8}}
     """
-    configs = config if isinstance(config, Sequence) and not isinstance(config, str) else [config]
+    configs = config if isinstance(config, Sequence) and not isinstance(config, str | bytes) else [config]
+    for layer in configs:
+        if not isinstance(layer, str | Path | Mapping):
+            raise ConfigError(
+                f"`{layer!r}` is not a configuration. HINT: give the path of a YAML file, its content as a dict, or a list"
+                " of these."
+            )
     layers = [plain(layer) if isinstance(layer, Mapping) else layer for layer in (*configs, overrides)]
     settings = [layer for layer in layers if isinstance(layer, Mapping)]
     if len(settings) == len(layers):  # no file

@@ -140,7 +140,7 @@ class Analysis:
             KeyError: if there are no results of this method and seed.
         """
         for result in self.method_results:
-            if (result.seed, result.method) == (seed, method) and result.client_results:
+            if (str(result.seed), result.method) == (str(seed), str(method)) and result.client_results:
                 return DataFrame(accuracy_matrix(result), index=result.clients, columns=result.clients)
         results = [result for result in self.method_results if result.client_results]
         methods = ", ".join(dict.fromkeys(result.method for result in results))

@@ -60,6 +60,8 @@ class Run:
     """
 
     def __init__(self, root: str | Path) -> None:
+        if not isinstance(root, str | Path):
+            raise TypeError(f"`{root!r}` is not a folder. HINT: give the path of a run, such as 'runs/digits'.")
         self.root = Path(root)
 
     @property
@@ -151,6 +153,7 @@ class Run:
         Raises:
             FileNotFoundError: if the file does not exist; the message names seeds, methods or clients with models.
         """
+        method, client = str(method), str(client)  # a name may be given as a number
         path = self.global_model(seed) if method == "global" else self.model(seed, method, client)
         if not path.exists():
             raise FileNotFoundError(f"The model {path} does not exist. HINT: {self._hint_on_models(seed, method)}.")
