@@ -164,7 +164,7 @@ def _build(parts: Namespace, command: str, config: Config, problems: dict[str, s
         tune=parts.tune,
         provenance=Provenance(**config["provenance"]),  # not from `parts`, where swept classes are objects
         selection=Selection(
-            only=_names(parts.get("only")),
+            only=_with_variants(_names(parts.get("only")), config),
             shard=_shard(parts.get("shard", "0/1")),
             overwrite=parts.overwrite,
             fallback=parts.get("fallback", False),
@@ -187,6 +187,17 @@ def _set_up(data: FederatedDataModule) -> None:
 def _names(only: list[str] | str | None) -> list[str] | None:
     """Split the names of methods at commas."""
     return [name.strip() for name in only.split(",") if name.strip()] if isinstance(only, str) else only
+
+
+def _with_variants(only: list[str] | None, config: Config) -> list[str] | None:
+    """Replace the name of a swept method, which has no row itself, with the names of its variants."""
+    if only is None:
+        return None
+    variants: dict[str, list[str]] = {}
+    for name, variant in config["provenance"]["variants"].items():
+        if name in config["methods"]:
+            variants.setdefault(variant["method"], []).append(name)
+    return [row for name in only for row in ([name] if name in config["methods"] else variants.get(name, [name]))]
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -137,8 +138,14 @@ def read_config(run: Run) -> dict[str, Any]:
     try:
         return config_file.read_config(run)
     except ValueError as error:
-        log.warning("%s cannot be read: %s", run.config, error)
+        _warn_once(str(error), run.config.stat().st_mtime_ns)
         return {}
+
+
+@cache
+def _warn_once(text: str, modified: int) -> None:
+    """Log a warning about a file once, unless the file is modified: several parts of a report read config.yaml."""
+    log.warning("%s", text)
 
 
 def read_history(path: Path) -> History:

@@ -64,6 +64,18 @@ def test_only_is_always_a_list(out: Path) -> None:
         assert list(experiment.methods) == ["ft", "lpft"]
 
 
+def test_only_selects_the_variants_of_a_swept_method(out: Path) -> None:
+    sweep = ("--sweep", "{methods.lpft.lp_epochs: [0, 4]}")
+    for only, rows in (
+        ("lpft", ["lpft+lp_epochs=0", "lpft+lp_epochs=4"]),
+        ("ft,lpft+lp_epochs=4", ["ft", "lpft+lp_epochs=4"]),
+    ):
+        (experiment,) = open_study("plan", args(out, *sweep, "--only", only)).experiments
+        assert list(experiment.methods) == rows
+    with pytest.raises(ConfigError, match=r"names no method 'lp'.*ft, lpft\+lp_epochs=0"):
+        open_study("plan", args(out, *sweep, "--only", "lp"))
+
+
 def test_seeds_of_tuning_need_a_global_model_only_if_a_selected_method_is_tuned(out: Path) -> None:
     tune = ("--tune", "{trials: 2, seeds: [7], grids: {ft: {lr: [0.1]}}}")
     (tuned,), (other,) = (
