@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sklearn.metrics import accuracy_score
 from lpft.config.study import open_study
 from lpft.evaluation.metric import Evaluation, compute_metric
 from lpft.evaluation.metrics import METRICS
+from lpft.reporting.status import read_status
+from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.storage.run import Run, read_client_result
 from lpft.types import DataSpec
 from tests.commands import TOY, lpft, outcome, table, toy
@@ -403,6 +406,24 @@ def test_settings_are_never_mixed_across_seeds_and_methods(out: Path, capsys: py
     toy("run", out, "--seeds", "[1]", "--only", "ft", "--personalization.epochs", 3, "--overwrite")
     assert [row["seed"] for row in table(run.root / "results.csv")] == ["1"]
     assert "left out: ft, seed 0: computed with other settings" in capsys.readouterr().out
+
+
+def test_settings_without_results_may_change(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a run that was stopped before it had any results, or in which federated training failed."""
+    open_study("run", ["-c", TOY, "--out", str(out)])
+    changed = ("--seeds", "[0]", "--only", "ft", "--federation.rounds", 1)
+    work = Heartbeat(Run(out))
+    work.set_work([Work(0, "global", [])])
+    while not work.path.exists():
+        time.sleep(0.01)
+    toy("run", out, *changed, code=2)
+    assert "`federation.rounds` (3 there, 1 here)" in capsys.readouterr().err, "another process works on it"
+    work.close()
+    run = toy("run", out, *changed)
+    status = read_status(run)
+    assert [model.seed for model in status.models] == [0]
+    assert {(part.seed, part.method, part.complete) for part in status.methods} >= {(0, "ft", True)}
+    toy("run", out, *changed, "--federation.rounds", 2, code=2)
 
 
 def test_damaged_configurations_are_reported_or_written_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from lpft.config.schema import Experiment
 from lpft.config.sweep import dotted
 from lpft.federated.federate import is_done
 from lpft.models.weights import load_model
+from lpft.runtime.heartbeat import work_in_progress
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import read_config, write_config
 from lpft.storage.fingerprint import fingerprint
@@ -56,22 +57,25 @@ def record_settings(experiment: Experiment) -> None:
 
 
 def check_saved_settings(experiment: Experiment) -> None:
-    """Raise ConfigError if results on disk were made with other settings; it names the keys that differ.
+    """Raise ConfigError if results on disk, or in progress, have other settings; it names the keys that differ.
 
     With `overwrite`, nothing is checked.
     """
     if experiment.selection.overwrite:
         return
-    for seed, part, before in experiment.run.settings():
+    run, in_progress = experiment.run, bool(work_in_progress(experiment.run))
+    for seed, part, before in run.settings():
+        if not in_progress and not run.has_results(seed, part):
+            continue
         now = experiment.global_settings
         if part != "global":
             method = experiment.config["methods"].get(part, before.get("method"))
             shared = experiment.shared_settings if "personalization" in before else experiment.reference_settings
             now = {**shared, "method": method}
         if before.get("data", {}).get("content") != now["data"]["content"]:
-            before = _with_data_section(before, read_config(experiment.run).get("data", {}))
+            before = _with_data_section(before, read_config(run).get("data", {}))
             now = _with_data_section(now, experiment.config["data"])
-        compare_settings(experiment.run.method_file(seed, part, "settings.json").parent, before, now)
+        compare_settings(run.method_file(seed, part, "settings.json").parent, before, now)
 
 
 def _with_data_section(settings: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:

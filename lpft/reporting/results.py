@@ -219,7 +219,7 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
         expected = provenance.get("settings" if "personalization" in shared else "reference_settings")
         expected_method = section(config, "methods").get(part, method)
         same = (fingerprint(shared), method) == (expected, expected_method)
-        if part != "global" and expected is not None and not same:
+        if part != "global" and expected is not None and not same and run.has_results(seed, part):
             outdated.add((seed, part))
     return outdated
 

@@ -271,7 +271,9 @@ def _read_status(run: Run) -> RunStatus:
     planned = rounds if isinstance(rounds, int) else None
     activity, tuning = _Activity(run), _Activity(run.tuning)
     references = {reference.root.name: _Activity(reference) for reference in run.references()}
-    histories = {seed: activity.history(seed) for seed in seeds_of(run, config)}
+    begun = {part.seed for part in [*activity.work, *activity.failures]}
+    seeds = {*seeds_of(run, config), *begun.intersection(section(config, "tune").get("seeds") or [])}
+    histories = {seed: activity.history(seed) for seed in sorted(seeds)}
     models = [activity.model(seed, history, planned) for seed, history in histories.items()]
     others = {name: [r.model(seed, r.history(seed), None) for seed in histories] for name, r in references.items()}
     results, of_trials = read_results(run, brief=True), read_results(run.tuning, brief=True)

@@ -1,7 +1,7 @@
 """Heartbeats: every process of a run keeps a small file with its current work, and removes it when it ends.
 
 The file of a killed process is ignored if it has not been renewed for a while, or if the process was on this machine
-and no longer exists. Only `lpft status` reads these files.
+and no longer exists. `lpft status` reads these files, and the check that settings do not change during a run.
 """
 
 from __future__ import annotations

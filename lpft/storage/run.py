@@ -178,7 +178,7 @@ class Run:
         return "`lpft run -c FILE` trains what is missing; RUN is the folder named by `out` in FILE"
 
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield seed, part (``global`` or a method) and settings of all results on disk; skip damaged files."""
+        """Yield seed, part (``global`` or a method) and settings of all parts that were begun; skip damaged files."""
         for path in sorted(self.root.glob("seed_*/*/settings.json")):
             with contextlib.suppress(ValueError):  # fingerprints still identify cells of other settings
                 settings = json.loads(path.read_text(encoding="utf-8"))
@@ -233,14 +233,20 @@ class Run:
                 yield Failure(path, **json.loads(header), error=lines[-1])
 
     def seeds(self) -> list[int]:
-        """Return the seeds that have a folder, sorted."""
-        names = (path.name.removeprefix("seed_") for path in self.root.glob("seed_*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        """Return the seeds with results, sorted."""
+        parts = ((path.parent.name.removeprefix("seed_"), path.name) for path in self.root.glob("seed_*/*"))
+        return sorted({int(seed) for seed, part in parts if seed.isdigit() and self.has_results(int(seed), part)})
+
+    def has_results(self, seed: int, part: str) -> bool:
+        """Return whether a part (``global`` or a method) has results, finished or not, and not only settings."""
+        if part == "global":
+            return any(self.global_file(seed, name).exists() for name in ("model.safetensors", "checkpoint.pt"))
+        return next(self.method_file(seed, part, "cells").glob("*.json"), None) is not None
 
     def methods(self, seed: int) -> list[str]:
         """Return the methods with at least one cell for this seed, in alphabetical order."""
-        folders = self.root.glob(f"seed_{seed}/*/cells")
-        return sorted(folder.parent.name for folder in folders if next(folder.glob("*.json"), None))
+        names = (folder.parent.name for folder in self.root.glob(f"seed_{seed}/*/cells"))
+        return sorted(name for name in names if self.has_results(seed, name))
 
     def remove_leftovers(self, older_than: float = 24 * 3600) -> None:
         """Remove temporary files of killed processes.
