@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpft.config.schema import load_network
+from lpft.config.schema import damaged, load_network
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import save_model
 from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import read_config
 from lpft.storage.run import Run, listed, read_client_result
 from lpft.types import DataSpec
@@ -97,7 +98,8 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
 
     Raises:
         FileNotFoundError: if the model or the client does not exist.
-        ValueError: if a version that did not record what prediction needs wrote the run's config.yaml.
+        ValueError: if a file is damaged, or if a version that did not record what prediction needs wrote the run's
+            config.yaml.
     """
     path = run.saved_model(seed, method, client)
     config = read_config(run)
@@ -166,7 +168,11 @@ def _figures(run: Run, method: str, client: str, seed: int) -> dict[str, Any]:
     """Return the figures of the client result; empty for a global model, which has none."""
     if method == "global":
         return {}
-    result = read_client_result(run.cell(seed, method, client))
+    cell = run.cell(seed, method, client)
+    try:
+        result = read_client_result(cell)
+    except DamagedFileError as error:
+        raise ValueError(damaged(cell, error)) from error
     return {
         **{name: getattr(result, name) for name in FIGURES},
         "accuracy": dict(zip(result.clients, result.accuracy, strict=True)),

@@ -77,7 +77,7 @@ class ExportedModel:
             network: NetFactory = instantiate(NetFactory, description["network"])
             net = network(DataSpec(**description["spec"])).to(state["head.weight"].dtype)
             deployed = deployed_from(description, load_personalized(net, state))
-        except (KeyError, TypeError, json.JSONDecodeError, DamagedFileError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, DamagedFileError) as error:
             raise ValueError(
                 f"The exported model {folder} is damaged ({error!r}). HINT: export the model again."
             ) from error

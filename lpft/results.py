@@ -110,6 +110,7 @@ class Results:
 
         Raises:
             FileNotFoundError: if the model does not exist; the message lists existing ones.
+            ValueError: if the model is damaged.
         """
         from lpft.config.schema import load_network
 

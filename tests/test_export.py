@@ -168,6 +168,31 @@ def test_a_missing_device_is_refused(exported: Path, device: str) -> None:
         ExportedModel.load(exported, device)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a: 1"])
+@pytest.mark.parametrize("name", ["seed_0/lpft/models/c2.safetensors", "seed_0/lpft/cells/c2.json", "config.yaml"])
+def test_damaged_files_are_named(
+    finished: Run, tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(shutil.copytree(finished.root, tmp_path / "run"))
+    (run.root / name).write_bytes(content)
+    lpft("export", run.root, "--client", CLIENT, "--to", tmp_path / "model", code=2)
+    error = capsys.readouterr().err
+    assert str(run.root / name) in error
+    assert "HINT" in error
+    assert not (tmp_path / "model").exists()
+    if "cells" not in name:
+        with pytest.raises(ValueError, match=name):
+            api.load(run.root).model("lpft", CLIENT)
+
+
+def test_a_damaged_description_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "model"))
+    for content in (b"", b"\xff\xfe\x00", b"[]"):
+        (folder / "model.json").write_bytes(content)
+        with pytest.raises(ValueError, match="damaged.*HINT"):
+            ExportedModel.load(folder)
+
+
 def test_the_global_model_is_exported_for_an_existing_client(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no client `nobody`.*c0, c1"):
         api.load(finished.root).export("global", "nobody", tmp_path / "model")

@@ -25,6 +25,7 @@ from lpft.personalization.jobs import PersonalTask
 from lpft.personalization.settings import Personalization
 from lpft.personalization.tuning import Tuning
 from lpft.runtime.devices import Devices
+from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import read_config
 from lpft.storage.fingerprint import fingerprint
 from lpft.storage.provenance import Provenance
@@ -284,9 +285,23 @@ def load_network(run: Run, path: Path) -> BodyHeadNet:
     Args:
         run: the run; its config.yaml describes the network.
         path: an existing model file of the run.
+
+    Raises:
+        ValueError: if the model or config.yaml is damaged.
     """
     config = read_config(run)
-    state, _ = load_model(path)
-    network: NetFactory = instantiate(NetFactory, config["network"])
-    net = network(DataSpec(**config["provenance"]["spec"]))
+    try:
+        state, _ = load_model(path)
+        settings, spec = config["network"], DataSpec(**config["provenance"]["spec"])
+    except DamagedFileError as error:
+        raise ValueError(damaged(path, error)) from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(damaged(run.config, "it does not describe the network")) from error
+    network: NetFactory = instantiate(NetFactory, settings)
+    net = network(spec)
     return load_personalized(net.to(state["head.weight"].dtype), state).eval()
+
+
+def damaged(path: Path, reason: object) -> str:
+    """Return the message for a damaged file of a run."""
+    return f"{path} is damaged: {reason}. HINT: run the command that computed it again, which repairs it."

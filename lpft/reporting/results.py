@@ -151,13 +151,14 @@ def _warn_once(text: str, modified: int) -> None:
 def read_history(path: Path) -> History:
     """Read a global model's history.csv, one dictionary per round; empty if there is none.
 
-    A value is None if it is blank, NaN, or cut off.
+    A value is None if it is blank, NaN, or cut off. Rows without a number of the round are damaged and left out.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except FileNotFoundError:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = [{key: _number(value) for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except (FileNotFoundError, csv.Error):
         return []
+    return [row for row in rows if row.get("round") is not None]
 
 
 def check_is_run(run: Run) -> None:

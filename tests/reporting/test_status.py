@@ -12,6 +12,7 @@ import pytest
 from fabricate import CLIENTS, make_run
 from rich.console import Console
 
+from lpft.reporting.analysis import analyze
 from lpft.reporting.status import print_status, read_status
 from lpft.reporting.status_table import render_status
 from lpft.runtime.heartbeat import Heartbeat, Work, work_in_progress
@@ -73,6 +74,14 @@ def test_history_that_was_cut_off(tmp_path: Path) -> None:
         "round,train_loss,val_accuracy,num_clients,seconds\n1,2.0,,10,0.3\n2,1.9"
     )
     assert str(read_status(run).models[0]) == "2/60 rounds"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00\n\xfe,\n1,2\n", b"round\nx\n" + b"y" * 200_000])
+def test_history_that_is_damaged(tmp_path: Path, content: bytes) -> None:
+    run = make_run(tmp_path, seeds=(0,))
+    run.global_file(0, "history.csv").write_bytes(content)
+    assert str(read_status(run).models[0]) == "done"
+    assert analyze(run).histories == {0: []}
 
 
 def test_json_has_it_all(tmp_path: Path) -> None:
