@@ -134,12 +134,12 @@ def test_names_and_seeds_of_any_type_are_looked_up(results: Results) -> None:
 
 @pytest.mark.parametrize("value", [3, None, b"runs"])
 def test_what_is_no_path_is_refused(value: object) -> None:
-    with pytest.raises(TypeError, match="is not a folder.*HINT"):
+    with pytest.raises(TypeError, match=r"is not a folder.*HINT"):
         lpft.load(value)
-    with pytest.raises(TypeError, match="is not a folder.*HINT"):
+    with pytest.raises(TypeError, match=r"is not a folder.*HINT"):
         lpft.report(value)
     for config in (value, [TOY, value]):
-        with pytest.raises(ConfigError, match="is not a configuration.*HINT"):
+        with pytest.raises(ConfigError, match=r"is not a configuration.*HINT"):
             lpft.run(config)
 
 

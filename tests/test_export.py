@@ -189,12 +189,12 @@ def test_a_damaged_description_is_refused(exported: Path, tmp_path: Path) -> Non
     folder = Path(shutil.copytree(exported, tmp_path / "model"))
     for content in (b"", b"\xff\xfe\x00", b"[]"):
         (folder / "model.json").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged.*HINT"):
+        with pytest.raises(ValueError, match=r"damaged.*HINT"):
             ExportedModel.load(folder)
 
 
 def test_the_global_model_is_exported_for_an_existing_client(finished: Run, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no client `nobody`.*c0, c1"):
+    with pytest.raises(FileNotFoundError, match=r"no client `nobody`.*c0, c1"):
         api.load(finished.root).export("global", "nobody", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -222,8 +222,8 @@ def arguments(config: Configuration, overrides: Mapping[str, Any]) -> list[str] 
     for layer in configs:
         if not isinstance(layer, str | Path | Mapping):
             raise ConfigError(
-                f"`{layer!r}` is not a configuration. HINT: give the path of a YAML file, its content as a dict, or a list"
-                " of these."
+                f"`{layer!r}` is not a configuration. HINT: give the path of a YAML file, its content as a dict, or a"
+                " list of these."
             )
     layers = [plain(layer) if isinstance(layer, Mapping) else layer for layer in (*configs, overrides)]
     settings = [layer for layer in layers if isinstance(layer, Mapping)]

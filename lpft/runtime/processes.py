@@ -33,7 +33,7 @@ def available_cores(root: Path = Path("/")) -> int:
 def start_method(device: str) -> StartMethod:
     """Return the start method of processes: ``LPFT_START_METHOD``, or the fastest one that is safe on this system.
 
-    A fork takes milliseconds instead of seconds, but is safe only on Linux, without CUDA, and without autograd's threads.
+    A fork takes milliseconds instead of seconds, but is safe only on Linux, and without CUDA and autograd's threads.
 
     Args:
         device: ``cpu`` or ``cuda``.
