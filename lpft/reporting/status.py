@@ -271,7 +271,7 @@ def _read_status(run: Run) -> RunStatus:
     planned = rounds if isinstance(rounds, int) else None
     activity, tuning = _Activity(run), _Activity(run.tuning)
     references = {reference.root.name: _Activity(reference) for reference in run.references()}
-    begun = {part.seed for part in [*activity.work, *activity.failures]}
+    begun = {work.seed for work in activity.work} | {failure.seed for failure in activity.failures}
     seeds = {*seeds_of(run, config), *begun.intersection(section(config, "tune").get("seeds") or [])}
     histories = {seed: activity.history(seed) for seed in sorted(seeds)}
     models = [activity.model(seed, history, planned) for seed, history in histories.items()]

@@ -48,7 +48,8 @@ def start_method(device: str) -> StartMethod:
             f"`LPFT_START_METHOD={requested}` is not available on this system. HINT: {' or '.join(methods)}."
         )
     can_fork = sys.platform == "linux" and "fork" in methods and device == "cpu" and not _has_autograd_threads()
-    return cast(StartMethod, requested or ("fork" if can_fork else "spawn"))
+    safe = "fork" if can_fork else "spawn"
+    return cast(StartMethod, requested or safe)
 
 
 def _has_autograd_threads() -> bool:
