@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -424,6 +425,17 @@ def test_settings_without_results_may_change(out: Path, capsys: pytest.CaptureFi
     assert [model.seed for model in status.models] == [0]
     assert {(part.seed, part.method, part.complete) for part in status.methods} >= {(0, "ft", True)}
     toy("run", out, *changed, "--federation.rounds", 2, code=2)
+
+
+def test_results_of_former_clients_do_not_count(finished: Run, out: Path) -> None:
+    shutil.copytree(finished.root, out)
+    fewer = ("--seeds", "[0]", "--data.source.counts", "[20, 33, 40]")
+    run = toy("run", out, *fewer, "--overwrite")
+    assert run.cell(0, "ft", "c4").exists()
+    of_seed = [part for part in read_status(run).methods if part.seed == 0]
+    assert [(part.done, part.expected, part.complete) for part in of_seed] == 3 * [(3, 3, True)]
+    rows = [row for row in table(run.root / "results.csv") if row["seed"] == "0"]
+    assert [row["method"] for row in rows] == ["none", "ft", "lpft"]
 
 
 def test_damaged_configurations_are_reported_or_written_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

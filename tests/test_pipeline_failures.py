@@ -14,6 +14,7 @@ from lpft.federated.fedavg import FedAvg
 from lpft.methods.base import Method, Phase
 from lpft.personalization.jobs import Job
 from lpft.personalization.worker import StackWorker
+from lpft.reporting.status import read_status
 from lpft.storage.run import Run
 from lpft.types import DataSpec
 from tests.commands import outcome, save_methods, table, toy
@@ -120,6 +121,14 @@ def test_a_round_in_which_all_clients_diverge_is_reported(out: Path, capsys: pyt
     assert "In round 1 of seed 0 every client's update has diverged" in error
     assert "HINT: lower the learning rate" in error
     assert "Traceback" not in error
+
+
+def test_failures_in_a_sweep_name_the_point(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy("run", out, "--seeds", "[0]", "--sweep", "{federation.optimizer.lr: [0.1, 1e38]}", code=1)
+    assert "lpft: failed: lr=1e_38: In round 1 of seed 0" in capsys.readouterr().err
+    status = read_status(Run(out))
+    assert [error.where for error in status.errors] == ["lr=1e_38, seed 0, global"]
+    assert [point.complete for point in status.points] == [True, False]
 
 
 def test_a_global_model_without_features_is_personalized_and_tested(out: Path, tmp_path: Path) -> None:

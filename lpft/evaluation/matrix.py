@@ -189,9 +189,15 @@ class Evaluator:
         bodies = {name: t for name, t in tensors.items() if name.startswith("body.")}
         return all(name in state and bool((t == state[name]).all()) for name, t in bodies.items())
 
-    @torch.inference_mode()
     def hits(self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None) -> list[Tensor]:
-        """Return which samples of its own set each of the K models classifies correctly.
+        """Return which samples of its own set each of the K models classifies correctly; see `hits_and_finite`."""
+        return self.hits_and_finite(stack, sets, features)[0]
+
+    @torch.inference_mode()
+    def hits_and_finite(
+        self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return which samples of its own set each of the K models classifies correctly, and if its logits are finite.
 
         Args:
             stack: K models.
@@ -200,13 +206,18 @@ class Evaluator:
                 None to compute them.
 
         Returns:
-            K tensors on the CPU, bool, ``(n,)``.
+            K tensors on the CPU, bool, ``(n,)``, and whether all logits of each model are finite, on the CPU, ``(K,)``.
         """
-        hits = [torch.zeros(len(sets), 0, dtype=torch.bool, device=self.global_features.device)]
+        nothing = torch.zeros(len(sets), 0, dtype=torch.bool, device=self.global_features.device)
+        hits, finite = [nothing], [nothing]
         for logits, labels in self._own_logits(stack, sets, features):
             hits.append(logits.argmax(-1) == labels)
-        correct = torch.cat(hits, dim=1).cpu()
-        return [row[: len(samples)] for row, samples in zip(correct, sets, strict=True)]
+            finite.append(logits.isfinite().all(-1))
+        correct, usable = (
+            [row[: len(samples)] for row, samples in zip(torch.cat(parts, dim=1).cpu(), sets, strict=True)]
+            for parts in (hits, finite)
+        )
+        return correct, torch.stack([row.all() for row in usable])
 
     def _own_logits(
         self, stack: ClientStack, sets: Sequence[Tensor], features: Tensor | None = None

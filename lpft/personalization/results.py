@@ -54,7 +54,7 @@ class EvaluatedStack:
 
     Args:
         states: state dicts of the networks.
-        finite: whether each network is finite; False means diverged.
+        finite: whether each network, and its logits of the training samples, are finite; False means diverged.
         shares_body: whether only heads differ from the global model.
         test: evaluation on the test sets of all clients.
         scores: scores of `lpft.evaluation.scores` on the test sets of all clients, ``(K, C)`` each.
@@ -89,15 +89,19 @@ def evaluate_stack(
         num_between: number of models to test between the global and every personalized model.
     """
     stack, features = trained.stack, evaluator.global_features
-    finite = stack.finite()
+    train = [evaluator.clients[client].train for client in clients]
+    shares_body = evaluator.shares_body(stack)
+    train_features = features.stacked(list(clients)) if shares_body else None
+    train_hits, finite_logits = evaluator.hits_and_finite(stack, train, train_features)
+    finite = stack.finite() & finite_logits.to(features.device)
     finite[list(trained.collapsed)] = False
     if not finite.all():
         start = trained.start.state_dict()
         for name, tensor in {**stack.params(), **stack.net_buffers()}.items():
             keep = finite.view(-1, *[1] * start[name].dim())
             stack.write({name: torch.where(keep, tensor.detach(), start[name])})
-    shares_body = evaluator.shares_body(stack)
-    train = [evaluator.clients[client].train for client in clients]
+        shares_body = evaluator.shares_body(stack)
+        train_hits = evaluator.hits(stack, train, features.stacked(list(clients)) if shares_body else None)
     on_val = evaluator.on_val
     val_hits = on_val.hits_of_all(stack)
     test, scores = evaluator.test_with_scores(stack, clients)
@@ -110,7 +114,7 @@ def evaluate_stack(
         val_global=on_val.accuracy(val_hits).nanmean(dim=1),
         val_before=[on_val.of_client(on_val.global_hits, client) for client in clients],
         val_after=[on_val.of_client(hits, client) for hits, client in zip(val_hits, clients, strict=True)],
-        train=evaluator.hits(stack, train, features.stacked(list(clients)) if shares_body else None),
+        train=train_hits,
         line=evaluate_line(evaluator, stack, trained.start, clients, num_between if trained.records else 0),
     )
 

@@ -234,6 +234,8 @@ def _sorted_out(run: Run, seed: int, method: str, clients: list[str], files: Res
 
     for name, cell in files.items():
         if isinstance(cell, ClientResult):
+            if name.removesuffix(".json") not in names:  # a client that the settings no longer have
+                continue
             if id(cell.clients) not in same_clients:
                 same_clients[id(cell.clients)] = sorted(cell.clients) == sorted(clients)
             if same_clients[id(cell.clients)] and len(cell.accuracy) == len(cell.clients):

@@ -263,7 +263,9 @@ def _read_status(run: Run) -> RunStatus:
             status,
             points=points,
             planned=math.prod(map(len, swept.values())) if swept else len(points),
-            errors=[error for point in points for error in point.errors],
+            errors=[
+                replace(error, where=f"{point.root.name}, {error.where}") for point in points for error in point.errors
+            ],
             eta=sum((point.eta for point in points), Eta()),
         )
     federation = section(config, "federation")

@@ -23,10 +23,13 @@ def test_hits_before_and_after_are_those_of_the_clients_own_samples() -> None:
         assert torch.equal(evaluated.train[k], train)
 
 
-def test_the_global_model_replaces_a_diverged_network() -> None:
+@pytest.mark.parametrize("value", [torch.nan, 1e308])
+def test_the_global_model_replaces_a_diverged_network(value: float) -> None:
+    """Finite parameters are not enough: the features may overflow."""
     features = toy_features()
     evaluator, stack = Evaluator(features), stack_of([toy_net(seed=seed).eval() for seed in (1, 2)])
-    stack.params()["body.0.weight"].data[1, 0] = torch.nan
+    for name in ("body.0.weight", "body.6.weight"):
+        stack.params()[name].data[1] = value
     evaluated = evaluate_stack(evaluator, TrainedStack(stack, features.net, [], [0.0, 0.0]), [0, 1])
     assert evaluated.finite == [True, False]
     assert not evaluated.shares_body
