@@ -130,6 +130,16 @@ def test_other_tables_are_refused(
     assert named in capsys.readouterr().err
 
 
+def test_arrays_with_other_columns_are_refused(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for values in (np.ones((3, 5)), np.ones(4), np.full((3, 4), "x")):
+        np.save(tmp_path / "x.npy", values)
+        lpft("predict", exported, tmp_path / "x.npy", code=2)
+        error = capsys.readouterr().err
+        assert "one column of numbers for each of the 4 features, in this order: a, b, c, d" in error
+
+
 def test_other_networks_and_augmentation_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("plan", "-c", CONFIG, "--data.source.root", root, "--out", root / "other")
     lpft(*words, "--network", "lpft.models.cnn.SmallCNN", code=2)

@@ -244,6 +244,11 @@ def select_named(file: FeatureFile, names: Sequence[str]) -> np.ndarray:
     available = shortened(
         [*map(str, file.columns), *(f"{name} {array.shape}" for name, array in file.arrays.items())], 8
     )
+    if file.arrays and not file.names:
+        raise ValueError(
+            f"{file.path} has {available}, but an array needs one column of numbers for each of the {len(names)} features,"
+            f" in this order: {shortened(names)}."
+        )
     raise ValueError(
         f"{file.path} lacks {len(missing)} of the {len(names)} features, {shortened(missing)}; it has {available}."
     )
