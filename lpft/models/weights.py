@@ -37,7 +37,9 @@ def writing(path: Path, error: type[Exception]) -> Iterator[None]:
     try:
         yield
     except error as cause:
-        raise OSError(f"{path} cannot be written: {str(cause).splitlines()[0]}") from cause
+        raise OSError(
+            f"{path} cannot be written: {str(cause).splitlines()[0]}. HINT: check whether the disk is full"
+        ) from cause
 
 
 def load_model(path: Path) -> tuple[State, str]:

@@ -21,18 +21,40 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, and rename that file to `path` if the block ends without an error."""
+    """Yield a temporary path, and rename that file to `path` if the block ends without an error.
+
+    Raises:
+        OSError: if it cannot be written, with `path` as its filename.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+        os.close(handle)
+        with _removing(Path(name)) as temporary:
+            yield temporary
+            with temporary.open("r+b") as file:  # Windows cannot flush a file that is opened for reading only
+                flush_to_disk(file.fileno())
+            with contextlib.suppress(PermissionError):  # some file systems have one mode for all files
+                temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name a file in errors that name none, as on a full disk, or only the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename).endswith(".tmp")):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _removing(temporary: Path) -> Iterator[Path]:
+    """Yield a temporary file, and remove it after an error."""
     try:
         yield temporary
-        with temporary.open("r+b") as file:  # Windows cannot flush a file that is opened for reading only
-            flush_to_disk(file.fileno())
-        with contextlib.suppress(PermissionError):  # some file systems have one mode for all files
-            temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -246,8 +246,8 @@ def select_named(file: FeatureFile, names: Sequence[str]) -> np.ndarray:
     )
     if file.arrays and not file.names:
         raise ValueError(
-            f"{file.path} has {available}, but an array needs one column of numbers for each of the {len(names)} features,"
-            f" in this order: {shortened(names)}."
+            f"{file.path} has {available}, but an array needs one column of numbers for each of the {len(names)}"
+            f" features, in this order: {shortened(names)}."
         )
     raise ValueError(
         f"{file.path} lacks {len(missing)} of the {len(names)} features, {shortened(missing)}; it has {available}."
