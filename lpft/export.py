@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lpft.config.schema import damaged, load_network
 from lpft.models.base import BodyHeadNet
 from lpft.models.weights import save_model
-from lpft.storage.atomic import replacing, write_atomically
+from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.config_file import read_config
 from lpft.storage.run import Run, listed, read_client_result
@@ -109,6 +110,7 @@ def export(run: Run, method: str, client: str, to: Path, seed: int = 0) -> list[
     net = load_network(run, path)
     description = describe(config, method, client, seed, _figures(run, method, client, seed))
     to.mkdir(parents=True, exist_ok=True)
+    (to / DESCRIPTION).unlink(missing_ok=True)  # of an earlier export, whose other files are replaced
     save_model(to / WEIGHTS, net.state_dict(), description["settings"] or "")
     deployed = deployed_from(description, net).eval()
     paths = [to / WEIGHTS, *_write_programs(deployed, DataSpec(**description["spec"]), to)]
@@ -183,33 +185,34 @@ def _write_programs(deployed: Deployed, spec: DataSpec, to: Path) -> list[Path]:
     """Write the programs that the network supports, and log why others are skipped; return the files."""
     example = torch.zeros(2, *spec.shape, dtype=torch.uint8 if spec.num_features is None else torch.float32)
     paths = []
-    for name, write in ((PROGRAM, _write_program), (ONNX, _write_onnx)):
+    for name, make in ((PROGRAM, _program), (ONNX, _onnx)):
         (to / name).unlink(missing_ok=True)
         if name == ONNX and not all(find_spec(package) for package in ("onnx", "onnxscript")):
             log.info("%s is skipped. HINT: pip install 'lpft[onnx]'", name)
             continue
         try:
-            with replacing(to / name) as temporary:
-                write(deployed, example, temporary)
-            paths.append(to / name)
+            content = make(deployed, example)
         except Exception as error:  # depends on the network
             log.warning("%s is skipped: %s: %s", name, type(error).__name__, str(error).splitlines()[0])
+            continue
+        write_atomically(to / name, content)
+        paths.append(to / name)
     return paths
 
 
-def _write_program(deployed: Deployed, example: Tensor, path: Path) -> None:
+def _program(deployed: Deployed, example: Tensor) -> bytes:
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
-    with path.open("wb") as file:
-        torch.export.save(program, file)
+    content = io.BytesIO()  # on a full disk, writing to a file would abort the process
+    torch.export.save(program, content)
+    return content.getvalue()
 
 
-def _write_onnx(deployed: Deployed, example: Tensor, path: Path) -> None:
+def _onnx(deployed: Deployed, example: Tensor) -> bytes:
     batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(
+    program = torch.onnx.export(
         deployed,
         (example,),
-        path,
         dynamo=True,
         dynamic_shapes=({0: batch},),
         input_names=["images" if example.dtype == torch.uint8 else "features"],
@@ -217,3 +220,6 @@ def _write_onnx(deployed: Deployed, example: Tensor, path: Path) -> None:
         external_data=False,
         verbose=False,
     )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content

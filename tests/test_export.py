@@ -13,6 +13,7 @@ from pandas import read_csv
 from PIL import Image
 
 import lpft as api
+import lpft.export as lpft_export
 from lpft.config.study import open_study
 from lpft.prediction import ExportedModel, image_files
 from lpft.storage.run import Run
@@ -166,6 +167,22 @@ def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
 def test_a_missing_device_is_refused(exported: Path, device: str) -> None:
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
         ExportedModel.load(exported, device)
+
+
+def test_a_program_that_cannot_be_written_is_no_unsupported_network(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = lpft_export.write_atomically
+
+    def full(path: Path, content: str | bytes) -> None:
+        if path.name == "model.pt2":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(lpft_export, "write_atomically", full)
+    lpft("export", finished.root, "--client", CLIENT, "--to", tmp_path / "model", code=1)
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "model" / "model.json").exists(), "its presence means done"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a: 1"])
