@@ -146,7 +146,6 @@ def test_any_number_of_processes_gives_the_same_files(finished: Run, words: tupl
     assert outcome(toy("run", out, *words)) == outcome(finished)
 
 
-@pytest.mark.processes
 def test_dropout_is_the_same_in_any_process_and_after_a_restart(out: Path, tmp_path: Path) -> None:
     words = ("--network.dropout", 0.3, "--only", "lpft")
     whole, apart = (toy("federate", folder, *words) for folder in (out, tmp_path / "apart"))
@@ -331,7 +330,6 @@ def test_weights_are_identified_by_content_not_by_path(out: Path) -> None:
     assert network_settings(out.parent / "b" / "w.pth") != first
 
 
-@pytest.mark.processes
 def test_augmented_runs_do_not_depend_on_processes_and_have_other_settings(
     finished: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,7 +114,6 @@ def test_the_name_of_a_job_is_short() -> None:
     assert str(Job(0, "ft", (3,), ("c3",))) == "seed 0, ft, clients c3"
 
 
-@pytest.mark.processes
 def test_a_round_in_which_all_clients_diverge_is_reported(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy("run", out, "--federation.optimizer.lr", 1e38, "--trainer.devices", 2, code=1)
     error = capsys.readouterr().err

@@ -121,7 +121,6 @@ def test_run_and_report_log_nothing_twice(logged: Run) -> None:
         assert_same(csv_points(beside(logged, "csv", "run", part, "metrics.csv")), scalars(logged, part))
 
 
-@pytest.mark.processes
 def test_stages_shards_and_processes_log_every_point_once(logged: Run, tmp_path: Path) -> None:
     loggers = write_loggers(tmp_path, "Recorder", "Nameless")
     run = toy("federate", tmp_path / "run", *WORDS, "-c", loggers, "--trainer.devices", 2)

@@ -20,7 +20,8 @@ def print_table(status: RunStatus) -> None:
     """Print the status of a run or of a sweep."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 80 + 18 * len(status.models)))
+        longest = max((len(point.root.name) for point in status.points), default=0)
+        console = Console(width=max(console.width, 80 + 18 * len(status.models) + longest))
     console.print(render_sweep(status) if status.planned else render_status(status), crop=False)
 
 

@@ -24,7 +24,7 @@ from lpft.evaluation.certainty import estimate
 from lpft.reporting.console import print_sweep
 from lpft.reporting.formatting import estimate_text
 from lpft.reporting.report import write_report, write_sweep_report
-from lpft.reporting.status import read_status
+from lpft.reporting.status import print_status, read_status
 from lpft.reporting.status_table import render_status, render_sweep
 from lpft.reporting.sweep_figures import point_drawings, variant_drawings
 from lpft.storage.atomic import write_atomically
@@ -295,6 +295,17 @@ def test_status_of_a_sweep_sums_up_its_points(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["status", str(run.root)])
     assert "1 of 2 complete" in capsys.readouterr().out
+
+
+def test_long_names_of_points_are_in_one_line_where_no_terminal_limits_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = make_sweep(tmp_path, {f"a_setting_with_a_long_name_{i}": [0.25] for i in range(4)}, [])
+    print_status(read_status(run))
+    (folder,) = (run.root / "points").iterdir()
+    assert len(folder.name) > 80
+    assert any(folder.name in line for line in capsys.readouterr().out.splitlines())
 
 
 def rendered(group: Any) -> str:
