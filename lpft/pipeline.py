@@ -55,15 +55,16 @@ def run(study: Study, report: Callable[[Run, Sequence[Writer]], None] = write_an
     """
     with collect_failures() as failures:
         for experiment in study.experiments:
-            task = experiment.global_task()
-            failures += named(experiment, train_and_log(task, study, study.global_tasks()))
-            failures += named(experiment, train_reference_models(experiment, study))
-            trained_seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
-            if all(is_done(task, seed) for seed in experiment.global_seeds):
-                tuning_failures = tune_methods(experiment)
-                failures += named(experiment, tuning_failures)
-                experiment = experiment if tuning_failures else tuned_experiment(experiment)
-            failures += named(experiment, personalize_seeds(experiment, trained_seeds, study))
+            with naming_point(experiment, failures):
+                task = experiment.global_task()
+                failures += train_and_log(task, study, study.global_tasks())
+                failures += train_reference_models(experiment, study)
+                trained_seeds = [seed for seed in experiment.seeds if is_done(task, seed)]
+                if all(is_done(task, seed) for seed in experiment.global_seeds):
+                    tuning_failures = tune_methods(experiment)
+                    failures += tuning_failures
+                    experiment = experiment if tuning_failures else tuned_experiment(experiment)
+                failures += personalize_seeds(experiment, trained_seeds, study)
         try:
             report(study.run, study.loggers)
         except FileNotFoundError as error:  # no results
@@ -75,22 +76,25 @@ def federate(study: Study) -> None:
     """Train the global model of every seed, and the models of references."""
     with collect_failures() as failures:
         for experiment in study.experiments:
-            failures += named(experiment, train_and_log(experiment.global_task(), study, study.global_tasks()))
-            failures += named(experiment, train_reference_models(experiment, study))
+            with naming_point(experiment, failures):
+                failures += train_and_log(experiment.global_task(), study, study.global_tasks())
+                failures += train_reference_models(experiment, study)
 
 
 def tune(study: Study) -> None:
     """Run the trials of every tuned method and choose the best by validation data."""
     with collect_failures() as failures:
         for experiment in study.experiments:
-            failures += named(experiment, tune_methods(experiment))
+            with naming_point(experiment, failures):
+                failures += tune_methods(experiment)
 
 
 def personalize(study: Study) -> None:
     """Personalize every client with every method, including the tuned ones, and write the tables."""
     with collect_failures() as failures:
         for experiment in study.experiments:
-            failures += named(experiment, personalize_seeds(tuned_experiment(experiment), experiment.seeds, study))
+            with naming_point(experiment, failures):
+                failures += personalize_seeds(tuned_experiment(experiment), experiment.seeds, study)
             with contextlib.suppress(FileNotFoundError):  # no results yet
                 write_tables(experiment.run)
 
@@ -159,9 +163,15 @@ def write_fallback(experiment: Experiment, task: PersonalTask) -> None:
     log.info("--fallback: %d of %d clients keep the global model", num_global, len(chosen_methods))
 
 
-def named(experiment: Experiment, failures: list[str]) -> list[str]:
-    """Add the name of the run to failures of a sweep."""
-    return [f"{experiment.run.root.name}: {text}" for text in failures] if experiment.provenance.point else failures
+@contextlib.contextmanager
+def naming_point(experiment: Experiment, failures: list[str]) -> Iterator[None]:
+    """In a sweep, add the name of the point to failures that are added within the block."""
+    before = len(failures)
+    try:
+        yield
+    finally:
+        if experiment.provenance.point:
+            failures[before:] = [f"{experiment.run.root.name}: {text}" for text in failures[before:]]
 
 
 @contextlib.contextmanager
