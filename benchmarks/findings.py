@@ -12,7 +12,7 @@ import sys
 from lpft.evaluation.certainty import Estimate
 from lpft.reporting.analysis import Analysis, analyze_results, analyze_sweep
 from lpft.reporting.experiment import Experiment, section, word
-from lpft.reporting.formatting import number
+from lpft.reporting.formatting import interval_end, number
 from lpft.storage.run import Run
 
 REFERENCES = ("local", "pooled", "ft", "lpft")
@@ -20,8 +20,8 @@ REFERENCES = ("local", "pooled", "ft", "lpft")
 
 def cell(found: Estimate, word: str = "") -> str:
     """Return an estimate with its interval and verdict (if any) as text."""
-    mean, low, high = (number(value, "+.1f") for value in (found.mean, found.low, found.high))
-    return f"{mean} ({low} to {high}) {word}".strip()
+    low, high = (interval_end(value, "+.1f") for value in (found.low, found.high))
+    return f"{number(found.mean, '+.1f')} ({low} to {high}) {word}".strip()
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

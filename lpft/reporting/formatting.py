@@ -23,13 +23,13 @@ def number(value: float, form: str) -> str:
     return format(0.0, form) if text.startswith("-") and float(text) == 0 else text
 
 
-def points(value: float) -> str:
-    """Write the end of an interval of points, with up to three decimals if it would look like zero.
+def interval_end(value: float, form: str = ".1f") -> str:
+    """Format the end of an interval, with up to two more decimals if it would look like zero but is not.
 
-    >>> points(1.26), points(-0.01), points(-0.004), points(0.0)
+    >>> interval_end(1.26), interval_end(-0.01), interval_end(-0.004, "+.1f"), interval_end(0.0)
     ('1.3', '-0.01', '-0.004', '0.0')
     """
-    texts = [number(value, f".{decimals}f") for decimals in (1, 2, 3)]
+    texts = [number(value, f"{form[:-2]}{int(form[-2]) + more}f") for more in range(3)]
     return next((text for text in texts if float(text)), texts[0])
 
 
@@ -95,7 +95,7 @@ def comparison_text(comparison: Comparison, form: str = "+.1f") -> str:
     '+2.1 (+0.8 to +3.4, better)'
     """
     difference = comparison.estimate
-    interval = f"{number(difference.low, form)} to {number(difference.high, form)}"
+    interval = f"{interval_end(difference.low, form)} to {interval_end(difference.high, form)}"
     ends = "no interval" if math.isnan(difference.margin) else interval
     seeds = "; one seed" if difference.clients_only else ""
     return f"{number(difference.mean, form)} ({ends}, {comparison.verdict}{seeds})"

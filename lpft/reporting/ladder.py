@@ -15,7 +15,7 @@ from pandas import DataFrame
 from lpft.evaluation.certainty import Estimate, estimate
 from lpft.evaluation.metric import mean
 from lpft.reporting.experiment import Experiment, class_name, section
-from lpft.reporting.formatting import number
+from lpft.reporting.formatting import interval_end, number
 from lpft.reporting.frames import Frames, complete_rows
 from lpft.reporting.intervals import Certainty
 
@@ -127,7 +127,7 @@ def ladder_rows(rungs: Sequence[Rung]) -> list[tuple[str, list[str]]]:
     """Return method and the entries of `HEADER` for people, one row per rung."""
 
     def interval(level: Estimate) -> str:
-        mean, low, high = (number(value, "+.1f") for value in (level.mean, level.low, level.high))
-        return f"{mean} ({low} to {high})"
+        low, high = (interval_end(value, "+.1f") for value in (level.low, level.high))
+        return f"{number(level.mean, '+.1f')} ({low} to {high})"
 
     return [(r.method, [r.name, interval(r.home), interval(r.elsewhere), f"{r.distortion:.2f}"]) for r in rungs]

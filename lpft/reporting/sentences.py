@@ -18,7 +18,7 @@ from lpft.evaluation.diagnostics import Diagnostic
 from lpft.evaluation.metric import mean
 from lpft.evaluation.recommend import PERSONALIZE, Recommendation
 from lpft.reporting.experiment import class_name, flat, group_by, measure_word, section
-from lpft.reporting.formatting import comparison_text, estimate_text, listed, number, points
+from lpft.reporting.formatting import comparison_text, estimate_text, interval_end, listed, number
 from lpft.reporting.intervals import Certainty
 from lpft.reporting.tradeoff import Tradeoff
 
@@ -48,7 +48,7 @@ def environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters |= {"f": number, "n": _count, "plain": plain, "points": points}
+    templates.filters |= {"f": number, "n": _count, "plain": plain, "interval_end": interval_end}
     templates.filters |= {"capital": capital, "estimate": estimate_text, "comparison": comparison_text}
     return templates
 
