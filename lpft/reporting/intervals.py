@@ -190,14 +190,13 @@ class Certainty:
 
     @cached_property
     def intervals(self) -> DataFrame:
-        """The columns of intervals.csv: one row per method and metric; intervals of percentages end at 0 and 100."""
+        """The columns of intervals.csv: one row per method and metric."""
         rows = []
         for method in self.experiment.complete_methods:
             for metric in self.metrics:
                 e = self.estimates[method, metric.name]
                 if e.num_seeds:
-                    ends = np.clip((e.low, e.high), *((0, 100) if metric.unit == "%" else (None, None)))
-                    values = (e.mean, *ends, e.std_error, e.df, e.num_seeds, e.num_clients)
+                    values = (e.mean, e.low, e.high, e.std_error, e.df, e.num_seeds, e.num_clients)
                     rows.append((method, client_name(metric.name), *values))
         return DataFrame(rows, columns=list(INTERVAL_COLUMNS))
 

@@ -30,13 +30,17 @@ def replacing(path: Path) -> Iterator[Path]:
     with _naming(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
         os.close(handle)
-        with _removing(Path(name)) as temporary:
+        temporary = Path(name)
+        try:
             yield temporary
             with temporary.open("r+b") as file:  # Windows cannot flush a file that is opened for reading only
                 flush_to_disk(file.fileno())
             with contextlib.suppress(PermissionError):  # some file systems have one mode for all files
                 temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -47,16 +51,6 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and (error.filename is None or str(error.filename).endswith(".tmp")):
             raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-@contextlib.contextmanager
-def _removing(temporary: Path) -> Iterator[Path]:
-    """Yield a temporary file, and remove it after an error."""
-    try:
-        yield temporary
-    except BaseException:
-        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -71,21 +71,6 @@ def test_every_interval_follows_from_the_matrices(tmp_path: Path) -> None:
         assert (row["num_seeds"], row["num_clients"]) == ("3", "10")
 
 
-def test_intervals_of_means_in_percent_end_at_0_and_100(tmp_path: Path) -> None:
-    accuracies = {CLIENTS[0]: [100.0, 80.0], CLIENTS[1]: [80.0, 60.0]}
-    run = make_run(
-        tmp_path,
-        seeds=(0,),
-        methods=("none", "ft"),
-        clients=CLIENTS[:2],
-        edit=lambda cell: replace(cell, accuracy=accuracies[cell.client]) if cell.method == "ft" else cell,
-    )
-    certainty = write_tables(run).certainty
-    ends = certainty.intervals.set_index(["method", "metric"])[["mean", "low", "high"]]
-    assert ends.loc[("ft", "local")].tolist() == [80.0, 0.0, 100.0]
-    assert certainty.estimates["ft", "local"].high > 300, "verdicts do not use limited ends"
-
-
 def test_every_difference_follows_from_the_matrices(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     write_tables(run)
