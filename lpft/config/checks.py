@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
-from functools import cache
 
 from torch.optim import Optimizer
 
@@ -23,6 +22,7 @@ from lpft.methods.base import check_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
 from lpft.reporting.verdicts import load_verdicts
+from lpft.runtime.once import log_once
 from lpft.storage.config_file import read_config
 from lpft.storage.fingerprint import digest
 from lpft.storage.run import check_client_names, check_method_names
@@ -118,14 +118,11 @@ def _stackable(
                 f"`{section}.{key}={size}`: clients of {name} cannot be trained in stacks: {problem}."
                 f" HINT: set `--{section}.{key} 1`."
             )
-    _log_once(f"{name}'s clients are trained one by one, which may take longer, since stacks do not work: {problem}")
+    log_once(
+        logging.INFO,
+        f"{name}'s clients are trained one by one, which may take longer, since stacks do not work: {problem}",
+    )
     return dict.fromkeys(sizes, 1)
-
-
-@cache
-def _log_once(text: str) -> None:
-    """Log a message that holds for every run of a sweep only once."""
-    log.info("%s", text)
 
 
 def _check_norm(experiment: Experiment) -> None:
@@ -200,7 +197,7 @@ def _check_methods(experiment: Experiment) -> None:
         if len(pair) != 2:
             raise ValueError(f"`compare` has {pair}, which is not a pair of methods. HINT: compare: [[lpft, ft]].")
         for name in sorted({*pair} - rows):
-            _log_once(f"`compare` has {pair}, which is skipped, since no method is called `{name}`")
+            log_once(logging.INFO, f"`compare` has {pair}, which is skipped, since no method is called `{name}`")
 
 
 def _check_references(experiment: Experiment) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from lpft.models.weights import load_model
 from lpft.personalization.settings import Personalization
 from lpft.runtime.devices import Devices
 from lpft.runtime.heartbeat import Work
+from lpft.runtime.once import log_once
 from lpft.runtime.seeding import generator
 from lpft.storage.client_result import DamagedFileError
 from lpft.storage.run import Run, listed, read_client_result
@@ -157,12 +157,6 @@ class PersonalTask:
         except FileNotFoundError:
             return False
         except DamagedFileError as error:
-            _warn_of_damage(path, str(error))
+            log_once(logging.WARNING, f"{path} is damaged ({error}) and is computed again")  # jobs are counted often
             return False
         return True
-
-
-@cache
-def _warn_of_damage(path: Path, reason: str) -> None:
-    """Log a damaged file once, however often the missing results are counted."""
-    log.warning("%s is damaged (%s) and is computed again", path, reason)

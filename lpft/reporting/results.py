@@ -11,13 +11,13 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from lpft.reporting.experiment import Experiment, section
 from lpft.reporting.formatting import listed
+from lpft.runtime.once import log_once
 from lpft.storage import config_file
 from lpft.storage.client_result import ClientResult, DamagedFileError
 from lpft.storage.fingerprint import fingerprint
@@ -138,14 +138,8 @@ def read_config(run: Run) -> dict[str, Any]:
     try:
         return config_file.read_config(run)
     except ValueError as error:
-        _warn_once(str(error), run.config.stat().st_mtime_ns)
+        log_once(logging.WARNING, str(error), run.config.stat().st_mtime_ns)  # several parts of a report read it
         return {}
-
-
-@cache
-def _warn_once(text: str, modified: int) -> None:
-    """Log a warning about a file once, unless the file is modified: several parts of a report read config.yaml."""
-    log.warning("%s", text)
 
 
 def read_history(path: Path) -> History:
