@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lpft.storage.run import Run
 
 torch.set_num_threads(1)
+os.fsync = lambda file: None  # no test cuts the power, and waiting for the disk takes long
 
 
 def pytest_collection_finish() -> None:

@@ -1,7 +1,8 @@
-"""Lightning's Trainer, set up for one stack on one device."""
+"""Lightning's Trainer, set up for stacks on one device."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import threading
@@ -17,30 +18,41 @@ from lpft.personalization.module import Personalizer
 from lpft.runtime.devices import Devices, OwnProcesses
 
 
-def fit(module: Personalizer, devices: Devices, device: torch.device, folder: Path) -> None:
-    """Train a module for all epochs of its method.
+class StackTrainer:
+    """Trains one stack after the other, each with a Trainer of its own.
+
+    The constructor of a Trainer searches all installed packages for callbacks, which takes longer than an epoch of
+    heads. So it is called once, and copied for every stack.
 
     Args:
-        module: the module; it is moved to the device.
         devices: the section `trainer`.
         device: the device to use.
         folder: Lightning's root folder; nothing is written to it.
     """
-    trainer = Trainer(
-        accelerator=devices.kind,
-        devices=1 if device.index is None else [device.index],
-        precision=devices.precision,
-        max_epochs=module.schedule.num_epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        plugins=[OwnProcesses()],
-    )
-    with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
-        trainer.fit(module)
-    module.to(device)
+
+    def __init__(self, devices: Devices, device: torch.device, folder: Path) -> None:
+        self.device = device
+        with quietly():
+            self._unused = Trainer(
+                accelerator=devices.kind,
+                devices=1 if device.index is None else [device.index],
+                precision=devices.precision,
+                max_epochs=-1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=folder,
+                plugins=[OwnProcesses()],
+            )
+
+    def fit(self, module: Personalizer) -> None:
+        """Train a module for all epochs of its method, and leave it on the device."""
+        trainer = copy.deepcopy(self._unused)
+        trainer.fit_loop.max_epochs = module.schedule.num_epochs
+        with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
+            trainer.fit(module)
+        module.to(self.device)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 
 import torch
 
@@ -17,7 +18,7 @@ from lpft.personalization.jobs import Job, PersonalTask
 from lpft.personalization.module import Personalizer
 from lpft.personalization.results import EvaluatedStack, ResultMaker, TrainedStack, evaluate_stack
 from lpft.personalization.starts import own_entries, start_network
-from lpft.personalization.trainer import fit
+from lpft.personalization.trainer import StackTrainer
 from lpft.storage.atomic import write_atomically
 from lpft.storage.client_result import ClientResult
 from lpft.types import State
@@ -36,6 +37,10 @@ class StackWorker:
         self.device = device
         self._evaluators: dict[int, Evaluator] = {}
         self._untrainable: list[int] | None = None
+
+    @cached_property
+    def _trainer(self) -> StackTrainer:
+        return StackTrainer(self.task.devices, self.device, self.task.run.root)
 
     def do(self, job: Job) -> str:
         """Personalize the clients of a stack, write the missing results, and return a summary."""
@@ -89,7 +94,7 @@ class StackWorker:
         if self._take_trained(job, module):
             module.hooks.finish()
         elif module.schedule.num_epochs:
-            fit(module, self.task.devices, self.device, self.task.run.method_file(job.seed, job.method, ""))
+            self._trainer.fit(module)
         else:
             module.hooks.start()
             module.hooks.finish()

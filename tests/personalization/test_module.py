@@ -22,7 +22,7 @@ from lpft.methods.soup import SoupFT
 from lpft.methods.sparse import SparseFT
 from lpft.personalization.cost import train_passes
 from lpft.personalization.settings import Personalization
-from lpft.personalization.trainer import fit as fit_on
+from lpft.personalization.trainer import StackTrainer
 from lpft.runtime.devices import Devices
 from lpft.types import State
 from tests.methods.fitting import (
@@ -107,7 +107,7 @@ def test_steps_in_mixed_precision_see_the_parameters_of_the_step_before(tmp_path
             optimizer.step()
     module = personalizer(features, [1], FT(), chosen)
     devices = Devices(accelerator="cpu", devices=1, precision="bf16-mixed")
-    fit_on(module, devices, torch.device("cpu"), tmp_path)
+    StackTrainer(devices, torch.device("cpu"), tmp_path).fit(module)
     assert largest_difference(module.stack.states()[0], dict(net.state_dict())) < 1e-6
 
 

@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from lpft.methods.adabn import AdaBN
+from lpft.methods.base import Method
 from lpft.methods.ft import FT, NoFineTuning
 from lpft.methods.peft import PEFT
 from lpft.methods.wise import WiseFT
 from lpft.models.base import BodyHeadNet
 from lpft.models.lora import load_personalized
 from lpft.models.weights import load_model, save_model
-from lpft.personalization import worker
 from lpft.personalization.jobs import PersonalTask
+from lpft.personalization.module import Personalizer
 from lpft.personalization.pool import personalize
 from lpft.personalization.settings import Personalization
+from lpft.personalization.trainer import StackTrainer
 from lpft.runtime.devices import Devices
 from lpft.storage.run import Run, read_client_result
 from tests.toy import ToyNet, same_bits, toy_module, toy_net
@@ -113,11 +115,16 @@ def test_a_method_that_follows_another_uses_its_models(tmp_path: Path, monkeypat
     for task in (alone, beside):
         task.fingerprints = dict.fromkeys(task.methods, "f")
     assert personalize(alone) == []
-    fits: list[Path] = []
-    whole = worker.fit
-    monkeypatch.setattr(worker, "fit", lambda *args: (fits.append(args[-1]), whole(*args)))
+    fitted: list[Method] = []
+    fit = StackTrainer.fit
+
+    def recorded(self: StackTrainer, module: Personalizer) -> None:
+        fitted.append(module.hooks.method)
+        fit(self, module)
+
+    monkeypatch.setattr(StackTrainer, "fit", recorded)
     assert personalize(beside) == []
-    assert {folder.name for folder in fits} == {"ft", "other"}
+    assert {id(method) for method in fitted} == {id(beside.methods[name]) for name in ("ft", "other")}
     for client in ("c0", "c1", "c2"):
         states = [load_model(task.run.model(0, "wise", client))[0] for task in (alone, beside)]
         assert same_bits(*states)
