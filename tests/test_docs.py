@@ -77,7 +77,7 @@ def test_sites_of_images_and_a_global_model_become_models(
     net = SmallCNN(DataSpec(3, 32, 3), width=8, features=32)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     rng = np.random.default_rng(5)
-    for _ in range(40):
+    for _ in range(100):
         labels = torch.from_numpy(rng.integers(3, size=32))
         images = [np.array(shape(list(shapes.values())[k], rng).resize((32, 32))) for k in labels.tolist()]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
