@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
-from lpft.data.checks import refuse_large_losses, warn_of_gaps, warn_of_ignored, warn_of_pixels
+from lpft.data.checks import refuse_large_losses, warn_of_divided_units, warn_of_gaps, warn_of_ignored, warn_of_pixels
 from lpft.data.decode import decode
 from lpft.data.held_out import chosen_to_be_held_out, chosen_to_be_kept, pooled
 from lpft.data.normalization import Normalization, Normalize, standardization
@@ -340,13 +340,17 @@ class FederatedDataModule(LightningDataModule):
         )
 
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Split all samples by their units before the partition."""
+        """Split each domain's samples by their units before the partition."""
         labels, units, split = (table[column].to_numpy() for column in ("label", "unit", "split"))
-        pools = assign_splits(labels, units, split, self._split_settings, self.source.rng(self._seed, "units"))
+        rng = self.source.rng(self._seed, "units")
+        domains = table["domain"].cat.codes.to_numpy()
+        pools = assign_splits(labels, units, split, self._split_settings, rng, domains)
         splits = np.full(len(table), "", object)
         for name, pool in pools.items():
             splits[pool] = name
-        return table.assign(split=splits)[splits != ""]
+        whole = splits != ""
+        warn_of_divided_units(table[~whole], len(table))
+        return table.assign(split=splits)[whole]
 
     def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
         return self.source.rng(self._seed, *self.source.partition_key(domain), *key)
