@@ -59,7 +59,7 @@ class FederatedDataModule(LightningDataModule):
         test_share: share of a client's samples for testing, for clients without a test set; by default that of the
             source, or a quarter.
         train_per_client: maximum number of a client's training samples, including its validation samples unless the
-            source defines its val set; a stratified draw.
+            source defines its val set or has units; a stratified draw.
         test_per_client: maximum number of a client's test samples.
         num_classes: number of classes; by default that of the source, which may follow from its class names or from
             the highest label.
@@ -386,5 +386,11 @@ def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
         )
     if not isinstance(table["domain"].dtype, pd.CategoricalDtype):
         raise ValueError("the column `domain` is not categorical. HINT: make it with `sources.base.categories`.")
+    if "unit" in table and len(missing := np.flatnonzero(table["unit"].isna() | (table["unit"] == ""))):
+        first = ", ".join(f"{name}: {value}" for name, value in table.iloc[missing[0]].items())
+        raise ValueError(
+            f"{len(missing)} of {len(table)} samples have no `unit`, the first is {first}."
+            " HINT: fill it in, or leave `unit` out: then every sample is a unit."
+        )
     split = table["split"].fillna("") if "split" in table else ""
     return table.reset_index(drop=True).assign(split=split)

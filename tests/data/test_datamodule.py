@@ -5,12 +5,14 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from lpft.data.cache import Arrays, ClientSplit
 from lpft.data.checks import warn_of_gaps
-from lpft.data.datamodule import default_cache
+from lpft.data.datamodule import checked_table, default_cache
 from lpft.data.partition import Dirichlet, Iid
 from lpft.data.sources import CifarC, Digits, Sites
 from tests.data.made import assert_no_leaks, made, opened
@@ -112,6 +114,13 @@ def test_domains_are_dealt_to_several_clients(tmp_path):
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         made(Digits, **settings)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, ""])
+def test_samples_without_a_unit_are_not_one_unit(nothing):
+    rows = {"label": [0, 1, 0], "domain": pd.Categorical(["a"] * 3), "unit": ["p", nothing, nothing], "row": [5, 6, 7]}
+    with pytest.raises(ValueError, match=r"2 of 3 samples.*row: 6"):
+        checked_table(pd.DataFrame(rows), 2)
 
 
 def test_where_there_is_no_home_the_cache_has_a_folder_of_its_own(
