@@ -380,10 +380,12 @@ def default_cache() -> Path:
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
     """Return a source's table with a column `split`; raise ValueError if the table is invalid."""
     labels = table["label"]
-    if len(table) and not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
+    if not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} ({num_classes} classes)."
         )
+    if num_classes < 2:
+        raise ValueError("all samples are of one class, but two are needed. HINT: if others exist, set `num_classes`.")
     if not isinstance(table["domain"].dtype, pd.CategoricalDtype):
         raise ValueError("the column `domain` is not categorical. HINT: make it with `sources.base.categories`.")
     if "unit" in table and len(missing := np.flatnonzero(table["unit"].isna() | (table["unit"] == ""))):
