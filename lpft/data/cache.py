@@ -37,7 +37,7 @@ from lpft.storage.fingerprint import fingerprint
 from lpft.storage.run import check_client_names
 from lpft.types import DataSpec
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file layout, part of every entry's name."""
 
 ARRAYS = ("images", "labels", "groups", "index")

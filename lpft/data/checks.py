@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
 from lpft.data.cache import Arrays
 from lpft.data.duplicates import by_class, large_losses
 from lpft.data.messages import shortened
@@ -102,6 +104,18 @@ def warn_of_ignored(names: Sequence[str]) -> None:
         log.warning(
             "%d files in the class folders are left out, being no images by their ending: %s.%s",
             len(names), shortened(names), hint,
+        )  # fmt: skip
+
+
+def warn_of_divided_units(left_out: pd.DataFrame, num_samples: int) -> None:
+    """Log the samples, of `num_samples`, that are left out because their unit is in a test or val set."""
+    if len(left_out):
+        counts = left_out["domain"].value_counts()
+        log.warning(
+            "%d of %d samples were left out of train or val (%s): others of their unit, such as %s, are in a test or"
+            " val part. HINT: if each site numbers its units from the same start, make the names unique.",
+            len(left_out), num_samples, shortened([f"{name}: {count}" for name, count in counts.items() if count]),
+            left_out["unit"].iloc[0],
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lpft.data.cache import Arrays, ClientSplit, Samples, open_or_build
-from lpft.data.checks import refuse_large_losses, warn_of_gaps, warn_of_ignored, warn_of_pixels
+from lpft.data.checks import refuse_large_losses, warn_of_divided_units, warn_of_gaps, warn_of_ignored, warn_of_pixels
 from lpft.data.decode import decode
 from lpft.data.held_out import chosen_to_be_held_out, chosen_to_be_kept, pooled
 from lpft.data.normalization import Normalization, Normalize, standardization
@@ -59,7 +59,7 @@ class FederatedDataModule(LightningDataModule):
         test_share: share of a client's samples for testing, for clients without a test set; by default that of the
             source, or a quarter.
         train_per_client: maximum number of a client's training samples, including its validation samples unless the
-            source defines its val set; a stratified draw.
+            source defines its val set or has units; a stratified draw.
         test_per_client: maximum number of a client's test samples.
         num_classes: number of classes; by default that of the source, which may follow from its class names or from
             the highest label.
@@ -340,13 +340,17 @@ class FederatedDataModule(LightningDataModule):
         )
 
     def _keep_units_whole(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Split all samples by their units before the partition."""
+        """Split each domain's samples by their units before the partition."""
         labels, units, split = (table[column].to_numpy() for column in ("label", "unit", "split"))
-        pools = assign_splits(labels, units, split, self._split_settings, self.source.rng(self._seed, "units"))
+        rng = self.source.rng(self._seed, "units")
+        domains = table["domain"].cat.codes.to_numpy()
+        pools = assign_splits(labels, units, split, self._split_settings, rng, domains)
         splits = np.full(len(table), "", object)
         for name, pool in pools.items():
             splits[pool] = name
-        return table.assign(split=splits)[splits != ""]
+        whole = splits != ""
+        warn_of_divided_units(table[~whole], len(table))
+        return table.assign(split=splits)[whole]
 
     def _rng(self, domain: str | None = None, *key: int | str) -> np.random.Generator:
         return self.source.rng(self._seed, *self.source.partition_key(domain), *key)
@@ -376,11 +380,19 @@ def default_cache() -> Path:
 def checked_table(table: pd.DataFrame, num_classes: int) -> pd.DataFrame:
     """Return a source's table with a column `split`; raise ValueError if the table is invalid."""
     labels = table["label"]
-    if len(table) and not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
+    if not (pd.api.types.is_integer_dtype(labels) and labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} ({num_classes} classes)."
         )
+    if num_classes < 2:
+        raise ValueError("all samples are of one class, but two are needed. HINT: if others exist, set `num_classes`.")
     if not isinstance(table["domain"].dtype, pd.CategoricalDtype):
         raise ValueError("the column `domain` is not categorical. HINT: make it with `sources.base.categories`.")
+    if "unit" in table and len(missing := np.flatnonzero(table["unit"].isna() | (table["unit"] == ""))):
+        first = ", ".join(f"{name}: {value}" for name, value in table.iloc[missing[0]].items())
+        raise ValueError(
+            f"{len(missing)} of {len(table)} samples have no `unit`, the first is {first}."
+            " HINT: fill it in, or leave `unit` out: then every sample is a unit."
+        )
     split = table["split"].fillna("") if "split" in table else ""
     return table.reset_index(drop=True).assign(split=split)

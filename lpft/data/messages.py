@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from lpft.storage.file_checks import check_content
 
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, csv.Error)
 """What numpy, pandas and zipfile raise for a damaged file or one of another format."""
 
 PICKLED = ("allow_pickle", "Object arrays", "Python objects")

@@ -169,7 +169,12 @@ def split_stratified(labels: np.ndarray, share: float, rng: np.random.Generator)
 
 
 def assign_splits(
-    kinds: np.ndarray, units: np.ndarray, given: np.ndarray, settings: SplitSettings, rng: np.random.Generator
+    kinds: np.ndarray,
+    units: np.ndarray,
+    given: np.ndarray,
+    settings: SplitSettings,
+    rng: np.random.Generator,
+    domains: np.ndarray | None = None,
 ) -> dict[Split, np.ndarray]:
     """Split samples so that no unit (a patient, say) is in two splits.
 
@@ -178,35 +183,45 @@ def assign_splits(
             of kinds.
         units: unit of every sample, ``(num_samples,)``.
         given: split of every sample, ``(num_samples,)``; samples of neither ``val`` nor ``test`` are training samples.
-            An empty split is split off the training samples. Of a unit in several splits only the test samples are
-            kept, or else the val samples.
+            A split that a domain lacks is split off its training samples. Of a unit in several splits only the test
+            samples are kept, or else the val samples.
         settings: the shares.
         rng: source of all randomness.
+        domains: number of every sample's domain, ``(num_samples,)``; a unit in several counts for the first of its
+            rows. By default all samples are one domain.
 
     >>> units, given = np.arange(8) // 2, np.full(8, "train")
     >>> pools = assign_splits(np.zeros(8, int), units, given, SplitSettings(0.25, 0.1), np.random.default_rng(0))
     >>> [pools[split].tolist() for split in ("train", "val", "test")]
     [[0, 1, 2, 3], [6, 7], [4, 5]]
     """
+    domains = np.zeros(len(units), np.int64) if domains is None else domains
     pools: dict[Split, np.ndarray] = {split: np.flatnonzero(given == split) for split in SPLITS}
     pools["train"] = np.flatnonzero(~np.isin(given, ["val", "test"]))
     shares: dict[Split, float] = {"test": settings.test_share, "val": settings.val_share}
     for split, share in shares.items():
-        if not len(pools[split]):
-            pools["train"], pools[split] = _split_units(pools["train"], kinds, units, share, rng)
+        lacking = pools["train"][~np.isin(domains[pools["train"]], domains[pools[split]])]
+        chosen = lacking[_choose_units(kinds[lacking], units[lacking], domains[lacking], share, rng)]
+        pools["train"] = np.setdiff1d(pools["train"], chosen)
+        pools[split] = np.sort(np.append(pools[split], chosen))
     test, val = units[pools["test"]], units[pools["val"]]
     pools["val"] = pools["val"][~np.isin(val, test)]
     pools["train"] = pools["train"][~np.isin(units[pools["train"]], np.append(test, val))]
     return {split: pools[split] for split in HELD_OUT}
 
 
-def _split_units(
-    pool: np.ndarray, kinds: np.ndarray, units: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples in two by units, stratified by the units' sets of kinds."""
-    names, unit = np.unique(units[pool], return_inverse=True)
+def _choose_units(
+    kinds: np.ndarray, units: np.ndarray, domains: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose a share of each domain's units, stratified by their sets of kinds; return which samples are theirs, bool.
+
+    All arguments but `share` and `rng` have one entry for each sample.
+    """
+    names, first, unit = np.unique(units, return_index=True, return_inverse=True)
     sets = np.zeros((len(names), int(kinds.max(initial=0)) + 1), bool)
-    sets[unit, kinds[pool]] = True
+    sets[unit, kinds] = True
     order = np.unique(sets[:, ::-1], axis=0, return_inverse=True)[1].ravel()  # sorted like the binary numbers
-    chosen = np.isin(unit, split_stratified(order, share, rng)[1])
-    return pool[~chosen], pool[chosen]
+    chosen = [
+        of_domain[split_stratified(order[of_domain], share, rng)[1]] for of_domain in members_by_value(domains[first])
+    ]
+    return np.isin(unit, np.concatenate([np.empty(0, np.int64), *chosen]))

@@ -157,8 +157,6 @@ def fit(folder: Path) -> Fitted:
     composed(str(folder))
     source, init_args, layout = locate(folder)
     table = source.cached_table
-    if table.empty:
-        raise ValueError(f"{folder} contains no images.")
     fitted = Fitted(
         folder=str(folder),
         layout=layout,

@@ -2,10 +2,13 @@ import logging
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from lpft.data.checks import better_scaling
+from lpft.data.datamodule import FederatedDataModule
+from lpft.data.sources import FeatureArrays
 from lpft.data.sources.pixels import Depth, PixelSettings
 from lpft.data.sources.sites import Sites
 from tests.data.made import opened
@@ -128,3 +131,18 @@ def test_files_with_several_frames_are_listed(tmp_path, caplog):
         data = sites(root)
     assert data.arrays.frames == (str(root / "north" / "tumour" / "pages.tif"),)
     assert "pages.tif" in caplog.text
+
+
+def test_samples_left_out_for_their_unit_are_counted(tmp_path, caplog):
+    """Both sites number their patients from 0, and only one has a test set."""
+    (tmp_path / "sites").mkdir()
+    rows = pd.DataFrame({"x": np.arange(40.0), "label": np.arange(40) % 2, "patient": np.arange(40) // 2})
+    rows.assign(part=["test"] * 8 + ["train"] * 32).to_csv(tmp_path / "sites/a.csv", index=False)
+    rows.assign(x=rows["x"] + 0.5, part="").to_csv(tmp_path / "sites/b.csv", index=False)
+    source = FeatureArrays("sites", str(tmp_path), unit="patient", split="part")
+    data = FederatedDataModule(source, val_share=0, cache_dir=str(tmp_path / "cache"))
+    data.setup()
+    assert [len(client.test) for client in data.clients] == [8, 10]
+    left_out = 80 - sum(len(client.train) + len(client.test) for client in data.clients)
+    assert left_out > 0
+    assert f"{left_out} of 80 samples" in caplog.text

@@ -5,14 +5,18 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from lpft.data import sources
 from lpft.data.cache import Arrays, ClientSplit
 from lpft.data.checks import warn_of_gaps
-from lpft.data.datamodule import default_cache
+from lpft.data.datamodule import checked_table, default_cache
 from lpft.data.partition import Dirichlet, Iid
 from lpft.data.sources import CifarC, Digits, Sites
+from lpft.data.sources.array_files import ArrayDomain
 from tests.data.made import assert_no_leaks, made, opened
 from tests.layouts import save_archive
 from tests.shapes import save_shapes
@@ -112,6 +116,22 @@ def test_domains_are_dealt_to_several_clients(tmp_path):
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         made(Digits, **settings)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, ""])
+def test_samples_without_a_unit_are_not_one_unit(nothing):
+    rows = {"label": [0, 1, 0], "domain": pd.Categorical(["a"] * 3), "unit": ["p", nothing, nothing], "row": [5, 6, 7]}
+    with pytest.raises(ValueError, match=r"2 of 3 samples.*row: 6"):
+        checked_table(pd.DataFrame(rows), 2)
+
+
+@pytest.mark.parametrize(("labels", "message"), [([], "no samples"), ([0] * 8, "one class")])
+def test_too_few_samples_or_classes(labels, message, tmp_path):
+    arrays = {"x_train": np.zeros((len(labels), 4, 4), np.uint8), "y_train": np.array(labels, np.int64)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    domain = ArrayDomain("a.npz", x_test=None, y_test=None)
+    with pytest.raises(ValueError, match=message):
+        opened(sources.Arrays, {"a": domain}, str(tmp_path), image_size=4, cache_dir=str(tmp_path / "cache"))
 
 
 def test_where_there_is_no_home_the_cache_has_a_folder_of_its_own(

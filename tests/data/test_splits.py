@@ -135,3 +135,24 @@ def test_shares_of_units():
     units, given_ = np.arange(1000) // 5, np.full(1000, "")
     pools = assign_splits(np.zeros(1000, int), units, given_, SplitSettings(0.25, 0.1), rng())
     assert {name: len(pool) for name, pool in pools.items()} == {"test": 250, "val": 75, "train": 675}
+
+
+def test_a_domain_without_a_test_set_gets_one_from_its_own_units():
+    """Domain 0 has a test set; domain 1 has none, and other units; domain 2 has only four units."""
+    domains = np.repeat([0, 1, 2], [40, 40, 8])
+    units = np.repeat(np.arange(44), 2)
+    given_ = np.where(np.arange(88) < 20, "test", "")
+    for seed in range(20):
+        pools = assign_splits(np.zeros(88, int), units, given_, SplitSettings(0.25, 0.25), rng(seed), domains)
+        assert sorted(np.concatenate(list(pools.values()))) == list(range(88))
+        counts = {name: np.bincount(domains[pool], minlength=3).tolist() for name, pool in pools.items()}
+        assert counts == {"test": [20, 10, 2], "val": [4, 8, 2], "train": [16, 22, 4]}
+        assert not {*units[pools["train"]]} & {*units[pools["val"]], *units[pools["test"]]}
+
+
+def test_units_of_several_domains_stay_in_one_split():
+    """Every unit is in all three domains."""
+    units, domains = np.tile(np.arange(20), 3), np.repeat(np.arange(3), 20)
+    pools = assign_splits(np.zeros(60, int), units, np.full(60, ""), SplitSettings(0.25, 0.2), rng(), domains)
+    assert {name: len(pool) for name, pool in pools.items()} == {"test": 15, "val": 9, "train": 36}
+    assert not {*units[pools["test"]]} & {*units[pools["val"]], *units[pools["train"]]}

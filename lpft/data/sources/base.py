@@ -77,8 +77,11 @@ class Source(ABC):
 
     @cached_property
     def cached_table(self) -> pd.DataFrame:
-        """The table, read once."""
-        return self.table()
+        """The table, read once; ValueError if it is empty."""
+        table = self.table()
+        if table.empty:
+            raise ValueError(f"`{type(self).__name__}` has no samples. HINT: check its settings and its files.")
+        return table
 
     def count_classes(self) -> int:
         """Return `num_classes`, by default the number of class names, or without names the highest label plus one."""

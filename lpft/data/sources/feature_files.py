@@ -52,6 +52,8 @@ class FeatureFile:
 
     def column(self, name: str) -> pd.Series:
         """Return a column; raise ValueError, with all names, if it is missing."""
+        if name in self.arrays:
+            raise ValueError(f"{self.path}: {name} has the shape {self.arrays[name].shape}, expected (rows,).")
         if name not in self.columns:
             listed = shortened(list(map(str, self.columns)), 30) or "none"
             arrays = f" and the arrays {', '.join(self.arrays)}" if self.arrays else ""
@@ -99,7 +101,7 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
     with readable(path, text=ending in (".csv", ".csv.gz", ".tsv")):
         if ending == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return _of_arrays(path, {name: file[name] for name in file.files})
+                return _of_arrays(path, {name: file[name] for name in file.files}, words)
         if ending == ".npy":
             return _of_arrays(path, {ONE_ARRAY: np.load(path, mmap_mode="r", allow_pickle=False)})
         table = _read_parquet(path) if ending == ".parquet" else _read_csv(path, words)
@@ -109,10 +111,12 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
     return _with_lists_as_arrays(path, table.rename(columns=str))
 
 
-def _of_arrays(path: Path, stored: dict[str, np.ndarray]) -> FeatureFile:
+def _of_arrays(path: Path, stored: dict[str, np.ndarray], words: Collection[str] = ()) -> FeatureFile:
     columns: dict[str, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, array in stored.items():
+        if name in words and array.shape[1:] == (1,):
+            array = array[:, 0]  # labels of shape (n, 1), as Keras and MedMNIST have them
         if array.dtype.names:  # a structured array is a table
             columns.update({key: np.asarray(array[key]) for key in array.dtype.names if array.ndim == 1})
         elif array.ndim == 1:
@@ -149,17 +153,19 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
     with open_file(path, "rb") as binary:
         encoding = encoding_of(binary.read(2))
     with open_file(path, "rt", encoding=encoding) as file:
-        lines = list(itertools.islice((line for line in file if line.strip()), 2))
-    delimiter = delimiter_of(lines[0]) if lines else ","
-    header, *first = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    names = [name.strip() for name in header]
-    if len(lines) < 2:
+        start = next((line for line in file if line.strip()), "")
+        delimiter = delimiter_of(start)
+        records = csv.reader(itertools.chain([start], file), delimiter=delimiter, skipinitialspace=True)
+        first = list(itertools.islice((record for record in records if record not in ([], [""])), 2))
+    if len(first) < 2:
         raise ValueError(f"{path} has no rows. HINT: remove the file, or add rows.")
+    header = first[0]
+    names = [name.strip() for name in header]
     if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
         raise ValueError(f"{path} starts with {shortened(names, 3)}. HINT: its first line must name the columns.")
-    if len(first[0]) != len(names):
+    if len(first[1]) != len(names):
         raise ValueError(
-            f"{path}: the first line names {len(names)} columns, but the next one has {len(first[0])} values."
+            f"{path}: the first line names {len(names)} columns, but the next one has {len(first[1])} values."
             " HINT: R writes names of rows without a name of their column; `write.csv(x, row.names = FALSE)` does not."
         )
     reader: Any = pd.read_csv  # its overloads do not accept dictionaries that are built at run time
@@ -275,10 +281,14 @@ def words_of(column: pd.Series) -> pd.Series:
 
     >>> words_of(pd.Series([1.0, np.nan])).tolist(), words_of(pd.Series(["2.0", " a", ""])).tolist()
     (['1', None], ['2', 'a', None])
+    >>> words_of(pd.Series(["1.000000e+00", "-5.0e-01", "1e3"])).tolist()  # as `numpy.savetxt` writes numbers
+    ['1', '-0.5', '1e3']
     """
 
     def word(value: Any) -> str | None:
         text = unicodedata.normalize("NFC", str(value).strip())
+        if re.fullmatch(r"[-+]?\d\.\d+[eE][-+]\d+", text):
+            text = f"{float(text):.15g}"
         return re.sub(r"^([-+]?\d+)\.0*$", r"\1", text) or None
 
     distinct = {value: word(value) for value in column.dropna().unique()}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from lpft.data.messages import shortened
 from lpft.data.sources.tables import read_text
+
+NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+"""A number without leading zeros, which are part of a name."""
 
 
 def check_choice(setting: str, chosen: Sequence[object], possible: Collection[object]) -> None:
@@ -68,14 +73,16 @@ def check_known(subject: str, names: Iterable[str], classes: Sequence[str], othe
 
 
 def check_case(descriptions: Mapping[str, str]) -> None:
-    """Raise ValueError if two classes, given with their descriptions for the message, differ only in case."""
-    spellings: dict[str, str] = {}
+    """Raise ValueError if two classes, given with their descriptions, differ only in case or are the same number."""
+    spellings: dict[str | Decimal, str] = {}
     for name, description in descriptions.items():
-        other = spellings.setdefault(name.casefold(), name)
+        number = Decimal(name) if NUMBER.fullmatch(name) else None
+        other = spellings.setdefault(name.casefold() if number is None else number, name)
         if other != name:
+            likeness = "differ in case only" if number is None else "are the same number"
             raise ValueError(
-                f"The classes {descriptions[other]} and {description} differ in case only. HINT: rename one of them, or"
-                " list both in `classes`."
+                f"The classes {descriptions[other]} and {description} {likeness}. HINT: rename one of them, or list"
+                " both in `classes`."
             )
 
 
