@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lpft.config.files import ConfigError
 from lpft.config.study import arguments, open_study
 from lpft.methods.ft import FT
 from lpft.results import Results
+from lpft.runtime.session import training_session
 from tests.commands import TOY, outcome, table, toy
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -74,6 +76,21 @@ def test_methods_may_be_files(out: Path, tmp_path: Path) -> None:
         assert {vars(study.experiments[0].all_methods[name])["lp_epochs"] for name in methods} == {3}
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         open_study("plan", ["-c", TOY, "--methods.own", str(tmp_path / "none.yaml")])
+
+
+def test_threads_of_a_process_take_turns() -> None:
+    begun = threading.Event()
+
+    def begin() -> None:
+        with training_session():
+            begun.set()
+
+    thread = threading.Thread(target=begin)
+    with training_session():
+        thread.start()
+        assert not begun.wait(0.2)
+    assert begun.wait(60)
+    thread.join()
 
 
 def test_values_that_yaml_cannot_represent_are_refused(out: Path) -> None:
