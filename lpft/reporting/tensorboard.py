@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,6 @@ LAYOUT = {
 """Charts of the CUSTOM SCALARS tab, with the tags of their lines."""
 
 PREFIX = "events.out.tfevents."
-
-Summaries = Iterable[tuple[int, Summary]]
-"""Steps with summaries."""
 
 
 class EventFiles:

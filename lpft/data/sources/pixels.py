@@ -24,7 +24,7 @@ TURNS = {
 }
 """The operation that makes an image upright, by its EXIF orientation."""
 
-NATIVE, SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
+SWAPPED = "B" if sys.byteorder == "little" else "L"
 LOW_BYTES = {
     **{
         f"{bands};16{order}": f"{bands};16{other}" for bands in ("RGB", "RGBA", "RGBX") for order, other in ("BL", "LB")
