@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from safetensors.torch import load_file
 
 import lpft
 from lpft.config.files import ConfigError
+from lpft.config.study import arguments, open_study
 from lpft.methods.ft import FT
 from lpft.results import Results
+from lpft.runtime.session import training_session
 from tests.commands import TOY, outcome, table, toy
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -63,6 +66,31 @@ def test_keywords_may_be_paths_ranges_and_numbers_of_numpy(results: Results, out
     for experiment in (TOY, Path(TOY), config):
         made = lpft.run(experiment, out=out, seeds=range(1), federation={"rounds": np.int64(2)})
         assert outcome(made.run) == outcome(results.run)
+
+
+def test_methods_may_be_files(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("class_path: lpft.methods.lpft.LPFT\ninit_args: {lp_epochs: 3}\n")
+    for methods in ({"own": file}, {"own": str(file), "lpft": file}):
+        study = open_study("plan", arguments(TOY, {"out": out, "methods": methods}))
+        assert {vars(study.experiments[0].all_methods[name])["lp_epochs"] for name in methods} == {3}
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        open_study("plan", ["-c", TOY, "--methods.own", str(tmp_path / "none.yaml")])
+
+
+def test_threads_of_a_process_take_turns() -> None:
+    begun = threading.Event()
+
+    def begin() -> None:
+        with training_session():
+            begun.set()
+
+    thread = threading.Thread(target=begin)
+    with training_session():
+        thread.start()
+        assert not begun.wait(0.2)
+    assert begun.wait(60)
+    thread.join()
 
 
 def test_values_that_yaml_cannot_represent_are_refused(out: Path) -> None:

@@ -86,6 +86,14 @@ def test_points_share_equal_global_models(out: Path, tmp_path: Path, monkeypatch
     assert not trained
 
 
+def test_a_sweep_of_the_metric_names_both_and_shares_the_global_model(out: Path, tmp_path: Path) -> None:
+    config = extra(tmp_path, sweep={"evaluation.metric": ["accuracy", "auroc"]})
+    run = toy("run", out, "-c", config, "--seeds", "[0]", "--only", "none")
+    report = (run.root / "report.md").read_text()
+    for text in ("Accuracy or AUROC in percent", "the same global model", "Values of accuracy or AUROC"):
+        assert text in report
+
+
 def test_shards_of_a_tuned_sweep_are_even(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two points of four methods (one of them tuned) of three stacks: 24 for five tasks."""
     config = extra(

@@ -73,10 +73,14 @@ class StackedTensors(nn.Module):
 
     @torch.no_grad()
     def write(self, tensors: State) -> None:
-        """Overwrite parameters and buffers, given by name, each ``(K, ...)``; without K, the same for all clients."""
+        """Overwrite parameters and buffers, given by name, each ``(K, ...)``; without K, the same for all clients.
+
+        Raises:
+            ValueError: if a tensor has another shape, even if it could be broadcast.
+        """
         targets = {**self.params(), **self.net_buffers()}
         for name, tensor in tensors.items():
-            targets[self._aliases.get(name, name)].copy_(tensor)
+            copy_values(name, targets[self._aliases.get(name, name)], tensor)
 
     @property
     def module(self) -> BodyHeadNet:
@@ -120,3 +124,15 @@ def _stacked(parameter: Tensor, num_clients: int) -> Tensor:
 
 def _repeat(tensor: Tensor, num_clients: int) -> Tensor:
     return tensor.detach().expand(num_clients, *tensor.shape).clone(memory_format=torch.contiguous_format)
+
+
+def copy_values(name: str, target: Tensor, tensor: Tensor) -> None:
+    """Copy a tensor of all clients ``(K, ...)``, or one that is the same for all, to another one.
+
+    Raises:
+        ValueError: if it has another shape, even if it could be broadcast.
+    """
+    if tensor.shape not in (target.shape, target.shape[1:]):
+        needed, given = tuple(target.shape[1:]), tuple(tensor.shape[1:])
+        raise ValueError(f"`{name}` of a client has the shape {needed}, but its new value has {given}.")
+    target.copy_(tensor)

@@ -18,7 +18,7 @@ from lpft.data.messages import shortened
 from lpft.data.sources.sites import Sites
 from lpft.federated.cohort import cohort_size
 from lpft.federated.server import check_server_optimizer
-from lpft.methods.base import check_phases
+from lpft.methods.base import check_phases, check_type_of_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
 from lpft.reporting.verdicts import load_verdicts
@@ -188,7 +188,7 @@ def _check_methods(experiment: Experiment) -> None:
     check_method_names(experiment.all_methods)
     for name, method in experiment.all_methods.items():
         try:
-            method.phases(experiment.personalization.epochs)
+            check_type_of_phases(method, experiment.personalization.epochs)
         except ValueError as error:
             raise ValueError(f"Method `{name}`: {error}") from error
     rows = {*experiment.all_methods, *(f"{name}_tuned" for name in experiment.tune.grids)}

@@ -13,6 +13,9 @@ import yaml
 SECTIONS = ("data", "network", "federation", "personalization", "evaluation", "methods", "trainer", "tune")
 """Sections that may be given as the path of another file."""
 
+SUFFIXES = (".yaml", ".yml", ".json")
+"""Endings of the names of configuration files."""
+
 ALTERNATIVES = re.compile(
     r"Does not validate [^\n]*\n *Subtypes: [^\n]*\n *Errors:\n(?P<errors>(?:(?!Does not validate ).)*?)"
     r"\n *Given value type: [^\n]*\n *Given value: (?P<value>[^\n]*)",
@@ -54,7 +57,7 @@ def check_file(path: Path) -> None:
     Raises:
         ConfigError: if a file is missing, is not valid YAML or not a mapping, has a duplicate key or an empty section.
     """
-    content = _read(path)
+    content = read_mapping(path)
     for section in SECTIONS:
         if section in content and content[section] is None:
             raise ConfigError(f"{path}: `{section}` is empty. HINT: remove the line, or give it settings.")
@@ -62,15 +65,19 @@ def check_file(path: Path) -> None:
     if isinstance(methods := content.get("methods"), dict):
         values |= {f"`methods.{name}`": method for name, method in methods.items()}
     for key, value in values.items():
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        if isinstance(value, str) and value.endswith(SUFFIXES):
             file = path.parent / value
             if not file.exists():
                 raise ConfigError(f"{path}: {key} names a file that does not exist: {file}.")
-            _read(file)
+            read_mapping(file)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a YAML file and check that it is a mapping whose keys are text and unique."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: if it cannot be read, or is not a mapping whose keys are text and unique.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         for problem in _invalid_keys(yaml.compose(text, Loader=yaml.SafeLoader)):

@@ -22,7 +22,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from lpft.config.files import ConfigError, check_file, shortened
+from lpft.config.files import SUFFIXES, ConfigError, check_file, read_mapping, shortened
 from lpft.config.sweep import merged
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import Augment
@@ -127,6 +127,23 @@ def merge_options(action: Action, depth: int) -> None:
                 config[self.dest] = merged(earlier, config[self.dest])
 
     action.__class__ = Merging
+
+
+def accept_files(action: Action) -> None:
+    """Let an option for one entry of a mapping, such as ``--methods.lora lora.yaml``, name a file, as in a file.
+
+    Args:
+        action: the mapping's action.
+    """
+
+    class Reading(type(action)):  # type: ignore[misc]  # as in `merge_options`
+        def __call__(self, parser: ExperimentParser, config: Namespace, value: Any, option: str) -> None:
+            is_entry = option.removeprefix(f"--{self.dest}").count(".") == 1
+            if is_entry and isinstance(value, str) and value.endswith(SUFFIXES):
+                value = json.dumps(read_mapping(Path(value)))
+            super().__call__(parser, config, value, option)
+
+    action.__class__ = Reading
 
 
 def _hint_on_modules(module: str) -> str:
@@ -261,7 +278,8 @@ class ExperimentCLI(LightningCLI):
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
         parser.add_class_arguments(EvaluationSettings, "evaluation")
-        add("--methods", type=dict[str, Method], required=trains, sub_configs=True, help="rows of the table")
+        methods = add("--methods", type=dict[str, Method], required=trains, sub_configs=True, help="rows of the table")
+        accept_files(methods)
         sweep = add(
             "--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values"
         )

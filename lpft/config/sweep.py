@@ -52,7 +52,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Settings, dict[str, Settings]]:
 
 
 def _check_keys(config: Mapping[str, Any], sweep: Mapping[str, Any]) -> None:
-    """Raise ValueError if a swept key is a whole section, or if results do not depend on it."""
+    """Raise ValueError if a swept key is a whole section or method, or if results do not depend on it."""
     for key in sweep:
         section, _, subkey = key.partition(".")
         if section in config and section not in (*SECTIONS, "augment"):
@@ -60,6 +60,11 @@ def _check_keys(config: Mapping[str, Any], sweep: Mapping[str, Any]) -> None:
             raise ValueError(f"`sweep` has `{key}`, which cannot be swept: {reason}. HINT: remove it.")
         if not subkey and isinstance(config.get(section), Mapping) and "class_path" not in config[section]:
             raise ValueError(f"`sweep` has the whole section `{key}`. HINT: sweep its keys, `{key}.KEY: [...]`.")
+        if section == "methods" and "." not in subkey:
+            raise ValueError(
+                f"`sweep` has the whole method `{key}`. HINT: sweep its settings, `{key}.KEY: [...]`, or give the"
+                " section `methods` one entry for each alternative."
+            )
 
 
 def untuned_values(config: Mapping[str, Any], method: str) -> Settings:

@@ -105,6 +105,14 @@ class Phase:
     bn: Literal["train", "eval"] = "train"
     only: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if a value is not one of those above."""
+        trains, bn = ("head", "all", "body"), ("train", "eval")
+        if self.trains not in trains or self.bn not in bn:
+            raise ValueError(f"{self}: `trains` is one of {', '.join(trains)}, `bn` one of {', '.join(bn)}.")
+        if not isinstance(self.epochs, int) or self.epochs < 0:
+            raise ValueError(f"{self}: `epochs` must be an integer of at least 0.")
+
     @property
     def name(self) -> str:
         """``LP``, ``FT`` or ``BODY``."""
@@ -311,6 +319,8 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
     try:
         method.check(net)
         extended = method.extend(net, Generator())
+        if not isinstance(extended, BodyHeadNet):
+            raise ValueError(f"`extend` returned a value of type {type(extended).__name__}, not a `BodyHeadNet`.")
     except ValueError as error:
         raise ValueError(f"Method `{name}`: {error}") from error
     unused = unused_layers(extended, spec) if spec and method.overrides("extend") else []
@@ -323,6 +333,13 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
     for phase in method.phases(budget):
         if phase.trains != "head" and phase.only:
             check_patterns(f"Method `{name}`: {type(net).__name__}", names, phase.only)
+
+
+def check_type_of_phases(method: Method, budget: int) -> None:
+    """Raise ValueError if `phases` does not return a list of phases, or the method's settings do not fit the budget."""
+    phases = method.phases(budget)
+    if not isinstance(phases, list) or not all(isinstance(phase, Phase) for phase in phases):
+        raise ValueError(f"`phases` returned {phases!r}, which is not a list of `Phase`.")
 
 
 def check_epochs(name: str, epochs: int, budget: int, of: str = "personalization.epochs") -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lpft.clients.stack import ClientStack
+from lpft.clients.stacked import copy_values
 from lpft.evaluation.matrix import Evaluator
 from lpft.methods.base import ComparedBatch, HeadData, Method
 from lpft.models.base import BodyHeadNet, copy_network, run_with, tied_slots
@@ -72,7 +74,7 @@ class MethodHooks:
         if self.method.flood is not None:
             losses = (losses - self.method.flood).abs() + self.method.flood
         if self.method.overrides("penalty"):
-            losses = losses + self._map(self.method.penalty)
+            losses = losses + self._map(self._penalty)
         if compared is not None:
             losses = losses + self.stack.map(self._batch_penalty, self.memory, *compared)
         return losses
@@ -88,7 +90,7 @@ class MethodHooks:
         if self.method.overrides("gradient"):
             gradients = self.stack.gradients()
             for name, gradient in self._map(self.method.gradient, gradients).items():
-                gradients[name].copy_(gradient)
+                copy_values(name, gradients[name], gradient)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -187,8 +189,11 @@ class MethodHooks:
             heads.append(self.method.start_head(like, data, generator(self.seed, "head", client.name)))
         self.stack.write({f"head.{name}": torch.stack([tensors[name] for tensors in heads]) for name in heads[0]})
 
+    def _penalty(self, params: State, global_params: State, memory: State) -> Tensor:
+        return _scalar("penalty", self.method.penalty(params, global_params, memory))
+
     def _batch_penalty(self, memory: State, *compared: Tensor) -> Tensor:
-        return self.method.batch_penalty(ComparedBatch(*compared), memory)
+        return _scalar("batch_penalty", self.method.batch_penalty(ComparedBatch(*compared), memory))
 
     def _refresh_norm(self) -> None:
         if self.method.refresh_norm and has_batch_norm(self.stack.module):
@@ -218,6 +223,32 @@ class MethodHooks:
         return self._map_over(hook, {**self.stack.params(), **self.stack.net_buffers()}, global_state, *extra)
 
     def _map_over(self, hook: Callable[..., Any], params: State, global_params: State, *extra: Any) -> Any:
-        return self.stack.map(
-            lambda params, memory, *extra: hook(params, global_params, memory, *extra), params, self.memory, *extra
-        )
+        def of_client(params: State, memory: State, *extra: Any) -> Any:
+            return _tensors(hook, hook(params, global_params, memory, *extra))
+
+        return self.stack.map(of_client, params, self.memory, *extra)
+
+
+def _tensors(hook: Callable[..., Any], result: Any) -> Any:
+    """Return what a hook returned.
+
+    Raises:
+        TypeError: if it does not consist of tensors.
+    """
+    for value in tree_leaves(result):
+        if not isinstance(value, Tensor):
+            name = getattr(hook, "func", hook).__name__
+            raise TypeError(f"`{name}` of the method returned a value of type {type(value).__name__}, not a tensor.")
+    return result
+
+
+def _scalar(hook: str, result: Tensor) -> Tensor:
+    """Return the penalty of one client.
+
+    Raises:
+        ValueError: if it is not a single number; more would be added to the losses of other clients.
+    """
+    if not isinstance(result, Tensor) or result.shape != ():
+        given = f"of shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"of type {type(result).__name__}"
+        raise ValueError(f"`{hook}` of the method returned a value {given}, but must return a tensor of shape ().")
+    return result

@@ -121,13 +121,13 @@ def comparison_table(analysis: Analysis, leave_out: Sequence[str] = ()) -> Table
     return table
 
 
-def percent_note(config: Mapping[str, Any]) -> str:
+def percent_note(*configs: Mapping[str, Any]) -> str:
     """Name the metric of the percentages.
 
     >>> percent_note({"evaluation": {"metric": "balanced_accuracy"}})
     'Balanced accuracy in percent.'
     """
-    return f"{sentences.capital(measure_word(config))} in percent."
+    return f"{sentences.capital(measure_word(*configs))} in percent."
 
 
 def in_process_note(config: Mapping[str, Any]) -> str:
@@ -188,7 +188,7 @@ def sweep_table(points: Sequence[Analysis], methods: Sequence[str], num_methods:
         values = [escape(word(point.experiment.values.get(key))) for key in names]
         by_metric = [mean_entries(point, methods, metric_named(name)) for name in IN_SWEEP]
         table.add_row(*values, *map("\n".join, zip(*by_metric, strict=True)), num_seeds(point))
-    measure = measure_word(points[0].experiment.config) if points else "accuracy"
+    measure = measure_word(*(point.experiment.config for point in points))
     table.caption = (
         f"Local above Global: {measure} in percent, mean ± half of its 95% interval over clients and n seeds."
     )

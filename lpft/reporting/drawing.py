@@ -81,7 +81,7 @@ def described(
     if kind not in texts("figures"):
         caption = (getattr(draw, "func", draw).__doc__ or "").strip()
         return Drawing(name, name.replace("_", " ").capitalize(), caption.partition("\n")[0], draw)
-    values |= {"measure": measure_word(config)}
+    values = {"measure": measure_word(config), **values}
     return Drawing(name, render("figures", kind, "title", **values), render("figures", kind, "caption", **values), draw)
 
 

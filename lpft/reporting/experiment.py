@@ -297,13 +297,14 @@ def metric_name(config: Mapping[str, Any]) -> MetricName:
     return name
 
 
-def measure_word(config: Mapping[str, Any]) -> str:
-    """Return what the percentages of an experiment measure: its ``evaluation.metric`` in words, in lower case.
+def measure_word(*configs: Mapping[str, Any]) -> str:
+    """Return what the percentages of experiments measure: their ``evaluation.metric`` in words, in lower case.
 
-    >>> measure_word({}), measure_word({"evaluation": {"metric": "auroc"}})
-    ('accuracy', 'AUROC')
+    >>> auroc = {"evaluation": {"metric": "auroc"}}
+    >>> measure_word({}), measure_word(auroc, auroc), measure_word({}, auroc)
+    ('accuracy', 'AUROC', 'accuracy or AUROC')
     """
     from lpft.evaluation.metrics import SCORE_METRICS  # imports numpy, and `lpft status` answers at once
 
-    name = metric_name(config)
-    return SCORE_METRICS[name][0] if name in SCORE_METRICS else name
+    names = dict.fromkeys(map(metric_name, configs or [{}]))
+    return " or ".join(SCORE_METRICS[name][0] if name in SCORE_METRICS else name for name in names)

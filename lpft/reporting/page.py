@@ -357,7 +357,8 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "num_planned": sweep.num_planned,
         "seeds": seeds,
         "num_seeds": len(seeds),
-        "percent_note": percent_note(first.config),
+        "num_global_models": len({_federation(point) for point in points}),
+        "percent_note": percent_note(*(point.experiment.config for point in points)),
         "only_point": sentences.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
         "table_header": ["point", *first_with, "n"],
         "tables": [
@@ -373,3 +374,8 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
         "metrics": metrics,
     }
+
+
+def _federation(point: Analysis) -> str:
+    """Return the settings of a point's global models; points of equal settings share them."""
+    return json.dumps([entry for entry in point.run.settings() if entry[1] == "global"], sort_keys=True)

@@ -108,9 +108,12 @@ def text_color(red: float, green: float, blue: float) -> str:
 
 
 def short(name: str, limit: int = 16) -> str:
-    """Shorten a long name.
+    """Shorten a long name to its start and its end, where names that begin alike differ.
 
-    >>> short("a hospital with a long name")
-    'a hospital with…'
+    >>> short("a hospital with a long name, ward 12")
+    'a hospit…ward 12'
     """
-    return name if len(name) <= limit else name[: limit - 1].rstrip() + "…"
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) // 2
+    return f"{name[: limit - 1 - tail].rstrip()}…{name[-tail:].lstrip()}"

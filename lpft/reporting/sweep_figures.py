@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from lpft.evaluation.metrics import metric_named
 from lpft.reporting.analysis import Analysis, swept_keys
 from lpft.reporting.drawing import Drawing, described, panels
-from lpft.reporting.experiment import Values, section, short_keys, word
+from lpft.reporting.experiment import Values, measure_word, section, short_keys, word
 from lpft.reporting.frames import complete_rows
 from lpft.reporting.heatmap import draw_fields, write_numbers
 from lpft.reporting.style import INK, Look, looks, short
@@ -133,14 +133,16 @@ def point_drawings(points: Sequence[Analysis]) -> dict[str, Drawing]:
     settings = {m: s for point in points for m, s in section(point.experiment.config, "methods").items()}
     look = looks(list(rows["line"].unique()), {"methods": settings})
     draw = partial(_lines, rows, keys, look, rows[:0])
-    config = points[0].experiment.config
-    drawings = {"sweep": described("sweep", "points", draw, config, keys=keys, **_left_out(rows, keys))}
-    pairs = points[0].experiment.pairs
+    config, pairs = points[0].experiment.config, points[0].experiment.pairs
+    measure = measure_word(*(point.experiment.config for point in points))
+    drawings = {
+        "sweep": described("sweep", "points", draw, config, measure=measure, keys=keys, **_left_out(rows, keys))
+    }
     if pairs and len(keys) == 2:
         gaps = pd.concat([_difference(point, values, *pairs[0]) for point, values in in_points])
         if len(gaps):
             draw = partial(_heat, gaps, keys, True)
-            drawings["difference"] = described("difference", "difference", draw, config, pair=pairs[0])
+            drawings["difference"] = described("difference", "difference", draw, config, measure=measure, pair=pairs[0])
     return drawings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,22 @@ from pathlib import Path
 from lpft.runtime.launcher import without_foreign_ranks
 
 LOGGERS = ("lightning.fabric", "lightning.pytorch")
+ONE_AT_A_TIME = threading.RLock()
+"""Threads of a process train one after the other: a session, and the parser, which changes the working directory while
+it reads a file, change the state of the whole process."""
 
 
 @contextmanager
 def training_session() -> Iterator[None]:
-    """Use one thread per process, and make modules of the working directory importable; restore both afterwards."""
+    """Use one thread per process, and make modules of the working directory importable; restore both afterwards.
+
+    Other threads that begin a session wait until this one ends.
+    """
+    with ONE_AT_A_TIME:
+        yield from _session()
+
+
+def _session() -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
     with without_foreign_ranks(), importable_working_directory():
         import lightning.pytorch  # noqa: F401  (the import sets the levels of its loggers)

@@ -49,7 +49,7 @@ def test_a_sweep_needs_lists_and_known_methods() -> None:
         expand_methods({"ft": FT}, {"methods.x.lr": [1]})
 
 
-@pytest.mark.parametrize("key", ["out", "name", "seeds", "federation", "methods"])
+@pytest.mark.parametrize("key", ["out", "name", "seeds", "federation", "methods", "methods.ft"])
 def test_sections_and_settings_without_effect_are_not_swept(key: str) -> None:
     config = {"out": "x", "name": "x", "seeds": [0], "federation": {"rounds": 1}, "methods": {"ft": FT}}
     with pytest.raises(ValueError, match=f"`sweep` has .*`{key}`"):

@@ -147,3 +147,25 @@ def test_a_head_that_needs_counts_only_gets_no_features() -> None:
     assert data.class_counts.tolist() == labels[clients[1].train].bincount(minlength=3).tolist()
     assert int(data.class_counts.sum()) == 33
     assert int(data.federation_class_counts.sum()) == 20 + 33 + 40 + 24 + 17
+
+
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+@pytest.mark.parametrize("hook", ["penalty", "batch_penalty", "gradient", "mix", "project", "finish"])
+@pytest.mark.parametrize("kind", ["shape", "type"])
+def test_results_of_the_wrong_shape_or_type_are_refused(hook: str, clients: list[int], kind: str) -> None:
+    """Not broadcast: two numbers instead of one would otherwise be added to the losses of two clients."""
+    wrong: dict[str, object] = {"penalty": torch.ones(2), "batch_penalty": torch.ones(2)}
+    if kind == "type":
+        wrong = {}
+    elif hook == "mix":
+        pytest.skip("a network refuses weights of another shape")
+    elif hook in ("gradient", "project", "finish"):
+        wrong = {hook: {"head.bias": torch.ones(1)}}
+
+    def changed(self: Method, *arguments: object) -> object:
+        return wrong.get(hook)
+
+    changed.__name__ = hook
+    method = type("Changed", (FT,), {hook: changed})()
+    with pytest.raises((ValueError, TypeError), match=rf"`{hook}` of the method|`head\.bias`"):
+        fit(personalizer(toy_features(norm=True), clients, method, PLAIN)).hooks.finish()
