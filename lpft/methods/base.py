@@ -24,7 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from jsonargparse.typing import NonNegativeFloat
 from torch import Generator, Tensor
@@ -78,6 +78,13 @@ class ComparedBatch:
     global_logits: Tensor
 
 
+Trained = Literal["head", "all", "body"]
+"""The part of the network that a phase trains."""
+
+Mode = Literal["train", "eval"]
+"""The mode of BatchNorm layers."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """Consecutive epochs with the same trained parameters and learning rates.
@@ -97,19 +104,19 @@ class Phase:
     """
 
     epochs: int
-    trains: Literal["head", "all", "body"] = "all"
+    trains: Trained = "all"
     lr: float | None = None
     restart: bool = False
     lr_factor: float = 1.0
     head_factor: float = 1.0
-    bn: Literal["train", "eval"] = "train"
+    bn: Mode = "train"
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError if a value is not one of those above."""
-        trains, bn = ("head", "all", "body"), ("train", "eval")
-        if self.trains not in trains or self.bn not in bn:
-            raise ValueError(f"{self}: `trains` is one of {', '.join(trains)}, `bn` one of {', '.join(bn)}.")
+        for name, choices in {"trains": get_args(Trained), "bn": get_args(Mode)}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{self}: `{name}` is one of {', '.join(choices)}.")
         if not isinstance(self.epochs, int) or self.epochs < 0:
             raise ValueError(f"{self}: `epochs` must be an integer of at least 0.")
 

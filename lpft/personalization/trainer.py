@@ -33,7 +33,7 @@ class StackTrainer:
     def __init__(self, devices: Devices, device: torch.device, folder: Path) -> None:
         self.device = device
         with quietly():
-            self._unused = Trainer(
+            self._template = Trainer(
                 accelerator=devices.kind,
                 devices=1 if device.index is None else [device.index],
                 precision=devices.precision,
@@ -48,7 +48,7 @@ class StackTrainer:
 
     def fit(self, module: Personalizer) -> None:
         """Train a module for all epochs of its method, and leave it on the device."""
-        trainer = copy.deepcopy(self._unused)
+        trainer = copy.deepcopy(self._template)
         trainer.fit_loop.max_epochs = module.schedule.num_epochs
         with quietly(), _interruptible(trainer), torch.random.fork_rng(devices=[]):
             trainer.fit(module)

@@ -24,13 +24,8 @@ def training_session() -> Iterator[None]:
 
     Other threads that begin a session wait until this one ends.
     """
-    with ONE_AT_A_TIME:
-        yield from _session()
-
-
-def _session() -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
-    with without_foreign_ranks(), importable_working_directory():
+    with ONE_AT_A_TIME, without_foreign_ranks(), importable_working_directory():
         import lightning.pytorch  # noqa: F401  (the import sets the levels of its loggers)
         import torch
 

@@ -26,7 +26,7 @@ from lpft.data.sources.feature_files import (
 )
 from lpft.data.sources.features import FeatureSource
 from lpft.data.sources.image_files import stamp_paths
-from lpft.data.sources.names import check_case, check_known, checked_classes, in_order
+from lpft.data.sources.names import check_known, check_spellings, checked_classes, in_order
 from lpft.data.sources.tables import split_words
 from lpft.storage.run import check_client_names
 
@@ -317,7 +317,7 @@ class FeatureArrays(FeatureSource):
                 f"`label: {self.label}` has {len(names)} different values in {len(labels)} rows, such as"
                 f" {shortened(names, 3)}, which are not classes. HINT: set `label` to the column with the class."
             )
-        check_case({name: repr(name) for name in names})
+        check_spellings({name: repr(name) for name in names})
         return names
 
     def _warn_of_names(self, names: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def check_known(subject: str, names: Iterable[str], classes: Sequence[str], othe
         )
 
 
-def check_case(descriptions: Mapping[str, str]) -> None:
+def check_spellings(descriptions: Mapping[str, str]) -> None:
     """Raise ValueError if two classes, given with their descriptions, differ only in case or are the same number."""
     spellings: dict[str | Decimal, str] = {}
     for name, description in descriptions.items():

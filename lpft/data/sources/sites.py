@@ -17,7 +17,7 @@ from lpft.data.sources.base import FileSource, categories
 from lpft.data.sources.foreign import foreign_in
 from lpft.data.sources.image_files import EXTENSIONS
 from lpft.data.sources.listed import LEFT_BEHIND, locate
-from lpft.data.sources.names import check_case, check_known, checked_classes, composed, in_order, read_classes
+from lpft.data.sources.names import check_known, check_spellings, checked_classes, composed, in_order, read_classes
 from lpft.data.sources.tables import read_lines
 from lpft.data.splits import SPLITS, GivenSplits, Split
 from lpft.storage.run import check_client_names
@@ -172,7 +172,7 @@ def classes_of(sites: Iterable[Site]) -> tuple[str, ...]:
             f"All images are of one class, {next(iter(site_of_class))!r}. {EXPECTED}"
             " HINT: is this the folder of a class?"
         )
-    check_case({name: f"{name!r} (site {site!r})" for name, site in site_of_class.items()})
+    check_spellings({name: f"{name!r} (site {site!r})" for name, site in site_of_class.items()})
     return in_order(site_of_class)
 
 

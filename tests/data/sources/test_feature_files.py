@@ -9,7 +9,7 @@ import pytest
 
 from lpft.data.sources import FeatureArrays
 from lpft.data.sources.feature_files import read_feature_file
-from lpft.data.sources.names import check_case
+from lpft.data.sources.names import check_spellings
 
 
 def test_labels_in_the_notation_of_savetxt_are_the_same_classes(tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_tables_without_rows_or_with_an_open_quote_are_named(text: str, tmp_path
 @pytest.mark.parametrize("labels", [("0", "0.0"), ("0.5", "0.50"), ("10", "1e1")])
 def test_classes_that_are_the_same_number(labels: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="are the same number"):
-        check_case({name: repr(name) for name in labels})
+        check_spellings({name: repr(name) for name in labels})
 
 
 def test_large_numbers_and_words_are_different_classes() -> None:
     names = ["12345678901234567890", "12345678901234567891", "nan", "inf", "infinity", "1_0", "10", "010"]
-    check_case({name: repr(name) for name in names})
+    check_spellings({name: repr(name) for name in names})
