@@ -146,7 +146,7 @@ def test_algorithms_can_be_swept(out: Path) -> None:
     ditto = ("--methods.ditto", "lpft.methods.federated.Ditto", "--only", "none,ditto")
     run = toy("run", out, "--seeds", "[0]", *ditto, "--sweep", f"{{federation.algorithm: {swept}}}")
     points = {point.root.name: point for point in run.points()}
-    assert list(points) == ["algorithm=FedProx", "algorithm=None"]
+    assert list(points) == ["algorithm=FedProx", "algorithm=null"]
     models = [load_model(point.global_model(0))[0] for point in points.values()]
     assert not same_bits(*models)
     files = [point.reference("ditto").global_file(0, "history.csv") for point in points.values()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -295,7 +296,7 @@ def _unique_word(key: str, value: object, values: Sequence[Any]) -> str:
 def _word(value: object, others: Sequence[Any] = ()) -> str:
     if isinstance(value, Mapping) and "class_path" in value:
         return _class_word(value, [v for v in others if isinstance(v, Mapping) and "class_path" in v])
-    text = str(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)  # as in YAML
     if isinstance(value, float):
         text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)

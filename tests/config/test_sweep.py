@@ -40,6 +40,7 @@ def test_swept_methods_become_rows_and_other_keys_become_runs() -> None:
 
 def test_labels_are_short_and_safe_as_folders() -> None:
     assert labels({"a.x.lr": 1e-4, "b.n": "two words/x"}) == ["lr=0.0001", "n=two_words_x"]
+    assert labels({"a.x": None, "b.y": True}) == ["x=null", "y=true"]  # as in the YAML, and in tables
 
 
 def test_a_sweep_needs_lists_and_known_methods() -> None:

@@ -54,7 +54,7 @@ class Content(NamedTuple):
 class FeatureArrays(FeatureSource):
     """Rows of numbers from one file, or from a folder with one file per site; each file is a domain of that name.
 
-    Files are ``.csv`` (also ``.csv.gz`` and ``.tsv``), ``.parquet``, ``.npz`` or ``.npy``:
+    Files are ``.csv`` or ``.tsv`` (also compressed, ``.gz``), ``.parquet``, ``.npz`` or ``.npy``:
 
     - A table has a column for every feature, or, in Parquet, one column of lists (embeddings).
     - An ``.npz`` file has an array ``(n, d)`` and arrays ``(n,)``, which are its columns. ``feature_names`` ``(d,)``

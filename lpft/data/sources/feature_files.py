@@ -18,7 +18,8 @@ import pandas as pd
 from lpft.data.messages import readable, shortened
 from lpft.data.sources.tables import delimiter_of, encoding_of
 
-ENDINGS = (".csv", ".csv.gz", ".tsv", ".npz", ".npy", ".parquet")
+TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+ENDINGS = (*TEXT, ".npz", ".npy", ".parquet")
 """Supported file endings, in lower case."""
 
 ONE_ARRAY = "features"
@@ -83,7 +84,7 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
     """Read a file.
 
     Args:
-        path: ``.csv``, ``.csv.gz``, ``.tsv``, ``.npz``, ``.npy`` or ``.parquet``.
+        path: ``.csv`` or ``.tsv``, also compressed (``.gz``), ``.npz``, ``.npy`` or ``.parquet``.
         words: columns whose values are names, so that ``NA`` or ``None`` in a CSV file are not missing values.
 
     Raises:
@@ -98,7 +99,7 @@ def read_feature_file(path: Path, words: Collection[str] = ()) -> FeatureFile:
             f"{path} has an ending of no supported feature file. HINT: save them as {', '.join(ENDINGS)}; pickles and"
             " files of torch.save are never read, for reading one can run any program."
         )
-    with readable(path, text=ending in (".csv", ".csv.gz", ".tsv")):
+    with readable(path, text=ending in TEXT):
         if ending == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return _of_arrays(path, {name: file[name] for name in file.files}, words)
@@ -187,13 +188,15 @@ def _read_csv(path: Path, words: Collection[str]) -> pd.DataFrame:
 def _with_lists_as_arrays(path: Path, table: pd.DataFrame) -> FeatureFile:
     """Turn columns of lists of numbers, such as embeddings in Parquet files, into arrays."""
     arrays = {}
-    for name in table.columns:
-        column = table[name]
-        if len(column) and isinstance(column.iloc[0], np.ndarray | list | tuple):
-            lengths = {len(value) if isinstance(value, np.ndarray | list | tuple) else -1 for value in column}
-            if len(lengths) > 1:
-                raise ValueError(f"{path}: the lists in column {name!r} are of different lengths, or some are missing.")
-            arrays[name] = np.stack([np.asarray(value) for value in column])
+    for name, column in table.items():
+        lengths = [len(value) if isinstance(value, np.ndarray | list | tuple) else -1 for value in column]
+        expected = next((length for length in lengths if length >= 0), None)
+        if expected is not None:
+            for row, length in enumerate(lengths):
+                if length != expected:
+                    problem = "is missing" if length < 0 else f"has the length {length}, others {expected}"
+                    raise ValueError(f"{path}, row {row} (from 0): the list in column {name!r} {problem}.")
+            arrays[str(name)] = np.stack([np.asarray(value) for value in column])
     return FeatureFile(path, table.drop(columns=list(arrays)), arrays)
 
 
@@ -264,6 +267,8 @@ def numbers_of(columns: Sequence[tuple[str, pd.Series]], path: Path) -> np.ndarr
     """Return columns as float64, ``(n, d)``, NaN where a value is missing; raise ValueError if one has other values."""
     values = np.empty((len(columns[0][1]), len(columns)))
     for number, (name, column) in enumerate(columns):
+        if column.dtype == object and all(isinstance(value, bool) for value in column.dropna()):  # some are missing
+            column = column.astype("boolean")
         numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_complex_dtype(column.dtype)
         if not numeric and not column.isna().all():
             example = column.dropna().iloc[0]

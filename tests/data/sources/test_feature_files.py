@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lpft.data.sources import FeatureArrays
-from lpft.data.sources.feature_files import read_feature_file
+from lpft.data.sources.feature_files import numbers_of, read_feature_file
 from lpft.data.sources.names import check_spellings
 
 
@@ -30,6 +31,29 @@ def test_labels_of_two_dimensions(tmp_path: Path) -> None:
     np.savez(tmp_path / "one_hot.npz", x=x, label=np.eye(2)[y])
     with pytest.raises(ValueError, match=r"label has the shape \(4, 2\)"):
         FeatureArrays("one_hot.npz", str(tmp_path)).table()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".parquet"])
+def test_booleans_with_gaps_are_numbers(ending: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"smokes": [True, None, False], "label": ["a", "b", "a"]})
+    path = tmp_path / f"x{ending}"
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="\t" if "tsv" in ending else ",")
+    file = read_feature_file(path)
+    np.testing.assert_array_equal(numbers_of([("smokes", file.column("smokes"))], path), [[1], [np.nan], [0]])
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_missing_list_is_named(missing: int, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    rows: list[list[float] | None] = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    rows[missing] = None
+    pd.DataFrame({"embedding": rows, "label": [0, 1, 0]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=f"row {missing} .*'embedding'"):
+        read_feature_file(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a,b", 'a "b"'])
