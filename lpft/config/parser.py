@@ -18,7 +18,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -68,7 +68,22 @@ class ExperimentParser(LightningArgumentParser):
 
     def build(self, config: Config) -> Namespace:
         """Instantiate all classes of a complete configuration, which is not modified."""
-        return self.instantiate(self.parse_object(copy.deepcopy(config), defaults=False))
+        parsed = self.parse_object(copy.deepcopy(config), defaults=False)
+        self.check_types(parsed)
+        return self.instantiate(parsed)
+
+    def check_types(self, parsed: Namespace) -> None:
+        """Raise `ConfigError` for what parsing lets pass: null for any type, and anything for a group of settings."""
+        set_parsing_settings(unset_sentinel=True)  # None is no longer a missing value, but one to be checked
+        try:
+            self.validate(parsed)
+        except TypeError as error:
+            self.error(str(error), error)
+        finally:
+            set_parsing_settings(unset_sentinel=False)
+        for name in self.groups or {}:
+            if not isinstance(value := parsed.get(name), Namespace):
+                raise ConfigError(f"`{name}` is {value!r}. HINT: it needs settings, {{key: value}}.")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ConfigError`; a nested parser leaves this to the outer one."""
@@ -93,6 +108,10 @@ class ExperimentParser(LightningArgumentParser):
             return _hint_on_modules(missing[1])
         if attribute := re.search(r"module '(.+?)' has no attribute '(.+?)'", message):
             return _hint_on_classes(*attribute.groups())
+        if "'NoneType'" in message or "Got value: None" in message:
+            return "\nHINT: null is not a value of this setting. To use the default, leave the setting out."
+        if section := re.match(r'Parser key "(\w+)":\s+Unable to load config', message):
+            return f"\nHINT: `{section[1]}` is a section: give a file or settings, {{key: value}}, or leave it out."
         if "Expected a <class 'list'>" in message:
             return "\nHINT: write a list in brackets, such as [0, 1]; on a command line, in quotes: '[0, 1]'."
         if not in_file and not in_arguments and not at_top:
@@ -251,6 +270,7 @@ class ExperimentCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command], "allow_abbrev": False},
             )
+        self.parser.check_types(self.config)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Omit ``--seed_everything``: every random draw has its own generator."""
@@ -269,16 +289,18 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections of an experiment and the options of the command."""
         trains = self.command != "prepare"
+        network: Any = NetFactory if trains else NetFactory | None
+        rows: Any = dict[str, Method] if trains else dict[str, Method] | None
         add = parser.add_argument
         add("--name", type=str, default="experiment", help="name of the experiment")
         add("--out", type=str | None, default=None, help="folder of the run (default: runs/NAME)")
         add("--seeds", type=list[int], default=[0], help="seeds; each has its own global model")
         add("--augment", type=Augment | None, default=None, sub_configs=True, help="augmentation of training images")
-        add("--network", type=NetFactory, required=trains, sub_configs=True, help="builds the network")
+        add("--network", type=network, required=trains, sub_configs=True, help="builds the network")
         parser.add_class_arguments(Federation, "federation", sub_configs=True)
         parser.add_class_arguments(Personalization, "personalization", sub_configs=True)
         parser.add_class_arguments(EvaluationSettings, "evaluation")
-        methods = add("--methods", type=dict[str, Method], required=trains, sub_configs=True, help="rows of the table")
+        methods = add("--methods", type=rows, required=trains, sub_configs=True, help="rows of the table")
         accept_files(methods)
         sweep = add(
             "--sweep", type=dict[str, list[Any]] | None, default=None, help="keys of this file, with lists of values"

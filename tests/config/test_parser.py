@@ -9,6 +9,7 @@ import yaml
 
 from lpft.config.files import ConfigError, shortened
 from lpft.config.parser import ExperimentCLI
+from lpft.config.study import open_study
 from tests.commands import TOY, lpft
 
 UNKNOWN = {
@@ -157,6 +158,35 @@ def test_a_section_that_is_empty(section: str, tmp_path: Path, capsys: pytest.Ca
     error = error_of(["run", "-c", str(config)], capsys)
     assert f"{config}: `{section}` is empty" in error
     assert "HINT: remove the line, or give it settings" in error
+
+
+NO_SETTINGS = {
+    "evaluation": ("evaluation: 3", "`evaluation` is 3"),
+    "tune": ("tune: [1]", r"`tune` is \[1\]"),
+    "provenance": ("provenance: null", "`provenance` is None"),
+    "name": ("name: null", '"name"(.|\n)*null'),
+    "list": ("compare: null", '"compare"(.|\n)*null'),
+    "number": ("federation: {rounds: null}", '"federation.rounds"(.|\n)*null'),
+    "class": ("federation: {optimizer: null}", '"federation.optimizer"(.|\n)*null'),
+    "below a class": (
+        "methods: {ft: {class_path: lpft.methods.prox.ProximalFT, init_args: {mu: null}}}",
+        'ProximalFT(.|\n)*"mu"(.|\n)*null',
+    ),
+    "swept": ("sweep: {federation.rounds: [1, null]}", '"federation.rounds"(.|\n)*null'),
+}
+
+
+@pytest.mark.parametrize("case", NO_SETTINGS)
+def test_null_and_values_that_are_no_settings(case: str, tmp_path: Path) -> None:
+    text, message = NO_SETTINGS[case]
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        open_study("plan", ["-c", str(TOY), "-c", str(tmp_path / "wrong.yaml")])
+
+
+def test_null_where_it_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("augment: null\nfederation: {algorithm: null}\nout: null\nsweep: null")
+    open_study("plan", ["-c", str(TOY), "-c", str(tmp_path / "more.yaml"), "--methods.lpft.lp_epochs", "null"])
 
 
 @pytest.mark.parametrize("name", ["1", "no"])
