@@ -114,10 +114,11 @@ class Analysis:
 
     @property
     def _client_results(self) -> list[ClientResult]:
-        """The results of personalized models: references are neither diagnosed nor recommended."""
+        """The results of personalized models with the present settings: references are not diagnosed or recommended."""
         references = reference_rows(self.experiment.config)
         personalized = [result for result in self.method_results if result.method not in references]
-        return [client_result for result in personalized for client_result in result.client_results]
+        current = [result for result in personalized if not (result.mixed or result.outdated)]
+        return [client_result for result in current for client_result in result.client_results]
 
     @cached_property
     def looks(self) -> dict[str, Look]:
