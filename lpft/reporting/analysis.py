@@ -146,9 +146,9 @@ class Analysis:
         results = [result for result in self.method_results if result.client_results]
         methods = ", ".join(dict.fromkeys(result.method for result in results))
         seeds = ", ".join(map(str, sorted({result.seed for result in results})))
+        existing = f"results of {methods}, with seeds {seeds}" if results else "no results yet"
         raise KeyError(
-            f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`."
-            f" HINT: it has results of {methods}, with seeds {seeds}."
+            f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`. HINT: it has {existing}."
         )
 
     def by_seed(self, method: str, metric: str) -> Series:
