@@ -145,7 +145,11 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "percent_note": percent_note(experiment.config),
         "in_process_note": in_process_note(experiment.config),
         "interval_note": sentences.interval_note(analysis.certainty),
-        "headline": sentences.headline(frames.summary[~frames.summary["method"].isin(apart)], experiment.reference),
+        "headline": sentences.headline(
+            frames.summary[~frames.summary["method"].isin(apart)],
+            experiment.reference,
+            alone=len(experiment.client_names) == 1,
+        ),
         "gains": gains_line(gains(analysis)),
         "recommendation": sentences.recommendation_line(analysis.recommendations),
         "recommendation_rule": sentences.render("recommendation", "rule"),
