@@ -30,6 +30,7 @@ from lpft.reporting.console import (
     exceptions,
     in_process_note,
     incomplete,
+    incomplete_points,
     mean_entries,
     num_seeds,
     percent_note,
@@ -373,7 +374,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
             (p.experiment.label, quote(str((p.run.root / "report.html").relative_to(sweep.run.root)))) for p in points
         ],
         "missing": sweep.missing,
-        "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
+        "incomplete": incomplete_points(points),
         "not_converged": [p.experiment.label for p in points if not all(c.converged for c in p.convergences)],
         "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
         "metrics": metrics,
