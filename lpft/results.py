@@ -23,14 +23,14 @@ class Results:
     Accuracies are in percent. Data frames are cached; load the folder again to see new results.
 
     Args:
-        folder: folder of the run.
+        folder: folder of the run; if it is relative, the working directory may change afterwards.
 
     Raises:
         FileNotFoundError: if the folder is not the folder of a run.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.run = Run(folder)
+        self.run = Run(Run(folder).root.absolute())  # notebooks change the working directory
         if not self.run.config.exists():
             raise FileNotFoundError(
                 f"`{folder}` is not the folder of a run: it has no config.yaml. HINT: `lpft.run` returns its results."

@@ -171,6 +171,14 @@ def test_what_is_no_path_is_refused(value: object) -> None:
             lpft.run(config)
 
 
+def test_the_working_directory_may_change(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results.run.root.parent)
+    loaded = lpft.load(results.run.root.name)
+    monkeypatch.chdir(tmp_path)
+    assert loaded.results.equals(results.results)
+    assert loaded.model("ft", client="c0").state_dict().keys() == results.model("ft", client="c0").state_dict().keys()
+
+
 def test_a_figure_is_matplotlibs_and_an_unknown_one_is_refused(results: Results) -> None:
     assert results.figure("tradeoff").axes
     with pytest.raises(ValueError, match="tradeoff"):

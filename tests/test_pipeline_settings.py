@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 from lpft.config.study import open_study
+from lpft.reporting.report import write_any_report
 from lpft.reporting.status import read_status
 from lpft.runtime.heartbeat import Heartbeat, Work
 from lpft.storage.run import Run, read_client_result
@@ -109,6 +110,29 @@ def test_settings_without_results_may_change(out: Path, capsys: pytest.CaptureFi
     assert [model.seed for model in status.models] == [0]
     assert {(part.seed, part.method, part.complete) for part in status.methods} >= {(0, "ft", True)}
     toy("run", out, *changed, "--federation.rounds", 2, code=2)
+
+
+def test_results_that_overwrite_has_not_replaced_do_not_count(finished: Run, out: Path) -> None:
+    """As after `--overwrite` that was interrupted: settings.json is new, and most cells are not."""
+    shutil.copytree(finished.root, out)
+    toy("personalize", out, "--only", "none,ft", "--personalization.epochs", 2, "--overwrite", "--shard", "1/12")
+    run = Run(out)
+    write_any_report(run)
+    status = read_status(run)
+    done = {(part.seed, part.method): part.done for part in status.methods}
+    assert 0 < done.pop((0, "none")) < 5
+    assert done == {(0, "ft"): 0, (1, "none"): 0, (1, "ft"): 0, (0, "lpft"): 5, (1, "lpft"): 5}
+    assert {part.method for part in status.methods if part.outdated} == {"lpft"}, "config.yaml has other settings"
+    assert not any(part.complete for part in status.methods)
+    assert sum(pace.left for pace in status.eta.cells) == 30 - status.methods[0].done
+    assert table(run.root / "results.csv") == []
+    assert {row["best_method"] for row in table(run.root / "recommendations.csv")} == {"none"}
+    for left in ("seed_0/ft/accuracy.csv", "seed_1/ft/clients.csv"):
+        assert not (run.root / left).exists()
+    events = {path.parent.relative_to(run.root).as_posix() for path in run.root.glob("*/*/events.out.tfevents.*")}
+    assert events == {"seed_0/global", "seed_1/global", "seed_0/none", "seed_0/lpft", "seed_1/lpft"}
+    toy("personalize", out, "--personalization.epochs", 2, "--overwrite")
+    assert all(part.complete for part in read_status(run).methods)
 
 
 def test_results_of_former_clients_do_not_count(finished: Run, out: Path) -> None:

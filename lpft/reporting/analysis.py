@@ -114,10 +114,11 @@ class Analysis:
 
     @property
     def _client_results(self) -> list[ClientResult]:
-        """The results of personalized models: references are neither diagnosed nor recommended."""
+        """The results of personalized models with the present settings: references are not diagnosed or recommended."""
         references = reference_rows(self.experiment.config)
         personalized = [result for result in self.method_results if result.method not in references]
-        return [client_result for result in personalized for client_result in result.client_results]
+        current = [result for result in personalized if not (result.mixed or result.outdated)]
+        return [client_result for result in current for client_result in result.client_results]
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -145,9 +146,9 @@ class Analysis:
         results = [result for result in self.method_results if result.client_results]
         methods = ", ".join(dict.fromkeys(result.method for result in results))
         seeds = ", ".join(map(str, sorted({result.seed for result in results})))
+        existing = f"results of {methods}, with seeds {seeds}" if results else "no results yet"
         raise KeyError(
-            f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`."
-            f" HINT: it has results of {methods}, with seeds {seeds}."
+            f"There are no results of method `{method}` with seed {seed} in `{self.run.root}`. HINT: it has {existing}."
         )
 
     def by_seed(self, method: str, metric: str) -> Series:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDTH = 118
 """Columns of a file or pipe."""
 MANY_LINES = 16
-"""Maximum number of printed lines of a verdict."""
+"""Maximum number of printed lines of a verdict, and of incomplete methods in a sweep."""
 WITH_VERDICT = ("local", "global_all")
 """The metrics that have a column with the verdict."""
 IN_SWEEP = ("local", "global_all")
@@ -84,6 +84,9 @@ def print_sweep(
     selections = ([method for method in methods if method in ranked[:number]] for number in numbers)
     console.print(_first_that_fits(console, (sweep_table(points, shown, len(methods)) for shown in selections)))
     _warn(console, [f"without results: {', '.join(missing)}"] if missing else [])
+    lines = [f"{label}: {line}" for label, line in incomplete_points(points)]
+    more = [f"{len(lines) - MANY_LINES} more remarks are in the report"] if len(lines) > MANY_LINES else []
+    _warn(console, [*lines[:MANY_LINES], *more])
     _print_end(console, verdicts, page)
 
 
@@ -229,6 +232,11 @@ def incomplete(analysis: Analysis) -> list[str]:
         f"left out: {', '.join(methods)}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {problem}"
         for (seeds, problem), methods in methods_of.items()
     ]
+
+
+def incomplete_points(points: Sequence[Analysis]) -> list[tuple[str, str]]:
+    """List the same of all points of a sweep, each line with the values of its point."""
+    return [(point.experiment.label, line) for point in points for line in incomplete(point)]
 
 
 def exceptions(analysis: Analysis) -> list[str]:

@@ -251,7 +251,7 @@ def _change_by_name(axes: Axes, change: Changes, names: Sequence[str], look: Map
     axes.grid(False, axis="y")
     for row in rows[::2]:
         axes.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.35, linewidth=0, zorder=0)
-    axes.set_xlabel("← worse · change of Local against the global model (points) · better →")
+    axes.set_xlabel("change of Local against the global model (points)\n← worse · better →")
 
 
 def _change_by_rank(axes: Axes, change: Changes, names: Sequence[str], look: Mapping[str, Look]) -> None:

@@ -90,8 +90,9 @@ class Certainty:
 
     @property
     def main_reference(self) -> str:
-        """The reference of the verdicts in the comparison of methods: ``ft``, if it is complete."""
-        return self.references[min(1, len(self.references) - 1)]
+        """The reference of the verdicts in the comparison of methods: ``ft``, if it and another method are complete."""
+        reference = self.references[min(1, len(self.references) - 1)]
+        return self.global_model if self.experiment.complete_methods == [reference] else reference
 
     @property
     def global_model(self) -> str:

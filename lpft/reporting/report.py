@@ -85,15 +85,18 @@ def _report(analysis: Analysis, writers: Sequence[Writer]) -> Report:
     from lpft.reporting.figures import drawings
     from lpft.reporting.logs import final_logs
     from lpft.reporting.page import write_page
-    from lpft.reporting.tensorboard import EventFiles
+    from lpft.reporting.tensorboard import EventFiles, remove_other_events
 
     functions = load_verdicts(analysis.experiment.config)
     write_all_tables(analysis)
     figures = drawings(analysis)
     paths = write_figures(analysis.run, figures)
+    folders = set()
     for log in final_logs(analysis):
+        folders.add(log.folder)
         for writer in (EventFiles(), *writers):
             writer.write(log)
+    remove_other_events(analysis.run, folders)
     verdicts = apply_verdicts(functions, [analysis])
     write_verdicts(analysis.run, verdicts)
     return Report(analysis, write_page(analysis, figures.values(), verdicts), paths, verdicts)

@@ -54,7 +54,7 @@ class MethodResult:
         method: the method's name in the configuration.
         clients: names of all expected clients; the order of rows and columns everywhere.
         client_results: usable client results, in the order of `clients`.
-        missing: clients without a cell.
+        missing: clients without a cell, or with one of the settings before ``--overwrite``.
         damaged: cells that cannot be used.
         outdated: whether it was made with other settings than those in config.yaml, as after ``--overwrite`` for some
             seeds or methods only.
@@ -221,6 +221,8 @@ def _outdated(run: Run, config: Mapping[str, Any]) -> set[tuple[int, str]]:
 
 def _sorted_out(run: Run, seed: int, method: str, clients: list[str], files: ResultsByFile) -> MethodResult:
     """Separate the usable results of a method and seed from damaged and missing ones."""
+    settings = run.settings_of(seed, method)
+    current = None if settings is None else fingerprint(settings)
     names = {file_name(client): client for client in clients}
     cells: dict[str, ClientResult] = {}
     damaged: list[Damage] = []
@@ -229,6 +231,8 @@ def _sorted_out(run: Run, seed: int, method: str, clients: list[str], files: Res
     for name, cell in files.items():
         if isinstance(cell, ClientResult):
             if name.removesuffix(".json") not in names:  # a client that the settings no longer have
+                continue
+            if current not in (None, cell.fingerprint):  # `--overwrite` has not replaced it yet
                 continue
             if id(cell.clients) not in same_clients:
                 same_clients[id(cell.clients)] = sorted(cell.clients) == sorted(clients)

@@ -186,15 +186,19 @@ def result(certainty: Certainty) -> str:
         baseline="the global model" if baseline == certainty.global_model else baseline,
         measure=measure_word(certainty.experiment.config),
         num_methods=sum((name, baseline, "local") in certainty.comparisons for name in certainty.methods),
+        alone=len(certainty.experiment.client_names) == 1,
         **by_metric,
     )
 
 
 def result_at_equal_local(tradeoff: Tradeoff) -> str:
-    """State how much Global the same pair keeps at equal Local; empty if they have no curves, or no Local in common."""
-    pair = tradeoff.certainty.main_pair
+    """State how much Global the same pair keeps at equal Local.
+
+    Empty if they have no curves or no Local in common, or if a single client has no others.
+    """
+    pair, alone = tradeoff.certainty.main_pair, len(tradeoff.certainty.experiment.client_names) == 1
     comparison = tradeoff.comparisons.get(pair) if pair else None
-    if pair is None or comparison is None or not comparison.matched.overlaps:
+    if pair is None or comparison is None or not comparison.matched.overlaps or alone:
         return ""
     return render("result_at_equal_local", method=pair[0], baseline=pair[1], comparison=comparison)
 
@@ -209,12 +213,13 @@ def _result_of_family(rows: Sequence[str], baseline: str, certainty: Certainty) 
     return render("result_of_family", family=family, baseline=baseline, number=number, **words) if number else ""
 
 
-def headline(summary: DataFrame, reference: str | None) -> str:
+def headline(summary: DataFrame, reference: str | None, alone: bool = False) -> str:
     """State the result in one sentence: the range of local and global accuracy, from the lowest to the highest method.
 
     Args:
         summary: the frame of that name.
         reference: the method that is the global model itself; None if there is none.
+        alone: whether there is a single client, whose test set is also that of all.
     """
     ranges = {}
     for metric in ("local", "global_all"):
@@ -225,7 +230,7 @@ def headline(summary: DataFrame, reference: str | None) -> str:
             return ""
         low, high = means.index[0], means.index[-1]
         ranges[metric] = {"low": means[low], "lowest": low, "high": means[high], "highest": high, "before": before}
-    return render("headline", **ranges)
+    return render("headline", alone=alone, **ranges)
 
 
 def describe_method(method: str, config: Mapping[str, Any]) -> str:

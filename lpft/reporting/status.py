@@ -73,6 +73,7 @@ class MethodStatus:
         no_train: done, but without training samples.
         no_test: done, but without test samples.
         mixed: whether the cells were computed with different settings.
+        outdated: whether they were computed with other settings than those in config.yaml.
     """
 
     seed: int
@@ -87,11 +88,12 @@ class MethodStatus:
     no_train: int
     no_test: int
     mixed: bool
+    outdated: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether all expected cells are there and usable."""
-        return self.expected > 0 and self.done == self.expected and not self.damaged and not self.mixed
+        return self.expected > 0 and self.done == self.expected and not (self.damaged or self.mixed or self.outdated)
 
 
 @dataclass(frozen=True)
@@ -322,9 +324,10 @@ class _Activity:
         return read_history(self.run.global_file(seed, "history.csv"))
 
     def model(self, seed: int, history: History, planned: int | None) -> GlobalStatus:
-        done, running = self.run.global_model(seed).is_file(), bool(self.running(seed, "global"))
+        running = bool(self.running(seed, "global"))
+        done = self.run.global_model(seed).is_file() and not running  # `--overwrite` trains it again
         failed = "" if done or running else self.failed(seed, "global").get("", "")
-        return GlobalStatus(seed, done, len(history), planned, running and not done, failed)
+        return GlobalStatus(seed, done, len(history), planned, running, failed)
 
     def method(self, result: MethodResult) -> MethodStatus:
         running, failed = self.running(result.seed, result.method), self.failed(result.seed, result.method)
@@ -341,6 +344,7 @@ class _Activity:
             no_train=result.count("no_train"),
             no_test=result.count("no_test"),
             mixed=result.mixed,
+            outdated=result.outdated,
         )
 
     def errors(self, models: list[GlobalStatus], methods: list[MethodStatus]) -> list[JobError]:
@@ -351,7 +355,8 @@ class _Activity:
 
 
 def _pace_of_cells(result: MethodResult, config: Mapping[str, Any]) -> Pace:
-    left = len(result.clients) - len(result.client_results)
+    usable = not (result.mixed or result.outdated)
+    left = len(result.clients) - (len(result.client_results) if usable else 0)
     seconds = [cell.seconds for cell in result.client_results]
     return Pace(result.method, left, seconds, typical=not is_reference(result.method, config))
 

@@ -90,6 +90,7 @@ def _cells(parts: list[MethodStatus], alone: bool = False) -> str:
     words = [f"{sum(part.done for part in parts)}/{sum(part.expected for part in parts)}"]
     words += [f"{number} {name}" for name, number in counts.items() if number]
     words += ["mixed settings"] if alone and parts[0].mixed else []
+    words += ["other settings"] if any(part.outdated for part in parts) else []
     return _colored(", ".join(words), bool(parts) and all(part.complete for part in parts))
 
 

@@ -66,15 +66,15 @@ def write_method_tables(analysis: Analysis) -> None:
     curves_of = by_result(frames.mean_curves[["seed", "method", *CURVE_COLUMNS]])
     lines_of, depth_of = by_result(analysis.tradeoff.lines), by_result(frames.depth)
     for result in analysis.method_results:
-        if not (result.client_results or result.damaged):
-            continue
+        begun = bool(result.client_results or result.damaged)  # otherwise tables may be left of other settings
         curves = curves_of(result)
         path = analysis.run.method_file(result.seed, result.method, "accuracy.csv")
-        if result.clients:
+        if begun and result.clients:
             write_atomically(path, accuracy_csv(result))
         else:
             path.unlink(missing_ok=True)
-        write_or_remove(path.with_name("clients.csv"), _with_groups(clients_of(result), groups_of(result)))
+        clients = _with_groups(clients_of(result), groups_of(result))
+        write_or_remove(path.with_name("clients.csv"), clients if begun else clients[:0])
         write_or_remove(path.with_name("curves.csv"), curves if curves["local"].notna().any() else curves[:0])
         write_or_remove(path.with_name("curve.csv"), lines_of(result))
         write_or_remove(path.with_name("depth.csv"), depth_of(result))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lpft.reporting.logs import Log, Picture, Scalars
+from lpft.reporting.logs import MEAN, Log, Picture, Scalars
 from lpft.storage.atomic import replacing
+from lpft.storage.run import Run
 
 LAYOUT = {
     "Test sets": {
@@ -133,6 +134,14 @@ def replace_events(folder: Path, summaries: Sequence[tuple[int, Summary]], wallt
             writer.write(event.SerializeToString())
     for path in old:
         path.unlink(missing_ok=True)
+
+
+def remove_other_events(run: Run, folders: Collection[Path]) -> None:
+    """Remove the events of methods and means outside some folders, such as means of seeds that are not complete now."""
+    for pattern in ("seed_*/*", f"{MEAN}/*"):
+        for path in run.root.glob(f"{pattern}/{PREFIX}*"):
+            if path.parent not in folders and path.parent.name != "global":
+                path.unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:

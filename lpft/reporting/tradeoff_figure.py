@@ -38,15 +38,17 @@ def draw_tradeoff(analysis: Analysis) -> Figure | None:
                 _draw_curve(analysis, axes, method, look[method])
                 _draw_seeds(analysis, axes, method, points[method], look[method])
             _draw_mean(axes, points[method], look[method], label)
-    level = pd.concat(
-        [client_values(analysis.frames, m, "local_before").mean(axis=1, skipna=False) for m in methods]
-    ).mean()
+    for method in references if not compared else ():
+        _draw_seeds(analysis, axes, method, points[method], look[method])
+        _draw_mean(axes, points[method], look[method], method)
+    before = pd.concat([client_values(analysis.frames, method, "local_before") for method in methods])
+    level = before.groupby(level=0).mean().mean(axis=1, skipna=False).mean()  # methods may have different seeds
     axes.axhline(level, **GLOBAL_LEVEL)
     axes.axvline(level, **GLOBAL_LEVEL)
     widen(axes)
     axes.set_xlim(max(axes.get_xlim()[0], -2), min(axes.get_xlim()[1], 102))  # bars may end beyond 0 and 100%
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
-    for method in references:
+    for method in references if compared else ():
         _draw_reference(analysis, axes, method, points[method], look[method])
     measure = measure_word(experiment.config)
     axes.set_xlabel(f"Global: {measure} on all clients' test sets (%) · forgets less →")

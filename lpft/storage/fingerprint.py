@@ -14,5 +14,9 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Hash settings to 16 hex digits."""
-    return digest(settings)[:16]
+    """Hash settings to 16 hex digits: the same for settings that were written as JSON and read again.
+
+    >>> fingerprint({10: "a", 9: "b"}) == fingerprint({"10": "a", "9": "b"})
+    True
+    """
+    return digest(json.loads(json.dumps(settings)))[:16]

@@ -180,10 +180,18 @@ class Run:
     def settings(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Yield seed, part (``global`` or a method) and settings of all parts that were begun; skip damaged files."""
         for path in sorted(self.root.glob("seed_*/*/settings.json")):
-            with contextlib.suppress(ValueError):  # fingerprints still identify cells of other settings
-                settings = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(settings, dict):
-                    yield int(path.parent.parent.name.removeprefix("seed_")), path.parent.name, settings
+            seed, part = int(path.parent.parent.name.removeprefix("seed_")), path.parent.name
+            if (settings := self.settings_of(seed, part)) is not None:
+                yield seed, part, settings
+
+    def settings_of(self, seed: int, part: str) -> dict[str, Any] | None:
+        """Return the settings of a part (``global`` or a method); None if it was not begun, or the file is damaged."""
+        path = self.method_file(seed, part, "settings.json")
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # if damaged, fingerprints still identify cells of other settings
+            return None
+        return settings if isinstance(settings, dict) else None
 
     def write_settings(self, seed: int, part: str, settings: Mapping[str, Any]) -> None:
         """Write the settings of a part (``global`` or a method) unless they are unchanged."""

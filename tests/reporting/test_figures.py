@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from fabricate import make_run
 from matplotlib.figure import Figure
 
 from lpft.reporting.analysis import Analysis, analyze
 from lpft.reporting.drawing import FIGURES, Drawing, write_figures
 from lpft.reporting.figures import drawings, make_figure
+from lpft.storage.client_result import ClientResult
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,28 @@ def test_points_of_the_tradeoff_are_the_means(analysis: Analysis) -> None:
     assert {name: tuple(place) for name, place in drawn.items()} == {
         name: pytest.approx(tuple(means.loc[name])) for name in analysis.experiment.methods
     }
+
+
+def test_the_tradeoff_marks_the_global_model_if_methods_have_different_seeds(tmp_path: Path) -> None:
+    def edit(cell: ClientResult) -> ClientResult | None:
+        return None if cell.method == "ft" and cell.seed else replace(cell, local_before=70.0 + 10 * cell.seed)
+
+    analysis = analyze(make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), clients=("a", "b"), edit=edit))
+    *_, across, up, _ = make_figure(analysis, "tradeoff").axes[0].lines
+    assert (across.get_ydata()[0], up.get_xdata()[0]) == (75.0, 75.0)
+
+
+def test_references_without_methods_are_inside_the_tradeoff(tmp_path: Path) -> None:
+    run = make_run(tmp_path, seeds=(0,), methods=("local", "pooled"), clients=("a", "b"))
+    config = yaml.safe_load(run.config.read_text())
+    config["methods"] = {name: {"class_path": f"lpft.methods.references.{name.title()}"} for name in config["methods"]}
+    run.config.write_text(yaml.safe_dump(config))
+    axes = make_figure(analyze(run), "tradeoff").axes[0]
+    ends = {str(line.get_label()): line.get_xydata()[0] for line in axes.lines if line.get_label() in config["methods"]}
+    assert ends.keys() == {"local", "pooled"}
+    for x, y in ends.values():
+        assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
+        assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
 
 
 def test_only_drawings_with_content_become_svg(analysis: Analysis) -> None:

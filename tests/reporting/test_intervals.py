@@ -13,7 +13,7 @@ from fabricate import CLIENTS, METHODS, make_run
 from scipy import stats
 
 import lpft
-from lpft.reporting.analysis import Analysis
+from lpft.reporting.analysis import Analysis, analyze
 from lpft.reporting.intervals import DIFFERENCE_COLUMNS, GLOBAL_MODEL, INTERVAL_COLUMNS
 from lpft.reporting.report import write_tables
 from lpft.reporting.sentences import interval_note, result
@@ -211,6 +211,22 @@ def test_without_a_pair_the_only_method_is_compared_with_the_global_model(tmp_pa
     assert result(many) == ""
     none = write_tables(make_run(tmp_path / "none", seeds=(0, 1), methods=("none",))).certainty
     assert result(none) == ""
+
+
+def test_ft_alone_is_compared_with_the_global_model(tmp_path: Path) -> None:
+    alone, with_none = (
+        analyze(make_run(tmp_path / str(len(methods)), seeds=(0,), methods=methods, clients=("a", "b"))).certainty
+        for methods in (("ft",), ("none", "ft"))
+    )
+    assert (alone.main_reference, with_none.main_reference) == (alone.global_model, "ft")
+
+
+def test_a_single_client_has_no_others(tmp_path: Path) -> None:
+    analysis = analyze(make_run(tmp_path, seeds=(0, 1), methods=("none", "ft", "lpft"), clients=("a",)))
+    sentence = result(analysis.certainty)
+    assert "Local" in sentence
+    assert "Global" not in sentence
+    assert "other clients" not in sentence
 
 
 def test_verdicts_about_a_swept_method_are_counted(tmp_path: Path) -> None:

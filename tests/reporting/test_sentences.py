@@ -74,6 +74,7 @@ def test_result_in_one_sentence() -> None:
     )
     assert headline(summary[:2], "none") == ""
     assert "global model" not in headline(summary, None)
+    assert headline(summary, "none", alone=True).endswith(" reach 89.0% (lpft) to 90.0% (ft), the global model 80.0%.")
 
 
 def test_lead_with_a_short_configuration() -> None:

@@ -8,6 +8,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,7 @@ from lpft.evaluation.certainty import estimate
 from lpft.reporting.console import print_sweep
 from lpft.reporting.formatting import estimate_text
 from lpft.reporting.report import write_report, write_sweep_report
+from lpft.reporting.results import experiment_of
 from lpft.reporting.status import print_status, read_status
 from lpft.reporting.status_table import render_status, render_sweep
 from lpft.reporting.sweep_figures import point_drawings, variant_drawings
@@ -214,6 +216,21 @@ def test_a_narrow_terminal_shows_ft_and_lpft_of_a_sweep() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.splitlines()[1].split() == ["shift", "ft", "lpft", "n"]
     assert "2 more methods are in the report" in " ".join(text.split())
+
+
+def test_incomplete_methods_of_a_sweep_are_listed() -> None:
+    points = []
+    for shift in range(20):
+        point = make_point({"none": [(80.0, 40.0)], "ft": [(80.0, 40.0)]}, values={"data.shift": shift})
+        results = [replace(r, missing=["a"] if r.method == "ft" else []) for r in point.method_results]
+        points.append(
+            replace(point, method_results=results, experiment=experiment_of(point.experiment.config, results))
+        )
+    console = Console(file=io.StringIO(), width=80)
+    print_sweep(points, [], [], console=console)
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("!")]  # type: ignore[attr-defined]
+    assert len(lines) == 17
+    assert lines[0].startswith("! shift=0: left out: ft, seed 0")
 
 
 def test_printed_means_of_a_sweep_have_intervals() -> None:
