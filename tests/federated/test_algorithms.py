@@ -17,6 +17,7 @@ from lpft.federated.memory import ClientMemory
 from lpft.federated.server import ServerOptimizer, check_server_optimizer
 from lpft.federated.settings import Federation
 from lpft.federated.yogi import Yogi
+from lpft.models.base import BodyHeadNet
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
 from lpft.storage.run import CLIENTS, Run
@@ -249,7 +250,51 @@ def test_a_diverged_client_keeps_its_memory() -> None:
     assert all((t == 1.5).all() for t in memory.shared().values())
 
 
+class Counts(Algorithm):
+    """Clients count their rounds, as a single number."""
+
+    def memory(self, net: BodyHeadNet) -> State:
+        return {"rounds": torch.tensor(0.0)}
+
+    def end(self, state: State, start: State, memory: State, shared: State, path: float) -> State:
+        return {"rounds": memory["rounds"] + 1}
+
+
+class NewHeads(Algorithm):
+    """Clients keep nothing, and start every round from a head of zeros."""
+
+    def begin(self, memory: State) -> State:
+        return {"head.weight": torch.zeros(3, 10)}
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_memory_may_be_single_numbers(stack: int) -> None:
+    end = fit(toy_data(), plain(Counts(), rounds=3), size=stack)
+    assert end.memory["rounds"].tolist() == [3.0] * 5
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_begin_needs_no_memory(stack: int) -> None:
+    end = fit(toy_data(), plain(NewHeads(), rounds=1), size=stack)
+    fedavg = fit(toy_data(), plain(rounds=1), size=stack)
+    assert largest_difference(end.state, fedavg.state) > 0
+
+
 # Bad settings
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+@pytest.mark.parametrize("hook", ["memory", "begin", "gradient", "end"])
+@pytest.mark.parametrize("kind", ["type", "name", "shape"])
+def test_results_of_the_wrong_type_name_or_shape_are_refused(hook: str, kind: str, stack: int) -> None:
+    results = {"type": None, "name": {"other": torch.zeros(3)}, "shape": {"head.bias": torch.zeros(1)}}
+    memory = {"head.bias": torch.zeros(3)}
+    hooks = {"memory": lambda self, net: memory, hook: lambda self, *args: results[kind]}
+    own = type("Own", (Algorithm,), hooks)()
+    if hook == "memory" and kind != "type":
+        return  # a client may keep anything
+    with pytest.raises((TypeError, ValueError), match=f"`{hook}` of Own"):
+        fit(toy_data(), plain(own, rounds=1), size=stack)
 
 
 def test_combinations_that_do_not_fit_are_refused() -> None:
