@@ -20,7 +20,7 @@ from lpft.data.sources.sites import Sites
 from lpft.federated.aggregation import LIMIT, WeightedMean
 from lpft.federated.algorithms.base import Algorithm, Part
 from lpft.federated.cohort import cohort_size
-from lpft.federated.server import check_server_optimizer
+from lpft.federated.server import check_server_optimizer, check_steps
 from lpft.methods.base import check_phases, check_type_of_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
@@ -297,7 +297,13 @@ def _check_optimizers(experiment: Experiment) -> None:
         ("personalization", experiment.personalization.optimizer, groups),
     ):
         try:
+            check_steps(make)
             optimizer = make(params)
+            if "lr" not in optimizer.param_groups[0]:
+                raise ValueError(
+                    f"{type(optimizer).__name__} has no setting `lr`, which phases and algorithms need."
+                    " HINT: call its learning rate `lr`, as in torch.optim."
+                )
             settings = experiment.config[section]
             check_elementwise(optimizer, max(settings["clients_per_stack"], settings.get("heads_per_stack", 1)))
         except (ValueError, TypeError) as error:

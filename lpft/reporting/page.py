@@ -35,7 +35,17 @@ from lpft.reporting.console import (
     percent_note,
 )
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.experiment import Experiment, flat, group_by, grouped, label, section, short_keys, word
+from lpft.reporting.experiment import (
+    Experiment,
+    flat,
+    group_by,
+    grouped,
+    label,
+    measure_word,
+    section,
+    short_keys,
+    word,
+)
 from lpft.reporting.formatting import estimate_text, number
 from lpft.reporting.frames import COUNTS, complete_rows
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
@@ -148,7 +158,9 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         "headline": sentences.headline(frames.summary[~frames.summary["method"].isin(apart)], experiment.reference),
         "gains": gains_line(gains(analysis)),
         "recommendation": sentences.recommendation_line(analysis.recommendations),
-        "recommendation_rule": sentences.render("recommendation", "rule"),
+        "recommendation_rule": sentences.render(
+            "recommendation", "rule", measure=measure_word(analysis.experiment.config)
+        ),
         "recommendations_header": RECOMMENDATIONS_HEADER,
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
         "table_header": ["method", *comparison_header(analysis)],

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.optim import SGD
 
 from lpft.config.files import ConfigError
 from lpft.config.study import open_study
+from lpft.data.transforms import Augment
 from lpft.federated.algorithms import Algorithm
 from lpft.types import DataSpec
 from tests.commands import TOY
@@ -84,3 +88,51 @@ def test_initial_values_must_not_count_as_diverged(out: Path) -> None:
 def test_an_algorithm_must_train_parts_of_the_network(parts: str, out: Path) -> None:
     with pytest.raises(ConfigError, match=r"`federation\.algorithm`: `epochs` returned"):
         plan(out, "--federation.algorithm", f"{HERE}.Epochs", "--federation.algorithm.parts", parts)
+
+
+class Rate(SGD):
+    """An optimizer whose learning rate has another name."""
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, lr=0.1)
+        for group in self.param_groups:
+            group["rate"] = group.pop("lr")
+
+    def step(self, closure: object = None) -> None: ...  # type: ignore[override]
+
+
+@pytest.mark.parametrize("section", ["federation", "personalization"])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [(f"{HERE}.Rate", "no setting `lr`"), ("torch.optim.LBFGS", "LBFGS"), ("torch.optim.SparseAdam", "dense")],
+)
+def test_optimizers_must_take_steps_with_a_rate(section: str, optimizer: str, message: str, out: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"`{section}\.optimizer`.*{message}"):
+        plan(out, f"--{section}.optimizer", optimizer)
+
+
+class Own(Augment):
+    """An augmentation that makes a mistake.
+
+    Args:
+        mistake: which one.
+    """
+
+    def __init__(self, mistake: str) -> None:
+        self.mistake = mistake
+        if mistake != "no number of draws":
+            self.num_draws = 1
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        results = {"type": images / 255, "shape": images[:1], "nothing": None, "transposed": images.mT}
+        return results[self.mistake]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("mistake", ["no number of draws", "type", "shape", "nothing"])
+def test_augmentations_must_return_images_like_the_given_ones(mistake: str, out: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Own.*HINT"):
+        plan(out, "--augment", f"{HERE}.Own", "--augment.mistake", mistake)
+
+
+def test_augmented_images_need_not_be_contiguous(out: Path) -> None:
+    plan(out, "--augment", f"{HERE}.Own", "--augment.mistake", "transposed")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.optim import LBFGS, SGD, Adam
+from torch import Tensor
+from torch.optim import LBFGS, SGD, Adam, Optimizer
 
 from lpft.federated.algorithms import Algorithm, Ditto, FedBN, FedProx, FedRep, Scaffold
 from lpft.federated.checkpoint import Checkpoint
@@ -212,11 +214,35 @@ def test_stacked_equals_one_by_one(name: str) -> None:
     assert largest_difference(one.memory, three.memory) < 1e-11 if one.memory else not three.memory
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, "server"])
+class Decaying(Optimizer):
+    """Momentum with a correction of its bias by a number of the state, and a rate that decays by one of the settings.
+
+    Args:
+        params: parameters.
+    """
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, {"lr": 0.5, "count": 0})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["count"] += 1
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["step"] = state.get("step", 0) + 1
+                mean = state.setdefault("mean", torch.zeros_like(parameter))
+                mean.mul_(0.9).add_(parameter.grad, alpha=0.1)
+                parameter.sub_(group["lr"] / group["count"] * mean / (1 - 0.9 ** state["step"]))
+
+
+OPTIMIZERS = {"fedprox": partial(SGD, lr=0.7, momentum=0.9), "server": partial(Yogi, lr=0.05), "decaying": Decaying}
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "server", "decaying"])
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_after_any_round_equals_uninterrupted(name: str, after: int, tmp_path: Path) -> None:
-    optimizer = {"fedprox": partial(SGD, lr=0.7, momentum=0.9), "server": partial(Yogi, lr=0.05)}.get(name)
-    changes = {"participation": 0.6, "server_optimizer": optimizer}
+    changes = {"participation": 0.6, "server_optimizer": OPTIMIZERS.get(name)}
     algorithm, data = ALGORITHMS.get(name), toy_data()
     through = fit(data, plain(algorithm, **changes), norm=True)
     first = fit(data, plain(algorithm, **changes, rounds=after), norm=True)
@@ -309,3 +335,27 @@ def test_combinations_that_do_not_fit_are_refused() -> None:
         check_server_optimizer(LBFGS)
     with pytest.raises(ValueError, match="betas"):
         check_server_optimizer(partial(Yogi, betas=(1.0, 0.9)))
+    with pytest.raises(ValueError, match="`count` is not saved"):
+        check_server_optimizer(Counting)
+    with pytest.raises(ValueError, match="`old` is not saved"):
+        check_server_optimizer(Remembering)
+    check_server_optimizer(Decaying)
+
+
+class Counting(SGD):
+    """Counts its steps in an attribute."""
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, lr=1.0)
+        self.count = 0
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        self.count += 1
+
+
+class Remembering(SGD):
+    """Keeps a list of gradients."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("old", []).append(parameter.grad)
