@@ -355,10 +355,10 @@ def _span(numbers: Iterable[int]) -> str:
 def _sweep_page(sweep: Sweep) -> dict[str, Any]:
     """Return what the templates ``sweep.html`` and ``sweep.md`` show."""
     points, keys = sweep.points, section(sweep.config, "sweep")
-    first_with: dict[str, Experiment] = {}
+    configs: dict[str, dict[str, Mapping[str, Any]]] = {}  # by method and point
     for point in points:
         for method in point.experiment.complete_methods:
-            first_with.setdefault(method, point.experiment)
+            configs.setdefault(method, {})[point.experiment.label] = point.experiment.config
     seeds = sorted({seed for point in points for seed in point.experiment.seeds})
     names = short_keys(list(keys))
     metrics = [metric_named(name) for name in DRAWN]
@@ -372,9 +372,9 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "num_global_models": len({_federation(point) for point in points}),
         "percent_note": percent_note(*(point.experiment.config for point in points)),
         "only_point": sentences.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
-        "table_header": ["point", *first_with, "n"],
+        "table_header": ["point", *configs, "n"],
         "tables": [
-            (metric, [(p.experiment.label, [*mean_entries(p, first_with, metric), num_seeds(p)]) for p in points])
+            (metric, [(p.experiment.label, [*mean_entries(p, configs, metric), num_seeds(p)]) for p in points])
             for metric in metrics
         ],
         "links": [
@@ -383,7 +383,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "missing": sweep.missing,
         "incomplete": [(point.experiment.label, line) for point in points for line in incomplete(point)],
         "not_converged": [p.experiment.label for p in points if not all(c.converged for c in p.convergences)],
-        "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
+        "methods": [(method, sentences.describe_at_points(method, of_points)) for method, of_points in configs.items()],
         "metrics": metrics,
     }
 
