@@ -174,6 +174,22 @@ def test_trials_of_other_settings_do_not_count(out: Path, tmp_path: Path, capsys
     assert [row["settings"] for row in table(out / "tuning.csv")] == ["{}", '{"lr": 0.001}']
 
 
+def test_trials_of_other_choices_do_not_replace_those_of_the_results(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [0.1]}}}, federation={"rounds": 2})
+    words = ("-c", config, "--seeds", "[0]", "--only", "ft")
+    trials = toy("run", out, *words).root / "tuning.csv"
+    before = trials.read_bytes()
+    assert [row["chosen"] for row in table(trials)] == ["0", "1"]
+    other = (*words, "--tune.grids.ft.lr", "[1e-12]")
+    toy("run", out, *other, code=2)
+    assert "seed_0/ft_tuned was made with other settings" in capsys.readouterr().err
+    assert trials.read_bytes() == before
+    toy("run", out, *other, "--overwrite")
+    assert [row["chosen"] for row in table(trials)] == ["1", "0"]
+
+
 def test_tuning_in_stages_and_shards_is_the_same(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = extra(tmp_path, tune={"trials": 2, "grids": {"ft": {"lr": [1e-3]}}})
     words = ("-c", config, "--seeds", "[0]", "--only", "ft")

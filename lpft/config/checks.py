@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
+from typing import get_args
 
 from torch.optim import Optimizer
 
@@ -16,11 +17,14 @@ from lpft.config.schema import Experiment
 from lpft.config.sweep import alternatives, untuned_values
 from lpft.data.messages import shortened
 from lpft.data.sources.sites import Sites
+from lpft.federated.aggregation import LIMIT, WeightedMean
+from lpft.federated.algorithms.base import Algorithm, Part
 from lpft.federated.cohort import cohort_size
-from lpft.federated.server import check_server_optimizer
+from lpft.federated.server import check_server_optimizer, check_steps
 from lpft.methods.base import check_phases, check_type_of_phases
 from lpft.methods.federated import InProcess
 from lpft.methods.references import Reference
+from lpft.models.base import check_trains
 from lpft.reporting.verdicts import load_verdicts
 from lpft.runtime.once import log_once
 from lpft.storage.config_file import read_config
@@ -56,6 +60,7 @@ def check_experiment(experiment: Experiment) -> None:
     for name, method in experiment.methods.items():
         check_phases(name, method, experiment.net, experiment.personalization.epochs, experiment.data.spec)
     _check_optimizers(experiment)
+    _check_values(experiment)
     _check_class_order(experiment)
     _check_norm(experiment)
 
@@ -165,6 +170,19 @@ def _check_norm(experiment: Experiment) -> None:
         )
 
 
+def _check_values(experiment: Experiment) -> None:
+    """Refuse networks with initial values that the aggregator takes for those of a diverged client."""
+    if experiment.federation.init is not None:
+        return
+    state = {name: t for name, t in experiment.net.state_dict().items() if t.is_floating_point()}
+    large = [name for name, t in state.items() if (t.abs() >= LIMIT).any()]
+    if large and isinstance(experiment.federation.aggregator(experiment.federation.weighting), WeightedMean):
+        raise ValueError(
+            f"{type(experiment.net).__name__} has initial values of {LIMIT:.0f} or more, which count as diverged:"
+            f" {', '.join(large[:5])}. HINT: store masks as booleans, and use `masked_fill` in `forward`."
+        )
+
+
 def _check_class_order(experiment: Experiment) -> None:
     """Warn if a model from a file may order its classes differently from the source: numbered folders are ambiguous."""
     source = experiment.data.source
@@ -244,16 +262,30 @@ def _check_grids(experiment: Experiment) -> None:
 
 def _check_algorithms(experiment: Experiment, optimizer: Optimizer) -> None:
     """Check the algorithm of federated training, and those of references that train their own, against the network."""
-    algorithms = {"federation.algorithm": experiment.federation.algorithm}
+    federation, algorithms = experiment.federation, {}
+    if federation.init is None or federation.algorithm is not None:
+        algorithms["federation.algorithm"] = federation.algorithm or Algorithm()
     for name, method in experiment.references.items():
         if isinstance(method, InProcess):
             algorithms[f"methods.{name}"] = method.algorithm
     for key, algorithm in algorithms.items():
-        if algorithm is not None:
-            try:
-                algorithm.check(experiment.net, optimizer)
-            except ValueError as error:
-                raise ValueError(f"`{key}`: {error}") from error
+        try:
+            algorithm.check(experiment.net, optimizer)
+            for part in _parts(algorithm, federation.local_epochs):
+                check_trains(experiment.net, part)
+        except ValueError as error:
+            raise ValueError(f"`{key}`: {error}") from error
+
+
+def _parts(algorithm: Algorithm, local_epochs: int) -> list[Part]:
+    """Return the parts that an algorithm trains; raise ValueError if there are none, or others than `Part`."""
+    parts = algorithm.epochs(local_epochs)
+    if not isinstance(parts, list) or not parts or set(parts) - set(get_args(Part)):
+        raise ValueError(
+            f"`epochs` returned {parts!r}, but must return a list with the part that is trained in each epoch."
+            f" HINT: a part is one of {', '.join(map(repr, get_args(Part)))}."
+        )
+    return parts
 
 
 def _check_optimizers(experiment: Experiment) -> None:
@@ -265,7 +297,13 @@ def _check_optimizers(experiment: Experiment) -> None:
         ("personalization", experiment.personalization.optimizer, groups),
     ):
         try:
+            check_steps(make)
             optimizer = make(params)
+            if "lr" not in optimizer.param_groups[0]:
+                raise ValueError(
+                    f"{type(optimizer).__name__} has no setting `lr`, which phases and algorithms need."
+                    " HINT: call its learning rate `lr`, as in torch.optim."
+                )
             settings = experiment.config[section]
             check_elementwise(optimizer, max(settings["clients_per_stack"], settings.get("heads_per_stack", 1)))
         except (ValueError, TypeError) as error:

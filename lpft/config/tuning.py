@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from lpft.config.files import ConfigError
 from lpft.config.parser import Config
+from lpft.config.saved_settings import check_saved_settings
 from lpft.config.schema import Experiment, instantiate
 from lpft.config.sweep import override, trials, untuned_values
 from lpft.methods.base import Method
@@ -66,9 +68,12 @@ def tuned_experiment(experiment: Experiment) -> Experiment:
     Raises:
         ConfigError: if trials are missing.
     """
-    if not experiment.tuned_methods:
-        return experiment
-    chosen = {t.method: t.settings for t in read_trials(experiment)[1] if t.method in experiment.methods}
+    return _with_chosen(experiment, read_trials(experiment)[1]) if experiment.tuned_methods else experiment
+
+
+def _with_chosen(experiment: Experiment, trials: Iterable[Trial]) -> Experiment:
+    """Return the experiment with the selected methods among the chosen trials in addition to the untuned methods."""
+    chosen = {trial.method: trial.settings for trial in trials if trial.method in experiment.methods}
     names = {tuned_name(name): changes for name, changes in chosen.items()}
     methods = dict(experiment.config["methods"])
     methods |= {tuned_name(name): override(methods[name], changes) for name, changes in chosen.items()}
@@ -88,7 +93,8 @@ def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
         All trials, and the chosen ones.
 
     Raises:
-        ConfigError: if trials of a selected method are missing, or if there are no validation data to choose by.
+        ConfigError: if trials of a selected method are missing, if there are no validation data to choose by, or if
+            tuned methods have results with other settings; then tuning.csv still describes those.
     """
     tuning = tuning_experiment(experiment)
     all_trials: list[Trial] = []
@@ -102,6 +108,7 @@ def read_trials(experiment: Experiment) -> tuple[list[Trial], list[Trial]]:
             continue
         all_trials += method_trials
         chosen.append(choose(method_trials, experiment.tune.criterion))
+    check_saved_settings(_with_chosen(experiment, chosen))
     write_trials(experiment.run, all_trials, chosen, experiment.tune.criterion)
     return all_trials, chosen
 

@@ -28,7 +28,7 @@ from lpft.data.partition.by_domain import ByDomain
 from lpft.data.sources.base import OnBadImage, Source
 from lpft.data.sources.pixels import PixelSettings
 from lpft.data.splits import SPLITS, SplitPositions, SplitSettings, assign_splits, split_clients
-from lpft.data.transforms import Augment
+from lpft.data.transforms import Augment, check_augment
 from lpft.types import DataSpec
 
 
@@ -182,14 +182,16 @@ class FederatedDataModule(LightningDataModule):
         """The augmentation of training images, the section `augment` of an experiment; the arrays do not depend on it.
 
         Raises:
-            ValueError: if it is set and the data are not images.
+            ValueError: if it is set and does not work for the data, or they are not images.
         """
         return self._augment
 
     @augment.setter
     def augment(self, augment: Augment | None) -> None:
-        if augment is not None and self.source.has_features:
-            _refuse_for_features(self.source, {"augment": type(augment).__name__})
+        if augment is not None:
+            if self.source.has_features:
+                _refuse_for_features(self.source, {"augment": type(augment).__name__})
+            check_augment(augment, (self._channels, self._image_size, self._image_size))
         self._augment = augment
 
     @property

@@ -41,10 +41,34 @@ def num_draws(augment: Augment | None) -> int:
 
 
 def augmented(augment: Augment | None, images: Tensor, draws: Tensor) -> Tensor:
-    """Augment uint8 images ``(..., channels, size, size)``, given uniform numbers ``(..., num_draws)``."""
+    """Augment uint8 images ``(..., channels, size, size)``, given uniform numbers ``(..., num_draws)``.
+
+    Raises:
+        ValueError: if the result has another shape or type.
+    """
     if augment is None:
         return images
-    return augment(images.flatten(0, -4), draws.flatten(0, -2)).view_as(images)
+    flat = images.flatten(0, -4)
+    result = augment(flat, draws.flatten(0, -2))
+    if not isinstance(result, Tensor) or (result.shape, result.dtype) != (flat.shape, flat.dtype):
+        given = f"{tuple(result.shape)}, {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(
+            f"{type(augment).__name__} returned {given}, but must return images like those that it was given,"
+            f" {tuple(flat.shape)}, {flat.dtype}. HINT: pixels are whole numbers from 0 to 255:"
+            " `images.float()...round().clamp(0, 255).to(torch.uint8)`."
+        )
+    return result.reshape(images.shape)
+
+
+def check_augment(augment: Augment, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if an augmentation does not work for images of a shape."""
+    name, number = type(augment).__name__, getattr(augment, "num_draws", None)
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(
+            f"{name}'s `num_draws` is {number!r}, but must be the number of uniform numbers per image."
+            " HINT: set `num_draws = 1` in the class."
+        )
+    augmented(augment, torch.zeros(2, *shape, dtype=torch.uint8), torch.full((2, number), 0.5))
 
 
 class FlipCrop(Augment):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from lpft.storage.client_result import ClientResult
 
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
+Better = Literal["higher", "lower"]
+RESERVED = ("seed", "method", "client", "status")
+"""Columns of results.csv and clients.csv that are not metrics."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ class Evaluation:
         """Compute a metric of `CLIENT_METRICS` for every client, ``(C,)``."""
         from lpft.evaluation.metrics import CLIENT_METRICS
 
-        return compute_metric(next(metric for metric in CLIENT_METRICS if metric.name == name), self)
+        metrics = {metric.name: metric for metric in CLIENT_METRICS}
+        if name not in metrics:
+            raise ValueError(f"No metric of clients is called `{name}`. HINT: one of {', '.join(metrics)}.")
+        return compute_metric(metrics[name], self)
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,17 @@ class Metric(ClientMetric):
     """
 
     format: Callable[[float], str] = "{:.1f}".format
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     shown: bool = False
     spread: bool = True
     rank: int = 9
+
+    def __post_init__(self) -> None:
+        if self.better not in get_args(Better) or not callable(self.format):
+            raise ValueError(
+                f"Metric `{self.name}` has better={self.better!r} and format={self.format!r}, but needs one of"
+                f" {', '.join(map(repr, get_args(Better)))}, and a function such as '{{:.1f}}'.format."
+            )
 
 
 def count(value: float) -> str:
@@ -136,8 +149,35 @@ def mean(values: Iterable[float | None] | Vector) -> float:
     return fmean(defined) if defined else math.nan
 
 
-def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation):  # type: ignore[no-untyped-def]
-    """Compute a metric without warnings about means of empty arrays, which are NaN."""
+def compute_metric(metric: Metric | ClientMetric, evaluation: Evaluation) -> Any:
+    """Compute a metric without warnings about means of empty arrays, which are NaN.
+
+    Returns:
+        A float for a `Metric`; otherwise one value per client, float64, ``(C,)``.
+
+    Raises:
+        ValueError: if its function returned anything else.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return metric.compute(evaluation)
+        value = metric.compute(evaluation)
+    shape = () if isinstance(metric, Metric) else (len(evaluation.accuracy),)
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or numbers.shape != shape:
+        given = f"of type {type(value).__name__}" if numbers is None else f"of shape {numbers.shape}"
+        raise ValueError(f"The function of metric `{metric.name}` returned a value {given}, but needs shape {shape}.")
+    return numbers if shape else float(numbers)
+
+
+def check_names(metrics: Sequence[ClientMetric], registry: str) -> None:
+    """Raise ValueError if two metrics of a registry have the same name, or a metric that of another column."""
+    names = [metric.name for metric in metrics]
+    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"A metric cannot be called `{taken[0]}`: another column, or another metric, already is. HINT: if you ran"
+            f" a notebook cell twice, use `{registry}[:] = [m for m in {registry} if m.name != {taken[0]!r}]` first."
+        )

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from lpft.evaluation.groups import Where, worst_group
-from lpft.evaluation.metric import ClientMetric, Evaluation, Metric, Vector, compute_metric, count, mean
+from lpft.evaluation.metric import ClientMetric, Evaluation, Metric, Vector, check_names, compute_metric, count, mean
 from lpft.evaluation.sampling import mean_of_all, standard_error
 
 
@@ -73,7 +73,8 @@ def _global_error(evaluation: Evaluation) -> Vector:
 
 
 def _worst_groups(evaluation: Evaluation, where: Where) -> Vector:
-    worst = [worst_group(result.groups or {}, where) if result else None for result in evaluation.results]
+    results = evaluation.results or [None] * len(evaluation.accuracy)
+    worst = [worst_group(result.groups or {}, where) if result else None for result in results]
     return np.array(worst, dtype=np.float64)
 
 
@@ -340,7 +341,7 @@ def shown_metrics() -> list[Metric]:
 
 def compute_named(evaluation: Evaluation, *names: str) -> list[float]:
     """Compute metrics by name."""
-    return [float(compute_metric(metric_named(name), evaluation)) for name in names]
+    return [compute_metric(metric_named(name), evaluation) for name in names]
 
 
 def compute_metrics(evaluation: Evaluation) -> dict[str, float]:
@@ -350,7 +351,8 @@ def compute_metrics(evaluation: Evaluation) -> dict[str, float]:
     >>> figures["local"], figures["global_all"], figures["worst_row"], round(figures["average3"], 4)
     (85.0, 72.5, 60.0, 72.5)
     """
-    return {metric.name: float(compute_metric(metric, evaluation)) for metric in METRICS}
+    check_names(METRICS, "METRICS")
+    return {metric.name: compute_metric(metric, evaluation) for metric in METRICS}
 
 
 def compute_client_metrics(evaluation: Evaluation) -> dict[str, Vector]:
@@ -360,4 +362,5 @@ def compute_client_metrics(evaluation: Evaluation) -> dict[str, Vector]:
     >>> columns["global_all"].tolist(), columns["worst"].tolist()
     ([70.0, 75.0], [50.0, 70.0])
     """
-    return {metric.name: compute_metric(metric, evaluation) for metric in CLIENT_METRICS}
+    check_names(CLIENT_METRICS, "CLIENT_METRICS")
+    return {metric.name: evaluation.of_clients(metric.name) for metric in CLIENT_METRICS}

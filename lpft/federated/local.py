@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -18,7 +19,7 @@ from lpft.clients.stack_size import MIN_STACKS, can_be_joined, clients_per_stack
 from lpft.data.datamodule import FederatedDataModule
 from lpft.data.transforms import num_draws
 from lpft.federated.algorithms import Algorithm
-from lpft.federated.memory import ClientMemory
+from lpft.federated.memory import ClientMemory, check_tensors
 from lpft.federated.settings import Federation
 from lpft.models.base import BodyHeadNet
 from lpft.runtime.seeding import seed_global_generator
@@ -88,11 +89,14 @@ class LocalTrainer:
             kept = {name: tensor.clone() for name, tensor in stack.stacked_state().items() if name in kept}
         stack.load(global_state)
         if algorithm.overrides("begin"):
-            stack.write(stack.map(algorithm.begin, kept))
+            begin = partial(self._call, "begin", self.net.state_dict())
+            stack.write(stack.map(begin, kept) if kept else begin({}))
         losses, path = self._fit(stack, clients, round_, None if algorithm.trains_memory else correct)
         if algorithm.overrides("end"):
             kept = stack.map(
-                lambda state, own: algorithm.end(state, global_state, own, shared, path), stack.stacked_state(), kept
+                lambda state, own: self._call("end", own, state, global_state, own, shared, path),
+                stack.stacked_state(),
+                kept,
             )
         counts = [self._num_samples[client] for client in clients]
         return StackUpdate(clients, stack.stacked_state(), counts, losses, kept)
@@ -145,13 +149,35 @@ class LocalTrainer:
         """Replace the gradients of a stack by those of the algorithm."""
         gradients = stack.gradients()
         changed = stack.map(
-            lambda params, own, g: self.algorithm.gradient(params, start, own, shared, g),
+            lambda params, own, g: self._call("gradient", g, params, start, own, shared, g),
             {name: p for name, p in stack.params().items() if name in gradients},
             kept,
             gradients,
         )
         for name, gradient in changed.items():
             gradients[name].copy_(gradient)
+
+    def _call(self, hook: str, like: State, *args: Any) -> State:
+        """Call a hook of the algorithm for one client.
+
+        Args:
+            hook: name of the hook.
+            like: tensors that the result may contain, and must contain all of if it is the client's memory.
+            args: arguments of the hook.
+
+        Raises:
+            TypeError, ValueError: if the result does not consist of such tensors.
+        """
+        name = f"`{hook}` of {type(self.algorithm).__name__}"
+        result: State = check_tensors(name, getattr(self.algorithm, hook)(*args))
+        for entry, tensor in result.items():
+            if entry not in like or tensor.shape != like[entry].shape:
+                needed = f"must have the shape {tuple(like[entry].shape)}" if entry in like else "has an unknown name"
+                raise ValueError(f"{name} returned `{entry}` of shape {tuple(tensor.shape)}, which {needed}.")
+        missing = sorted(like.keys() - result.keys()) if hook == "end" else []
+        if missing:
+            raise ValueError(f"{name} returned no `{missing[0]}`, which is part of the memory.")
+        return result
 
     def _most_joined(self, size: int) -> int:
         """Return the maximum number of clients to train as one, for stacks of this size; 1 if stacks are not joined.

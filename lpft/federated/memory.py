@@ -27,7 +27,8 @@ class ClientMemory:
     """
 
     def __init__(self, algorithm: Algorithm, net: BodyHeadNet, num_clients: int, device: torch.device) -> None:
-        self._initial = {name: t.detach().cpu().clone() for name, t in algorithm.memory(net).items()}
+        initial = check_tensors(f"`memory` of {type(algorithm).__name__}", algorithm.memory(net))
+        self._initial = {name: t.detach().cpu().clone() for name, t in initial.items()}
         self._averaged = algorithm.averages_memory
         self._num_clients, self._device = num_clients, device
         self._rows: dict[int, Tensor] = {}  # flat, (P,)
@@ -58,7 +59,7 @@ class ClientMemory:
 
     def rows(self, memory: State, dtype: torch.dtype) -> Tensor:
         """Return the memory of the clients of a stack, ``(K, ...)`` each, as rows ``(K, P)``."""
-        return torch.cat([memory[name].to(dtype).flatten(1) for name in self._initial], dim=1)
+        return torch.cat([memory[name].to(dtype).reshape(len(memory[name]), -1) for name in self._initial], dim=1)
 
     def put(self, clients: Sequence[int], rows: Tensor) -> None:
         """Replace the memory of clients by rows ``(len(clients), P)``; rows that are not finite are ignored."""
@@ -93,3 +94,17 @@ class ClientMemory:
             name: part.reshape(len(rows), *like.shape)
             for part, (name, like) in zip(parts, self._initial.items(), strict=True)
         }
+
+
+def check_tensors(hook: str, result: State) -> State:
+    """Return the result of a hook of an algorithm.
+
+    Raises:
+        TypeError: if it is not a dict of tensors.
+    """
+    if not isinstance(result, dict) or not all(isinstance(value, Tensor) for value in result.values()):
+        given = {type(value).__name__ for value in (result.values() if isinstance(result, dict) else [result])}
+        raise TypeError(
+            f"{hook} returned values of type {', '.join(sorted(given))}, but must return a dict of tensors."
+        )
+    return result

@@ -30,7 +30,7 @@ from jsonargparse.typing import NonNegativeFloat
 from torch import Generator, Tensor
 
 from lpft.clients.stack import check_patterns
-from lpft.models.base import BodyHeadNet
+from lpft.models.base import BodyHeadNet, check_trains
 from lpft.models.lora import unused_layers
 from lpft.types import DataSpec, State
 
@@ -340,6 +340,11 @@ def check_phases(name: str, method: Method, net: BodyHeadNet, budget: int, spec:
     for phase in method.phases(budget):
         if phase.trains != "head" and phase.only:
             check_patterns(f"Method `{name}`: {type(net).__name__}", names, phase.only)
+        elif phase.epochs:
+            try:
+                check_trains(extended, phase.trains)
+            except ValueError as error:
+                raise ValueError(f"Method `{name}`: {error}") from error
 
 
 def check_type_of_phases(method: Method, budget: int) -> None:

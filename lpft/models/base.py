@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from lpft.models.unregistered import check_unregistered, unregistered_tensors
 from lpft.runtime.seeding import global_generator
 from lpft.types import DataSpec, State
 
@@ -57,8 +58,8 @@ def check_network(net: nn.Module) -> None:
             " HINT: use layers with given sizes, such as nn.Linear instead of nn.LazyLinear."
         )
     _check_head(net)
-    owned = [part for part, _ in (*net.named_parameters(), *net.named_buffers())]
-    others = [part for part in owned if not part.startswith(("body.", "head."))]
+    tensors: State = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    others = [part for part in tensors if not part.startswith(("body.", "head."))]
     if others:
         raise ValueError(
             f"{name} has parameters or buffers outside of body and head: {', '.join(others[:5])}."
@@ -71,18 +72,46 @@ def check_network(net: nn.Module) -> None:
             f"{name} has buffers that are not saved with it: {', '.join(lost[:5])}."
             " HINT: register them with `persistent=True`."
         )
-    complex_parameters = [part for part, parameter in net.named_parameters() if parameter.is_complex()]
-    if complex_parameters:
+    complex_tensors = [part for part, tensor in tensors.items() if tensor.is_complex()]
+    if complex_tensors:
         raise ValueError(
-            f"{name} has complex parameters, which cannot be averaged: {', '.join(complex_parameters[:5])}."
+            f"{name} has complex parameters or buffers, which cannot be averaged: {', '.join(complex_tensors[:5])}."
             " HINT: store real and imaginary parts, and join them with `torch.view_as_complex` in `forward`."
         )
+    undefined = [part for part, tensor in tensors.items() if not tensor.isfinite().all()]
+    if undefined:
+        raise ValueError(
+            f"{name} has values that are not finite, which count as diverged: {', '.join(undefined[:5])}."
+            " HINT: initialize parameters; store masks as booleans, and use `masked_fill` in `forward`."
+        )
+    _check_memory(name, tensors)
     synchronized = [part for part, module in net.named_modules() if isinstance(module, nn.SyncBatchNorm)]
     if synchronized:
         raise ValueError(
             f"{name} has SyncBatchNorm, which would mix clients of different processes: {', '.join(synchronized[:5])}."
             " HINT: use BatchNorm; lpft never divides a client's batch."
         )
+
+
+def _check_memory(name: str, tensors: State) -> None:
+    """Raise ValueError if entries of a tensor, or different tensors, share memory: copies would not."""
+    expanded = [
+        part
+        for part, tensor in tensors.items()
+        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    ]
+    if expanded:
+        raise ValueError(
+            f"{name} has tensors whose entries share memory: {', '.join(expanded[:5])}."
+            " HINT: use `.clone()` after `expand`."
+        )
+    first: dict[int, str] = {}
+    for part, tensor in tensors.items():
+        if tensor.numel() and first.setdefault(tensor.data_ptr(), part) != part:
+            raise ValueError(
+                f"{name}'s {part} shares the memory of {first[tensor.data_ptr()]}, but is another tensor, so they would"
+                " be trained separately. HINT: tie them by assigning the parameter itself, not its `data`; or `clone`."
+            )
 
 
 def _check_head(net: BodyHeadNet) -> None:
@@ -99,6 +128,16 @@ def _check_head(net: BodyHeadNet) -> None:
         raise ValueError(
             f"{name} ties {' and '.join(tied)} to {aliases(net)[tied[0]]}, but head and body are trained"
             " separately. HINT: give the head its own parameters."
+        )
+
+
+def check_trains(net: BodyHeadNet, part: Literal["all", "head", "body"]) -> None:
+    """Raise ValueError if a network has no trainable parameters, or none in its head or body."""
+    prefix, noun = ("", "parameters") if part == "all" else (f"{part}.", f"parameters in its {part}")
+    if not any(p.requires_grad for name, p in net.named_parameters() if name.startswith(prefix)):
+        raise ValueError(
+            f"{type(net).__name__} has no trainable {noun}, so there is nothing to train."
+            " HINT: set `requires_grad` of the parameters, or choose what trains another part."
         )
 
 
@@ -154,7 +193,13 @@ def copy_network(net: Net, device: str | None = None) -> Net:
     """
     attributes = (value for module in net.modules() for value in vars(module).values())
     computed = {id(t): t.detach() for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
-    copied = copy.deepcopy(net, computed)
+    try:
+        copied = copy.deepcopy(net, computed)
+    except RuntimeError as error:  # of tensors with a history
+        raise ValueError(
+            f"{type(net).__name__} cannot be copied: {str(error).partition('. ')[0]}."
+            " HINT: keep no outputs of layers, such as those that hooks collect, in lists or dicts."
+        ) from error
     if device is None:
         return copied
     tied = aliases(copied)
@@ -230,25 +275,49 @@ def dry_run(
 
 
 def check_forward(net: BodyHeadNet, spec: DataSpec) -> None:
-    """Raise ValueError if a body does not map inputs to features of the head, or modifies the inputs."""
-    name, width = type(net).__name__, net.head.in_features
-    for training in (False, True):
-        images, features = dry_run(net, spec, training=training)
+    """Raise ValueError if a network does not map inputs to features and these to classes, or modifies the inputs."""
+    name, width, dtype = type(net).__name__, net.head.in_features, net.head.weight.dtype
+    if net.head.out_features != spec.num_classes:
+        raise ValueError(
+            f"{name}'s head has {net.head.out_features} outputs, but the data have {spec.num_classes} classes."
+            " HINT: build it with `nn.Linear(features, spec.num_classes)`."
+        )
+    for batch_size, training in ((2, False), (2, True), (1, False)):
+        probes: list[BodyHeadNet] = []
+        try:
+            images, features = dry_run(net, spec, batch_size, training, watch=probes.append)
+        except ValueError:
+            if batch_size == 1:  # norm layers may need several inputs
+                return
+            raise
+        created = probes[-1].state_dict().keys() - net.state_dict().keys()
+        if created:
+            raise ValueError(
+                f"{name} creates layers when it runs: {', '.join(sorted(created)[:5])}."
+                " HINT: create them in `__init__`, so that they are trained and saved."
+            )
         if not isinstance(features, Tensor):
             raise ValueError(
                 f"{name}'s body returns a {type(features).__name__}, not only features."
                 " HINT: return one tensor of shape (batch, features), also in training."
             )
-        if features.shape != (len(images), width):
+        if features.shape != (batch_size, width):
+            inputs = spec.noun if batch_size > 1 else spec.noun.removesuffix("s")
             raise ValueError(
-                f"{name}'s body returns {tuple(features.shape)} for {len(images)} {spec.noun}, but its head takes"
-                f" ({len(images)}, {width}). HINT: change the head's `in_features`, or flatten in the body."
+                f"{name}'s body returns {tuple(features.shape)} for {batch_size} {inputs}, but its head takes"
+                f" ({batch_size}, {width}). HINT: change the head's `in_features`, or flatten in the body:"
+                " `x.flatten(1)` keeps the batch, also of a single input, unlike `x.squeeze()`."
             )
-    if images._version:
-        raise ValueError(
-            f"{name}'s body modifies its inputs, the {spec.noun}, which are used again."
-            " HINT: avoid in-place operations on inputs: `x = x - mean`, `nn.ReLU(inplace=False)`."
-        )
+        if features.dtype != dtype:
+            raise ValueError(
+                f"{name}'s body returns {features.dtype}, but its head takes {dtype}."
+                " HINT: convert the features with `.to(x.dtype)`, or take the real part of complex ones."
+            )
+        if images._version:
+            raise ValueError(
+                f"{name}'s body modifies its inputs, the {spec.noun}, which are used again."
+                " HINT: avoid in-place operations on inputs: `x = x - mean`, `nn.ReLU(inplace=False)`."
+            )
 
 
 NetFactory = Callable[[DataSpec], BodyHeadNet]
@@ -259,11 +328,16 @@ def build_network(network: NetFactory, spec: DataSpec, dtype: torch.dtype, seed:
     """Build the initial network of the federated training of a seed; its values depend only on the seed.
 
     Raises:
-        ValueError: if it has modules other than a body and a linear head.
+        ValueError: if it has modules other than a body and a linear head, or cannot be trained, copied or saved.
     """
     with global_generator(seed, "network"):
         net = network(spec)
     check_network(net)
+    loose = unregistered_tensors(net)
+    if loose:
+        with global_generator(seed, "network", "again"):
+            again = unregistered_tensors(network(spec))
+        check_unregistered(type(net).__name__, loose, again)
     net = net.to(dtype)
     check_forward(net, spec)
     return net

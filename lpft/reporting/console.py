@@ -240,7 +240,7 @@ def incomplete_points(points: Sequence[Analysis]) -> list[tuple[str, str]]:
 
 
 def exceptions(analysis: Analysis) -> list[str]:
-    """List the clients whose status is not ok, once per status, and those that do not train on every class."""
+    """List the clients whose status is not ok, once per status, that do not train on every class, or have no metric."""
     clients = analysis.frames.clients
     lines = []
     for status in STATUSES:
@@ -256,6 +256,12 @@ def exceptions(analysis: Analysis) -> list[str]:
         names, classes = few_classes["client"].unique(), few_classes["num_classes"].iloc[0]
         share = f"{len(names)} of {len(analysis.experiment.client_names)} clients"
         lines.append(f"few classes: {listed(names)} ({share} do not train on all {classes} classes)")
+    undefined = clients.loc[(clients["status"] == "ok") & clients["local"].isna(), "client"].unique()
+    if len(undefined):
+        measure = measure_word(analysis.experiment.config)
+        share = f"{len(undefined)} of {len(analysis.experiment.client_names)} clients"
+        reason = f"{share} have test samples of a single class; excluded from means over test sets"
+        lines.append(f"{measure} is undefined: {listed(undefined)} ({reason})")
     return lines
 
 

@@ -106,6 +106,8 @@ def to_svg(name: str, draw: Callable[[], Figure | None]) -> str | None:
         drawn = draw()
         if drawn is None:
             return None
+        if not isinstance(drawn, Figure):
+            raise TypeError(f"The figure `{name}` returned a value of type {type(drawn).__name__}, not a Figure.")
         FigureCanvasSVG(drawn).print_svg(text, metadata=metadata)  # `savefig` would draw it twice
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*?)?, sans-serif|'DejaVu Sans'", FONTS, text.getvalue())
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -123,6 +125,8 @@ def one_plot(height: float) -> tuple[Figure, Axes]:
 def legend_below(drawn: Figure) -> None:
     """Put the legend of a figure with one plot below it, in as many columns as the names allow."""
     handles, names = drawn.axes[0].get_legend_handles_labels()
+    if not names:
+        return
     columns = 2 if max(map(len, names)) > 16 else 3
     drawn.set_figheight(drawn.get_figheight() + 0.21 * -(-len(names) // columns))
     drawn.legend(handles, names, loc="outside lower center", ncols=columns, handletextpad=0.4)

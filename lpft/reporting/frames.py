@@ -61,8 +61,14 @@ class _Evaluation(Evaluation):
     def client_metrics(self) -> dict[str, Vector]:
         return compute_client_metrics(self)
 
+    @cached_property
+    def _computed(self) -> dict[str, Vector]:
+        return {}
+
     def of_clients(self, name: str) -> Vector:
-        return self.client_metrics[name]
+        if name not in self._computed:
+            self._computed[name] = super().of_clients(name)
+        return self._computed[name]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,17 @@ from lpft.reporting.console import (
     percent_note,
 )
 from lpft.reporting.drawing import Drawing
-from lpft.reporting.experiment import Experiment, flat, group_by, grouped, label, section, short_keys, word
+from lpft.reporting.experiment import (
+    Experiment,
+    flat,
+    group_by,
+    grouped,
+    label,
+    measure_word,
+    section,
+    short_keys,
+    word,
+)
 from lpft.reporting.formatting import estimate_text, number
 from lpft.reporting.frames import COUNTS, complete_rows
 from lpft.reporting.references import gains, gains_line, reference_rows, rows_apart
@@ -153,7 +163,9 @@ def _run_page(analysis: Analysis) -> dict[str, Any]:
         ),
         "gains": gains_line(gains(analysis)),
         "recommendation": sentences.recommendation_line(analysis.recommendations),
-        "recommendation_rule": sentences.render("recommendation", "rule"),
+        "recommendation_rule": sentences.render(
+            "recommendation", "rule", measure=measure_word(analysis.experiment.config)
+        ),
         "recommendations_header": RECOMMENDATIONS_HEADER,
         "recommendations": [_recommendation_row(entry) for entry in analysis.recommendations],
         "table_header": ["method", *comparison_header(analysis)],
@@ -348,10 +360,10 @@ def _span(numbers: Iterable[int]) -> str:
 def _sweep_page(sweep: Sweep) -> dict[str, Any]:
     """Return what the templates ``sweep.html`` and ``sweep.md`` show."""
     points, keys = sweep.points, section(sweep.config, "sweep")
-    first_with: dict[str, Experiment] = {}
+    configs: dict[str, dict[str, Mapping[str, Any]]] = {}  # by method and point
     for point in points:
         for method in point.experiment.complete_methods:
-            first_with.setdefault(method, point.experiment)
+            configs.setdefault(method, {})[point.experiment.label] = point.experiment.config
     seeds = sorted({seed for point in points for seed in point.experiment.seeds})
     names = short_keys(list(keys))
     metrics = [metric_named(name) for name in DRAWN]
@@ -365,9 +377,9 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "num_global_models": len({_federation(point) for point in points}),
         "percent_note": percent_note(*(point.experiment.config for point in points)),
         "only_point": sentences.lead(first.config, len(first.client_names), seeds) if len(points) == 1 else "",
-        "table_header": ["point", *first_with, "n"],
+        "table_header": ["point", *configs, "n"],
         "tables": [
-            (metric, [(p.experiment.label, [*mean_entries(p, first_with, metric), num_seeds(p)]) for p in points])
+            (metric, [(p.experiment.label, [*mean_entries(p, configs, metric), num_seeds(p)]) for p in points])
             for metric in metrics
         ],
         "links": [
@@ -376,7 +388,7 @@ def _sweep_page(sweep: Sweep) -> dict[str, Any]:
         "missing": sweep.missing,
         "incomplete": incomplete_points(points),
         "not_converged": [p.experiment.label for p in points if not all(c.converged for c in p.convergences)],
-        "methods": [(method, sentences.describe_method(method, e.config)) for method, e in first_with.items()],
+        "methods": [(method, sentences.describe_at_points(method, of_points)) for method, of_points in configs.items()],
         "metrics": metrics,
     }
 

@@ -239,6 +239,21 @@ def describe_method(method: str, config: Mapping[str, Any]) -> str:
     return " ".join(part for part in (description, _difference(method, config)) if part)
 
 
+def describe_at_points(method: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Describe what a method does at the points of a sweep; points with the same description share it.
+
+    Args:
+        method: name of the method.
+        configs: the resolved experiments by the points' names.
+    """
+    points: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        points.setdefault(describe_method(method, config), []).append(name)
+    if len(points) == 1:
+        return next(iter(points))
+    return " ".join(f"{listed(names)}: {text}" for text, names in points.items())
+
+
 def describe_family(values: Sequence[Mapping[str, Any]], methods: Sequence[str], config: Mapping[str, Any]) -> str:
     """Describe in one line what a method does, and which of its settings are swept.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.optim import LBFGS, SGD, Adam
+from torch import Tensor
+from torch.optim import LBFGS, SGD, Adam, Optimizer
 
 from lpft.federated.algorithms import Algorithm, Ditto, FedBN, FedProx, FedRep, Scaffold
 from lpft.federated.checkpoint import Checkpoint
@@ -17,6 +19,7 @@ from lpft.federated.memory import ClientMemory
 from lpft.federated.server import ServerOptimizer, check_server_optimizer
 from lpft.federated.settings import Federation
 from lpft.federated.yogi import Yogi
+from lpft.models.base import BodyHeadNet
 from lpft.models.weights import load_model
 from lpft.runtime.devices import Devices
 from lpft.storage.run import CLIENTS, Run
@@ -211,11 +214,35 @@ def test_stacked_equals_one_by_one(name: str) -> None:
     assert largest_difference(one.memory, three.memory) < 1e-11 if one.memory else not three.memory
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, "server"])
+class Decaying(Optimizer):
+    """Momentum with a correction of its bias by a number of the state, and a rate that decays by one of the settings.
+
+    Args:
+        params: parameters.
+    """
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, {"lr": 0.5, "count": 0})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["count"] += 1
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["step"] = state.get("step", 0) + 1
+                mean = state.setdefault("mean", torch.zeros_like(parameter))
+                mean.mul_(0.9).add_(parameter.grad, alpha=0.1)
+                parameter.sub_(group["lr"] / group["count"] * mean / (1 - 0.9 ** state["step"]))
+
+
+OPTIMIZERS = {"fedprox": partial(SGD, lr=0.7, momentum=0.9), "server": partial(Yogi, lr=0.05), "decaying": Decaying}
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "server", "decaying"])
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_after_any_round_equals_uninterrupted(name: str, after: int, tmp_path: Path) -> None:
-    optimizer = {"fedprox": partial(SGD, lr=0.7, momentum=0.9), "server": partial(Yogi, lr=0.05)}.get(name)
-    changes = {"participation": 0.6, "server_optimizer": optimizer}
+    changes = {"participation": 0.6, "server_optimizer": OPTIMIZERS.get(name)}
     algorithm, data = ALGORITHMS.get(name), toy_data()
     through = fit(data, plain(algorithm, **changes), norm=True)
     first = fit(data, plain(algorithm, **changes, rounds=after), norm=True)
@@ -249,7 +276,51 @@ def test_a_diverged_client_keeps_its_memory() -> None:
     assert all((t == 1.5).all() for t in memory.shared().values())
 
 
+class Counts(Algorithm):
+    """Clients count their rounds, as a single number."""
+
+    def memory(self, net: BodyHeadNet) -> State:
+        return {"rounds": torch.tensor(0.0)}
+
+    def end(self, state: State, start: State, memory: State, shared: State, path: float) -> State:
+        return {"rounds": memory["rounds"] + 1}
+
+
+class NewHeads(Algorithm):
+    """Clients keep nothing, and start every round from a head of zeros."""
+
+    def begin(self, memory: State) -> State:
+        return {"head.weight": torch.zeros(3, 10)}
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_memory_may_be_single_numbers(stack: int) -> None:
+    end = fit(toy_data(), plain(Counts(), rounds=3), size=stack)
+    assert end.memory["rounds"].tolist() == [3.0] * 5
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_begin_needs_no_memory(stack: int) -> None:
+    end = fit(toy_data(), plain(NewHeads(), rounds=1), size=stack)
+    fedavg = fit(toy_data(), plain(rounds=1), size=stack)
+    assert largest_difference(end.state, fedavg.state) > 0
+
+
 # Bad settings
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+@pytest.mark.parametrize("hook", ["memory", "begin", "gradient", "end"])
+@pytest.mark.parametrize("kind", ["type", "name", "shape"])
+def test_results_of_the_wrong_type_name_or_shape_are_refused(hook: str, kind: str, stack: int) -> None:
+    results = {"type": None, "name": {"other": torch.zeros(3)}, "shape": {"head.bias": torch.zeros(1)}}
+    memory = {"head.bias": torch.zeros(3)}
+    hooks = {"memory": lambda self, net: memory, hook: lambda self, *args: results[kind]}
+    own = type("Own", (Algorithm,), hooks)()
+    if hook == "memory" and kind != "type":
+        return  # a client may keep anything
+    with pytest.raises((TypeError, ValueError), match=f"`{hook}` of Own"):
+        fit(toy_data(), plain(own, rounds=1), size=stack)
 
 
 def test_combinations_that_do_not_fit_are_refused() -> None:
@@ -264,3 +335,27 @@ def test_combinations_that_do_not_fit_are_refused() -> None:
         check_server_optimizer(LBFGS)
     with pytest.raises(ValueError, match="betas"):
         check_server_optimizer(partial(Yogi, betas=(1.0, 0.9)))
+    with pytest.raises(ValueError, match="`count` is not saved"):
+        check_server_optimizer(Counting)
+    with pytest.raises(ValueError, match="`old` is not saved"):
+        check_server_optimizer(Remembering)
+    check_server_optimizer(Decaying)
+
+
+class Counting(SGD):
+    """Counts its steps in an attribute."""
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, lr=1.0)
+        self.count = 0
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        self.count += 1
+
+
+class Remembering(SGD):
+    """Keeps a list of gradients."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("old", []).append(parameter.grad)

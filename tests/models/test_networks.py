@@ -243,7 +243,84 @@ class Cosine(nn.Linear):
         return super().forward(nn.functional.normalize(x))
 
 
+def with_head(outputs):
+    net = Own(Calls(lambda x: x))
+    net.head = nn.Linear(4, outputs)
+    return net
+
+
+class Shifted(nn.Module):
+    """A body that adds a tensor to the features, which is stored in some way."""
+
+    def __init__(self, store, shift) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+        store(self, shift)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) + torch.zeros(4)
+
+
+def shifted(store, shift=None):
+    return Own(Shifted(store, torch.randn(4) if shift is None else shift))
+
+
+def as_buffer(body, shift):
+    body.register_buffer("shift", shift)
+
+
+def as_parameter(body, shift):
+    body.shift = nn.Parameter(shift)
+
+
+def as_data(body, shift):
+    body.other = nn.Linear(16, 4)
+    body.other.weight.data = body.layer.weight.data
+
+
+class Lazy(nn.Module):
+    """A body that creates its last layer when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = None
+
+    def forward(self, x):
+        self.last = self.last or nn.Linear(16, 4).to(x.device)
+        return self.last(x.flatten(1))
+
+
+class Hooked(nn.Module):
+    """A body whose hook collects features in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.collected = nn.Linear(16, 4), {}
+        self.layer.register_forward_hook(lambda layer, inputs, out: self.collected.update(out=out))
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
 UNFIT = {
+    "too few outputs": (lambda: with_head(2), "2 outputs.* 3 classes"),
+    "too many outputs": (lambda: with_head(4), "4 outputs.* 3 classes"),
+    "features of one image": (lambda: Own(Calls(torch.squeeze)), r"returns \(4,\) for 1 image,"),
+    "complex features": (lambda: Own(Calls(torch.fft.fft)), "complex64, but .*float32"),
+    "float64 features": (lambda: Own(Calls(torch.Tensor.double)), "float64, but .*float32"),
+    "complex buffer": (lambda: shifted(as_buffer, torch.ones(4) * 1j), "complex .*body.shift"),
+    "infinite buffer": (lambda: shifted(as_buffer, torch.full((4,), -torch.inf)), "not finite.*body.shift"),
+    "undefined parameter": (lambda: shifted(as_parameter, torch.full((4,), torch.nan)), "not finite.*body.shift"),
+    "expanded": (lambda: shifted(as_parameter, torch.ones(1).expand(4)), "share memory: body.shift"),
+    "tied by data": (lambda: shifted(as_data), "body.other.weight shares the memory of body.layer.weight"),
+    "created": (lambda: Own(Lazy()), "creates layers .*body.last.bias, body.last.weight"),
+    "hook": (lambda: Own(Hooked()), "cannot be copied"),
+    "list of layers": (
+        lambda: shifted(lambda body, _: setattr(body, "own", [nn.Linear(4, 4)])),
+        r"body.own\[0\].weight",
+    ),
+    "dict of parameters": (lambda: shifted(lambda body, t: setattr(body, "own", {"w": nn.Parameter(t)})), "body.own"),
+    "random tensor": (lambda: shifted(lambda body, t: setattr(body, "own", t)), "not saved .*body.own"),
     "tied to the head": (tied_to_the_head, "ties head.weight to body.2.weight"),
     "lazy": (lambda: of_layer(nn.LazyLinear(4)), "not known before they run: body.2"),
     "complex": (lambda: of_layer(ComplexScale()), "complex parameters.*body.2.scale"),
@@ -265,3 +342,32 @@ UNFIT = {
 def test_networks_that_cannot_be_trained_are_refused_by_name(make, message) -> None:
     with pytest.raises(ValueError, match=f"{message}.*HINT"):
         build_network(lambda spec: make(), DataSpec(1, 4, 3), torch.float32, seed=0)
+
+
+FIT = {
+    "constant": lambda: shifted(lambda body, _: setattr(body, "own", torch.arange(4.0))),
+    "buffer": lambda: shifted(as_buffer),
+    "parameter": lambda: shifted(as_parameter),
+    "registered layers in a list": lambda: shifted(lambda body, _: setattr(body, "own", [body.layer])),
+    "frozen copy": lambda: shifted(lambda body, _: setattr(body, "own", [nn.LayerNorm(4).requires_grad_(False)])),
+    "computed": lambda: Own(nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(16, 4)))),
+    "recurrent": lambda: Own(nn.Sequential(nn.Flatten(2), Last(nn.LSTM(16, 4, batch_first=True)))),
+    "BatchNorm without statistics": lambda: of_layer(nn.BatchNorm1d(4, track_running_stats=False)),
+}
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0][:, -1]
+
+
+@pytest.mark.parametrize("make", FIT.values(), ids=FIT)
+def test_networks_with_other_tensors_that_do_not_change_are_accepted(make) -> None:
+    net = build_network(lambda spec: make(), DataSpec(1, 4, 3), torch.float32, seed=0)
+    assert net(torch.zeros(2, 1, 4, 4)).shape == (2, 3)

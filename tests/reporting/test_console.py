@@ -69,6 +69,20 @@ def test_clients_that_lack_classes_are_named_once(tmp_path: Path) -> None:
     assert f"few classes: {CLIENTS[1]}, {CLIENTS[2]} (2 of 10 clients do not train on all 10 classes)" in text
 
 
+def test_clients_without_the_metric_are_named_once(tmp_path: Path) -> None:
+    """AUROC is undefined for test samples of a single class."""
+
+    def edit(cell: ClientResult) -> ClientResult:
+        accuracy = [
+            None if name == CLIENTS[3] else value for name, value in zip(cell.clients, cell.accuracy, strict=True)
+        ]
+        return replace(cell, accuracy=accuracy)
+
+    text = printed(make_run(tmp_path, seeds=(0, 1), methods=("none", "ft"), edit=edit))
+    assert text.count("undefined: ") == 1
+    assert f"accuracy is undefined: {CLIENTS[3]} (1 of 10 clients" in text
+
+
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     def edit(cell: ClientResult) -> ClientResult:
         return replace(cell, status="diverged")

@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 from fabricate import CLIENTS, METHODS, make_config
 from pandas import DataFrame
 
 from lpft.evaluation.convergence import judge_convergence
 from lpft.evaluation.diagnostics import NAMES, NOT_CONVERGED, Diagnostic
-from lpft.reporting.sentences import describe_method, headline, lead, message, remedy
+from lpft.reporting.sentences import describe_at_points, describe_method, headline, lead, message, remedy
 
 CONFIG = make_config((0, 1, 2), tuple(METHODS), CLIENTS, 3, 60)
 
@@ -102,3 +104,18 @@ def test_why_a_global_model_has_not_converged(rounds: int, change: float | None,
 
 def test_every_diagnostic_has_a_remedy() -> None:
     assert all(remedy(name) for name in NAMES)
+
+
+def test_settings_that_differ_between_points_are_described_at_each() -> None:
+    def config(epochs: int, **tuned: float) -> dict[str, Any]:
+        ft = {"class_path": "lpft.methods.ft.FT", "init_args": {"lr": None}}
+        methods = {"ft": ft, "ft_tuned": {**ft, "init_args": {"lr": None, **tuned}}}
+        return {"methods": methods, "personalization": {"epochs": epochs}}
+
+    points = {"a": config(4, lr=0.1), "b": config(4), "c": config(4, lr=0.1)}
+    assert describe_at_points("ft", points) == describe_method("ft", points["a"])
+    both = describe_at_points("ft_tuned", points)
+    assert both.index("a, c: ") < both.index("lr = 0.1") < both.index("b: ")
+    assert both.count("lr = ") == 1
+    epochs = describe_at_points("ft", {"short": config(4), "long": config(8)})
+    assert epochs.index("short: ") < epochs.index("4 epochs") < epochs.index("long: ") < epochs.index("8 epochs")

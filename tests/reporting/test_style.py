@@ -3,7 +3,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import pytest
 
-from lpft.reporting.drawing import legend_below, one_plot
+from lpft.reporting.drawing import legend_below, one_plot, to_svg
 from lpft.reporting.style import COLORS, RC, looks
 
 BASES = ("lp", "ft_short", "ft_early", "ft", "prox", "sparse", "soup", "lss", "lpft")
@@ -54,3 +54,13 @@ def test_more_methods_than_colours_have_different_markers() -> None:
     methods = [f"m{number}" for number in range(40)]
     found = looks(methods, {})
     assert len({(look.color, look.marker) for look in found.values()}) == 40
+
+
+def test_a_figure_needs_no_names_for_a_legend_and_must_be_a_figure() -> None:
+    drawn, axes = one_plot(height=2)
+    axes.plot([1, 2])
+    legend_below(drawn)
+    assert not drawn.legends
+    assert to_svg("own", lambda: drawn)
+    with pytest.raises(TypeError, match=r"`own` .* Axes"):
+        to_svg("own", lambda: axes)  # type: ignore[arg-type, return-value]
