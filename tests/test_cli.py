@@ -56,8 +56,8 @@ ERRORS = {
     "new head of nothing": (["run", "-c", TOY, "--federation.init_head", "new"], ["federation.init_head", "HINT"]),
     "no such model": (["run", "-c", TOY, "--federation.init", "no.pt"], ["no.pt", "HINT"]),
     "mixing optimizer": (
-        ["run", "-c", TOY, "--federation.optimizer", "torch.optim.LBFGS"],
-        ["`federation.optimizer`", "LBFGS", "clients_per_stack: 1"],
+        ["run", "-c", TOY, "--federation.optimizer", "torch.optim.Adafactor"],
+        ["`federation.optimizer`", "Adafactor", "clients_per_stack: 1"],
     ),
     "rate 0": (["run", "-c", TOY, "--personalization.optimizer.lr", 0], ["`personalization.optimizer`", "rate 0"]),
     "out is a file": (["run", "-c", TOY, "--out", TOY], [f"`out: {TOY}`", "ot a directory", "HINT", "--out"]),
