@@ -18,7 +18,7 @@ from lpft.types import DataSpec
 from tests.commands import TOY
 from tests.toy import ToyNet
 
-HERE = "tests.config.test_checks"
+HERE = "tests.config.test_experiment_checks"
 
 
 class Frozen(ToyNet):
