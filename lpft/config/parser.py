@@ -270,6 +270,10 @@ class ExperimentCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 parser_kwargs={"prog": f"lpft {command}", "description": DESCRIPTIONS[command], "allow_abbrev": False},
             )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments, and check the types of all settings."""
+        super().parse_arguments(parser, args)
         self.parser.check_types(self.config)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
