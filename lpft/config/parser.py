@@ -108,7 +108,7 @@ class ExperimentParser(LightningArgumentParser):
             return _hint_on_modules(missing[1])
         if attribute := re.search(r"module '(.+?)' has no attribute '(.+?)'", message):
             return _hint_on_classes(*attribute.groups())
-        if "'NoneType'" in message or "Got value: None" in message:
+        if re.search(r"not 'NoneType'$|Got value: None$", message, re.M):
             return "\nHINT: null is not a value of this setting. To use the default, leave the setting out."
         if section := re.match(r'Parser key "(\w+)":\s+Unable to load config', message):
             return f"\nHINT: `{section[1]}` is a section: give a file or settings, {{key: value}}, or leave it out."

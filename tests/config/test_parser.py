@@ -184,6 +184,14 @@ def test_null_and_values_that_are_no_settings(case: str, tmp_path: Path) -> None
         open_study("plan", ["-c", str(TOY), "-c", str(tmp_path / "wrong.yaml")])
 
 
+@pytest.mark.parametrize("option", ["--personalization.clip_norm abc", "--evaluation.clients x", "--augment 3"])
+def test_the_hint_on_null_is_only_for_null(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lpft("plan", "-c", TOY, *option.split(), code=2)
+    assert "null" not in capsys.readouterr().err
+    lpft("plan", "-c", TOY, "--federation.rounds", "null", code=2)
+    assert "HINT: null" in capsys.readouterr().err
+
+
 def test_null_where_it_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("augment: null\nfederation: {algorithm: null}\nout: null\nsweep: null")
     open_study("plan", ["-c", str(TOY), "-c", str(tmp_path / "more.yaml"), "--methods.lpft.lp_epochs", "null"])
